@@ -1,0 +1,97 @@
+// Package spec is the guest spec: the one file, Path, through which a root
+// image tells sovereign-init what to run. The build writes it, the guest reads
+// it, and neither knows more of the other.
+//
+// It holds plain data and no secrets: a secret is named here, and its value
+// is generated in the guest or handed over by the agent.
+package spec
+
+// Path is where the spec lies in the root image.
+const Path = "/etc/sovereign/guest.json"
+
+// Schema is the version of the format written and read here. A guest refuses
+// a larger one.
+const Schema = 1
+
+// Spec is the whole file.
+type Spec struct {
+	Schema   int       `json:"schema"`
+	Name     string    `json:"name"`     // recipe name, also the host name
+	Data     Data      `json:"data"`     // where state lives
+	Services []Service `json:"services"` // in the order of the recipe
+}
+
+// Data is the data disk. It is found by serial, never by letter.
+type Data struct {
+	Serial     string `json:"serial"`     // virtio-blk serial, at most 20 bytes
+	FileSystem string `json:"filesystem"` // "ext4"
+	Mount      string `json:"mount"`      // absolute path, "/data"
+}
+
+// Service is one supervised program.
+type Service struct {
+	Name        string            `json:"name"`
+	User        string            `json:"user"` // name from the image's /etc/passwd
+	Environment map[string]string `json:"environment,omitempty"`
+	// After names services that must be healthy before this one starts.
+	After []string `json:"after,omitempty"`
+	// Directories are made, owned and chmodded before Setup, on the data disk
+	// or on a tmpfs.
+	Directories []Directory `json:"directories,omitempty"`
+	// Secrets are generated at the first start when absent, and kept 0600
+	// under DATA/secrets/SERVICE/NAME, owned by the service's user.
+	Secrets []Secret `json:"secrets,omitempty"`
+	// Setup commands run in order, as User, before every start. They must be
+	// idempotent: a power cut can come at any byte.
+	Setup   [][]string `json:"setup,omitempty"`
+	Command []string   `json:"command"`
+	// Reload, when set, is run as User after a secret of the service changed.
+	Reload []string `json:"reload,omitempty"`
+	Stop   Stop     `json:"stop"`
+	Health Health   `json:"health"`
+	Limits Limits   `json:"limits"`
+}
+
+// Directory is a directory the service needs.
+type Directory struct {
+	Path string `json:"path"`
+	Mode string `json:"mode"` // octal, "0700"
+}
+
+// Secret is a value that only the running guest holds.
+type Secret struct {
+	Name string `json:"name"`
+	// Bytes of entropy, 16 to 64; the value is their unpadded base64url text.
+	Bytes int `json:"bytes"`
+}
+
+// Stop says how a service ends in order.
+type Stop struct {
+	Signal string `json:"signal"` // "INT", "TERM", "QUIT"
+	// Seconds until KILL, 1 to 600.
+	Seconds int `json:"seconds"`
+}
+
+// Health is how the supervisor knows that a service does its work.
+type Health struct {
+	// Command is run as the service's user; its exit status is mapped by
+	// Starting: those codes mean "alive, but not ready yet" and never lead to
+	// a restart.
+	Command  []string `json:"command"`
+	Starting []int    `json:"starting,omitempty"`
+	// IntervalSeconds between checks once healthy, 1 to 3600. While starting,
+	// checks come every 100 ms at first and back off to this.
+	IntervalSeconds int `json:"interval_seconds"`
+	// TimeoutSeconds for one check, 1 to 600.
+	TimeoutSeconds int `json:"timeout_seconds"`
+	// Failures in a row after which the service is restarted, 1 to 1000.
+	Failures int `json:"failures"`
+}
+
+// Limits of a service; zero means the kernel's default.
+type Limits struct {
+	OpenFiles uint64 `json:"open_files,omitempty"` // RLIMIT_NOFILE
+	MemoryMiB uint64 `json:"memory_mib,omitempty"` // cgroup memory.max
+	// OOMScoreAdj from -1000 to 1000; init itself is -1000.
+	OOMScoreAdj int `json:"oom_score_adj,omitempty"`
+}
