@@ -1,0 +1,130 @@
+// Package agent is the way between a host and a running guest: HTTP/1.1 over
+// yamux over one byte stream (a virtio-serial port or a vsock connection).
+//
+// In comes a byte stream; out goes, on the host, a Client with one method per
+// endpoint and, in the guest, a Server that answers for a Backend. The package
+// opens no device and no socket itself, keeps no state but the session, and
+// never writes a log.
+//
+// # The hello
+//
+// A serial port has no connections, so that a session must be told from what
+// an earlier one left in the pipe. The host sends the line
+//
+//	SOVEREIGN-AGENT 1 NONCE
+//
+// (NONCE: 32 lower-case hex digits, new for each Dial) every 200 ms until the
+// guest answers with the same line; everything before that answer is rubbish.
+// After it both speak yamux, the host as the client. The guest discards bytes
+// until it sees a hello, discards repetitions of that hello before the first
+// frame, and whenever a hello with another nonce arrives it drops the session
+// and answers the new one: the older host is gone.
+package agent
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// PortName is the name of the virtio-serial port that carries the agent.
+const PortName = "org.sovereign.agent"
+
+// VsockPort is the vsock port that carries the agent.
+const VsockPort = 1024
+
+// State is what the guest as a whole does.
+type State string
+
+// States of a guest.
+const (
+	StateBooting  State = "booting"  // mounting, network, data disk
+	StateSetup    State = "setup"    // a service's setup commands run
+	StateStarting State = "starting" // services run, not every one was healthy yet
+	StateReady    State = "ready"    // every service is healthy
+	StateDegraded State = "degraded" // a service that was healthy is not, or one keeps ending
+	StateStopping State = "stopping" // orderly shutdown
+	StateFailed   State = "failed"   // no service will start: Message says why
+)
+
+// ServiceState is what one service does.
+type ServiceState string
+
+// States of a service.
+const (
+	ServiceWaiting  ServiceState = "waiting"  // for the services it comes after
+	ServiceSetup    ServiceState = "setup"    // setup commands run
+	ServiceStarting ServiceState = "starting" // runs, not healthy yet
+	ServiceRunning  ServiceState = "running"  // runs and was healthy since this start
+	ServiceBackoff  ServiceState = "backoff"  // ended; will be started again
+	ServiceStopping ServiceState = "stopping" // told to end
+	ServiceStopped  ServiceState = "stopped"  // ended on request
+)
+
+// Status is the answer of GET /v1/status.
+type Status struct {
+	Name  string `json:"name"`
+	State State  `json:"state"`
+	// Message says why the state is not ready; empty when it is.
+	Message string `json:"message"`
+	// BootMS is the time from the kernel's start until the guest was first
+	// ready, in milliseconds; 0 before that.
+	BootMS int64 `json:"boot_ms"`
+	// UptimeMS is the time since the kernel's start, in milliseconds.
+	UptimeMS int64     `json:"uptime_ms"`
+	Frozen   bool      `json:"frozen,omitempty"` // the data file system is frozen
+	Services []Service `json:"services"`         // in the order of the recipe
+}
+
+// Service is the status of one service.
+type Service struct {
+	Name    string       `json:"name"`
+	State   ServiceState `json:"state"`
+	Healthy bool         `json:"healthy"`
+	PID     int          `json:"pid"` // in the guest; 0 while it does not run
+	// Restarts counts starts after the first one, since boot.
+	Restarts int    `json:"restarts"`
+	Message  string `json:"message"` // last problem, empty when healthy
+}
+
+// Service returns the status of the named service.
+func (s *Status) Service(name string) (Service, bool) {
+	for _, v := range s.Services {
+		if v.Name == name {
+			return v, true
+		}
+	}
+	return Service{}, false
+}
+
+// A Backend is the guest behind a Server. Its methods are called from several
+// goroutines. Errors that wrap fs.ErrNotExist become 404.
+type Backend interface {
+	Status() Status
+	// Secret returns the value of a secret the recipe declares.
+	Secret(ctx context.Context, service, name string) (string, error)
+	// Logs returns the kept tail of a service's output and, with follow, what
+	// comes after it until ctx ends. The service "init" is sovereign-init.
+	Logs(ctx context.Context, service string, follow bool) (io.ReadCloser, error)
+	// Shutdown starts an orderly shutdown and returns at once.
+	Shutdown(ctx context.Context) error
+	// Freeze freezes the data file system; it thaws by itself after limit.
+	Freeze(ctx context.Context, limit time.Duration) error
+	// Thaw ends a freeze; thawing what is not frozen is no error.
+	Thaw(ctx context.Context) error
+}
+
+// muxConfig is what both ends give yamux. The keep-alive is slow enough for a
+// guest emulated without KVM on a busy machine.
+func muxConfig() *yamux.Config {
+	c := yamux.DefaultConfig()
+	c.AcceptBacklog = 16
+	c.KeepAliveInterval = 10 * time.Second
+	c.ConnectionWriteTimeout = 30 * time.Second
+	c.StreamOpenTimeout = 30 * time.Second
+	c.StreamCloseTimeout = 30 * time.Second
+	c.LogOutput = io.Discard
+	return c
+}

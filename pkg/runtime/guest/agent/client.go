@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// helloEvery is the pause between two hellos of one Dial.
+const helloEvery = 200 * time.Millisecond
+
+// maxAnswer bounds every answer but logs, in bytes.
+const maxAnswer = 1 << 20
+
+// Client speaks to one guest. Its methods may be called from several
+// goroutines. Errors are of class fault.Device, or Cancelled.
+type Client struct {
+	session *yamux.Session
+	http    *http.Client
+}
+
+// Dial says hello over conn until the guest answers or ctx ends, and returns a
+// client. From then on conn belongs to the client; Dial closes it when it
+// fails. Give ctx a deadline: a guest that never boots never answers.
+func Dial(ctx context.Context, conn io.ReadWriteCloser) (*Client, error) {
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	r, err := hello(conn)
+	if !stop() || err != nil {
+		conn.Close()
+		if ctx.Err() != nil {
+			return nil, fault.Errorf(classOf(ctx.Err()), "guest agent: no answer to hello: %w", context.Cause(ctx)).
+				Hintf("look at the guest's console log, or give it more time")
+		}
+		return nil, fault.Errorf(fault.Device, "guest agent: hello: %w", err).
+			Hintf("see whether the guest still runs")
+	}
+	session, err := yamux.Client(&buffered{Reader: r, WriteCloser: conn}, muxConfig())
+	if err != nil {
+		conn.Close()
+		return nil, fault.Errorf(fault.Internal, "guest agent: yamux: %w", err)
+	}
+	c := &Client{session: session}
+	c.http = &http.Client{Transport: &http.Transport{
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			return session.Open()
+		},
+		DisableCompression: true,
+		MaxConnsPerHost:    8,
+	}}
+	return c, nil
+}
+
+// buffered joins the reader that found the hello with the rest of conn.
+type buffered struct {
+	io.Reader
+	io.WriteCloser
+}
+
+// hello sends hellos until the guest answers, and returns the reader behind
+// the answer. It returns when conn fails or is closed.
+func hello(conn io.ReadWriteCloser) (io.Reader, error) {
+	nonce := newNonce()
+	line := []byte(helloLine(nonce))
+	answered := make(chan struct{})
+	var sender sync.WaitGroup
+	var sendErr error
+	sender.Go(func() {
+		tick := time.NewTicker(helloEvery)
+		defer tick.Stop()
+		for {
+			if _, sendErr = conn.Write(line); sendErr != nil {
+				conn.Close() // the reader must not wait for an answer
+				return
+			}
+			select {
+			case <-answered:
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	r := bufio.NewReader(conn)
+	err := readHello(r, nonce)
+	close(answered)
+	sender.Wait() // no hello may come after the first frame
+	if err == nil {
+		err = sendErr
+	} else if sendErr != nil {
+		err = errors.Join(sendErr, err)
+	}
+	return r, err
+}
+
+// readHello reads up to and including the hello with the nonce.
+func readHello(r io.ByteReader, nonce string) error {
+	var s helloScanner
+	for {
+		b, err := r.ReadByte()
+		if err != nil {
+			return err
+		}
+		if got, ok := s.next(b); ok && got == nonce {
+			return nil
+		}
+	}
+}
+
+// Close ends the session and closes the connection under it.
+func (c *Client) Close() error { return c.session.Close() }
+
+// Done is closed when the session has ended, whoever ended it.
+func (c *Client) Done() <-chan struct{} { return c.session.CloseChan() }
+
+// Status asks for the state of the guest and its services.
+func (c *Client) Status(ctx context.Context) (*Status, error) {
+	body, err := c.call(ctx, http.MethodGet, "/v1/status")
+	if err != nil {
+		return nil, err
+	}
+	var s Status
+	if err := json.Unmarshal(body, &s); err != nil {
+		return nil, fault.Errorf(fault.Device, "guest agent: status: %w", err).
+			Hintf("rebuild the image: its sovereign-init does not fit this program")
+	}
+	return &s, nil
+}
+
+// Secret asks for the value of a service's secret. A secret that the recipe
+// does not declare, or that is not generated yet, is an error that says so.
+func (c *Client) Secret(ctx context.Context, service, name string) (string, error) {
+	body, err := c.call(ctx, http.MethodGet,
+		"/v1/secrets/"+url.PathEscape(service)+"/"+url.PathEscape(name))
+	return string(body), err
+}
+
+// Shutdown asks for an orderly shutdown and returns when the guest has begun
+// it; the end shows by the virtual machine's.
+func (c *Client) Shutdown(ctx context.Context) error {
+	_, err := c.call(ctx, http.MethodPost, "/v1/shutdown")
+	return err
+}
+
+// Freeze freezes the data file system for a backup. The guest thaws it by
+// itself after limit (1 s to 10 min) in case the host goes away.
+func (c *Client) Freeze(ctx context.Context, limit time.Duration) error {
+	_, err := c.call(ctx, http.MethodPost,
+		"/v1/freeze?seconds="+strconv.Itoa(int(limit/time.Second)))
+	return err
+}
+
+// Thaw ends a freeze.
+func (c *Client) Thaw(ctx context.Context) error {
+	_, err := c.call(ctx, http.MethodPost, "/v1/thaw")
+	return err
+}
+
+// Logs returns the kept tail of a service's output ("init": sovereign-init's
+// own), and with follow what comes after it until ctx ends or the reader is
+// closed.
+func (c *Client) Logs(ctx context.Context, service string, follow bool) (io.ReadCloser, error) {
+	resp, err := c.do(ctx, http.MethodGet,
+		"/v1/logs/"+url.PathEscape(service)+"?follow="+strconv.FormatBool(follow))
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// call makes a request and returns its whole body.
+func (c *Client) call(ctx context.Context, method, path string) ([]byte, error) {
+	resp, err := c.do(ctx, method, path)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, fault.Errorf(classOf(err), "guest agent: %s %s: %w", method, path, err).
+			Hintf("see whether the guest still runs")
+	}
+	if len(body) > maxAnswer {
+		return nil, fault.Errorf(fault.Device, "guest agent: %s %s: answer over %d bytes", method, path, maxAnswer)
+	}
+	return body, nil
+}
+
+// do makes a request; a status other than 2xx becomes an error with the
+// guest's own words.
+func (c *Client) do(ctx context.Context, method, path string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://guest"+path, nil)
+	if err != nil {
+		return nil, fault.Errorf(fault.Internal, "guest agent: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fault.Errorf(classOf(err), "guest agent: %w", err).
+			Hintf("see whether the guest still runs")
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	if err != nil {
+		text = fmt.Appendf(text, " (%v)", err)
+	}
+	return nil, fault.Errorf(fault.Device, "guest agent: %s %s: %s: %s",
+		method, path, resp.Status, strings.TrimSpace(string(text)))
+}
+
+// classOf tells a cancelled call from a guest that does not answer.
+func classOf(err error) fault.Class {
+	if errors.Is(err, context.Canceled) {
+		return fault.Cancelled
+	}
+	return fault.Device
+}
