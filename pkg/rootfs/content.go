@@ -1,0 +1,101 @@
+package rootfs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+)
+
+// Content is the contents of a regular file. Open may be called any number of
+// times, also concurrently, and gives the same bytes each time.
+type Content interface {
+	Open() (io.ReadCloser, error)
+}
+
+// sized is Content that knows its length; Add takes an entry's Size from it.
+type sized interface{ Size() int64 }
+
+// Bytes is content held in memory. The slice must not change afterwards.
+func Bytes(b []byte) Content { return &bytesContent{b} }
+
+type bytesContent struct{ b []byte }
+
+func (c *bytesContent) Open() (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(c.b)), nil
+}
+func (c *bytesContent) Size() int64 { return int64(len(c.b)) }
+
+// File is the content of a file of the host, opened at each use. The entry's
+// Size has to be given.
+func File(path string) Content { return fileContent(path) }
+
+type fileContent string
+
+func (f fileContent) Open() (io.ReadCloser, error) { return os.Open(string(f)) }
+
+// Section is n bytes at offset off of r, which stays open as long as the
+// content is used.
+func Section(r io.ReaderAt, off, n int64) Content { return section{r, off, n} }
+
+type section struct {
+	r      io.ReaderAt
+	off, n int64
+}
+
+func (s section) Open() (io.ReadCloser, error) {
+	return sectionReader{io.NewSectionReader(s.r, s.off, s.n)}, nil
+}
+func (s section) Size() int64 { return s.n }
+
+type sectionReader struct{ *io.SectionReader }
+
+func (sectionReader) Close() error { return nil }
+
+// Spool keeps contents that come from a stream in one temporary file, so that
+// a tree of any size takes little memory and one file descriptor. It is safe
+// for concurrent use; contents are valid until Close.
+type Spool struct {
+	mu  sync.Mutex
+	f   *os.File
+	off int64
+}
+
+// NewSpool makes a spool in the directory dir ("" is the system's temporary
+// directory). The file has no name: it is gone when the process ends.
+func NewSpool(dir string) (*Spool, error) {
+	f, err := os.CreateTemp(dir, ".sovereign-spool-*")
+	if err != nil {
+		return nil, fmt.Errorf("spool: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(fmt.Errorf("spool: %w", err), f.Close())
+	}
+	return &Spool{f: f}, nil
+}
+
+// Add copies r to its end into the spool and returns it as content, with its
+// length.
+func (s *Spool) Add(r io.Reader) (Content, int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, err := io.Copy(io.NewOffsetWriter(s.f, s.off), r)
+	if err != nil {
+		return nil, 0, fmt.Errorf("spool: %w", err)
+	}
+	c := Section(s.f, s.off, n)
+	s.off += n
+	return c, n, nil
+}
+
+// Size is the number of bytes in the spool.
+func (s *Spool) Size() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.off
+}
+
+// Close frees the spool; its contents can no longer be read.
+func (s *Spool) Close() error { return s.f.Close() }
