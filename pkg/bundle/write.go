@@ -1,0 +1,270 @@
+package bundle
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// A Writer makes a bundle in a hidden directory beside its final place, so
+// that a build that fails, or a machine that goes down, leaves the former
+// bundle whole. One of Commit and Abort ends it.
+type Writer struct {
+	dir   string   // where the bundle will stand
+	temp  string   // where it is made
+	lock  *os.File // temp, held open and flocked: tells a live build from a dead one
+	roles map[string]string
+}
+
+// Create begins the bundle that is to stand at dir. What is at dir now must be
+// nothing, an empty directory or a bundle, else the error is of class
+// fault.Usage: it would be replaced as a whole. What former writers of the
+// same dir left behind when they were killed is removed.
+func Create(dir string) (*Writer, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	if err := replaceable(dir); err != nil {
+		return nil, err
+	}
+	parent, base := filepath.Split(dir)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	if err := removeDead(parent, tempPrefix(base)); err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	temp, err := os.MkdirTemp(parent, tempPrefix(base)+"*")
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	lock, err := lockDir(temp)
+	if err == nil {
+		// MkdirTemp makes 0700, and a bundle is there to be read.
+		err = os.Chmod(temp, 0o755)
+	}
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, errors.Join(err, os.RemoveAll(temp)))
+	}
+	return &Writer{dir: dir, temp: temp, lock: lock, roles: map[string]string{}}, nil
+}
+
+// Path registers the artifact name with its role and returns the path its
+// content is to be written to before Commit.
+func (w *Writer) Path(name, role string) (string, error) {
+	if !fileForm.MatchString(name) || name == ManifestFile || name == SumsFile {
+		return "", fault.Errorf(fault.Internal, "bundle: %q cannot be the name of an artifact", name)
+	}
+	if _, ok := w.roles[name]; ok {
+		return "", fault.Errorf(fault.Internal, "bundle: artifact %s is added twice", name)
+	}
+	w.roles[name] = role
+	return filepath.Join(w.temp, name), nil
+}
+
+// Add copies r into the artifact name.
+func (w *Writer) Add(ctx context.Context, name, role string, r io.Reader) error {
+	path, err := w.Path(name, role)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return fault.Wrap(fault.Environment, err)
+	}
+	_, err = io.Copy(f, &contextReader{ctx, r})
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fault.Wrap(fault.Environment, fmt.Errorf("writing %s: %w", path, err))
+	}
+	return nil
+}
+
+// Commit fills m.Artifacts from the files, writes the manifest and the sums,
+// and puts the bundle in its place in one rename. It returns the manifest as
+// written. After an error nothing of the bundle is left, and what stood at its
+// place still does.
+func (w *Writer) Commit(ctx context.Context, m Manifest) (*Manifest, error) {
+	if err := w.commit(ctx, &m); err != nil {
+		return nil, errors.Join(err, w.Abort())
+	}
+	return &m, nil
+}
+
+func (w *Writer) commit(ctx context.Context, m *Manifest) error {
+	m.Artifacts = make([]Artifact, 0, len(w.roles))
+	for name, role := range w.roles {
+		m.Artifacts = append(m.Artifacts, Artifact{File: name, Role: role})
+	}
+	slices.SortFunc(m.Artifacts, func(a, b Artifact) int { return strings.Compare(a.File, b.File) })
+	for i := range m.Artifacts {
+		a := &m.Artifacts[i]
+		path := filepath.Join(w.temp, a.File)
+		if err := settle(path); err != nil {
+			return fault.Wrap(fault.Environment, err)
+		}
+		var err error
+		if a.Size, a.Digest, err = digestFile(ctx, path, -1); err != nil {
+			return fmt.Errorf("hashing %s: %w", path, err)
+		}
+	}
+	data, err := Marshal(m)
+	if err != nil {
+		return err
+	}
+	if err := w.writeText(ManifestFile, data); err != nil {
+		return err
+	}
+	if err := w.writeSums(ctx, m); err != nil {
+		return err
+	}
+	if err := w.lock.Sync(); err != nil {
+		return fault.Errorf(fault.Environment, "writing %s: %w", w.temp, err)
+	}
+	return w.place()
+}
+
+// Abort removes what was written. It is safe to call after Commit.
+func (w *Writer) Abort() error {
+	if w.lock == nil {
+		return nil
+	}
+	err := errors.Join(os.RemoveAll(w.temp), w.lock.Close())
+	w.lock = nil
+	return err
+}
+
+// Write makes a bundle at dir from files that are elsewhere: source path by
+// artifact name. roles holds the role of each name.
+func Write(ctx context.Context, dir string, m Manifest, files, roles map[string]string) (*Manifest, error) {
+	w, err := Create(dir)
+	if err != nil {
+		return nil, err
+	}
+	for name, source := range files {
+		if err := w.addFile(ctx, name, roles[name], source); err != nil {
+			return nil, errors.Join(err, w.Abort())
+		}
+	}
+	return w.Commit(ctx, m)
+}
+
+func (w *Writer) addFile(ctx context.Context, name, role, source string) error {
+	f, err := os.Open(source)
+	if err != nil {
+		return fault.Wrap(fault.Environment, err)
+	}
+	defer f.Close()
+	return w.Add(ctx, name, role, f)
+}
+
+// Marshal gives the manifest's bytes: indented, keys in the order of the type,
+// lists never null, one line feed at the end. The same manifest always gives
+// the same bytes. A value outside its range is an error as Check gives it.
+func Marshal(m *Manifest) ([]byte, error) {
+	out := *m
+	if out.Artifacts == nil {
+		out.Artifacts = []Artifact{}
+	}
+	if out.Services == nil {
+		out.Services = []string{}
+	}
+	if out.Ports == nil {
+		out.Ports = []Port{}
+	}
+	if out.Packages == nil {
+		out.Packages = []Package{}
+	}
+	if err := out.Check(); err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false) // URLs hold &
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(&out); err != nil {
+		return nil, fmt.Errorf("encoding the manifest: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+func (w *Writer) writeSums(ctx context.Context, m *Manifest) error {
+	_, manifest, err := digestFile(ctx, filepath.Join(w.temp, ManifestFile), -1)
+	if err != nil {
+		return fmt.Errorf("hashing %s: %w", ManifestFile, err)
+	}
+	sums := map[string]string{ManifestFile: manifest}
+	for _, a := range m.Artifacts {
+		sums[a.File] = a.Digest
+	}
+	names := make([]string, 0, len(sums))
+	for name := range sums {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	var b bytes.Buffer
+	for _, name := range names {
+		fmt.Fprintf(&b, "%s  %s\n", strings.TrimPrefix(sums[name], "sha256:"), name)
+	}
+	return w.writeText(SumsFile, b.Bytes())
+}
+
+func (w *Writer) writeText(name string, data []byte) error {
+	path := filepath.Join(w.temp, name)
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		return fault.Wrap(fault.Environment, err)
+	}
+	return fault.Wrap(fault.Environment, settle(path))
+}
+
+// settle gives a file the mode of a bundle's files and brings it to the disk.
+func settle(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fault.Errorf(fault.Internal, "bundle: artifact %s was announced and never written", filepath.Base(path))
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(0o644), f.Sync(), f.Close())
+}
+
+// place swaps the new directory with the old, if there is one, so that a
+// reader sees one bundle or the other and never none.
+func (w *Writer) place() error {
+	err := unix.Renameat2(unix.AT_FDCWD, w.temp, unix.AT_FDCWD, w.dir, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EEXIST) {
+		if err := replaceable(w.dir); err != nil {
+			return err
+		}
+		err = unix.Renameat2(unix.AT_FDCWD, w.temp, unix.AT_FDCWD, w.dir, unix.RENAME_EXCHANGE)
+	} else if err == nil {
+		w.temp = "" // nothing is left to remove
+	}
+	if err != nil {
+		return fault.Errorf(fault.Environment, "putting the bundle at %s: %w", w.dir, err)
+	}
+	parent, err := os.Open(filepath.Dir(w.dir))
+	if err != nil {
+		return fault.Wrap(fault.Environment, err)
+	}
+	err = errors.Join(parent.Sync(), parent.Close())
+	if w.temp != "" {
+		err = errors.Join(err, os.RemoveAll(w.temp))
+	}
+	err = errors.Join(err, w.lock.Close())
+	w.lock = nil
+	return fault.Wrap(fault.Environment, err)
+}
