@@ -173,7 +173,7 @@ type Debian struct {
 	Component string `yaml:"component,omitempty"`
 }
 
-// Port of sources: one package (or a family split from one build).
+// PortFile is port.yaml: one package, or a family split from one build.
 type PortFile struct {
 	Name    string `yaml:"name"`
 	Summary string `yaml:"summary"`
@@ -202,6 +202,8 @@ type PortFile struct {
 
 	Dir  string `yaml:"-" json:"-"`
 	Path string `yaml:"-" json:"-"`
+
+	pos *document // where each value stood, for checks after reading
 }
 
 // GoPort says where the Go module of a port is.

@@ -1,0 +1,190 @@
+package recipe
+
+import (
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Smallest sizes that make sense: a kernel with its initramfs does not start
+// in less memory, and ext4 with a journal wants this much disk.
+const (
+	minMemory = 64 * MiB
+	minData   = 64 * MiB
+)
+
+func checkRecipe(doc *document, r *Recipe) error {
+	c := &check{doc: doc}
+	if r.Schema != 1 {
+		c.failf("schema", "schema is %d, this program reads 1", r.Schema)
+	}
+	c.name("name", "recipe name", r.Name)
+	c.notEmpty("summary", r.Summary)
+	c.notEmpty("toolchain", r.Toolchain)
+	c.notEmpty("ports", r.Ports)
+	c.notEmpty("sources", r.Sources)
+	if len(r.Architectures) == 0 {
+		c.failf("architectures", "architectures is empty, list amd64, arm64 or both")
+	}
+	seen := map[string]string{}
+	for i, a := range r.Architectures {
+		c.oneOf(index("architectures", i), "architecture", a, architectures[:]...)
+		unique(c, seen, index("architectures", i), "architecture", a)
+	}
+	checkKernel(c, r)
+	for i, repo := range r.Repositories {
+		if u, err := url.Parse(repo); strings.Contains(repo, "://") && (err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http")) {
+			c.failf(index("repositories", i), "repository %q is neither an http or https URL nor a directory", repo)
+		}
+	}
+	if len(r.Packages) == 0 {
+		c.failf("packages", "packages is empty, an image needs at least sovereign-init")
+	}
+	c.dependencies("packages", r.Packages)
+	users := checkUsers(c, r.Users)
+	checkFiles(c, r.Files, users)
+	c.mebibytes("vm.memory", r.VM.Memory, minMemory)
+	c.between("vm.cpus", r.VM.CPUs, 1, 64)
+	c.mebibytes("vm.data", r.VM.Data, minData)
+	checkServices(c, r.Services, users)
+	return c.err
+}
+
+func checkKernel(c *check, r *Recipe) {
+	c.notEmpty("kernel.source", r.Kernel.Source)
+	if len(r.Kernel.Fragments) == 0 {
+		c.failf("kernel.fragments", "kernel.fragments is empty, allnoconfig alone boots nothing")
+	}
+	seen := map[string]string{}
+	for i, f := range r.Kernel.Fragments {
+		unique(c, seen, index("kernel.fragments", i), "fragment", f)
+	}
+	for _, arch := range slices.Sorted(slices.Values(keys(r.Kernel.Arch))) {
+		where := "kernel.arch." + arch
+		c.oneOf(where+"#key", "architecture", arch, architectures[:]...)
+		for i, f := range r.Kernel.Arch[arch] {
+			if first, ok := seen[f]; ok {
+				c.failf(index(where, i), "fragment %q is used twice, first in line %d", f, c.doc.place(first).line)
+			}
+		}
+	}
+}
+
+// checkUsers returns the names that files and services can be given to.
+func checkUsers(c *check, users []User) []string {
+	names, uids := map[string]string{}, map[int]string{}
+	known := []string{"root"}
+	for i, u := range users {
+		where := index("users", i)
+		c.name(where+".name", "user name", u.Name)
+		if u.Name == "root" {
+			c.failf(where+".name", "user root is in every image, it cannot be given again")
+		}
+		c.between(where+".uid", u.UID, 1, 65533)
+		unique(c, names, where+".name", "user name", u.Name)
+		unique(c, uids, where+".uid", "uid", u.UID)
+		for key, value := range map[string]string{"home": u.Home, "shell": u.Shell} {
+			if value != "" && value != "/" {
+				c.absolute(where+"."+key, value)
+			}
+			if strings.Contains(value, ":") {
+				c.failf(where+"."+key, "%s %q has a colon in it, which /etc/passwd cannot hold", key, value)
+			}
+		}
+		known = append(known, u.Name)
+	}
+	return known
+}
+
+func checkFiles(c *check, files []File, users []string) {
+	seen := map[string]string{}
+	for i, f := range files {
+		where := index("files", i)
+		c.absolute(where+".path", f.Path)
+		unique(c, seen, where+".path", "path", f.Path)
+		// These are mounted over at boot, so that a file below would never be
+		// seen.
+		for _, hidden := range []string{"/data", "/dev", "/proc", "/run", "/sys", "/tmp"} {
+			if strings.HasPrefix(f.Path, hidden+"/") {
+				c.failf(where+".path", "path %q lies under %s, which the guest mounts over", f.Path, hidden)
+			}
+		}
+		var given []string
+		for _, key := range []string{"from", "content", "link", "directory"} {
+			if c.given(where + "." + key) {
+				given = append(given, key)
+			}
+		}
+		if len(given) != 1 {
+			c.failf(where+".path", "file %q has %s, exactly one of from, content, link and directory is needed", f.Path, orNone(given))
+		}
+		if c.given(where + ".link") {
+			c.notEmpty(where+".link", f.Link)
+		}
+		if c.given(where+".directory") && !f.Directory {
+			c.failf(where+".directory", "directory is false, leave the key out")
+		}
+		if c.given(where + ".mode") {
+			c.mode(where+".mode", f.Mode)
+		}
+		if f.User != "" {
+			c.oneOf(where+".user", "user", f.User, users...)
+		}
+	}
+}
+
+func orNone(given []string) string {
+	if len(given) == 0 {
+		return "none of its kinds"
+	}
+	return strings.Join(given, " and ")
+}
+
+// checkRecipeFiles looks at the disk: what a recipe names must be there.
+func checkRecipeFiles(doc *document, r *Recipe) error {
+	c := &check{doc: doc}
+	c.onDisk("toolchain", "toolchain", r.Resolve(r.Toolchain), true)
+	c.onDisk("ports", "ports directory", r.Resolve(r.Ports), true)
+	c.onDisk("sources", "list of sources", r.Resolve(r.Sources), false)
+	for i, f := range r.Kernel.Fragments {
+		c.onDisk(index("kernel.fragments", i), "fragment", r.Resolve(f), false)
+	}
+	for _, arch := range slices.Sorted(slices.Values(keys(r.Kernel.Arch))) {
+		for i, f := range r.Kernel.Arch[arch] {
+			c.onDisk(index("kernel.arch."+arch, i), "fragment", r.Resolve(f), false)
+		}
+	}
+	for i, k := range r.Keys {
+		c.onDisk(index("keys", i), "key", r.Resolve(k), false)
+	}
+	for i, f := range r.Files {
+		if f.From != "" {
+			c.onDisk(index("files", i)+".from", "file", r.Resolve(f.From), false)
+		}
+	}
+	if c.err != nil {
+		return c.err
+	}
+	sources, err := LoadSources(filepath.Join(r.Dir, r.Sources))
+	if err != nil {
+		return err
+	}
+	c.oneOf("kernel.source", "source", r.Kernel.Source, keys(sources)...)
+	return c.err
+}
+
+func (c *check) onDisk(path, what, file string, directory bool) {
+	info, err := os.Stat(file)
+	switch {
+	case os.IsNotExist(err):
+		c.failf(path, "%s is missing: there is no %s", what, file)
+	case err != nil:
+		c.failf(path, "%s cannot be read: %v", what, err)
+	case directory && !info.IsDir():
+		c.failf(path, "%s %s is not a directory", what, file)
+	case !directory && !info.Mode().IsRegular():
+		c.failf(path, "%s %s is not a regular file", what, file)
+	}
+}

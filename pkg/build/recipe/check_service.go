@@ -1,0 +1,149 @@
+package recipe
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Signals a service may want as its request to stop.
+var stopSignals = [...]string{"INT", "QUIT", "TERM"}
+
+func checkServices(c *check, services []Service, users []string) {
+	names, ports, portNames, paths := map[string]string{}, map[int]string{}, map[string]string{}, map[string]string{}
+	if len(services) == 0 {
+		c.failf("services", "services is empty, a machine needs at least one")
+	}
+	for i, s := range services {
+		c.name(index("services", i)+".name", "service name", s.Name)
+		unique(c, names, index("services", i)+".name", "service name", s.Name)
+	}
+	for i, s := range services {
+		where := index("services", i)
+		if s.User != "" {
+			c.oneOf(where+".user", "user", s.User, users...)
+		}
+		for _, key := range slices.Sorted(slices.Values(keys(s.Environment))) {
+			if !environPattern.MatchString(key) {
+				c.failf(where+".environment."+key+"#key", "%q is not a name for an environment variable", key)
+			}
+		}
+		for j, after := range s.After {
+			c.oneOf(index(where+".after", j), "service", after, keys(names)...)
+		}
+		for j, d := range s.Directories {
+			c.directory(index(where+".directories", j), d)
+			unique(c, paths, index(where+".directories", j)+".path", "directory", d.Path)
+		}
+		secrets := checkSecrets(c, where, s.Secrets)
+		for j, command := range s.Setup {
+			c.command(index(where+".setup", j), command)
+		}
+		c.command(where+".command", s.Command)
+		if c.given(where + ".reload") {
+			c.command(where+".reload", s.Reload)
+		}
+		if c.given(where + ".stop.signal") {
+			c.oneOf(where+".stop.signal", "signal", s.Stop.Signal, stopSignals[:]...)
+		}
+		c.seconds(where+".stop.timeout", s.Stop.Timeout, 600)
+		checkHealth(c, where+".health", s.Health)
+		if c.given(where + ".limits.memory") {
+			c.mebibytes(where+".limits.memory", s.Limits.Memory, MiB)
+		}
+		c.between(where+".limits.oom_score_adj", s.Limits.OOMScoreAdj, -1000, 1000)
+		for j, p := range s.Ports {
+			at := index(where+".ports", j)
+			c.name(at+".name", "port name", p.Name)
+			c.between(at+".port", p.Port, 1, 65535)
+			unique(c, portNames, at+".name", "port name", p.Name)
+			unique(c, ports, at+".port", "port", p.Port)
+			checkPortURL(c, at+".url", p.URL, secrets)
+		}
+	}
+	checkOrder(c, services)
+}
+
+func (c *check) directory(where string, d Directory) {
+	c.absolute(where+".path", d.Path)
+	if !strings.HasPrefix(d.Path, "/data/") && !strings.HasPrefix(d.Path, "/run/") && !strings.HasPrefix(d.Path, "/tmp/") {
+		c.failf(where+".path", "directory %q is neither under /data (kept) nor under /run or /tmp (gone at shutdown), and the rest of the image is read-only", d.Path)
+	}
+	if c.given(where + ".mode") {
+		c.mode(where+".mode", d.Mode)
+	}
+}
+
+func checkSecrets(c *check, where string, list []Secret) []string {
+	seen := map[string]string{}
+	for i, s := range list {
+		at := index(where+".secrets", i)
+		c.name(at+".name", "secret name", s.Name)
+		unique(c, seen, at+".name", "secret name", s.Name)
+		if c.given(at + ".bytes") {
+			c.between(at+".bytes", s.Bytes, 16, 64)
+		}
+	}
+	return keys(seen)
+}
+
+func checkHealth(c *check, where string, h Health) {
+	c.command(where+".command", h.Command)
+	for i, code := range h.Starting {
+		c.between(index(where+".starting", i), code, 1, 255)
+	}
+	c.seconds(where+".interval", h.Interval, 3600)
+	c.seconds(where+".timeout", h.Timeout, 600)
+	if c.given(where + ".failures") {
+		c.between(where+".failures", h.Failures, 1, 1000)
+	}
+}
+
+var placeholder = regexp.MustCompile(`\$\{[^}]*\}?`)
+
+func checkPortURL(c *check, where, url string, secrets []string) {
+	for _, p := range placeholder.FindAllString(url, -1) {
+		secret, isSecret := strings.CutPrefix(p, "${secret:")
+		switch {
+		case p == "${address}":
+		case isSecret && strings.HasSuffix(secret, "}"):
+			c.oneOf(where, "secret", strings.TrimSuffix(secret, "}"), secrets...)
+		default:
+			c.failf(where, "unknown placeholder %s, known are ${address} and ${secret:NAME}", p)
+		}
+	}
+}
+
+// checkOrder refuses services that wait for each other.
+func checkOrder(c *check, services []Service) {
+	byName := map[string]int{}
+	for i, s := range services {
+		byName[s.Name] = i
+	}
+	state := make([]int, len(services)) // 0 new, 1 on the chain, 2 done
+	var chain []string
+	var visit func(i int)
+	visit = func(i int) {
+		state[i] = 1
+		chain = append(chain, services[i].Name)
+		for j, after := range services[i].After {
+			next, ok := byName[after]
+			if !ok {
+				continue // reported before
+			}
+			if state[next] == 1 {
+				loop := append(slices.Clone(chain[slices.Index(chain, after):]), after)
+				c.failf(index(index("services", i)+".after", j), "services wait for each other: %s", strings.Join(loop, " → "))
+			} else if state[next] == 0 {
+				visit(next)
+			}
+		}
+		chain = chain[:len(chain)-1]
+		state[i] = 2
+	}
+	for i := range services {
+		if state[i] == 0 {
+			visit(i)
+		}
+	}
+}
