@@ -1,0 +1,163 @@
+package local
+
+import (
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 20 s", what)
+		}
+		<-time.After(2 * time.Millisecond)
+	}
+}
+
+func TestProcessLifetime(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Skip("no sleep(1)")
+	}
+	var d Device
+	dir := t.TempDir()
+	p, err := d.Start(t.Context(), vm.Command{Path: sleep, Args: []string{"600"}, Dir: dir, Log: filepath.Join(dir, "log")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	alive := func(p vm.Process) bool {
+		ok, err := d.Alive(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	if !alive(p) {
+		t.Error("not alive after its start")
+	}
+	if sid, err := syscall.Getpgid(p.PID); err != nil || sid != p.PID {
+		t.Errorf("not in a session of its own: %d, %v", sid, err)
+	}
+	older, rebooted := p, p
+	older.Start--
+	rebooted.Boot = "another"
+	for _, other := range []vm.Process{older, rebooted, {}} {
+		if alive(other) {
+			t.Errorf("%+v is taken for %+v", other, p)
+		}
+		if other.PID == 0 {
+			continue
+		}
+		if err := d.Signal(t.Context(), other, os.Kill); err != nil {
+			t.Error(err)
+		}
+	}
+	if !alive(p) {
+		t.Fatal("a signal to a former owner of the number reached it")
+	}
+	if err := d.Signal(t.Context(), p, os.Kill); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "death", func() bool { return !alive(p) })
+	if err := d.Signal(t.Context(), p, os.Kill); err != nil {
+		t.Errorf("signal to the dead: %v", err)
+	}
+}
+
+func TestListenerThroughALongPath(t *testing.T) {
+	var d Device
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "s")
+	if _, ok, err := d.Listener(t.Context(), socket); ok || err != nil {
+		t.Errorf("nothing there: %v, %v", ok, err)
+	}
+	t.Chdir(dir)
+	l, err := net.Listen("unix", "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, ok, err := d.Listener(t.Context(), socket)
+	if err != nil || !ok || p.PID != os.Getpid() {
+		t.Errorf("got %+v, %v, %v", p, ok, err)
+	}
+	if alive, err := d.Alive(t.Context(), p); err != nil || !alive {
+		t.Errorf("the listener is not alive: %v", err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	l.Close()
+	if _, ok, err := d.Listener(t.Context(), socket); ok || err != nil {
+		t.Errorf("a socket nobody listens on: %v, %v", ok, err)
+	}
+}
+
+func TestPortFree(t *testing.T) {
+	var d Device
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).Port
+	if _, err := d.PortFree(t.Context(), port); fault.ClassOf(err) != fault.Environment ||
+		!strings.Contains(err.Error(), strconv.Itoa(port)) || fault.HintOf(err) == "" {
+		t.Errorf("taken port: %v", err)
+	}
+	if got, err := d.PortFree(t.Context(), 0); err != nil || got == 0 || got == port {
+		t.Errorf("any port: %d, %v", got, err)
+	}
+}
+
+func TestStartErrors(t *testing.T) {
+	var d Device
+	dir := t.TempDir()
+	_, err := d.Start(t.Context(), vm.Command{Path: filepath.Join(dir, "nothing"), Log: filepath.Join(dir, "log")})
+	if !errors.Is(err, os.ErrNotExist) || fault.ClassOf(err) != fault.Environment {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	tests := []struct {
+		in    string
+		start uint64
+		state byte
+		ok    bool
+	}{
+		{"7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 4711 100 5", 4711, 'S', true},
+		{"7 (z) Z 1 7 7 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 x 100 5", 0, 'Z', false},
+		{"7 (a) S 1", 0, 0, false},
+		{"", 0, 0, false},
+	}
+	for _, tt := range tests {
+		start, state, err := parseStat(tt.in)
+		if start != tt.start || state != tt.state || (err == nil) != tt.ok {
+			t.Errorf("%q: %d %c %v", tt.in, start, state, err)
+		}
+	}
+}
+
+// FuzzParseStat checks that no text makes the parser panic.
+func FuzzParseStat(f *testing.F) {
+	f.Add("7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 4711 100 5")
+	f.Add(")")
+	f.Fuzz(func(t *testing.T, s string) {
+		if _, _, err := parseStat(s); err == nil && !strings.ContainsRune(s, ')') && len(strings.Fields(s)) < 20 {
+			t.Errorf("accepted %q", s)
+		}
+	})
+}

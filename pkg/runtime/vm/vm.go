@@ -1,0 +1,141 @@
+// Package vm holds the words that the runtime and its drivers share: what a
+// machine is (Machine), where it runs (Device) and what builds and starts it
+// (Hypervisor).
+//
+// It is interfaces and plain values. It starts nothing, opens nothing, and
+// knows neither bundles nor guests.
+package vm
+
+import (
+	"context"
+	"net"
+	"os"
+)
+
+// Names of the files that a driver makes in Machine.Dir.
+const (
+	ConsoleFile = "console.log" // what the guest's kernel and init print
+	LogFile     = "machine.log" // what the hypervisor itself prints
+	AgentSocket = "agent.sock"  // a stream to the guest's agent port
+)
+
+// A Machine is what to start. Paths are absolute, on the device.
+type Machine struct {
+	Name      string
+	Arch      string // "amd64" or "arm64"
+	MemoryMiB int
+	CPUs      int
+
+	Kernel       string
+	KernelDigest string // "sha256:…": names the kernel in the driver's caches
+	Initramfs    string
+	// Cmdline is without console and network, which the driver adds.
+	Cmdline string
+
+	Disks    []Disk
+	Forwards []Forward
+	// Outbound lets the guest open connections to the world, and through the
+	// gateway's address to the host's loopback services. Without it only the
+	// forwarded ports connect.
+	Outbound bool
+
+	// Dir is the instance's directory: sockets and logs go here.
+	Dir string
+	// Accel is "auto", "kvm" or "tcg".
+	Accel string
+}
+
+// A Disk is a raw image. The guest finds it by its serial.
+type Disk struct {
+	Path     string
+	Serial   string // at most 20 bytes
+	ReadOnly bool
+}
+
+// A Forward makes a TCP port of the guest reachable at a loopback port of the
+// device.
+type Forward struct {
+	Guest int `json:"guest"`
+	Host  int `json:"host"`
+}
+
+// A Process is one process of one boot of a device. A PID alone is not: it is
+// used again.
+type Process struct {
+	PID int `json:"pid"`
+	// Start is when it started, in clock ticks since boot (field 22 of
+	// /proc/PID/stat).
+	Start uint64 `json:"start"`
+	Boot  string `json:"boot"` // the kernel's boot_id
+}
+
+// A Command is a program to start in the background.
+type Command struct {
+	Path string
+	Args []string // without the program's name
+	Dir  string
+	// Log takes its output, appended.
+	Log string
+}
+
+// Status is what a hypervisor says of a running machine.
+type Status struct {
+	// State is the hypervisor's word: "running", "paused", "io-error", …
+	State   string
+	Running bool
+}
+
+// A Device is where machines run: this one (package local), a phone later.
+type Device interface {
+	// Name is for people: "this machine".
+	Name() string
+	// Arch is the architecture of its CPU: "amd64" or "arm64".
+	Arch() string
+	// Boot identifies the device's present boot.
+	Boot(ctx context.Context) (string, error)
+	// Start starts a program that goes on when the caller ends: in a session
+	// of its own, with no terminal and none of the caller's files.
+	Start(ctx context.Context, c Command) (Process, error)
+	// Alive says whether exactly that process still runs.
+	Alive(ctx context.Context, p Process) (bool, error)
+	// Signal sends a signal to exactly that process. It is no error when the
+	// process has ended.
+	Signal(ctx context.Context, p Process, sig os.Signal) error
+	// Dial connects to a socket file or TCP address of the device.
+	Dial(ctx context.Context, network, address string) (net.Conn, error)
+	// Listener returns the process that listens on a socket file; ok is false
+	// when nobody does.
+	Listener(ctx context.Context, path string) (p Process, ok bool, err error)
+	// PortFree tries to take a loopback TCP port, 0 for any, and returns the
+	// one it could take, having given it back.
+	PortFree(ctx context.Context, port int) (int, error)
+}
+
+// A Hypervisor builds and starts machines: QEMU (package qemu) now.
+type Hypervisor interface {
+	// Name is for people: "QEMU".
+	Name() string
+	// Prepare looks for what is needed and settles how the machine will run,
+	// which may boot it for a moment. report takes lines for people.
+	Prepare(ctx context.Context, m Machine, report func(string)) (Plan, error)
+	// Start starts the machine and returns when the hypervisor is up, or with
+	// its error. The guest has hardly begun by then.
+	Start(ctx context.Context, m Machine, p Plan) (Process, error)
+	// Find returns the process that runs the machine of the directory, if any:
+	// how an instance is found again whose starter was killed.
+	Find(ctx context.Context, dir string) (Process, bool, error)
+	// Status asks the hypervisor about the machine of the directory.
+	Status(ctx context.Context, dir string) (Status, error)
+	// Quit ends the machine of the directory at once, as pulling the plug
+	// does.
+	Quit(ctx context.Context, dir string) error
+}
+
+// A Plan is what Prepare found and Start uses.
+type Plan struct {
+	Accel   string // "kvm" or "tcg"
+	Why     string // why not kvm, in a few words; empty for kvm
+	Version string // of the hypervisor
+	Program string // its path on the device
+	Sandbox bool   // it can confine itself
+}
