@@ -30,7 +30,7 @@ func checkRecipe(doc *document, r *Recipe) error {
 	}
 	seen := map[string]string{}
 	for i, a := range r.Architectures {
-		c.oneOf(index("architectures", i), "architecture", a, architectures[:]...)
+		c.architecture(index("architectures", i), a)
 		unique(c, seen, index("architectures", i), "architecture", a)
 	}
 	checkKernel(c, r)
@@ -52,6 +52,18 @@ func checkRecipe(doc *document, r *Recipe) error {
 	return c.err
 }
 
+// architecture knows the names other projects use for ours.
+func (c *check) architecture(where, arch string) {
+	switch arch {
+	case "x86_64", "x86-64", "x86", "x64":
+		c.failf(where, "unknown architecture %q, did you mean %q?", arch, "amd64")
+	case "aarch64", "armv8":
+		c.failf(where, "unknown architecture %q, did you mean %q?", arch, "arm64")
+	default:
+		c.oneOf(where, "architecture", arch, architectures[:]...)
+	}
+}
+
 func checkKernel(c *check, r *Recipe) {
 	c.notEmpty("kernel.source", r.Kernel.Source)
 	if len(r.Kernel.Fragments) == 0 {
@@ -63,7 +75,7 @@ func checkKernel(c *check, r *Recipe) {
 	}
 	for _, arch := range slices.Sorted(slices.Values(keys(r.Kernel.Arch))) {
 		where := "kernel.arch." + arch
-		c.oneOf(where+"#key", "architecture", arch, architectures[:]...)
+		c.architecture(where+"#key", arch)
 		for i, f := range r.Kernel.Arch[arch] {
 			if first, ok := seen[f]; ok {
 				c.failf(index(where, i), "fragment %q is used twice, first in line %d", f, c.doc.place(first).line)

@@ -126,7 +126,9 @@ func (d *document) errorf(at place, format string, args ...any) *fault.Error {
 	return fault.Errorf(fault.Usage, "%s:%d:%d: %s", d.path, at.line, at.column, fmt.Sprintf(format, args...))
 }
 
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+func oneLine(s string) string {
+	return strings.Join(strings.Fields(strings.ReplaceAll(s, "character '\t'", "a tab")), " ")
+}
 
 func tokenPlace(t *token.Token) place {
 	if t == nil || t.Position == nil {

@@ -14,32 +14,42 @@ type Recipe struct {
 	Schema int `yaml:"schema"`
 	// Name is the instance's and the bundle's name: lower case letters,
 	// digits and dashes, at most 32, beginning with a letter.
-	Name    string `yaml:"name"`
+	Name string `yaml:"name"`
+	// Summary is one line for people.
 	Summary string `yaml:"summary"`
 	// Architectures is a non-empty subset of amd64 and arm64.
 	Architectures []string `yaml:"architectures"`
 
 	// Toolchain is the directory of the toolchain image, relative to the
-	// recipe; Ports that of the packages built from source; Sources the list
-	// of upstream sources.
+	// recipe.
 	Toolchain string `yaml:"toolchain"`
-	Ports     string `yaml:"ports"`
-	Sources   string `yaml:"sources"`
+	// Ports is the directory of the packages built from source, relative to
+	// the recipe.
+	Ports string `yaml:"ports"`
+	// Sources is the list of upstream sources, a file relative to the recipe.
+	Sources string `yaml:"sources"`
 
+	// Kernel says which kernel is built.
 	Kernel Kernel `yaml:"kernel"`
 
 	// Repositories are more apk repositories, URLs or directories, after the
-	// ports'. Keys are their public keys' files.
+	// ports'.
 	Repositories []string `yaml:"repositories,omitempty"`
-	Keys         []string `yaml:"keys,omitempty"`
+	// Keys are the files of the public keys the repositories are signed with,
+	// relative to the recipe.
+	Keys []string `yaml:"keys,omitempty"`
 	// Packages is the world: apk dependencies, "icu-data-full" or
 	// "postgresql17>=17.4".
 	Packages []string `yaml:"packages"`
 
+	// Users are accounts in the image, beside root and nobody.
 	Users []User `yaml:"users,omitempty"`
+	// Files are the recipe's own, laid over those of the packages.
 	Files []File `yaml:"files,omitempty"`
 
-	VM       VM        `yaml:"vm"`
+	// VM is the machine's size.
+	VM VM `yaml:"vm"`
+	// Services are the programs the guest supervises.
 	Services []Service `yaml:"services"`
 
 	// Dir is the directory the recipe was read from, absolute; paths in the
@@ -51,7 +61,8 @@ type Recipe struct {
 
 // Kernel says which kernel, from which fragments.
 type Kernel struct {
-	Source string `yaml:"source"` // name in sources.yaml
+	// Source is a name in sources.yaml.
+	Source string `yaml:"source"`
 	// Fragments for every architecture, merged in order, relative to the
 	// recipe. A later one overrides an earlier one, and the build says so.
 	Fragments []string `yaml:"fragments"`
@@ -64,20 +75,30 @@ type Kernel struct {
 
 // User is an account (and a group of the same name) in the root image.
 type User struct {
-	Name  string `yaml:"name"`
-	UID   int    `yaml:"uid"` // 1 to 65533; the group's GID too
-	Home  string `yaml:"home,omitempty"`
-	Shell string `yaml:"shell,omitempty"` // "/sbin/nologin"
+	// Name is the account's and its group's.
+	Name string `yaml:"name"`
+	// UID is from 1 to 65533, and the group's GID too.
+	UID int `yaml:"uid"`
+	// Home is "/" by default.
+	Home string `yaml:"home,omitempty"`
+	// Shell is "/sbin/nologin" by default.
+	Shell string `yaml:"shell,omitempty"`
 }
 
 // File is a file, directory or symbolic link of the recipe's own.
 type File struct {
-	Path string `yaml:"path"` // absolute, in the image
-	// Exactly one of the four:
-	From      string `yaml:"from,omitempty"`    // file beside the recipe
-	Content   string `yaml:"content,omitempty"` // text, written as it is
-	Link      string `yaml:"link,omitempty"`    // target of a symbolic link
-	Directory bool   `yaml:"directory,omitempty"`
+	// Path is absolute, in the image, and not below /data, /dev, /proc, /run,
+	// /sys or /tmp, which the guest mounts over.
+	Path string `yaml:"path"`
+	// From is a file of this machine, relative to the recipe, that holds the
+	// contents. Exactly one of from, content, link and directory is given.
+	From string `yaml:"from,omitempty"`
+	// Content is the contents, written as they are.
+	Content string `yaml:"content,omitempty"`
+	// Link makes a symbolic link with this target.
+	Link string `yaml:"link,omitempty"`
+	// Directory, when true, makes an empty directory.
+	Directory bool `yaml:"directory,omitempty"`
 	// Mode is octal in quotes: "0644" by default, "0755" for a directory.
 	Mode string `yaml:"mode,omitempty"`
 	User string `yaml:"user,omitempty"` // owner, root by default
@@ -85,66 +106,105 @@ type File struct {
 
 // VM is the machine's size.
 type VM struct {
-	Memory Size `yaml:"memory"` // "512MiB"
-	CPUs   int  `yaml:"cpus"`   // 1 to 64
-	Data   Size `yaml:"data"`   // size of the data disk, "8GiB", sparse
+	// Memory is a whole number of MiB, 64MiB at least.
+	Memory Size `yaml:"memory"`
+	// CPUs is from 1 to 64.
+	CPUs int `yaml:"cpus"`
+	// Data is the size of the data disk, 64MiB at least. The disk is sparse:
+	// it takes the room of what is written to it.
+	Data Size `yaml:"data"`
 }
 
 // Service mirrors spec.Service in the words of YAML; Spec converts it.
 type Service struct {
-	Name        string            `yaml:"name"`
-	User        string            `yaml:"user,omitempty"`
+	// Name is the service's, unique in the recipe.
+	Name string `yaml:"name"`
+	// User runs every command of the service; root by default.
+	User string `yaml:"user,omitempty"`
+	// Environment is added to the guest's own few variables.
 	Environment map[string]string `yaml:"environment,omitempty"`
-	After       []string          `yaml:"after,omitempty"`
-	Directories []Directory       `yaml:"directories,omitempty"`
-	Secrets     []Secret          `yaml:"secrets,omitempty"`
-	Setup       [][]string        `yaml:"setup,omitempty"`
-	Command     []string          `yaml:"command"`
-	Reload      []string          `yaml:"reload,omitempty"`
-	Stop        Stop              `yaml:"stop,omitempty"`
-	Health      Health            `yaml:"health"`
-	Limits      Limits            `yaml:"limits,omitempty"`
-	Ports       []Port            `yaml:"ports,omitempty"`
+	// After names services that must be healthy before this one starts.
+	After []string `yaml:"after,omitempty"`
+	// Directories are made and given to the user before Setup.
+	Directories []Directory `yaml:"directories,omitempty"`
+	// Secrets are generated at the first start and kept on the data disk;
+	// SOVEREIGN_SECRETS in the environment is the directory they are in.
+	Secrets []Secret `yaml:"secrets,omitempty"`
+	// Setup commands run in order before every start. They must be idempotent:
+	// a power cut can come at any byte.
+	Setup [][]string `yaml:"setup,omitempty"`
+	// Command is the program and its arguments. It stays in the foreground.
+	Command []string `yaml:"command"`
+	// Reload is run after a secret of the service has changed.
+	Reload []string `yaml:"reload,omitempty"`
+	// Stop says how the service ends in order.
+	Stop Stop `yaml:"stop,omitempty"`
+	// Health says how the supervisor knows that the service works.
+	Health Health `yaml:"health"`
+	// Limits are none by default.
+	Limits Limits `yaml:"limits,omitempty"`
+	// Ports are the TCP ports the service listens on.
+	Ports []Port `yaml:"ports,omitempty"`
 }
 
 // Directory is a directory a service needs at run time.
 type Directory struct {
+	// Path is absolute, below /data (kept) or /run or /tmp (gone at shutdown).
 	Path string `yaml:"path"`
+	// Mode is octal in quotes, "0755" by default.
 	Mode string `yaml:"mode,omitempty"`
 }
 
 // Secret is generated in the guest; the recipe only names it.
 type Secret struct {
-	Name  string `yaml:"name"`
-	Bytes int    `yaml:"bytes,omitempty"` // 16 to 64, 24 by default
+	// Name is the secret's, and its file's.
+	Name string `yaml:"name"`
+	// Bytes of entropy, 16 to 64, 24 by default; the value is their base64url
+	// text.
+	Bytes int `yaml:"bytes,omitempty"`
 }
 
 // Stop says how a service ends in order.
 type Stop struct {
-	Signal  string   `yaml:"signal,omitempty"`  // TERM by default
-	Timeout Duration `yaml:"timeout,omitempty"` // 30s by default
+	// Signal is TERM (the default), INT or QUIT.
+	Signal string `yaml:"signal,omitempty"`
+	// Timeout is how long the service has before it is killed: 1s to 10m, 30s
+	// by default.
+	Timeout Duration `yaml:"timeout,omitempty"`
 }
 
 // Health is a command that succeeds when the service does its work.
 type Health struct {
-	Command  []string `yaml:"command"`
-	Starting []int    `yaml:"starting,omitempty"` // exit codes: alive, not ready
-	Interval Duration `yaml:"interval,omitempty"` // 10s by default
-	Timeout  Duration `yaml:"timeout,omitempty"`  // 5s by default
-	Failures int      `yaml:"failures,omitempty"` // 3 by default
+	// Command exits 0 when the service does its work.
+	Command []string `yaml:"command"`
+	// Starting are exit codes that mean "alive, but not ready yet" and never
+	// lead to a restart.
+	Starting []int `yaml:"starting,omitempty"`
+	// Interval between checks of a healthy service: 1s to 1h, 10s by default.
+	Interval Duration `yaml:"interval,omitempty"`
+	// Timeout of one check: 1s to 10m, 5s by default.
+	Timeout Duration `yaml:"timeout,omitempty"`
+	// Failures in a row after which the service is restarted: 1 to 1000, 3 by
+	// default.
+	Failures int `yaml:"failures,omitempty"`
 }
 
 // Limits of a service.
 type Limits struct {
-	OpenFiles   uint64 `yaml:"open_files,omitempty"`
-	Memory      Size   `yaml:"memory,omitempty"`
-	OOMScoreAdj int    `yaml:"oom_score_adj,omitempty"`
+	// OpenFiles is RLIMIT_NOFILE.
+	OpenFiles uint64 `yaml:"open_files,omitempty"`
+	// Memory is the most the service's processes may take together.
+	Memory Size `yaml:"memory,omitempty"`
+	// OOMScoreAdj from -1000 to 1000; lower is killed later.
+	OOMScoreAdj int `yaml:"oom_score_adj,omitempty"`
 }
 
 // Port is a TCP port the service listens on in the guest.
 type Port struct {
+	// Name is for people: "postgresql".
 	Name string `yaml:"name"`
-	Port int    `yaml:"port"`
+	// Port is from 1 to 65535, unique in the recipe.
+	Port int `yaml:"port"`
 	// URL is how a client reaches it: ${address} stands for host:port,
 	// ${secret:NAME} for a secret of this service.
 	URL string `yaml:"url,omitempty"`
