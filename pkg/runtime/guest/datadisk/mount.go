@@ -1,0 +1,114 @@
+package datadisk
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Ioctls of <linux/fs.h> and fs/ext4/ext4.h; x/sys/unix does not have them.
+const (
+	fiFreeze         = 0xc0045877 // _IOWR('X', 119, int)
+	fiThaw           = 0xc0045878 // _IOWR('X', 120, int)
+	ext4IocResizeFS  = 0x40086610 // _IOW('f', 16, __u64)
+	unmountPause     = 20 * time.Millisecond
+	growAtLeast      = 4 * mib // smaller rests are not worth a resize
+	ext4MountOptions = "errors=remount-ro"
+)
+
+// Mount mounts the file system of device at dir (made if absent on a writable
+// parent, else part of the image) and grows it when the disk is larger.
+func Mount(device, dir string, note func(string)) error {
+	err := unix.Mount(device, dir, "ext4", unix.MS_NOATIME|unix.MS_NOSUID|unix.MS_NODEV, ext4MountOptions)
+	if err != nil {
+		return fmt.Errorf("data disk %s: mount at %s: %w: the kernel log has the reason; no service is started without its data", device, dir, err)
+	}
+	grown, err := grow(device, dir)
+	if err != nil {
+		return fmt.Errorf("data disk %s: grow: %w", device, err)
+	}
+	if grown > 0 {
+		note(fmt.Sprintf("file system grown to %d MiB", grown/mib))
+	}
+	return nil
+}
+
+// grow makes a mounted file system fill its disk but for the reserve; it
+// returns the new size in bytes, 0 for no change. The kernel does it online
+// and journaled, so that a power cut is harmless.
+func grow(device, dir string) (int64, error) {
+	f, err := os.Open(device)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, err
+	}
+	sb := make([]byte, 1024)
+	if _, err := f.ReadAt(sb, 1024); err != nil {
+		return 0, err
+	}
+	have, ok := ext4Size(sb)
+	want := (size - reserve) / block * block
+	if !ok || want-have < growAtLeast {
+		return 0, nil
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	blocks := uint64(want / block)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, root.Fd(), ext4IocResizeFS, uintptr(unsafe.Pointer(&blocks)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return want, nil
+}
+
+// Freeze stops writes to the file system at dir and brings it into a clean
+// state on disk (FIFREEZE); writers wait until Thaw.
+func Freeze(dir string) error { return ioctlDir(dir, "freeze", fiFreeze, unix.EBUSY) }
+
+// Thaw ends a freeze. A file system that is not frozen is no error.
+func Thaw(dir string) error { return ioctlDir(dir, "thaw", fiThaw, unix.EINVAL) }
+
+func ioctlDir(dir, what string, req uintptr, fine unix.Errno) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	defer f.Close()
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), req, 0); errno != 0 && errno != fine {
+		return fmt.Errorf("%s %s: %w", what, dir, errno)
+	}
+	return nil
+}
+
+// Unmount syncs and unmounts dir; it tries again while something holds it, up
+// to limit, and then makes it read-only, so that the disk is clean in any case
+// the kernel allows.
+func Unmount(dir string, limit time.Duration) error {
+	unix.Sync()
+	deadline := time.Now().Add(limit)
+	for {
+		err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			ro := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
+			if ro != nil {
+				return fmt.Errorf("unmount %s: %w; read-only: %w", dir, err, ro)
+			}
+			return fmt.Errorf("unmount %s: %w; made read-only instead", dir, err)
+		}
+		time.Sleep(unmountPause)
+	}
+}
