@@ -1,0 +1,65 @@
+package kernel
+
+import (
+	_ "embed" // the scripts
+	"fmt"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// Files the steps read and write. Paths of inputs are absolute in the step,
+// names of outputs relative to its output directory.
+const (
+	SourceInput    = "/src/linux"            // source tarball
+	FragmentsInput = "/src/fragments.config" // Merged.Bytes
+	ConfigFile     = "kernel.config"         // both steps: the final .config
+	UnknownFile    = "unknown-symbols"       // both steps: see ParseUnknown
+	ReleaseFile    = "kernel.release"        // build step: "6.12.107-sovereign"
+)
+
+// Arch is an architecture a kernel is built for.
+type Arch struct {
+	Go    string // "amd64", "arm64": the name in recipes and bundles
+	Linux string // "x86", "arm64": ARCH= of the kernel's makefiles
+	Image string // "bzImage", "Image": the file the build step leaves
+}
+
+// ArchOf returns the architecture of that Go name; another name is an error of
+// class fault.Usage.
+func ArchOf(goarch string) (Arch, error) {
+	switch goarch {
+	case "amd64":
+		return Arch{Go: "amd64", Linux: "x86", Image: "bzImage"}, nil
+	case "arm64":
+		return Arch{Go: "arm64", Linux: "arm64", Image: "Image"}, nil
+	}
+	return Arch{}, fault.Errorf(fault.Usage, "no kernel for architecture %q", goarch).
+		Hintf("use amd64 or arm64")
+}
+
+var (
+	//go:embed scripts/common.sh
+	commonScript string
+	//go:embed scripts/config.sh
+	configScript string
+	//go:embed scripts/build.sh
+	buildScript string
+)
+
+// ConfigScript is the step that only makes the .config: ConfigFile and
+// UnknownFile, in about 15 CPU seconds. Run it and Verify before the build
+// step, which costs minutes.
+//
+// The step's base is the toolchain image; inputs are SourceInput and
+// FragmentsInput; SOURCE_DATE_EPOCH must be set, JOBS may be; the output
+// directory is $OUT, /out by default.
+func ConfigScript(a Arch) string { return script(a, configScript) }
+
+// BuildScript is the step that builds the kernel: Arch.Image, ReleaseFile and
+// what the config step leaves. Inputs and environment are the same. It makes
+// the .config anew, the same bytes as ConfigScript's.
+func BuildScript(a Arch) string { return script(a, buildScript) }
+
+func script(a Arch, text string) string {
+	return fmt.Sprintf("KARCH=%s\n", a.Linux) + commonScript + text
+}

@@ -1,0 +1,145 @@
+package kernel
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// Loss says how a symbol was lost.
+type Loss string
+
+const (
+	// Unknown is a symbol no Kconfig file of this kernel has.
+	Unknown Loss = "unknown"
+	// Dropped is a symbol that is off although it was asked for: something it
+	// depends on is off.
+	Dropped Loss = "dropped"
+	// Changed is a number, a string or a choice with another value: clamped
+	// to a range, or m where y was asked.
+	Changed Loss = "changed"
+	// Forced is a symbol that is on although it should be off: another symbol
+	// selects it, or it has no prompt and a default.
+	Forced Loss = "forced"
+)
+
+// Lost is a symbol whose final value is not what was asked.
+type Lost struct {
+	Asked
+	Got  string `json:"got"`
+	Loss Loss   `json:"loss"`
+}
+
+// String says it in one line: where, what, how, and why it was wanted.
+func (l Lost) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: ", l.Pos())
+	switch l.Loss {
+	case Unknown:
+		fmt.Fprintf(&b, "CONFIG_%s: no such symbol in this kernel", l.Symbol)
+	case Dropped:
+		fmt.Fprintf(&b, "CONFIG_%s=%s was dropped (something it depends on is off)", l.Symbol, l.Value)
+	case Forced:
+		fmt.Fprintf(&b, "CONFIG_%s should be off and is %s (something selects it)", l.Symbol, l.Got)
+	default:
+		fmt.Fprintf(&b, "CONFIG_%s=%s became %s", l.Symbol, l.Value, l.Got)
+	}
+	for _, s := range append([]Setting{l.Setting}, l.Also...) {
+		if s.Reason == "" {
+			continue
+		}
+		if s.Pos() == l.Pos() {
+			fmt.Fprintf(&b, "; wanted because: %s", s.Reason)
+		} else {
+			fmt.Fprintf(&b, "; also %s: %s", s.Pos(), s.Reason)
+		}
+	}
+	return b.String()
+}
+
+// Verify compares what the fragments asked with the final .config, by the
+// rules of the package comment, and returns what got lost, sorted by symbol.
+// Only the fragments' own symbols are compared. unknown are symbols (without
+// CONFIG_) that Kconfig said it does not know, from ParseUnknown; asking for
+// one is a loss even when the value asked is n, since it is a misspelling or a
+// symbol that went away.
+func Verify(asked *Merged, final *Config, unknown ...string) []Lost {
+	var lost []Lost
+	for _, a := range asked.Asked {
+		got := final.Value(a.Symbol)
+		loss := compare(a.Value, got)
+		if slices.Contains(unknown, a.Symbol) {
+			loss = Unknown
+		}
+		if loss != "" {
+			lost = append(lost, Lost{Asked: a, Got: got, Loss: loss})
+		}
+	}
+	return lost
+}
+
+// compare returns how want got lost, or "" when it did not.
+func compare(want, got string) Loss {
+	switch {
+	case equal(want, got), want == "m" && got == "y":
+		return ""
+	case want == Off:
+		return Forced
+	case got == Off:
+		return Dropped
+	default:
+		return Changed
+	}
+}
+
+// LostError is the error of a kernel that is not what was asked.
+type LostError struct {
+	Lost  []Lost `json:"lost"`
+	Asked int    `json:"asked"` // symbols the fragments name
+}
+
+// Error has a line for each lost symbol after the first line.
+func (e *LostError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "kernel: %d of %d symbols asked for are not in the final .config", len(e.Lost), e.Asked)
+	for _, l := range e.Lost {
+		b.WriteString("\n  " + l.String())
+	}
+	return b.String()
+}
+
+// VerifyError is Verify as an error: nil when nothing got lost, otherwise a
+// *LostError of class fault.Verification.
+func VerifyError(asked *Merged, final *Config, unknown ...string) error {
+	lost := Verify(asked, final, unknown...)
+	if len(lost) == 0 {
+		return nil
+	}
+	return fault.Errorf(fault.Verification, "%w", &LostError{Lost: lost, Asked: len(asked.Asked)}).
+		Hintf("add to the fragment what each symbol depends on (its \"depends on\" and the menus around it in Kconfig), or take the symbol out")
+}
+
+// ParseUnknown reads the file UnknownFile of the kernel steps: one symbol a
+// line, without CONFIG_.
+func ParseUnknown(r io.Reader) ([]string, error) {
+	var names []string
+	lines := bufio.NewScanner(io.LimitReader(r, MaxSize))
+	for lines.Scan() {
+		name := strings.TrimPrefix(strings.TrimSpace(lines.Text()), "CONFIG_")
+		if name == "" {
+			continue
+		}
+		if !validSymbol(name) {
+			return nil, fmt.Errorf("%s: %.60q is not the name of a symbol", UnknownFile, name)
+		}
+		names = append(names, name)
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", UnknownFile, err)
+	}
+	return names, nil
+}
