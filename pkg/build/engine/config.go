@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -32,7 +33,7 @@ func (c daemonConfig) toml() string {
 	line("[grpc]")
 	line("address = [%s]", q("unix://"+c.socket))
 	line("[otel]")
-	line("socketPath = %s", q(c.root+"/otel.sock"))
+	line("socketPath = %s", q(filepath.Join(filepath.Dir(c.socket), "otel.sock")))
 	line("[cdi]")
 	line("disabled = true")
 	line("[history]")

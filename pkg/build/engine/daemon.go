@@ -153,7 +153,7 @@ func (d *daemon) clear(p process, socket string) error {
 	if err := p.stop(stopGrace); err != nil {
 		return fault.Errorf(fault.Environment, "stop the build engine: %w", err)
 	}
-	for _, f := range []string{socket, d.file("daemon.json")} {
+	for _, f := range []string{socket, filepath.Join(filepath.Dir(socket), "otel.sock"), d.file("daemon.json")} {
 		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -27,6 +27,10 @@ const (
 // defaultPath is what Debian's login gives root.
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+// untraced undoes what BuildKit adds to every step's environment when its
+// daemon traces; TRACEPARENT is random and would end up in build records.
+const untraced = "unset TRACEPARENT OTEL_TRACES_EXPORTER OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_PROTOCOL\n"
+
 // graph makes the step's LLB and the blobs it refers to.
 //
 // Base and inputs are content-addressed sources (an OCI layout and single blobs
@@ -46,7 +50,7 @@ func graph(ctx context.Context, s *Step, platform ocispecs.Platform) (*llb.Defin
 
 	work := llb.Scratch()
 	opts := []llb.RunOption{
-		llb.Args([]string{"/bin/sh", "-eu", "-c", s.Script}),
+		llb.Args([]string{"/bin/sh", "-eu", "-c", untraced + s.Script}),
 		llb.Network(pb.NetMode_NONE),
 		llb.Dir(workDir),
 		llb.WithCustomName(s.Name),
