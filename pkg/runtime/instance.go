@@ -1,0 +1,89 @@
+package runtime
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+
+	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+// Instance is one machine with its state, running or not. Its methods may be
+// called from several goroutines and several programs, except that an
+// Instance got before another program stopped and started it again knows the
+// old ports: get it anew.
+type Instance struct {
+	r        *Runtime
+	dir      string
+	rec      record
+	manifest *bundle.Manifest
+	// proc runs the machine, as last seen by running.
+	proc vm.Process
+}
+
+// Name is the instance's name.
+func (i *Instance) Name() string { return i.rec.Name }
+
+// Dir is the instance's directory.
+func (i *Instance) Dir() string { return i.dir }
+
+// Bundle is the bundle it was last started from.
+func (i *Instance) Bundle() BundleRef { return i.rec.Bundle }
+
+// Machine says how it was last started.
+func (i *Instance) Machine() MachineID { return i.rec.Machine }
+
+// Manifest is the manifest of its bundle as it was at the start. It must not
+// be changed.
+func (i *Instance) Manifest() *bundle.Manifest { return i.manifest }
+
+// Ports are the forwarded ports, in the order of the manifest.
+func (i *Instance) Ports() []Port { return slices.Clone(i.rec.Ports) }
+
+// HostPort is the loopback port that leads to a port of the guest.
+func (i *Instance) HostPort(guest int) (int, bool) {
+	for _, p := range i.rec.Ports {
+		if p.Guest == guest {
+			return p.Host, true
+		}
+	}
+	return 0, false
+}
+
+// ConsoleFile is the log of what the guest prints.
+func (i *Instance) ConsoleFile() string { return filepath.Join(i.dir, vm.ConsoleFile) }
+
+// console is the end of the console log, for errors.
+func (i *Instance) console() string {
+	if s := tail.Lines(i.ConsoleFile(), 12); s != "" {
+		return "the console's last lines:\n" + s
+	}
+	if s := tail.Lines(filepath.Join(i.dir, vm.LogFile), 12); s != "" {
+		return "the guest printed nothing; the hypervisor's last lines:\n" + s
+	}
+	return "the guest printed nothing"
+}
+
+// running says whether a process runs the machine: the one in the record, or
+// one whose starter was killed before it wrote the record.
+func (i *Instance) running(ctx context.Context) (bool, error) {
+	if p := i.rec.Process; p != nil {
+		alive, err := i.r.device.Alive(ctx, *p)
+		if err != nil {
+			return false, err
+		}
+		if alive {
+			i.proc = *p
+			return true, nil
+		}
+	}
+	p, found, err := i.r.hv.Find(ctx, i.dir)
+	if err != nil || !found {
+		i.proc = vm.Process{}
+		return false, err
+	}
+	i.proc = p
+	return true, nil
+}

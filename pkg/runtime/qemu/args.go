@@ -1,0 +1,152 @@
+package qemu
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+// qmpSocket is the machine protocol's socket in the instance's directory.
+const qmpSocket = "qmp.sock"
+
+// agentPort is the virtio-serial port's name, which the guest looks for.
+const agentPort = "org.sovereign.agent"
+
+// tbSizeMiB is the code cache of TCG. QEMU's default is 1 GiB at most, which
+// a long-lived guest slowly fills and keeps.
+const tbSizeMiB = 256
+
+// The network of QEMU's user mode, static so that no guest needs a DHCP
+// client before it can serve.
+const (
+	guestAddress = "10.0.2.15"
+	guestNet     = "sovereign.net=eth0," + guestAddress + "/24,10.0.2.2,10.0.2.3"
+)
+
+// arguments is the command line of a machine, without the program. It is a
+// function of its inputs alone. Sockets and logs are named relative to m.Dir,
+// where QEMU runs: a socket's path may have 107 bytes, a state directory more.
+// No secret ever stands here: anyone on the machine can read it.
+func arguments(m vm.Machine, p vm.Plan) []string {
+	args := []string{
+		"-name", "guest=" + escape(m.Name),
+		// Nothing that is not asked for: no default devices, no configuration
+		// of the user's or the distribution's.
+		"-nodefaults", "-no-user-config", "-display", "none",
+	}
+	if p.Sandbox {
+		args = append(args, "-sandbox", sandbox)
+	}
+	args = append(args, machineType(m.Arch, p.Accel)...)
+	args = append(args,
+		"-smp", strconv.Itoa(m.CPUs),
+		"-m", strconv.Itoa(m.MemoryMiB)+"M",
+		// A guest that resets has ended; the runtime sees it by the process.
+		"-no-reboot",
+		"-kernel", m.Kernel,
+		"-initrd", m.Initramfs,
+		"-append", cmdline(m),
+
+		"-chardev", "file,id=console,path="+vm.ConsoleFile+",append=on",
+		"-serial", "chardev:console",
+		"-chardev", "socket,id=qmp,path="+qmpSocket+",server=on,wait=off",
+		"-mon", "chardev=qmp,mode=control",
+		"-device", "virtio-serial-pci,id=serial0,max_ports=4,"+modern,
+		"-chardev", "socket,id=agent,path="+vm.AgentSocket+",server=on,wait=off",
+		"-device", "virtserialport,bus=serial0.0,nr=1,chardev=agent,name="+agentPort,
+
+		"-object", "rng-builtin,id=rng0",
+		"-device", "virtio-rng-pci,rng=rng0,"+modern,
+		// The guest hands back pages it has freed, and gets them again at
+		// once when it runs short.
+		"-device", "virtio-balloon-pci,free-page-reporting=on,deflate-on-oom=on,"+modern,
+	)
+	for i, d := range m.Disks {
+		args = append(args, disk(i, d)...)
+	}
+	return append(args, network(m)...)
+}
+
+// modern keeps a device to virtio 1.0, which every guest kernel of ours has.
+const modern = "disable-legacy=on"
+
+// sandbox forbids what a running machine has no use for: obsolete system
+// calls, gaining rights, starting programs, changing its scheduling.
+const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+// machineType is the board and the CPU. On x86 microvm reaches userspace no
+// sooner than q35 under TCG (both 1.0 s, QEMU 7.2) and hangs there with ACPI,
+// without which it cannot power off: so q35 under both.
+func machineType(arch, accel string) []string {
+	board, cpu := "q35,usb=off,vmport=off,smbus=off,sata=off", "max,la57=off"
+	if arch == "arm64" {
+		// cortex-a76: max spends its time on pointer authentication, which
+		// TCG computes in software.
+		board, cpu = "virt,gic-version=3", "cortex-a76"
+		if accel == "kvm" {
+			board = "virt,gic-version=host"
+		}
+	}
+	engine := fmt.Sprintf("tcg,thread=multi,tb-size=%d", tbSizeMiB)
+	if accel == "kvm" {
+		engine, cpu = "kvm", "host"
+	}
+	return []string{"-machine", board + ",dump-guest-core=off", "-accel", engine, "-cpu", cpu}
+}
+
+// cmdline adds what only the driver knows. panic=1 with -no-reboot makes a
+// panic end the machine one second later, with its text on the console.
+func cmdline(m vm.Machine) string {
+	console := "console=ttyS0"
+	if m.Arch == "arm64" {
+		console = "console=ttyAMA0"
+	}
+	return strings.TrimSpace(strings.Join([]string{m.Cmdline, console, "panic=1", guestNet}, " "))
+}
+
+// disk is a raw image as a virtio disk.
+//
+// The host's page cache is used (cache.direct=off), and a guest's FLUSH
+// becomes fdatasync on the image (cache.no-flush=off): what PostgreSQL was
+// told is on the disk survives a crash of guest, QEMU and host. That is
+// QEMU's "writeback"; its "unsafe" is faster and would drop the flushes.
+func disk(i int, d vm.Disk) []string {
+	id := fmt.Sprintf("disk%d", i)
+	file := "driver=file,node-name=" + id + "-file,filename=" + escape(d.Path) +
+		",aio=threads,cache.direct=off,cache.no-flush=off"
+	raw := "driver=raw,node-name=" + id + ",file=" + id + "-file"
+	device := "virtio-blk-pci,drive=" + id + ",serial=" + escape(d.Serial) + "," + modern
+	if d.ReadOnly {
+		file += ",read-only=on"
+		raw += ",read-only=on"
+	} else {
+		// What the guest trims is given back to the host's file system. A
+		// full one pauses the machine rather than failing its writes.
+		file += ",discard=unmap"
+		raw += ",discard=unmap"
+		device += ",write-cache=on,werror=enospc"
+	}
+	return []string{"-blockdev", file, "-blockdev", raw, "-device", device}
+}
+
+// network is one card in a network of its own. restrict=on lets only the
+// forwarded connections pass: the guest reaches neither the world nor, by the
+// gateway's address, the services on the host's loopback.
+func network(m vm.Machine) []string {
+	var b strings.Builder
+	b.WriteString("user,id=net0,ipv6=off,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3")
+	if !m.Outbound {
+		b.WriteString(",restrict=on")
+	}
+	for _, f := range m.Forwards {
+		fmt.Fprintf(&b, ",hostfwd=tcp:127.0.0.1:%d-%s:%d", f.Host, guestAddress, f.Guest)
+	}
+	// romfile=: no boot from the network, and no option ROM to install.
+	return []string{"-netdev", b.String(), "-device", "virtio-net-pci,netdev=net0,romfile=," + modern}
+}
+
+// escape writes a value into one of QEMU's option lists, where a comma ends it
+// and two stand for one.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }

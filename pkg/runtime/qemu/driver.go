@@ -1,0 +1,197 @@
+// Package qemu builds and starts machines under QEMU, on a device that shares
+// this program's files: a vm.Hypervisor.
+//
+// A vm.Machine comes in and a background QEMU goes out, that is spoken to
+// through sockets in the machine's directory and outlives its starter. The
+// package gives QEMU no secret, searches no process by name, and decides
+// nothing about guests.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/qmp"
+	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+// pollEvery is the pause between two looks at a file or socket that another
+// process is about to make.
+const pollEvery = 10 * time.Millisecond
+
+// Driver runs machines under QEMU.
+type Driver struct {
+	device vm.Device
+	cache  string
+}
+
+var _ vm.Hypervisor = (*Driver)(nil)
+
+// New returns the driver for a device. cacheDir, which must exist, keeps what
+// was found out about KVM.
+func New(device vm.Device, cacheDir string) *Driver {
+	return &Driver{device: device, cache: filepath.Join(cacheDir, "accel.json")}
+}
+
+// Name is "QEMU".
+func (d *Driver) Name() string { return "QEMU" }
+
+// Prepare finds QEMU and settles the accelerator; see accelerate.
+func (d *Driver) Prepare(ctx context.Context, m vm.Machine, report func(string)) (vm.Plan, error) {
+	program, err := find(m.Arch)
+	if err != nil {
+		return vm.Plan{}, err
+	}
+	v, err := version(ctx, program)
+	if err != nil {
+		return vm.Plan{}, err
+	}
+	p := vm.Plan{Program: program, Version: v, Sandbox: sandboxWorks(ctx, program)}
+	return d.accelerate(ctx, m, p, report)
+}
+
+// Start starts QEMU and waits until it answers on its control socket: by then
+// it has opened the disks, taken the ports and set up the machine.
+func (d *Driver) Start(ctx context.Context, m vm.Machine, p vm.Plan) (vm.Process, error) {
+	for _, name := range []string{qmpSocket, vm.AgentSocket} {
+		if err := os.Remove(filepath.Join(m.Dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return vm.Process{}, fault.Wrap(fault.Environment, err)
+		}
+	}
+	log := filepath.Join(m.Dir, vm.LogFile)
+	proc, err := d.device.Start(ctx, vm.Command{Path: p.Program, Args: arguments(m, p), Dir: m.Dir, Log: log})
+	if err != nil {
+		return vm.Process{}, err
+	}
+	if err := d.up(ctx, m.Dir, proc); err != nil {
+		// The caller's context may be what ended the wait.
+		killErr := d.device.Signal(context.WithoutCancel(ctx), proc, unix.SIGKILL)
+		return vm.Process{}, errors.Join(err, killErr)
+	}
+	return proc, nil
+}
+
+// up waits for QEMU's greeting or its death.
+func (d *Driver) up(ctx context.Context, dir string, proc vm.Process) error {
+	for {
+		c, err := d.connectOnce(ctx, dir)
+		if err == nil {
+			return c.Close()
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("waiting for QEMU: %w", context.Cause(ctx))
+		}
+		alive, aliveErr := d.device.Alive(ctx, proc)
+		if aliveErr != nil {
+			return aliveErr
+		}
+		if !alive {
+			return startError(tail.Lines(filepath.Join(dir, vm.LogFile), 8))
+		}
+		if err := pause(ctx); err != nil {
+			return fmt.Errorf("waiting for QEMU: %w", err)
+		}
+	}
+}
+
+// What QEMU 7.2 to 10 prints when it cannot start.
+var (
+	portTaken = regexp.MustCompile(`[Cc]ould not set up host forwarding rule 'tcp:127\.0\.0\.1:(\d+)-`)
+	diskTaken = regexp.MustCompile(`Failed to get (shared )?"(write|consistent read)" lock`)
+	noMemory  = regexp.MustCompile(`[Cc]annot (set up guest memory|allocate memory)`)
+)
+
+// startError turns the last words of a QEMU that did not start into an error.
+func startError(log string) error {
+	if m := portTaken.FindStringSubmatch(log); m != nil {
+		return fault.Errorf(fault.Environment, "port %s of 127.0.0.1 is in use by another program", m[1]).
+			Hintf("end that program (ss -ltnp 'sport = :%s' names it) or choose another port", m[1])
+	}
+	if diskTaken.MatchString(log) {
+		return fault.Errorf(fault.Environment, "another program has a disk of this machine open: %s", log).
+			Hintf("end the program that uses it")
+	}
+	if noMemory.MatchString(log) {
+		return fault.Errorf(fault.Environment, "this machine has too little memory for the guest: %s", log).
+			Hintf("give the guest less memory, or end other programs")
+	}
+	if log == "" {
+		log = "it printed nothing"
+	}
+	return fault.Errorf(fault.Device, "QEMU did not start: %s", log)
+}
+
+// Find asks the kernel which process listens on the control socket of dir.
+func (d *Driver) Find(ctx context.Context, dir string) (vm.Process, bool, error) {
+	return d.device.Listener(ctx, filepath.Join(dir, qmpSocket))
+}
+
+// Status asks QEMU for the state of the machine.
+func (d *Driver) Status(ctx context.Context, dir string) (vm.Status, error) {
+	c, err := d.connect(ctx, dir)
+	if err != nil {
+		return vm.Status{}, err
+	}
+	defer c.Close()
+	var s struct {
+		Status  string `json:"status"`
+		Running bool   `json:"running"`
+	}
+	if err := c.Execute(ctx, "query-status", nil, &s); err != nil {
+		return vm.Status{}, err
+	}
+	return vm.Status{State: s.Status, Running: s.Running}, nil
+}
+
+// Quit makes QEMU end at once. Its disks' caches are written first; the
+// guest's are lost.
+func (d *Driver) Quit(ctx context.Context, dir string) error {
+	c, err := d.connect(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Execute(ctx, "quit", nil, nil)
+}
+
+// connect opens a control session. QEMU serves one at a time; while another
+// command has it, this one waits until ctx ends.
+func (d *Driver) connect(ctx context.Context, dir string) (*qmp.Client, error) {
+	for {
+		c, err := d.connectOnce(ctx, dir)
+		if !errors.Is(err, unix.EAGAIN) {
+			return c, err
+		}
+		if err := pause(ctx); err != nil {
+			return nil, fmt.Errorf("waiting for QEMU's control socket: %w", err)
+		}
+	}
+}
+
+func (d *Driver) connectOnce(ctx context.Context, dir string) (*qmp.Client, error) {
+	var conn net.Conn
+	conn, err := d.device.Dial(ctx, "unix", filepath.Join(dir, qmpSocket))
+	if err != nil {
+		return nil, fault.Wrap(fault.Device, err)
+	}
+	return qmp.New(ctx, conn)
+}
+
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(pollEvery):
+		return nil
+	}
+}

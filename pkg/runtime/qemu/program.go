@@ -1,0 +1,71 @@
+package qemu
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strconv"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// oldest is the first QEMU with every option used here; 7.2 (Debian 12) and
+// 10.0 (Debian 13) are the ones tested with.
+const oldest = 6
+
+// Debian's package and the program for each architecture of guest.
+var programs = map[string]struct{ program, debian string }{
+	"amd64": {"qemu-system-x86_64", "qemu-system-x86"},
+	"arm64": {"qemu-system-aarch64", "qemu-system-arm"},
+}
+
+var versionForm = regexp.MustCompile(`version ((\d{1,4})\.\d+[.0-9]*)`)
+
+// find locates QEMU for a guest's architecture.
+func find(arch string) (string, error) {
+	p, ok := programs[arch]
+	if !ok {
+		return "", fault.Errorf(fault.Usage, "no QEMU is known for the architecture %q", arch).
+			Hintf("use a bundle for amd64 or arm64")
+	}
+	path, err := exec.LookPath(p.program)
+	if err != nil {
+		return "", fault.Errorf(fault.Environment, "%s is not installed, and a bundle for %s runs under it: %w", p.program, arch, err).
+			Hintf("on Debian, apt-get install %s", p.debian)
+	}
+	return path, nil
+}
+
+// version asks QEMU for its version.
+func version(ctx context.Context, program string) (string, error) {
+	out, err := exec.CommandContext(ctx, program, "-version").Output()
+	if err != nil {
+		return "", fault.Errorf(fault.Environment, "asking %s for its version: %w", program, err).
+			Hintf("install QEMU again")
+	}
+	v, major, err := parseVersion(out)
+	if err != nil {
+		return "", fault.Errorf(fault.Environment, "%s: %w", program, err)
+	}
+	if major < oldest {
+		return "", fault.Errorf(fault.Environment, "%s is version %s, and %d or newer is needed", program, v, oldest).
+			Hintf("install a newer QEMU; Debian 12 has 7.2")
+	}
+	return v, nil
+}
+
+func parseVersion(out []byte) (string, int, error) {
+	m := versionForm.FindSubmatch(out)
+	if m == nil {
+		return "", 0, fmt.Errorf("its version is %.80q", out)
+	}
+	major, err := strconv.Atoi(string(m[2]))
+	return string(m[1]), major, err
+}
+
+// sandboxWorks says whether this QEMU was built to confine itself. It reads
+// -sandbox before it lists its machines, and starts none.
+func sandboxWorks(ctx context.Context, program string) bool {
+	return exec.CommandContext(ctx, program, "-sandbox", sandbox, "-machine", "help").Run() == nil
+}

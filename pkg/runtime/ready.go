@@ -1,0 +1,200 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+)
+
+const (
+	// watchEvery is how often the machine's life is looked at while waiting.
+	watchEvery = 100 * time.Millisecond
+	// askEvery is how often the guest is asked while it starts.
+	askEvery = 100 * time.Millisecond
+	// turn is how long one wait may hold the agent's port before other
+	// commands get theirs, for at least a pause of several lockPolls.
+	turn     = 2 * time.Second
+	turnOver = 5 * lockPoll
+	// answerLimit bounds one attempt to reach the agent. The guest answers a
+	// hello within 200 ms of its agent's start.
+	answerLimit = 10 * time.Second
+)
+
+// WaitReady waits until every service of the guest is healthy. A machine that
+// ends, a guest that says it failed, and a deadline of ctx that passes are
+// errors of class fault.Device with the guest's words and the last lines of
+// its console.
+func (i *Instance) WaitReady(ctx context.Context, report Report) error {
+	if alive, err := i.running(ctx); err != nil {
+		return err
+	} else if !alive {
+		return i.ended()
+	}
+	watched, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	kernel := make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		i.watch(watched, cancel, kernel)
+	}()
+	// The watcher must be gone when the caller goes on, report included.
+	defer func() { <-done }()
+	defer cancel(nil)
+
+	w := &waiter{i: i, report: report}
+	select {
+	case <-kernel:
+		report.tell(PhaseKernel, "the kernel boots")
+	case <-watched.Done():
+	}
+	for watched.Err() == nil {
+		ready, err := w.ask(watched)
+		if ready || err != nil && watched.Err() == nil {
+			return err
+		}
+	}
+	return w.giveUp(ctx, context.Cause(watched))
+}
+
+// watch ends ctx with the reason when the machine's process has ended, and
+// closes kernel when the console first says something.
+func (i *Instance) watch(ctx context.Context, end context.CancelCauseFunc, kernel chan struct{}) {
+	spoken := false
+	for {
+		alive, err := i.r.device.Alive(ctx, i.proc)
+		if err == nil && !alive {
+			err = i.ended()
+		}
+		if err != nil {
+			end(err)
+			return
+		}
+		if info, err := os.Stat(i.ConsoleFile()); err == nil && info.Size() > 0 && !spoken {
+			spoken = true
+			close(kernel)
+		}
+		if sleep(ctx, watchEvery) != nil {
+			return
+		}
+	}
+}
+
+// ended is the error of a machine that is gone.
+func (i *Instance) ended() error {
+	return fault.Errorf(fault.Device, "the machine of %s has ended; %s", i.Name(), i.console()).
+		Hintf("read %s", i.ConsoleFile())
+}
+
+// waiter turns the guest's answers into events.
+type waiter struct {
+	i      *Instance
+	report Report
+	last   *agent.Status
+}
+
+// ask opens a session and asks until the guest is ready or the turn is over.
+func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
+	attempt, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	s, err := w.i.session(attempt)
+	if err != nil {
+		// Not up yet, or in use: that is what is waited for. The socket
+		// itself refusing shows as the process's end.
+		if sleep(ctx, turnOver) != nil {
+			return false, err
+		}
+		return false, nil
+	}
+	if w.last == nil {
+		w.report.tell(PhaseInit, "the guest's init answers")
+	}
+	for end := time.Now().Add(turn); time.Now().Before(end); {
+		status, err := s.Status(ctx)
+		if err != nil {
+			break // the session is lost; a new one will tell
+		}
+		w.tell(status)
+		switch status.State {
+		case agent.StateReady:
+			w.report.tell(PhaseReady, fmt.Sprintf("ready, %.1f s after the kernel's start", float64(status.BootMS)/1000))
+			return true, s.Close()
+		case agent.StateFailed:
+			e := fault.Errorf(fault.Device, "the guest of %s failed: %s", w.i.Name(), status.Message).
+				Hintf("read %s", w.i.ConsoleFile())
+			return false, errors.Join(e, s.Close())
+		}
+		if err := sleep(ctx, askEvery); err != nil {
+			return false, errors.Join(err, s.Close())
+		}
+	}
+	// A session that was lost has nothing left to close in order.
+	closeErr := s.Close()
+	if err := sleep(ctx, turnOver); err != nil {
+		return false, errors.Join(err, closeErr)
+	}
+	return false, nil
+}
+
+// tell reports the services whose state changed.
+func (w *waiter) tell(status *agent.Status) {
+	for _, s := range status.Services {
+		old := agent.Service{}
+		if w.last != nil {
+			old, _ = w.last.Service(s.Name)
+		}
+		if old.State == s.State && old.Restarts == s.Restarts && old.Healthy == s.Healthy {
+			continue
+		}
+		w.report.tell(PhaseService, describe(s))
+	}
+	w.last = status
+}
+
+func describe(s agent.Service) string {
+	text := s.Name + ": " + string(s.State)
+	if s.Healthy {
+		text += ", healthy"
+	}
+	if s.Restarts > 0 {
+		text += fmt.Sprintf(", %d restarts", s.Restarts)
+	}
+	if s.Message != "" {
+		text += " (" + s.Message + ")"
+	}
+	return text
+}
+
+// giveUp is the error of a wait that ended for the given reason.
+func (w *waiter) giveUp(ctx context.Context, reason error) error {
+	if ctx.Err() == nil {
+		return reason // the machine ended, and the reason says so in full
+	}
+	if !errors.Is(reason, context.DeadlineExceeded) {
+		return reason // the caller's own
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s is not ready in time", w.i.Name())
+	if w.last == nil {
+		b.WriteString(": its agent has not answered; ")
+		b.WriteString(w.i.console())
+	} else {
+		fmt.Fprintf(&b, ": it is %s", w.last.State)
+		if w.last.Message != "" {
+			b.WriteString(", " + w.last.Message)
+		}
+		for _, s := range w.last.Services {
+			if !s.Healthy {
+				b.WriteString("; " + describe(s))
+			}
+		}
+	}
+	return fault.Errorf(fault.Device, "%s", b.String()).
+		Hintf("give it more time, or read %s", w.i.ConsoleFile())
+}

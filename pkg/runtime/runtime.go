@@ -1,0 +1,179 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/local"
+	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+// Runtime is the instances of one state directory, on one device.
+type Runtime struct {
+	dir    string
+	device vm.Device
+	hv     vm.Hypervisor
+}
+
+// An Option changes how Open sets a Runtime up.
+type Option func(*Runtime)
+
+// WithHypervisor replaces QEMU on this machine by another driver and the
+// device it runs on.
+func WithHypervisor(device vm.Device, hv vm.Hypervisor) Option {
+	return func(r *Runtime) { r.device, r.hv = device, hv }
+}
+
+// DefaultStateDir is $XDG_STATE_HOME/sovereign, or ~/.local/state/sovereign.
+func DefaultStateDir() (string, error) {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "sovereign"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fault.Errorf(fault.Environment, "no place for the state of instances: %w", err).
+			Hintf("set XDG_STATE_HOME or HOME")
+	}
+	return filepath.Join(home, ".local", "state", "sovereign"), nil
+}
+
+// Open opens a state directory, making it when absent. An empty stateDir is
+// DefaultStateDir. Errors are of class fault.Environment.
+func Open(stateDir string, opts ...Option) (*Runtime, error) {
+	if stateDir == "" {
+		var err error
+		if stateDir, err = DefaultStateDir(); err != nil {
+			return nil, err
+		}
+	}
+	stateDir, err := filepath.Abs(stateDir)
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	r := &Runtime{dir: stateDir}
+	for _, sub := range []string{"instances", "locks", "cache"} {
+		if err := os.MkdirAll(filepath.Join(stateDir, sub), 0o700); err != nil {
+			return nil, fault.Errorf(fault.Environment, "the state directory: %w", err).
+				Hintf("set XDG_STATE_HOME to a directory you may write to")
+		}
+	}
+	device := local.Device{}
+	r.device, r.hv = device, qemu.New(device, filepath.Join(stateDir, "cache"))
+	for _, o := range opts {
+		o(r)
+	}
+	return r, nil
+}
+
+var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+
+func (r *Runtime) instanceDir(name string) string { return filepath.Join(r.dir, "instances", name) }
+
+// Instance returns an instance that was started before, running or not. An
+// unknown name is of class fault.Usage and lists the known ones.
+func (r *Runtime) Instance(ctx context.Context, name string) (*Instance, error) {
+	if !nameForm.MatchString(name) {
+		return nil, fault.Errorf(fault.Usage, "%q is not an instance's name", name).
+			Hintf("names are lower case letters, digits and dashes")
+	}
+	i, err := r.load(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		known, listErr := r.names()
+		e := fault.Errorf(fault.Usage, "there is no instance %q", name)
+		if listErr != nil || len(known) == 0 {
+			return nil, e.Hintf("start one with sovereign-build run BUNDLE")
+		}
+		return nil, e.Hintf("choose one of: %s", strings.Join(known, ", "))
+	}
+	if err != nil {
+		return nil, err
+	}
+	// Settle which process runs it, once, for all the methods.
+	if _, err := i.running(ctx); err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+// names lists the instances, sorted.
+func (r *Runtime) names() ([]string, error) {
+	found, err := filepath.Glob(filepath.Join(r.dir, "instances", "*", recordFile))
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	names := make([]string, 0, len(found))
+	for _, f := range found {
+		if name := filepath.Base(filepath.Dir(f)); nameForm.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// List returns the status of every instance, sorted by name, without asking
+// the guests.
+func (r *Runtime) List(ctx context.Context) ([]Status, error) {
+	names, err := r.names()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Status, 0, len(names))
+	for _, name := range names {
+		i, err := r.Instance(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		s, err := i.hostStatus(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// Remove forgets an instance. It refuses while the machine runs
+// (fault.Usage). The data disk stays, for the next start under the same name,
+// unless data is true.
+func (r *Runtime) Remove(ctx context.Context, name string, data bool) error {
+	i, err := r.Instance(ctx, name)
+	if err != nil {
+		return err
+	}
+	unlock, err := r.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if alive, err := i.running(ctx); err != nil {
+		return err
+	} else if alive {
+		return fault.Errorf(fault.Usage, "%s is running and cannot be removed", name).
+			Hintf("stop it first: sovereign-build stop %s", name)
+	}
+	if data {
+		return fault.Wrap(fault.Environment, os.RemoveAll(i.dir))
+	}
+	entries, err := os.ReadDir(i.dir)
+	if err != nil {
+		return fault.Wrap(fault.Environment, err)
+	}
+	for _, e := range entries {
+		if e.Name() == dataFile {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(i.dir, e.Name())); err != nil {
+			return fault.Wrap(fault.Environment, err)
+		}
+	}
+	return nil
+}

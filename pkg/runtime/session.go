@@ -1,0 +1,90 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+// session is a talk with the guest's agent. The port carries one at a time, so
+// that commands take turns by a lock file.
+type session struct {
+	*agent.Client
+	unlock func()
+}
+
+func (s *session) Close() error {
+	defer s.unlock()
+	return s.Client.Close()
+}
+
+// Agent connects to the guest's agent, waiting until it answers or ctx ends:
+// give ctx a deadline. While the caller holds the client no other command
+// reaches the guest; Close it soon.
+func (i *Instance) Agent(ctx context.Context) (Agent, error) {
+	if err := i.mustRun(ctx); err != nil {
+		return nil, err
+	}
+	s, err := i.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Agent is a connection to a guest; see package agent for the methods.
+type Agent interface {
+	Status(ctx context.Context) (*agent.Status, error)
+	Secret(ctx context.Context, service, name string) (string, error)
+	Logs(ctx context.Context, service string, follow bool) (io.ReadCloser, error)
+	Freeze(ctx context.Context, limit time.Duration) error
+	Thaw(ctx context.Context) error
+	Shutdown(ctx context.Context) error
+	Close() error
+}
+
+func (i *Instance) session(ctx context.Context) (*session, error) {
+	unlock, err := lockFile(ctx, filepath.Join(i.r.dir, "locks", i.Name()+".agent"))
+	if err != nil {
+		return nil, fault.Wrap(fault.Device, fmt.Errorf("waiting for another command that speaks to %s: %w", i.Name(), err))
+	}
+	conn, err := i.dialAgent(ctx)
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	c, err := agent.Dial(ctx, conn)
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	return &session{c, unlock}, nil
+}
+
+// dialAgent opens the socket. A former session that the hypervisor has not
+// done away with yet shows as EAGAIN.
+func (i *Instance) dialAgent(ctx context.Context) (net.Conn, error) {
+	for {
+		conn, err := i.r.device.Dial(ctx, "unix", filepath.Join(i.dir, vm.AgentSocket))
+		if !errors.Is(err, unix.EAGAIN) {
+			if err != nil {
+				return nil, fault.Errorf(fault.Device, "connecting to the guest's agent: %w", err).
+					Hintf("see whether it runs: sovereign-build status %s", i.Name())
+			}
+			return conn, nil
+		}
+		if err := sleep(ctx, lockPoll); err != nil {
+			return nil, fault.Wrap(fault.Device, fmt.Errorf("connecting to the guest's agent: %w", err))
+		}
+	}
+}

@@ -1,0 +1,233 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+// StartOptions change how a machine is started. The zero value is the
+// manifest's size, ports chosen by us, and KVM where it works.
+type StartOptions struct {
+	Name      string // the manifest's name when empty
+	MemoryMiB int    // 0: the manifest's
+	CPUs      int    // 0: the manifest's
+	// Ports maps a guest's port of the manifest to the loopback port wanted
+	// for it. 0 or absent: the one it had at the last start when that is free,
+	// else any free one.
+	Ports map[int]int
+	Accel string // "auto" (or empty), "kvm", "tcg"
+	// Outbound lets the guest connect to the world and to the host's loopback
+	// services. Without it only forwarded connections pass.
+	Outbound bool
+	Report   Report
+}
+
+// Start starts the bundle in dir and returns when the hypervisor is up; see
+// WaitReady for the guest.
+//
+// An instance that runs already is returned as it is when its bundle is the
+// same, and an error (fault.Usage) when it is another. Other errors:
+// fault.Verification for a damaged bundle, fault.Environment for a missing
+// hypervisor, a port in use or a full file system, fault.Device for a machine
+// that does not start.
+func (r *Runtime) Start(ctx context.Context, dir string, o StartOptions) (*Instance, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	m, err := bundle.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	digest, err := bundle.Digest(dir)
+	if err != nil {
+		return nil, err
+	}
+	if o.Name == "" {
+		o.Name = m.Name
+	}
+	if err := o.check(m); err != nil {
+		return nil, err
+	}
+	unlock, err := r.lock(ctx, o.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	i, err := r.instance(o.Name)
+	if err != nil {
+		return nil, err
+	}
+	alive, err := i.running(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if alive {
+		return i, i.same(digest, dir, o)
+	}
+	i.manifest, i.rec.Bundle = m, BundleRef{Path: dir, Digest: digest}
+	if err := i.start(ctx, o); err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+func (o StartOptions) check(m *bundle.Manifest) error {
+	switch {
+	case !nameForm.MatchString(o.Name):
+		return fault.Errorf(fault.Usage, "%q cannot be an instance's name", o.Name).
+			Hintf("use lower case letters, digits and dashes, beginning with a letter, at most 32")
+	case o.MemoryMiB != 0 && (o.MemoryMiB < 64 || o.MemoryMiB > 1<<20):
+		return fault.Errorf(fault.Usage, "memory of %d MiB is not from 64 to 1048576", o.MemoryMiB)
+	case o.CPUs < 0 || o.CPUs > 64:
+		return fault.Errorf(fault.Usage, "%d CPUs are not from 1 to 64", o.CPUs)
+	}
+	taken := map[int]int{}
+	for guest, host := range o.Ports {
+		if _, ok := m.Port(guest); !ok {
+			return fault.Errorf(fault.Usage, "%s has no port %d to forward", m.Name, guest).
+				Hintf("choose one of the ports in its manifest")
+		}
+		if host < 0 || host > 65535 {
+			return fault.Errorf(fault.Usage, "%d is not a TCP port", host)
+		}
+		if other, ok := taken[host]; ok && host != 0 {
+			return fault.Errorf(fault.Usage, "port %d is asked for twice, for %d and %d", host, min(guest, other), max(guest, other))
+		}
+		taken[host] = guest
+	}
+	return nil
+}
+
+// instance loads the instance's record, or begins one.
+func (r *Runtime) instance(name string) (*Instance, error) {
+	i, err := r.load(name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return i, err
+	}
+	dir := r.instanceDir(name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	return &Instance{r: r, dir: dir, rec: record{Schema: recordSchema, Name: name, Created: now}}, nil
+}
+
+// same says why a running machine is not what was asked for.
+func (i *Instance) same(digest, dir string, o StartOptions) error {
+	var why string
+	if i.rec.Bundle.Digest != digest {
+		why = fmt.Sprintf("the bundle %.19s… of %s, and %s is %.19s…", i.rec.Bundle.Digest, i.rec.Bundle.Path, dir, digest)
+	}
+	for guest, host := range o.Ports {
+		if now, ok := i.HostPort(guest); ok && host != 0 && now != host {
+			why = fmt.Sprintf("port %d at %d, not %d", guest, now, host)
+		}
+	}
+	if why == "" {
+		o.Report.tell(PhaseStart, i.Name()+" runs already")
+		return nil
+	}
+	return fault.Errorf(fault.Usage, "%s runs already, with %s", i.Name(), why).
+		Hintf("stop it first: sovereign-build stop %s", i.Name())
+}
+
+func (i *Instance) start(ctx context.Context, o StartOptions) error {
+	m, err := i.machine(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := i.ensureData(); err != nil {
+		return err
+	}
+	plan, err := i.r.hv.Prepare(ctx, m, func(s string) { o.Report.tell(PhaseProbe, s) })
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{vm.ConsoleFile, vm.LogFile} {
+		path := filepath.Join(i.dir, name)
+		if err := os.Rename(path, path+".1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fault.Wrap(fault.Environment, err)
+		}
+	}
+	i.rec.Machine = MachineID{
+		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Hypervisor: i.r.hv.Name() + " " + plan.Version,
+		Accel: plan.Accel, Why: plan.Why, Started: time.Now().UTC().Truncate(time.Second),
+	}
+	// Written before the start as well: whoever finds the machine by its
+	// socket must find what it runs.
+	i.rec.Process = nil
+	if err := i.save(); err != nil {
+		return err
+	}
+	text := fmt.Sprintf("starting %s under %s (%s", i.Name(), i.rec.Machine.Hypervisor, plan.Accel)
+	if plan.Why != "" {
+		text += ": " + plan.Why
+	}
+	o.Report.tell(PhaseStart, text+")")
+	if i.proc, err = i.r.hv.Start(ctx, m, plan); err != nil {
+		return err
+	}
+	i.rec.Process = &i.proc
+	if err := i.saveRecord(); err != nil {
+		return errors.Join(err, i.r.device.Signal(context.WithoutCancel(ctx), i.proc, unix.SIGKILL))
+	}
+	return nil
+}
+
+// machine puts the manifest and the options together, having checked the
+// files that the hypervisor is going to read. The root image is not hashed
+// here: the guest checks every block of it against the root hash.
+func (i *Instance) machine(ctx context.Context, o StartOptions) (vm.Machine, error) {
+	m := i.manifest
+	kernel, _ := m.Artifact(bundle.RoleKernel)
+	initramfs, _ := m.Artifact(bundle.RoleInitramfs)
+	root, _ := m.Artifact(bundle.RoleRoot)
+	dir := i.rec.Bundle.Path
+	for _, a := range []bundle.Artifact{kernel, initramfs} {
+		if err := bundle.VerifyArtifact(ctx, dir, a); err != nil {
+			return vm.Machine{}, err
+		}
+	}
+	info, err := os.Stat(filepath.Join(dir, root.File))
+	if err != nil || info.Size() != root.Size {
+		// Says what is wrong with it.
+		if err := bundle.VerifyArtifact(ctx, dir, root); err != nil {
+			return vm.Machine{}, err
+		}
+	}
+	if err := i.choosePorts(ctx, o.Ports); err != nil {
+		return vm.Machine{}, err
+	}
+	machine := vm.Machine{
+		Name: i.Name(), Arch: m.Arch, MemoryMiB: m.VM.MemoryMiB, CPUs: m.VM.CPUs,
+		Kernel: filepath.Join(dir, kernel.File), KernelDigest: kernel.Digest,
+		Initramfs: filepath.Join(dir, initramfs.File), Cmdline: m.VM.Cmdline,
+		Disks: []vm.Disk{
+			{Path: filepath.Join(dir, root.File), Serial: m.Root.Serial, ReadOnly: true},
+			{Path: filepath.Join(i.dir, dataFile), Serial: m.VM.Data.Serial},
+		},
+		Outbound: o.Outbound, Dir: i.dir, Accel: o.Accel,
+	}
+	if o.MemoryMiB != 0 {
+		machine.MemoryMiB = o.MemoryMiB
+	}
+	if o.CPUs != 0 {
+		machine.CPUs = o.CPUs
+	}
+	for _, p := range i.rec.Ports {
+		machine.Forwards = append(machine.Forwards, p.Forward)
+	}
+	return machine, nil
+}

@@ -1,0 +1,155 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+const (
+	// DefaultGrace is how long Stop waits for an orderly end. PostgreSQL's
+	// last checkpoint on slow storage, emulated, takes tens of seconds.
+	DefaultGrace = 2 * time.Minute
+	// askLimit is how long the agent may take to accept the request: it may
+	// still be booting.
+	askLimit = 30 * time.Second
+	// quitLimit is how long a hypervisor may take to end when told to.
+	quitLimit = 15 * time.Second
+)
+
+// StopResult says how a machine came to its end.
+type StopResult struct {
+	// WasRunning is false when there was nothing to stop.
+	WasRunning bool
+	// Forced is set when the guest did not shut down in order and its power
+	// was cut; Why says what had gone wrong. Services then recover at the next
+	// start as after a crash.
+	Forced  bool
+	Why     string
+	Seconds float64
+}
+
+// Stop shuts the guest down in order: its agent is asked, services end, file
+// systems are unmounted, the machine powers off. Only when that has not
+// happened within grace (0: DefaultGrace) is the power cut, and the result
+// says so. When ctx ends, Stop returns and the machine is left to itself.
+func (i *Instance) Stop(ctx context.Context, grace time.Duration) (StopResult, error) {
+	unlock, err := i.r.lock(ctx, i.Name())
+	if err != nil {
+		return StopResult{}, err
+	}
+	defer unlock()
+	// Another program may have started it anew since i was loaded.
+	now, err := i.r.load(i.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		return StopResult{}, nil // removed meanwhile
+	}
+	if err != nil {
+		return StopResult{}, err
+	}
+	res, err := now.stop(ctx, grace)
+	if err != nil {
+		return res, err
+	}
+	now.rec.Process = nil
+	i.rec, i.proc = now.rec, now.proc
+	return res, now.saveRecord()
+}
+
+func (i *Instance) stop(ctx context.Context, grace time.Duration) (StopResult, error) {
+	if grace <= 0 {
+		grace = DefaultGrace
+	}
+	begin := time.Now()
+	alive, err := i.running(ctx)
+	if err != nil || !alive {
+		return StopResult{}, err
+	}
+	res := StopResult{WasRunning: true}
+	res.Why, err = i.shutdown(ctx, grace)
+	if err == nil && res.Why != "" {
+		res.Forced = true
+		err = i.cutPower(ctx)
+	}
+	res.Seconds = time.Since(begin).Seconds()
+	return res, err
+}
+
+// shutdown asks the guest to end and waits for it. It returns why that did not
+// work, or the end of ctx as an error.
+func (i *Instance) shutdown(ctx context.Context, grace time.Duration) (why string, err error) {
+	limit, cancel := context.WithTimeout(ctx, min(askLimit, grace))
+	askErr := i.askShutdown(limit)
+	cancel()
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("stopping %s: %w", i.Name(), context.Cause(ctx))
+	}
+	wait := grace
+	if askErr != nil {
+		// The answer can get lost in an end that was quick.
+		wait = time.Second
+	}
+	gone, err := i.waitGone(ctx, wait)
+	switch {
+	case err != nil || gone:
+		return "", err
+	case askErr != nil:
+		return "the guest could not be asked to shut down: " + askErr.Error(), nil
+	}
+	return fmt.Sprintf("the guest did not power off within %v", grace), nil
+}
+
+func (i *Instance) askShutdown(ctx context.Context) error {
+	s, err := i.session(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return s.Shutdown(ctx)
+}
+
+// cutPower ends the hypervisor, by its own command and, should that not work,
+// by a signal to the very process.
+func (i *Instance) cutPower(ctx context.Context) error {
+	limit, cancel := context.WithTimeout(ctx, quitLimit)
+	quitErr := i.r.hv.Quit(limit, i.dir)
+	cancel()
+	wait := quitLimit
+	if quitErr != nil {
+		wait = time.Second
+	}
+	if gone, err := i.waitGone(ctx, wait); err != nil || gone {
+		return err
+	}
+	if err := i.r.device.Signal(ctx, i.proc, unix.SIGKILL); err != nil {
+		return errors.Join(err, quitErr)
+	}
+	gone, err := i.waitGone(ctx, quitLimit)
+	if err == nil && !gone {
+		return fault.Errorf(fault.Device, "process %d of %s does not end, even by SIGKILL", i.proc.PID, i.Name()).
+			Hintf("look for a file system that hangs")
+	}
+	return err
+}
+
+// waitGone waits until the machine's process has ended.
+func (i *Instance) waitGone(ctx context.Context, limit time.Duration) (bool, error) {
+	for end := time.Now().Add(limit); ; {
+		alive, err := i.r.device.Alive(ctx, i.proc)
+		if err != nil || !alive {
+			return !alive && err == nil, err
+		}
+		if time.Now().After(end) {
+			return false, nil
+		}
+		if err := sleep(ctx, lockPoll); err != nil {
+			return false, fmt.Errorf("stopping %s: %w", i.Name(), err)
+		}
+	}
+}
