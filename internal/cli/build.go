@@ -1,0 +1,101 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+func (s *session) buildCommand() *cobra.Command {
+	r := BuildRequest{}
+	cmd := &cobra.Command{
+		Use:   "build RECIPE",
+		Short: "Build a recipe's bundle",
+		Long: `Build makes the bundle of a recipe, given the recipe's directory or file: the
+kernel, the packages and the root file system, from the sources the lock pins.
+What has not changed since an earlier build is not done again; a miss says why.
+
+With --json the last line of standard output is one object with the bundle's
+directory and digest, the number of steps run and cached, and the seconds.`,
+		Example: `  sovereign-build build recipes/sql
+  sovereign-build build recipes/sql --arch arm64 --json
+  sovereign-build build recipes/sql --engine tcp://builder.example:1234`,
+		Args: operands("RECIPE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.Recipe = args[0]
+			return s.runBuild(cmd, r)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&r.Arch, "arch", "", "`architecture`, amd64 or arm64 (default: this machine's)")
+	f.StringVarP(&r.Output, "output", "o", "dist", "`directory` that gets the bundle NAME-ARCH")
+	f.StringVar(&r.Engine, "engine", "", "`address` of a BuildKit daemon: unix://, tcp://, docker-container://, kube-pod://, ssh:// (default: a private daemon)")
+	f.StringVar(&r.ProgressMode, "progress", "auto", "how progress is shown on standard error: auto, plain, tty, rawjson or quiet")
+	f.BoolVar(&r.Offline, "offline", false, "make no network call; every input must be in the store")
+	f.BoolVar(&r.RelockMissing, "relock-missing", false, "lock another version of an input that has left every mirror, and say so")
+	f.IntVarP(&r.Jobs, "jobs", "j", 2, "`number` of steps that run at once")
+	f.StringArrayVar(&r.Repositories, "repository", nil, "further apk repository, a `URL` or directory; may be given more than once")
+	f.StringArrayVar(&r.Keys, "key", nil, "public key `file` of a further repository; may be given more than once")
+	f.BoolVar(&r.DryRun, "dry-run", false, "say what would be done and why, and do nothing")
+	return exits(cmd, fault.Environment, fault.Source, fault.Step, fault.Verification)
+}
+
+func (s *session) runBuild(cmd *cobra.Command, r BuildRequest) error {
+	if err := oneOf("--arch", r.Arch, "", "amd64", "arm64"); err != nil {
+		return err
+	}
+	if err := oneOf("--progress", r.ProgressMode, "auto", "plain", "tty", "rawjson", "quiet"); err != nil {
+		return err
+	}
+	if r.Jobs < 1 || r.Jobs > 64 {
+		return fault.Errorf(fault.Usage, "--jobs %d is not between 1 and 64", r.Jobs)
+	}
+	r.CacheDir = s.cacheDir
+	r.SourceDateEpoch = s.env("SOURCE_DATE_EPOCH")
+	r.Progress = s.Stderr
+	result, err := s.Builder.Build(cmd.Context(), r)
+	if err != nil {
+		return err
+	}
+	return s.printer().result(result, func(w io.Writer) error { return writeBuild(w, result, r.DryRun) })
+}
+
+func writeBuild(w io.Writer, r *BuildResult, dry bool) error {
+	var b strings.Builder
+	if dry {
+		if len(r.Reasons) == 0 {
+			b.WriteString("nothing to do\n")
+		}
+		for _, reason := range r.Reasons {
+			fmt.Fprintf(&b, "would run: %s\n", reason)
+		}
+	} else {
+		fmt.Fprintf(&b, "bundle  %s\ndigest  %s\nsteps   %d run, %d cached, %.1f s\n", r.Bundle, r.Digest, r.StepsRun, r.StepsCached, r.Seconds)
+		for _, reason := range r.Reasons {
+			fmt.Fprintf(&b, "because %s\n", reason)
+		}
+	}
+	if len(r.Changed) > 0 {
+		fmt.Fprintf(&b, "built from a changed lock: %s\n", strings.Join(r.Changed, ", "))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// oneOf checks the value of a flag.
+func oneOf(flag, value string, allowed ...string) error {
+	var words []string
+	for _, a := range allowed {
+		if value == a {
+			return nil
+		}
+		if a != "" {
+			words = append(words, a)
+		}
+	}
+	return fault.Errorf(fault.Usage, "%s %q is not one of %s", flag, value, strings.Join(words, ", "))
+}

@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"context"
+	"io"
+)
+
+// Builder makes bundles and locks; pkg/build does it for the real program.
+type Builder interface {
+	Build(ctx context.Context, r BuildRequest) (*BuildResult, error)
+	Lock(ctx context.Context, r LockRequest) (*LockResult, error)
+}
+
+// BuildRequest is what the flags of build say.
+type BuildRequest struct {
+	Recipe          string
+	Arch            string // "" is this machine's
+	Output          string
+	CacheDir        string
+	Engine          string
+	Jobs            int
+	Repositories    []string
+	Keys            []string
+	Offline         bool
+	RelockMissing   bool
+	DryRun          bool
+	SourceDateEpoch string // "" is the lock's
+	ProgressMode    string
+	Progress        io.Writer
+}
+
+// BuildResult is what build prints.
+type BuildResult struct {
+	Name        string   `json:"name"`
+	Arch        string   `json:"arch"`
+	Bundle      string   `json:"bundle"`
+	Digest      string   `json:"digest"`
+	StepsRun    int      `json:"steps_run"`
+	StepsCached int      `json:"steps_cached"`
+	Seconds     float64  `json:"seconds"`
+	Reasons     []string `json:"reasons,omitempty"`
+	Changed     []string `json:"changed,omitempty"`
+}
+
+// LockRequest is what the flags of lock say.
+type LockRequest struct {
+	Recipe   string
+	CacheDir string
+	// Update names inputs to look for a newer version of; empty keeps what is
+	// locked and adds what is missing.
+	Update []string
+	// Check compares and writes nothing.
+	Check    bool
+	Progress io.Writer
+}
+
+// LockResult is what lock prints.
+type LockResult struct {
+	Lock    string   `json:"lock"`              // the file
+	Inputs  int      `json:"inputs"`            // in it
+	Changes []string `json:"changes,omitempty"` // "zlib 1.3 → 1.3.1"
+}

@@ -1,0 +1,237 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// fake stands in for pkg/build and pkg/runtime: it keeps what it was asked
+// and answers with err, or a good result.
+type fake struct {
+	err   error
+	build BuildRequest
+	lock  LockRequest
+	run   RunRequest
+	calls []string
+	watch func(ctx context.Context) error
+}
+
+func (f *fake) Build(_ context.Context, r BuildRequest) (*BuildResult, error) {
+	f.build = r
+	f.calls = append(f.calls, "build")
+	if f.err != nil {
+		return nil, f.err
+	}
+	return &BuildResult{Name: "sql", Arch: "amd64", Bundle: "dist/sql-amd64", Digest: "sha256:12", StepsRun: 1, StepsCached: 20, Seconds: 2.5,
+		Reasons: []string{"zlib 1.3.1 (amd64): build.sh changed"}, Changed: []string{"tzdata"}}, nil
+}
+
+func (f *fake) Lock(_ context.Context, r LockRequest) (*LockResult, error) {
+	f.lock = r
+	return &LockResult{Lock: "recipes/sql/sovereign.lock", Inputs: 12, Changes: []string{"zlib 1.3 → 1.3.1"}}, f.err
+}
+
+func (f *fake) Start(_ context.Context, r RunRequest, report func(string)) (*Machine, error) {
+	f.run = r
+	f.calls = append(f.calls, "start")
+	if f.err != nil {
+		return nil, f.err
+	}
+	report("booting")
+	return &Machine{Name: "sql", Ports: map[string]int{"5432": 40001, "80": 40002}, Accel: "tcg"}, nil
+}
+
+func (f *fake) Watch(ctx context.Context, _ string, _ func(string)) error {
+	f.calls = append(f.calls, "watch")
+	return f.watch(ctx)
+}
+
+func (f *fake) Stop(ctx context.Context, name string, _ time.Duration) error {
+	f.calls = append(f.calls, "stop "+name)
+	if ctx.Err() != nil {
+		return errors.New("the stop was cancelled too")
+	}
+	return f.err
+}
+
+func (f *fake) URL(context.Context, string, int) (string, error) {
+	return "postgres://postgres:secret@127.0.0.1:40001/postgres?sslmode=disable", f.err
+}
+
+func (f *fake) Status(context.Context, string) ([]MachineStatus, error) {
+	return []MachineStatus{{Name: "sql", State: "ready", Ports: map[string]int{"5432": 40001},
+		Services: []ServiceStatus{{Name: "postgresql", State: "running", Healthy: true}}}}, f.err
+}
+
+// call runs the CLI with fakes and returns its exit code and streams.
+func call(t *testing.T, ctx context.Context, f *fake, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	c := &CLI{Args: args, Env: []string{"SOURCE_DATE_EPOCH=17"}, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Builder: f, Runtime: f}
+	code = c.Run(ctx)
+	return code, out.String(), errs.String()
+}
+
+func TestBuild(t *testing.T) {
+	f := &fake{}
+	code, out, _ := call(t, t.Context(), f, "build", "recipes/sql", "--arch", "arm64", "-o", "out", "--repository", "a", "--repository", "b", "--offline", "-j", "4")
+	if code != 0 {
+		t.Fatalf("exit %d", code)
+	}
+	want := BuildRequest{Recipe: "recipes/sql", Arch: "arm64", Output: "out", Jobs: 4, Repositories: []string{"a", "b"}, Offline: true, SourceDateEpoch: "17", ProgressMode: "auto"}
+	got := f.build
+	got.Progress = nil
+	if a, b := mustJSON(t, got), mustJSON(t, want); a != b {
+		t.Errorf("\ngot  %s\nwant %s", a, b)
+	}
+	wantOut := `bundle  dist/sql-amd64
+digest  sha256:12
+steps   1 run, 20 cached, 2.5 s
+because zlib 1.3.1 (amd64): build.sh changed
+built from a changed lock: tzdata
+`
+	if out != wantOut {
+		t.Errorf("\ngot  %s\nwant %s", out, wantOut)
+	}
+
+	_, out, _ = call(t, t.Context(), f, "build", "recipes/sql", "--json")
+	wantOut = `{"name":"sql","arch":"amd64","bundle":"dist/sql-amd64","digest":"sha256:12","steps_run":1,"steps_cached":20,"seconds":2.5,"reasons":["zlib 1.3.1 (amd64): build.sh changed"],"changed":["tzdata"]}` + "\n"
+	if out != wantOut {
+		t.Errorf("\ngot  %s\nwant %s", out, wantOut)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for class, name := range map[fault.Class]string{
+		fault.Usage: "usage", fault.Environment: "environment", fault.Source: "source", fault.Step: "step",
+		fault.Verification: "verification", fault.Differ: "differ", fault.Device: "device", fault.Internal: "internal",
+	} {
+		f := &fake{err: fault.Errorf(class, "it broke").Hintf("mend it")}
+		code, out, errs := call(t, t.Context(), f, "build", "x")
+		if code != int(class) || out != "" || errs != "sovereign-build: it broke\nhint: mend it\n" {
+			t.Errorf("%s: exit %d, stdout %q, stderr %q", name, code, out, errs)
+		}
+		code, out, errs = call(t, t.Context(), f, "build", "x", "--json")
+		var got failure
+		if err := json.Unmarshal([]byte(out), &got); err != nil {
+			t.Fatalf("%s: %v in %q", name, err, out)
+		}
+		if want := (failure{"it broke", name, int(class), "mend it"}); code != int(class) || got != want || errs != "" {
+			t.Errorf("%s: exit %d, %+v, stderr %q", name, code, got, errs)
+		}
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	f := &fake{err: fault.Errorf(fault.Step, "signal: interrupt")}
+	code, _, errs := call(t, ctx, f, "build", "x")
+	if code != 130 || errs != "sovereign-build: cancelled\n" {
+		t.Errorf("exit %d, stderr %q", code, errs)
+	}
+}
+
+func newBundle(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "manifest.json"), []byte("{}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestRunDetached(t *testing.T) {
+	f, dir := &fake{}, newBundle(t)
+	code, out, _ := call(t, t.Context(), f, "run", dir, "--detach", "--json", "--port", "5432:15432", "--memory", "1GiB", "--accel", "tcg")
+	if want := `{"name":"sql","ports":{"5432":40001,"80":40002},"accel":"tcg"}` + "\n"; code != 0 || out != want {
+		t.Errorf("exit %d\ngot  %s\nwant %s", code, out, want)
+	}
+	if f.run.Bundle != dir || f.run.Ports[5432] != 15432 || f.run.MemoryMiB != 1024 || f.run.Accel != "tcg" || f.run.Timeout != 5*time.Minute {
+		t.Errorf("request %+v", f.run)
+	}
+	_, out, errs := call(t, t.Context(), f, "run", dir, "-d")
+	want := `sql is ready, port 80 at 127.0.0.1:40002, port 5432 at 127.0.0.1:40001
+connect: psql "$(sovereign-build dsn sql)"
+stop:    sovereign-build stop sql
+`
+	if out != want || errs != "booting\n" {
+		t.Errorf("\ngot  %s\nwant %s\nstderr %q", out, want, errs)
+	}
+}
+
+func TestRunForeground(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	f := &fake{watch: func(ctx context.Context) error { cancel(); <-ctx.Done(); return ctx.Err() }}
+	code, out, errs := call(t, ctx, f, "run", newBundle(t))
+	if got := strings.Join(f.calls, ", "); code != 0 || got != "start, watch, stop sql" {
+		t.Errorf("exit %d after %s, stderr %q", code, got, errs)
+	}
+	if strings.Contains(out, "secret") {
+		t.Errorf("the password is on the terminal: %s", out)
+	}
+
+	f = &fake{watch: func(context.Context) error { return fault.Errorf(fault.Device, "the guest has died") }}
+	if code, _, _ := call(t, t.Context(), f, "run", newBundle(t)); code != int(fault.Device) {
+		t.Errorf("exit %d when the guest died", code)
+	}
+}
+
+func TestSmallCommands(t *testing.T) {
+	tests := []struct{ args, want string }{
+		{"dsn sql", "postgres://postgres:secret@127.0.0.1:40001/postgres?sslmode=disable\n"},
+		{"dsn sql --json", `{"name":"sql","url":"postgres://postgres:secret@127.0.0.1:40001/postgres?sslmode=disable"}` + "\n"},
+		{"stop sql", "sql is stopped\n"},
+		{"stop sql --json", `{"name":"sql","state":"stopped"}` + "\n"},
+		{"status", "sql          ready             \n  port 5432  127.0.0.1:40001   \n  postgresql  running, healthy  0 restarts \n"},
+		{"status sql --json", `{"machines":[{"name":"sql","state":"ready","ports":{"5432":40001},"services":[{"name":"postgresql","state":"running","healthy":true,"restarts":0}]}]}` + "\n"},
+		{"lock recipes/sql --update zlib", "zlib 1.3 → 1.3.1\nwrote recipes/sql/sovereign.lock, 12 inputs\n"},
+	}
+	for _, tt := range tests {
+		code, out, errs := call(t, t.Context(), &fake{}, strings.Fields(tt.args)...)
+		if code != 0 || squeeze(out) != squeeze(tt.want) {
+			t.Errorf("%s: exit %d %s\ngot  %q\nwant %q", tt.args, code, errs, out, tt.want)
+		}
+	}
+}
+
+// Every command has a summary, an example and its exit codes.
+func TestHelp(t *testing.T) {
+	s := &session{CLI: &CLI{}}
+	root := s.root()
+	for _, cmd := range append(root.Commands(), root.Commands()[0].Commands()...) {
+		if cmd.Hidden {
+			continue
+		}
+		if cmd.Short == "" || cmd.Example == "" || !strings.Contains(cmd.Long, "EXIT STATUS\n\n    0  success\n") {
+			t.Errorf("help of %s lacks something", cmd.CommandPath())
+		}
+	}
+}
+
+// squeeze takes the widths of columns out of a comparison.
+func squeeze(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = strings.Join(strings.Fields(l), " ")
+	}
+	return strings.Join(lines, "\n")
+}
+
+func mustJSON(t *testing.T, v any) string {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}

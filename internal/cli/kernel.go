@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/kernel"
+)
+
+func (s *session) kernelCommand() *cobra.Command {
+	cmd := group(&cobra.Command{
+		Use:     "kernel",
+		Short:   "Check and compare kernel configurations",
+		Long:    `Kernel looks at .config files, of this project's kernels or any other.`,
+		Example: `  sovereign-build kernel check dist/sql-amd64/kernel.config`,
+	})
+	cmd.AddCommand(s.kernelCheckCommand(), s.kernelDiffCommand())
+	return exits(cmd)
+}
+
+func (s *session) kernelCheckCommand() *cobra.Command {
+	var sets []string
+	cmd := &cobra.Command{
+		Use:   "check CONFIG",
+		Short: "Hold a .config against requirement sets",
+		Long: `Check holds a kernel configuration (a .config or a compressed /proc/config.gz)
+against requirement sets and names each symbol that is not as required, with
+the reason it is required. Without --set it takes all sets.`,
+		Example: `  sovereign-build kernel check dist/sql-amd64/kernel.config
+  sovereign-build kernel check /proc/config.gz --set virtio`,
+		Args: operands("CONFIG"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			config, err := readConfig(args[0])
+			if err != nil {
+				return err
+			}
+			if len(sets) == 0 {
+				if sets, err = kernel.RequirementSets(); err != nil {
+					return err
+				}
+			}
+			report, err := kernel.Check(config, sets...)
+			if err != nil {
+				return err
+			}
+			// Under --json a failure is one object, and its text names every
+			// symbol.
+			if s.json && !report.OK {
+				return report.Err()
+			}
+			if err := s.printer().result(report, report.WriteText); err != nil || report.OK {
+				return err
+			}
+			return fault.Errorf(fault.Verification, "%s does not meet its kernel requirements", args[0]).
+				Hintf("add the symbols to a kernel fragment of the recipe")
+		},
+	}
+	cmd.Flags().StringArrayVar(&sets, "set", nil, "`name` of a requirement set; may be given more than once (default: all)")
+	return exits(cmd, fault.Verification)
+}
+
+func (s *session) kernelDiffCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "diff OLD NEW",
+		Short: "Show what differs between two .config files",
+		Long: `Diff compares two kernel configurations symbol by symbol, grouped by menu. A
+symbol that is "n", "is not set" or absent is off in either way.`,
+		Example: `  sovereign-build kernel diff dist/sql-amd64/kernel.config /boot/config-6.12`,
+		Args:    operands("OLD", "NEW"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			before, err := readConfig(args[0])
+			if err != nil {
+				return err
+			}
+			after, err := readConfig(args[1])
+			if err != nil {
+				return err
+			}
+			groups := kernel.Diff(before, after)
+			result := map[string]any{"old": args[0], "new": args[1], "groups": groups}
+			return s.printer().result(result, func(w io.Writer) error { return kernel.WriteDiff(w, groups) })
+		},
+	}
+	return exits(cmd)
+}
+
+func readConfig(path string) (*kernel.Config, error) {
+	c, err := kernel.ReadConfig(path)
+	if err != nil {
+		return nil, fault.Wrap(fault.Usage, err)
+	}
+	return c, nil
+}

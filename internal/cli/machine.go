@@ -1,0 +1,63 @@
+package cli
+
+import (
+	"context"
+	"time"
+)
+
+// Runtime runs bundles; pkg/runtime does it for the real program. Names are
+// those of instances, which are those of the recipes they were built from.
+type Runtime interface {
+	// Start boots a bundle and returns when its services are healthy. report
+	// takes lines about what is going on.
+	Start(ctx context.Context, r RunRequest, report func(string)) (*Machine, error)
+	// Watch reports what changes in a running machine until the machine ends,
+	// which returns nil when it was stopped in order, or ctx does.
+	Watch(ctx context.Context, name string, report func(string)) error
+	// Stop shuts the guest down in order and returns when it is off.
+	Stop(ctx context.Context, name string, timeout time.Duration) error
+	// URL is how a client reaches the service on a guest port, with its
+	// secret; port 0 is the first port that has a URL.
+	URL(ctx context.Context, name string, port int) (string, error)
+	// Status returns the named machine, or all.
+	Status(ctx context.Context, name string) ([]MachineStatus, error)
+}
+
+// RunRequest is what the flags of run say.
+type RunRequest struct {
+	Bundle    string
+	Ports     map[int]int // guest to host; others get a free one
+	MemoryMiB int         // 0 is the manifest's
+	CPUs      int         // 0 is the manifest's
+	Accel     string      // "auto", "kvm" or "tcg"
+	Timeout   time.Duration
+	CacheDir  string
+}
+
+// Machine is a started machine, as run --json prints it.
+type Machine struct {
+	Name string `json:"name"`
+	// Ports is from the guest's TCP ports, as text, to loopback ports of this
+	// machine.
+	Ports  map[string]int `json:"ports"`
+	Accel  string         `json:"accel,omitempty"`
+	BootMS int64          `json:"boot_ms,omitempty"`
+}
+
+// MachineStatus is one machine, as status prints it.
+type MachineStatus struct {
+	Name     string          `json:"name"`
+	State    string          `json:"state"`
+	Message  string          `json:"message,omitempty"`
+	Ports    map[string]int  `json:"ports,omitempty"`
+	Services []ServiceStatus `json:"services,omitempty"`
+}
+
+// ServiceStatus is one service of a machine.
+type ServiceStatus struct {
+	Name     string `json:"name"`
+	State    string `json:"state"`
+	Healthy  bool   `json:"healthy"`
+	Restarts int    `json:"restarts"`
+	Message  string `json:"message,omitempty"`
+}

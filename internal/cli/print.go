@@ -1,0 +1,91 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// printer is how a command speaks: as text for people or as JSON for programs.
+// Results go to standard output, everything else to standard error.
+type printer interface {
+	// result prints what the command was called for: v as one JSON object, or
+	// what text writes.
+	result(v any, text func(w io.Writer) error) error
+	// note prints a line about what is going on.
+	note(line string)
+	// fail prints the error the command ends with.
+	fail(class fault.Class, err error)
+}
+
+func (s *session) printer() printer {
+	if s.json {
+		return jsonPrinter{s.Stdout, s.Stderr}
+	}
+	return textPrinter{s.Stdout, s.Stderr}
+}
+
+type textPrinter struct{ out, err io.Writer }
+
+func (p textPrinter) result(_ any, text func(w io.Writer) error) error { return text(p.out) }
+
+func (p textPrinter) note(line string) { fmt.Fprintln(p.err, line) }
+
+func (p textPrinter) fail(_ fault.Class, err error) {
+	fmt.Fprintf(p.err, "sovereign-build: %v\n", err)
+	if hint := fault.HintOf(err); hint != "" {
+		fmt.Fprintf(p.err, "hint: %s\n", hint)
+	}
+}
+
+type jsonPrinter struct{ out, err io.Writer }
+
+// result prints one line, so that "the last line" is the whole object.
+func (p jsonPrinter) result(v any, _ func(w io.Writer) error) error {
+	e := json.NewEncoder(p.out)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+func (p jsonPrinter) note(line string) { fmt.Fprintln(p.err, line) }
+
+// failure is what a failed command prints under --json.
+type failure struct {
+	Error string `json:"error"`
+	Class string `json:"class"`
+	Code  int    `json:"code"`
+	Hint  string `json:"hint"`
+}
+
+func (p jsonPrinter) fail(class fault.Class, err error) {
+	f := failure{Error: err.Error(), Class: className(class), Code: int(class), Hint: fault.HintOf(err)}
+	if err := p.result(f, nil); err != nil {
+		fmt.Fprintf(p.err, "sovereign-build: %v\n", err)
+	}
+}
+
+// className is the class's name in JSON; scripts may rely on it.
+func className(c fault.Class) string {
+	switch c {
+	case fault.Usage:
+		return "usage"
+	case fault.Environment:
+		return "environment"
+	case fault.Source:
+		return "source"
+	case fault.Step:
+		return "step"
+	case fault.Verification:
+		return "verification"
+	case fault.Differ:
+		return "differ"
+	case fault.Device:
+		return "device"
+	case fault.Cancelled:
+		return "cancelled"
+	default:
+		return "internal"
+	}
+}

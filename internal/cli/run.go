@@ -1,0 +1,187 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
+	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// stopTime is how long a guest has to shut down in order: more than the
+// longest stop timeout that shipped recipes have.
+const stopTime = 90 * time.Second
+
+type runFlags struct {
+	RunRequest
+	detach bool
+	ports  []string
+	memory string
+}
+
+func (s *session) runCommand() *cobra.Command {
+	o := runFlags{}
+	cmd := &cobra.Command{
+		Use:   "run NAME|BUNDLE",
+		Short: "Boot a bundle as a virtual machine",
+		Long: `Run boots a bundle under QEMU and waits until its services are healthy. A name
+means the bundle dist/NAME-ARCH for this machine's architecture; a path means
+that bundle, of any architecture QEMU is installed for. Every port of the
+bundle is reachable at a loopback port of this machine.
+
+Without --detach the command stays, reports what changes, and stops the guest
+in order at Ctrl-C. The data disk is kept and used again by the next run.`,
+		Example: `  sovereign-build run sql
+  sovereign-build run dist/sql-arm64 --detach --json
+  sovereign-build run sql --port 5432:15432 --memory 1GiB`,
+		Args: operands("NAME or BUNDLE"),
+		RunE: func(cmd *cobra.Command, args []string) error { return s.runRun(cmd.Context(), o, args[0]) },
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.detach, "detach", "d", false, "return when the services are healthy, leave the machine running")
+	f.StringArrayVarP(&o.ports, "port", "p", nil, "`GUEST:HOST`: the loopback port for a port of the guest (default: a free one); may be given more than once")
+	f.StringVar(&o.memory, "memory", "", "`size` of the memory, like 1GiB (default: the bundle's)")
+	f.IntVar(&o.CPUs, "cpus", 0, "`number` of CPUs (default: the bundle's)")
+	f.StringVar(&o.Accel, "accel", "auto", "auto, kvm or tcg; auto takes KVM where a guest really boots with it")
+	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "how `long` the services have to become healthy")
+	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
+}
+
+func (s *session) runRun(ctx context.Context, o runFlags, name string) error {
+	r, err := o.request(name)
+	if err != nil {
+		return err
+	}
+	r.CacheDir = s.cacheDir
+	p := s.printer()
+	m, err := s.Runtime.Start(ctx, r, p.note)
+	if err != nil {
+		return err
+	}
+	if err := p.result(m, func(w io.Writer) error { return s.writeReady(ctx, w, m, o.detach) }); err != nil {
+		return err
+	}
+	if o.detach {
+		return nil
+	}
+	err = s.Runtime.Watch(ctx, m.Name, p.note)
+	if ctx.Err() == nil {
+		return err
+	}
+	// Ctrl-C is the documented way to end a machine in the foreground, so it
+	// is no failure; but the stop must not be cancelled with ctx.
+	p.note("stopping " + m.Name)
+	return s.Runtime.Stop(context.WithoutCancel(ctx), m.Name, stopTime)
+}
+
+// request checks the flags and finds the bundle.
+func (o runFlags) request(name string) (RunRequest, error) {
+	r := o.RunRequest
+	if err := oneOf("--accel", r.Accel, "auto", "kvm", "tcg"); err != nil {
+		return r, err
+	}
+	if r.CPUs < 0 || r.CPUs > 64 {
+		return r, fault.Errorf(fault.Usage, "--cpus %d is not between 1 and 64", r.CPUs)
+	}
+	if r.Timeout <= 0 {
+		return r, fault.Errorf(fault.Usage, "--timeout %s is not a positive time", r.Timeout)
+	}
+	if o.memory != "" {
+		var size recipe.Size
+		if err := size.UnmarshalText([]byte(o.memory)); err != nil {
+			return r, fault.Errorf(fault.Usage, "--memory: %w", err)
+		}
+		if size < 64*recipe.MiB || size%recipe.MiB != 0 {
+			return r, fault.Errorf(fault.Usage, "--memory %s is not a whole number of MiB from 64MiB", size)
+		}
+		r.MemoryMiB = int(size / recipe.MiB)
+	}
+	r.Ports = map[int]int{}
+	for _, p := range o.ports {
+		guest, host, err := parsePort(p)
+		if err != nil {
+			return r, err
+		}
+		if _, ok := r.Ports[guest]; ok {
+			return r, fault.Errorf(fault.Usage, "--port gives the guest's port %d twice", guest)
+		}
+		r.Ports[guest] = host
+	}
+	var err error
+	r.Bundle, err = findBundle(name)
+	return r, err
+}
+
+func parsePort(s string) (guest, host int, err error) {
+	a, b, ok := strings.Cut(s, ":")
+	guest, aerr := strconv.Atoi(a)
+	host, berr := strconv.Atoi(b)
+	if !ok || aerr != nil || berr != nil || guest < 1 || guest > 65535 || host < 1 || host > 65535 {
+		return 0, 0, fault.Errorf(fault.Usage, "--port %q is not GUEST:HOST, two ports from 1 to 65535", s).
+			Hintf("write for example --port 5432:15432")
+	}
+	return guest, host, nil
+}
+
+// findBundle takes a bundle's directory or the name of a recipe.
+func findBundle(name string) (string, error) {
+	if _, err := os.Stat(filepath.Join(name, bundle.ManifestFile)); err == nil {
+		return name, nil
+	}
+	if strings.ContainsRune(name, filepath.Separator) {
+		return "", fault.Errorf(fault.Usage, "%s: there is no bundle here", name).
+			Hintf("make it with sovereign-build build RECIPE")
+	}
+	dir := filepath.Join("dist", name+"-"+runtime.GOARCH)
+	if _, err := os.Stat(filepath.Join(dir, bundle.ManifestFile)); err != nil {
+		return "", fault.Errorf(fault.Usage, "there is no bundle %s", dir).
+			Hintf("make it with sovereign-build build recipes/%s", name)
+	}
+	return dir, nil
+}
+
+func (s *session) writeReady(ctx context.Context, w io.Writer, m *Machine, detached bool) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s is ready", m.Name)
+	for _, guest := range sortedPorts(m.Ports) {
+		fmt.Fprintf(&b, ", port %s at 127.0.0.1:%d", guest, m.Ports[guest])
+	}
+	b.WriteString("\n")
+	// The line must not hold the password: terminals are recorded.
+	if url, err := s.Runtime.URL(ctx, m.Name, 0); err == nil && strings.HasPrefix(url, "postgres://") {
+		fmt.Fprintf(&b, "connect: psql \"$(sovereign-build dsn %s)\"\n", m.Name)
+	}
+	if detached {
+		fmt.Fprintf(&b, "stop:    sovereign-build stop %s\n", m.Name)
+	} else {
+		b.WriteString("stop:    Ctrl-C\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// sortedPorts are the keys of a machine's ports, by number.
+func sortedPorts(ports map[string]int) []string {
+	keys := make([]string, 0, len(ports))
+	for k := range ports {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b string) int {
+		if len(a) != len(b) {
+			return len(a) - len(b)
+		}
+		return strings.Compare(a, b)
+	})
+	return keys
+}
