@@ -1,0 +1,22 @@
+package supervise
+
+import "time"
+
+// backoff is the pause before the next start.
+type backoff struct {
+	timing Timing
+	next   time.Duration
+	row    int // ends in a row without a long healthy time
+}
+
+// ended takes how long the service was healthy before it ended, and returns
+// the pause.
+func (b *backoff) ended(healthy time.Duration) time.Duration {
+	if b.next == 0 || healthy >= b.timing.BackoffReset {
+		b.next, b.row = b.timing.BackoffMin, 0
+	}
+	pause := b.next
+	b.next = min(2*b.next, b.timing.BackoffMax)
+	b.row++
+	return pause
+}

@@ -1,0 +1,160 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/proc"
+)
+
+// verdict of one health check.
+type verdict int
+
+const (
+	healthy verdict = iota
+	alive           // not ready yet; never a reason to restart
+	failing
+)
+
+// watch checks a running service until it ends or ctx does (nil), or until its
+// checks have failed too often (the reason).
+//
+// While the service is not healthy, checks come fast so that readiness is seen
+// early, but a failure counts only once an interval: a program that takes
+// three seconds to open its socket has not failed thirty times.
+func (n *service) watch(ctx context.Context, p *proc.Process) error {
+	h := n.spec.Health
+	if len(h.Command) == 0 {
+		n.becomeHealthy()
+		select {
+		case <-p.Done():
+		case <-ctx.Done():
+		}
+		return nil
+	}
+	timing := n.sup.opts.Timing
+	interval := time.Duration(h.IntervalSeconds) * timing.Second
+	pause := min(timing.FirstCheck, interval)
+	failures, counted := 0, time.Now()
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-p.Done():
+			return nil
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		v, text := n.check(ctx, p)
+		switch v {
+		case healthy:
+			n.becomeHealthy()
+			failures, counted, pause = 0, time.Now(), interval
+		case alive:
+			n.notReady(text)
+			failures, counted = 0, time.Now()
+			pause = nextPause(pause, n.neverReady(), timing.FirstCheck, interval)
+		default:
+			n.notReady(text)
+			if time.Since(counted) >= interval {
+				failures, counted = failures+1, time.Now()
+			}
+			if failures >= h.Failures {
+				return fmt.Errorf("%d health checks in a row failed: %s", failures, text)
+			}
+			pause = nextPause(pause, n.neverReady(), timing.FirstCheck, interval)
+		}
+		timer.Reset(pause)
+	}
+}
+
+// nextPause backs off from first to interval while a service starts. One that
+// was healthy since its start is checked at the interval.
+func nextPause(pause time.Duration, starting bool, first, interval time.Duration) time.Duration {
+	if !starting {
+		return interval
+	}
+	return min(max(pause, first)*5/4, interval)
+}
+
+// check runs the health command. It is cut short when the service ends.
+func (n *service) check(ctx context.Context, p *proc.Process) (verdict, string) {
+	h := n.spec.Health
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(h.TimeoutSeconds)*n.sup.opts.Timing.Second)
+	defer cancel()
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-p.Done():
+			cancel()
+		case <-done:
+		}
+	}()
+	status, out, err := n.sup.opts.Procs.Output(ctx, n.attr(h.Command))
+	out = strings.TrimSpace(out)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return failing, fmt.Sprintf("no answer within %d s", h.TimeoutSeconds)
+	case err != nil:
+		return failing, err.Error()
+	case status.Exited() && status.ExitStatus() == 0:
+		return healthy, ""
+	case out == "":
+		out = proc.Describe(status)
+	}
+	if status.Exited() && slices.Contains(h.Starting, status.ExitStatus()) {
+		return alive, out
+	}
+	return failing, out
+}
+
+func (n *service) becomeHealthy() {
+	n.mu.Lock()
+	first, again := !n.wasReady, !n.status.Healthy
+	n.wasReady = true
+	n.status.State, n.status.Healthy, n.status.Message = agent.ServiceRunning, true, ""
+	if again {
+		n.since = time.Now()
+	}
+	n.mu.Unlock()
+	if first {
+		close(n.ready)
+	}
+	if again {
+		n.sup.opts.Note(n.spec.Name + ": healthy")
+	}
+}
+
+// notReady notes an answer other than healthy.
+func (n *service) notReady(text string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.status.Healthy, n.status.Message = false, text
+}
+
+// neverReady says whether the service was not healthy since this start.
+func (n *service) neverReady() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.status.State == agent.ServiceStarting
+}
+
+// unhealthy ends a healthy time, and returns how long it was.
+func (n *service) unhealthy() time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.status.Healthy = false
+	if n.since.IsZero() {
+		return 0
+	}
+	d := time.Since(n.since)
+	n.since = time.Time{}
+	return d
+}

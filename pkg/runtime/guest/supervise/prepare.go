@@ -1,0 +1,167 @@
+package supervise
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
+)
+
+// account is the user a service runs as.
+type account struct {
+	uid, gid int
+	groups   []uint32
+	home     string
+}
+
+func (s *Supervisor) account(name string) (account, error) {
+	u, groups, err := s.opts.Lookup(name)
+	if err != nil {
+		return account{}, fmt.Errorf("user %q: %w: add it to the recipe's users", name, err)
+	}
+	a := account{home: u.HomeDir}
+	if a.uid, err = strconv.Atoi(u.Uid); err != nil {
+		return account{}, fmt.Errorf("user %q: uid: %w", name, err)
+	}
+	if a.gid, err = strconv.Atoi(u.Gid); err != nil {
+		return account{}, fmt.Errorf("user %q: gid: %w", name, err)
+	}
+	for _, g := range groups {
+		n, err := strconv.ParseUint(g, 10, 32)
+		if err != nil {
+			return account{}, fmt.Errorf("user %q: group: %w", name, err)
+		}
+		a.groups = append(a.groups, uint32(n))
+	}
+	return a, nil
+}
+
+// credential is what makes a process run as the account; nil where the caller
+// is that user already and may not set groups.
+func (a account) credential() *syscall.Credential {
+	if own := os.Getuid(); own != 0 && own == a.uid {
+		return nil
+	}
+	return &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid), Groups: a.groups}
+}
+
+// makeDirectory makes a directory of a service, with its owner and mode. It
+// follows no symbolic link at any place: a directory above may belong to a
+// service's user, who could otherwise have root chown what he likes.
+func makeDirectory(d spec.Directory, a account) error {
+	mode, err := dirMode(d.Mode)
+	if err != nil {
+		return err
+	}
+	fd, err := walk(d.Path)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fchown(fd, a.uid, a.gid); err != nil {
+		return fmt.Errorf("directory %s: owner: %w", d.Path, err)
+	}
+	if err := unix.Fchmod(fd, mode); err != nil {
+		return fmt.Errorf("directory %s: mode: %w", d.Path, err)
+	}
+	return nil
+}
+
+// walk opens a directory, making what is missing of its path as root's 0755.
+func walk(path string) (int, error) {
+	const flags = unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Open("/", flags, 0)
+	if err != nil {
+		return -1, fmt.Errorf("/: %w", err)
+	}
+	for name := range strings.SplitSeq(strings.Trim(filepath.Clean(path), "/"), "/") {
+		if err := unix.Mkdirat(fd, name, 0o755); err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EROFS) {
+			unix.Close(fd)
+			return -1, fmt.Errorf("directory %s: make %s: %w", path, name, err)
+		}
+		next, err := unix.Openat(fd, name, flags, 0)
+		unix.Close(fd)
+		if err != nil {
+			return -1, fmt.Errorf("directory %s: %s: %w: name a path below the data disk, /run or /tmp, without symbolic links", path, name, err)
+		}
+		fd = next
+	}
+	return fd, nil
+}
+
+// makeSecret generates a secret unless it is there. The directory belongs to
+// root, so that a service can read its secrets but put nothing else there.
+func makeSecret(dir string, x spec.Secret, a account) error {
+	path := filepath.Join(dir, x.Name)
+	if v, err := readSecret(path); err == nil && v != "" {
+		return nil
+	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	b := make([]byte, x.Bytes)
+	if _, err := rand.Read(b); err != nil {
+		return fmt.Errorf("secret %s: %w", path, err)
+	}
+	return writeFile(path, base64.RawURLEncoding.EncodeToString(b), a)
+}
+
+// makeSecretsDir makes the directory of a service's secrets: root's, and
+// readable for the service's group only.
+func makeSecretsDir(dir string, a account) error {
+	fd, err := walk(dir)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Fchown(fd, os.Getuid(), a.gid), unix.Fchmod(fd, 0o750)); err != nil {
+		return fmt.Errorf("secrets directory %s: %w", dir, err)
+	}
+	return nil
+}
+
+// writeFile writes a file of the account whole or not at all, also across a
+// power cut.
+func writeFile(path, text string, a account) (err error) {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	err = errors.Join(err, f.Chown(a.uid, a.gid), f.Chmod(0o600), f.Sync(), f.Close())
+	if err != nil {
+		return fmt.Errorf("%s: %w", tmp, err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// readSecret reads a secret; a symbolic link is refused.
+func readSecret(path string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return "", fmt.Errorf("secret: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	if err != nil {
+		return "", fmt.Errorf("secret: %w", err)
+	}
+	return string(b), nil
+}

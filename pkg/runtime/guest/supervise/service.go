@@ -1,0 +1,282 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/proc"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
+)
+
+// crashLoop is how many ends in a row, without a minute of health between
+// them, make the guest degraded.
+const crashLoop = 3
+
+// service is one supervised program. One goroutine, run, drives it.
+type service struct {
+	sup           *Supervisor
+	spec          spec.Service
+	after, before []*service
+	log           *logs.Log
+	output        *os.File      // what its processes print to, while run runs
+	group         *cgroup       // while run runs
+	user          account       // of the current start
+	ready         chan struct{} // closed when it was healthy for the first time
+	stopped       chan struct{} // closed when run has returned
+
+	mu       sync.Mutex
+	status   agent.Service
+	row      int       // ends in a row
+	since    time.Time // when it became healthy; zero while it is not
+	wasReady bool
+}
+
+func newService(s *Supervisor, v spec.Service) *service {
+	return &service{sup: s, spec: v, log: logs.New(), ready: make(chan struct{}), stopped: make(chan struct{}),
+		status: agent.Service{Name: v.Name, State: agent.ServiceWaiting}}
+}
+
+func (n *service) secretsDir() string {
+	return filepath.Join(n.sup.opts.Spec.Data.Mount, "secrets", n.spec.Name)
+}
+
+// run drives the service until ctx ends and its processes have ended.
+func (n *service) run(ctx context.Context) {
+	defer close(n.stopped)
+	defer n.update(func(s *agent.Service) { s.State, s.Healthy, s.PID = agent.ServiceStopped, false, 0 })
+	for _, a := range n.after {
+		select {
+		case <-a.ready:
+		case <-ctx.Done():
+			return
+		}
+	}
+	b := backoff{timing: n.sup.opts.Timing}
+	for {
+		err := n.cycle(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		pause := b.ended(n.unhealthy())
+		n.mu.Lock()
+		n.row = b.row
+		n.mu.Unlock()
+		n.update(func(s *agent.Service) {
+			s.State, s.PID = agent.ServiceBackoff, 0
+			s.Message = fmt.Sprintf("%v; start again in %v", err, pause)
+		})
+		n.sup.opts.Note(fmt.Sprintf("%s: %v; start again in %v", n.spec.Name, err, pause))
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+		n.update(func(s *agent.Service) { s.Restarts++ })
+	}
+}
+
+// cycle is one life: set up, run, and wait until nothing of it is left. The
+// error says why it ended.
+func (n *service) cycle(ctx context.Context) (err error) {
+	closeOutput, err := n.openOutput()
+	if err != nil {
+		return err
+	}
+	defer closeOutput()
+	n.update(func(s *agent.Service) { s.State = agent.ServiceSetup })
+	if err := n.inGroup(ctx, n.prepare); err != nil {
+		return err
+	}
+	return n.inGroup(ctx, n.live)
+}
+
+// inGroup gives f a control group, and waits until nothing is left in it.
+func (n *service) inGroup(ctx context.Context, f func(context.Context) error) error {
+	opts := &n.sup.opts
+	group, err := newCgroup(opts.Cgroups, n.spec.Name, n.spec.Limits.MemoryMiB)
+	if err != nil {
+		return err
+	}
+	n.group = group
+	err = f(ctx)
+	killed, closeErr := group.close(ctx, opts.Timing.Drain)
+	if killed && ctx.Err() == nil {
+		opts.Note(n.spec.Name + ": processes it left behind were killed")
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	return errors.Join(err, closeErr)
+}
+
+// live starts the program and stays until it has ended; the error says why.
+func (n *service) live(ctx context.Context) (err error) {
+	p, err := n.sup.opts.Procs.Start(n.attr(n.spec.Command))
+	if err != nil {
+		return err
+	}
+	if n.group == nil { // then the process group is all that can be killed
+		defer func() { err = errors.Join(err, p.KillSession()) }()
+	}
+	n.update(func(s *agent.Service) { s.State, s.PID = agent.ServiceStarting, p.PID })
+	reason := n.watch(ctx, p)
+	if reason != nil || ctx.Err() != nil {
+		n.stop(ctx, p)
+	}
+	if reason != nil {
+		return reason
+	}
+	return fmt.Errorf("ended: %s", proc.Describe(p.Status()))
+}
+
+// openOutput connects the service's processes to its log.
+func (n *service) openOutput() (closeAll func(), err error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	n.output = w
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		io.Copy(n.log, r) //nolint:errcheck // ends with the pipe; a Log takes every write
+	}()
+	return func() {
+		w.Close()
+		// Somebody who escaped may hold the other end: what is there is
+		// enough.
+		if err := r.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+			r.Close()
+		}
+		<-copied
+		r.Close()
+	}, nil
+}
+
+// prepare makes directories and secrets and runs the setup commands.
+func (n *service) prepare(ctx context.Context) error {
+	var err error
+	if n.user, err = n.sup.account(n.spec.User); err != nil {
+		return err
+	}
+	if err := makeSecretsDir(n.secretsDir(), n.user); err != nil {
+		return err
+	}
+	for _, x := range n.spec.Secrets {
+		if err := makeSecret(n.secretsDir(), x, n.user); err != nil {
+			return err
+		}
+	}
+	for _, d := range n.spec.Directories {
+		if err := makeDirectory(d, n.user); err != nil {
+			return err
+		}
+	}
+	for _, argv := range n.spec.Setup {
+		p, err := n.sup.opts.Procs.Start(n.attr(argv))
+		if err != nil {
+			return fmt.Errorf("setup: %w", err)
+		}
+		status, err := p.Wait(ctx)
+		if err != nil {
+			return fmt.Errorf("setup %s: %w", argv[0], err)
+		}
+		if status != 0 {
+			return fmt.Errorf("setup %s: %s: see the service's log", argv[0], proc.Describe(status))
+		}
+	}
+	return nil
+}
+
+// attr is how any command of the service is started.
+func (n *service) attr(argv []string) proc.Attr {
+	env := map[string]string{
+		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME": n.user.home, "USER": n.spec.User, "LOGNAME": n.spec.User,
+		"SOVEREIGN_SECRETS": n.secretsDir(),
+	}
+	for k, v := range n.spec.Environment {
+		env[k] = v
+	}
+	list := make([]string, 0, len(env))
+	for k, v := range env {
+		list = append(list, k+"="+v)
+	}
+	slices.Sort(list)
+	return proc.Attr{
+		Path: argv[0], Args: argv, Env: list, Dir: "/", Stdout: n.output, Stderr: n.output,
+		Credential: n.user.credential(), Cgroup: n.group.file(),
+		OpenFiles: n.spec.Limits.OpenFiles, OOMScoreAdj: n.spec.Limits.OOMScoreAdj,
+	}
+}
+
+// stop ends a process in order: after those that come after it, by its signal,
+// and by KILL after its seconds.
+func (n *service) stop(ctx context.Context, p *proc.Process) {
+	n.update(func(s *agent.Service) { s.State, s.Healthy = agent.ServiceStopping, false })
+	if ctx.Err() != nil {
+		for _, b := range n.before {
+			<-b.stopped // each of them has a deadline of its own
+		}
+	}
+	sig, err := stopSignal(n.spec.Stop.Signal)
+	if err == nil {
+		err = p.Signal(sig)
+	}
+	select {
+	case <-p.Done():
+	case <-time.After(time.Duration(n.spec.Stop.Seconds) * n.sup.opts.Timing.Second):
+		n.sup.opts.Note(fmt.Sprintf("%s: did not end within %d s of %s: killed", n.spec.Name, n.spec.Stop.Seconds, n.spec.Stop.Signal))
+		err = errors.Join(err, p.Signal(syscall.SIGKILL))
+		<-p.Done()
+	}
+	if err != nil {
+		n.problem(err.Error())
+	}
+}
+
+// update changes the status.
+func (n *service) update(f func(*agent.Service)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f(&n.status)
+}
+
+func (n *service) problem(text string) { n.update(func(s *agent.Service) { s.Message = text }) }
+
+func (n *service) snapshot() agent.Service {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.status
+}
+
+// overall is what the service means for the guest.
+func (n *service) overall() (agent.State, string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.status
+	msg := s.Message
+	if msg == "" {
+		msg = string(s.State)
+	}
+	switch {
+	case s.Healthy:
+		return agent.StateReady, ""
+	case n.wasReady || n.row >= crashLoop:
+		return agent.StateDegraded, msg
+	case s.State == agent.ServiceSetup:
+		return agent.StateSetup, msg
+	default:
+		return agent.StateStarting, msg
+	}
+}

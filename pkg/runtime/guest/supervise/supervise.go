@@ -1,0 +1,167 @@
+// Package supervise runs the services of a guest spec and keeps them running:
+// directories, secrets and setup commands first, then the program, its health
+// checks, restarts with back-off, and an end in order. In come the spec and a
+// process table; out go the state of each service and its log. It mounts
+// nothing and knows nothing of the agent's protocol.
+//
+// # How a service lives
+//
+// It waits until every service it comes after was healthy once. Then, again
+// and again: setup, start, checks, end. After an end for whatever reason, what
+// is left of the service's control group is waited for (a PostgreSQL backend
+// notices within moments that its postmaster is gone) and then killed, so that
+// a new start never meets an old one. Then comes a pause: 100 ms, doubled up to
+// 30 s, and 100 ms again once the service was healthy for a minute.
+package supervise
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os/user"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/proc"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
+)
+
+// Options of a Supervisor.
+type Options struct {
+	Spec  spec.Spec
+	Procs *proc.Table
+	// Cgroups is a directory of a cgroup2 file system whose children are
+	// made for the services; "" runs them without (in tests of the rest).
+	Cgroups string
+	// Lookup finds users; nil: in the image's /etc/passwd.
+	Lookup func(name string) (*user.User, []string, error)
+	// Note is told, in a short line, when a service changes; nil: nobody.
+	Note func(string)
+	// Timing; the zero value is what the package comment says.
+	Timing Timing
+}
+
+// Timing holds the durations that the spec does not.
+type Timing struct {
+	BackoffMin, BackoffMax time.Duration // pause before a restart
+	BackoffReset           time.Duration // healthy for so long: the pause is BackoffMin again
+	FirstCheck             time.Duration // pause before the first health check after a start
+	Drain                  time.Duration // how long leftovers of a service have before KILL
+	Second                 time.Duration // what the spec's seconds are worth
+}
+
+func (t Timing) withDefaults() Timing {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&t.BackoffMin, 100*time.Millisecond)
+	set(&t.BackoffMax, 30*time.Second)
+	set(&t.BackoffReset, time.Minute)
+	set(&t.FirstCheck, 100*time.Millisecond)
+	set(&t.Drain, 10*time.Second)
+	set(&t.Second, time.Second)
+	return t
+}
+
+// Supervisor runs the services of one spec.
+type Supervisor struct {
+	opts     Options
+	services []*service
+	byName   map[string]*service
+}
+
+// New checks the spec and makes a Supervisor that has started nothing yet.
+func New(o Options) (*Supervisor, error) {
+	if err := Check(o.Spec); err != nil {
+		return nil, err
+	}
+	o.Timing = o.Timing.withDefaults()
+	if o.Note == nil {
+		o.Note = func(string) {}
+	}
+	if o.Lookup == nil {
+		o.Lookup = lookupUser
+	}
+	s := &Supervisor{opts: o, byName: map[string]*service{}}
+	for _, v := range o.Spec.Services {
+		n := newService(s, v)
+		s.services = append(s.services, n)
+		s.byName[v.Name] = n
+	}
+	for _, n := range s.services {
+		for _, a := range n.spec.After {
+			n.after = append(n.after, s.byName[a])
+			s.byName[a].before = append(s.byName[a].before, n)
+		}
+	}
+	return s, nil
+}
+
+// Run starts the services and returns when ctx has ended and every service
+// has, in reverse order of the starts: one that comes after another ends
+// first.
+func (s *Supervisor) Run(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, n := range s.services {
+		all.Go(func() { n.run(ctx) })
+	}
+	all.Wait()
+}
+
+// Services returns the status of each service, in the order of the spec.
+func (s *Supervisor) Services() []agent.Service {
+	out := make([]agent.Service, 0, len(s.services))
+	for _, n := range s.services {
+		out = append(out, n.snapshot())
+	}
+	return out
+}
+
+// State sums the services up, with a message for any state but ready.
+func (s *Supervisor) State() (agent.State, string) {
+	state, message := agent.StateReady, ""
+	rank := map[agent.State]int{agent.StateReady: 0, agent.StateStarting: 1, agent.StateSetup: 2, agent.StateDegraded: 3}
+	for _, n := range s.services {
+		st, msg := n.overall()
+		if rank[st] > rank[state] {
+			state, message = st, n.spec.Name+": "+msg
+		}
+	}
+	return state, message
+}
+
+// Log returns a service's log.
+func (s *Supervisor) Log(service string) (*logs.Log, error) {
+	n, ok := s.byName[service]
+	if !ok {
+		return nil, fmt.Errorf("service %q: %w: see the status for the names", service, fs.ErrNotExist)
+	}
+	return n.log, nil
+}
+
+// Secret returns the value of a secret that the spec declares.
+func (s *Supervisor) Secret(service, name string) (string, error) {
+	if n, ok := s.byName[service]; ok {
+		for _, v := range n.spec.Secrets {
+			if v.Name == name {
+				return readSecret(filepath.Join(n.secretsDir(), name))
+			}
+		}
+	}
+	return "", fmt.Errorf("secret %q of service %q: %w: the recipe declares none of that name", name, service, fs.ErrNotExist)
+}
+
+// lookupUser finds a user and the ids of its groups in the image.
+func lookupUser(name string) (*user.User, []string, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	groups, err := u.GroupIds()
+	return u, groups, err
+}
