@@ -10,7 +10,8 @@ import (
 )
 
 // Content is the contents of a regular file. Open may be called any number of
-// times, also concurrently, and gives the same bytes each time.
+// times, also concurrently, and gives the same bytes each time. What the
+// contents of this package open is an io.ReaderAt too.
 type Content interface {
 	Open() (io.ReadCloser, error)
 }
@@ -24,9 +25,13 @@ func Bytes(b []byte) Content { return &bytesContent{b} }
 type bytesContent struct{ b []byte }
 
 func (c *bytesContent) Open() (io.ReadCloser, error) {
-	return io.NopCloser(bytes.NewReader(c.b)), nil
+	return bytesReader{bytes.NewReader(c.b)}, nil
 }
 func (c *bytesContent) Size() int64 { return int64(len(c.b)) }
+
+type bytesReader struct{ *bytes.Reader }
+
+func (bytesReader) Close() error { return nil }
 
 // File is the content of a file of the host, opened at each use. The entry's
 // Size has to be given.

@@ -1,0 +1,147 @@
+package apk
+
+import (
+	"archive/tar"
+	"bufio"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	kgzip "github.com/klauspost/compress/gzip"
+)
+
+// memberFile is one file of a signature, control or index member.
+type memberFile struct {
+	name string
+	data []byte
+	mode int64
+}
+
+// gzipLevel with the standard library's encoder gives the same bytes on every
+// architecture (klauspost's has assembly for some). 9 costs twice the time of
+// 6 for about one percent.
+const gzipLevel = 6
+
+// newGzip writes a gzip member without name and time.
+func newGzip(w io.Writer) (*gzip.Writer, error) {
+	return gzip.NewWriterLevel(w, gzipLevel)
+}
+
+// writeMember writes files as one gzip member. Only the last member of a file
+// has the end-of-archive blocks of tar (end): apk reads all of them as one tar
+// stream.
+func writeMember(w io.Writer, epoch int64, end bool, files ...memberFile) error {
+	gz, err := newGzip(w)
+	if err != nil {
+		return err
+	}
+	if err := writeFiles(gz, epoch, end, files...); err != nil {
+		return err
+	}
+	return gz.Close()
+}
+
+// writeFiles writes files as a tar stream.
+func writeFiles(w io.Writer, epoch int64, end bool, files ...memberFile) error {
+	tw := tar.NewWriter(w)
+	for _, f := range files {
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: f.name, Size: int64(len(f.data)), Mode: f.mode, ModTime: time.Unix(epoch, 0).UTC()}
+		if err := tw.WriteHeader(h); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+		if _, err := tw.Write(f.data); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	if !end {
+		return tw.Flush()
+	}
+	return tw.Close()
+}
+
+// Limits of a member that is not data, unpacked: Alpine's largest index is
+// about 8 MiB.
+const (
+	maxControl   = 8 << 20
+	maxIndex     = 256 << 20
+	maxInMembers = 64 // files
+)
+
+// countingReader counts what a decompressor takes. As an io.ByteReader it
+// keeps the decompressor from reading past the end of a member.
+type countingReader struct {
+	r *bufio.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+func (c *countingReader) ReadByte() (byte, error) {
+	b, err := c.r.ReadByte()
+	if err == nil {
+		c.n++
+	}
+	return b, err
+}
+
+// readMember reads the gzip member at r's place, and its files; contents
+// together have at most limit bytes. r is left right after the member.
+func readMember(r *countingReader, limit int64) ([]memberFile, error) {
+	gz, err := kgzip.NewReader(r)
+	if err != nil {
+		return nil, fmt.Errorf("not gzip: %w", err)
+	}
+	gz.Multistream(false)
+	limited := &limitedReader{gz, limit}
+	tr := tar.NewReader(limited)
+	var files []memberFile
+	for {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, fmt.Errorf("tar: %w", err)
+		}
+		if len(files) == maxInMembers {
+			return nil, fmt.Errorf("more than %d files", maxInMembers)
+		}
+		if h.Typeflag != tar.TypeReg {
+			return nil, fmt.Errorf("%s is not a regular file", h.Name)
+		}
+		data, err := io.ReadAll(tr)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", h.Name, err)
+		}
+		files = append(files, memberFile{h.Name, data, h.Mode})
+	}
+	// To the end of the member, for its checksum.
+	if _, err := io.Copy(io.Discard, limited); err != nil {
+		return nil, fmt.Errorf("gzip: %w", err)
+	}
+	return files, nil
+}
+
+// limitedReader fails where io.LimitReader would pretend an end.
+type limitedReader struct {
+	r    io.Reader
+	left int64
+}
+
+func (l *limitedReader) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		return 0, errors.New("unpacks to more than is allowed")
+	}
+	if int64(len(p)) > l.left {
+		p = p[:l.left]
+	}
+	n, err := l.r.Read(p)
+	l.left -= int64(n)
+	return n, err
+}

@@ -1,0 +1,161 @@
+package apk
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// packages reads "name version depend… | provides… | install_if…" lines.
+func packages(t testing.TB, location, text string) Repository {
+	t.Helper()
+	r := Repository{Location: location}
+	for line := range strings.Lines(text) {
+		parts := strings.Split(strings.TrimSpace(line)+"||", "|")
+		f := strings.Fields(parts[0])
+		if len(f) == 0 {
+			continue
+		}
+		m := Meta{Name: f[0], Version: f[1], Arch: "x86_64", Depends: f[2:], Provides: strings.Fields(parts[1]), InstallIf: strings.Fields(parts[2])}
+		for i, p := range m.Provides {
+			if n, ok := strings.CutPrefix(p, "priority:"); ok {
+				fmt.Sscan(n, &m.ProviderPriority)
+				m.Provides = slices.Delete(m.Provides, i, i+1)
+				break
+			}
+		}
+		r.Packages = append(r.Packages, m)
+	}
+	return r
+}
+
+func TestSolve(t *testing.T) {
+	base := `
+		musl 1.2.5-r0 | so:libc.musl-x86_64.so.1=1
+		zlib 1.3.1-r0 so:libc.musl-x86_64.so.1 | so:libz.so.1=1.3.1
+		icu-libs 76.1-r0 so:libc.musl-x86_64.so.1 icu-data | so:libicuuc.so.76=76.1
+		icu-data-en 76.1-r0 | icu-data
+		icu-data-full 76.1-r0 !icu-data-en | icu-data
+		postgresql17 17.12-r0 so:libicuuc.so.76 so:libz.so.1 /bin/sh tzdata
+		postgresql17 17.4-r0 so:libz.so.1
+		busybox 1.37.0-r0 so:libc.musl-x86_64.so.1
+		busybox-binsh 1.37.0-r0 busybox=1.37.0-r0 | /bin/sh cmd:sh=1.37.0-r0 priority:100
+		dash 0.5-r0 | /bin/sh cmd:sh=0.5-r0 priority:60
+		tzdata 2025b-r0
+		pg-docs 1-r0 | | docs postgresql17
+		docs 1-r0
+		old 1-r0 postgresql17<17.5
+		loop-a 1-r0 loop-b
+		loop-b 1-r0 loop-a
+		refuses 1-r0 !tzdata
+		rsh 1-r0 cmd:sh
+		best 1-r0 either
+		x1 2-r0 deep | either
+		x2 1-r0 | either
+		two 1-r0 x1 best
+		bad 1-r0 missing
+		tolerant 1-r0 virt>=1
+		v1 3-r0 missing | virt=3
+		v2 2-r0 | virt=2
+	`
+	ctx := context.Background()
+	for _, c := range []struct{ world, want, err string }{
+		{"zlib", "musl zlib", ""},
+		{"postgresql17 icu-data-full", "musl icu-data-full icu-libs zlib busybox busybox-binsh tzdata postgresql17", ""},
+		{"postgresql17<17.5", "musl zlib postgresql17=17.4-r0", ""},
+		{"old", "musl zlib postgresql17=17.4-r0 old", ""},
+		{"postgresql17 old icu-data-full", "musl zlib postgresql17=17.4-r0 old icu-data-full", ""},
+		{"loop-a", "loop-b loop-a", ""},
+		{"rsh", "musl busybox busybox-binsh rsh", ""},
+		{"rsh dash", "dash rsh", ""},
+		{"docs old", "docs musl zlib postgresql17=17.4-r0 old pg-docs", ""},
+		{"tolerant", "v2 tolerant", ""},
+		{"zlib~1.3", "musl zlib", ""},
+		{"", "", ""},
+		{"icu-libs", "", "icu-data-en and icu-data-full"},
+		{"icu-libs icu-data-en icu-data-full", "", "!icu-data-en"},
+		{"postgresql17>=18", "", "17.12-r0"},
+		{"postgres", "", "postgresql17"},
+		{"bad", "", "missing, wanted by bad-1-r0 < world"},
+		{"refuses tzdata", "", "refuses-1-r0"},
+		{"tzdata !tzdata", "", "tzdata-2025b-r0"},
+		{"dash busybox-binsh", "", "cmd:sh"},
+		{"best", "", "x1 and x2"},
+		{"two", "", "deep, wanted by x1-2-r0"},
+		{"no@tag", "", "tags"},
+	} {
+		got, err := Solve(ctx, strings.Fields(c.world), []Repository{packages(t, "ports", base)})
+		if c.err != "" {
+			if fault.ClassOf(err) != fault.Usage || !strings.Contains(fmt.Sprint(err), c.err) {
+				t.Errorf("%s: got %v, want an error with %q", c.world, err, c.err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.world, err)
+			continue
+		}
+		if g := show(got); g != strings.ReplaceAll(c.want, "", "") {
+			t.Errorf("%s: got %s, want %s", c.world, g, c.want)
+		}
+	}
+}
+
+// show names packages, with the version where it is not the newest.
+func show(s []Selected) string {
+	var out []string
+	for _, p := range s {
+		name := p.Meta.Name
+		if p.Meta.Version == "17.4-r0" {
+			name += "=17.4-r0"
+		}
+		out = append(out, name)
+	}
+	return strings.Join(out, " ")
+}
+
+func TestSolvePrefersVersionThenRepository(t *testing.T) {
+	first := packages(t, "ports", "a 1-r0\nb 1-r0\nc 2-r0")
+	second := packages(t, "mirror", "a 1-r0\nb 2-r0\nc 1-r0")
+	got, err := Solve(context.Background(), []string{"a", "b", "c"}, []Repository{first, second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var from []string
+	for _, s := range got {
+		from = append(from, s.Repository+":"+s.Meta.ID())
+	}
+	if want := []string{"ports:a-1-r0", "mirror:b-2-r0", "ports:c-2-r0"}; !slices.Equal(from, want) {
+		t.Errorf("got %v, want %v", from, want)
+	}
+}
+
+// A world that a search without memory of causes never ends on: many free
+// choices before the one that fails.
+func TestSolveFailsFast(t *testing.T) {
+	var b strings.Builder
+	var world []string
+	for i := range 60 {
+		for v := range 5 {
+			fmt.Fprintf(&b, "p%d %d-r0\n", i, v)
+		}
+		world = append(world, fmt.Sprintf("p%d", i))
+	}
+	b.WriteString("z 1-r0 y\ny 1-r0 gone\ny 2-r0 gone\n")
+	_, err := Solve(context.Background(), append(world, "z"), []Repository{packages(t, "ports", b.String())})
+	if err == nil || !strings.Contains(err.Error(), "gone, wanted by y-") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSolveStopsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Solve(ctx, []string{"a"}, []Repository{packages(t, "ports", "a 1")}); fault.ClassOf(err) != fault.Cancelled {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,129 @@
+package apk
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha1"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
+)
+
+// checksumKey is the PAX record with a file's SHA-1 in hex.
+const checksumKey = "APK-TOOLS.checksum.SHA1"
+
+// Write writes a package of the tree, signed with key. Size, InstalledSize,
+// Checksum, DataHash and, unless given, BuildDate are filled in and returned.
+// All times are epoch. The data member goes through a temporary file, because
+// the control member before it holds its digest.
+func Write(w io.Writer, m Meta, t *rootfs.Tree, key *SigningKey, epoch int64) (Meta, error) {
+	if m.BuildDate == 0 {
+		m.BuildDate = epoch
+	}
+	m.InstalledSize = 0
+	for e := range t.All() {
+		if e.IsRegular() && e.Hard == "" {
+			m.InstalledSize += e.Size
+		}
+	}
+	if err := m.check(); err != nil {
+		return m, err
+	}
+	tmp, err := os.CreateTemp("", ".sovereign-apk-*")
+	if err != nil {
+		return m, fmt.Errorf("package %s: %w", m.ID(), err)
+	}
+	defer tmp.Close()
+	if err := os.Remove(tmp.Name()); err != nil {
+		return m, fmt.Errorf("package %s: %w", m.ID(), err)
+	}
+	sum := sha256.New()
+	if err := writeData(io.MultiWriter(tmp, sum), t, epoch); err != nil {
+		return m, fmt.Errorf("package %s: %w", m.ID(), err)
+	}
+	m.DataHash = hex.EncodeToString(sum.Sum(nil))
+
+	var control bytes.Buffer
+	if err := writeMember(&control, epoch, false, memberFile{".PKGINFO", []byte(m.pkginfo()), 0o644}); err != nil {
+		return m, fmt.Errorf("package %s: %w", m.ID(), err)
+	}
+	controlSum := sha1.Sum(control.Bytes())
+	m.Checksum = checksumString(controlSum[:])
+	sig, err := key.sign(sha256.Sum256(control.Bytes()), epoch)
+	if err != nil {
+		return m, err
+	}
+	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
+		return m, fmt.Errorf("package %s: %w", m.ID(), err)
+	}
+	m.Size, err = io.Copy(w, io.MultiReader(bytes.NewReader(sig), &control, tmp))
+	if err != nil {
+		return m, fmt.Errorf("package %s: %w", m.ID(), err)
+	}
+	return m, nil
+}
+
+// writeData writes the data member.
+func writeData(w io.Writer, t *rootfs.Tree, epoch int64) error {
+	gz, err := newGzip(w)
+	if err != nil {
+		return err
+	}
+	tw := tar.NewWriter(gz)
+	first := map[string]string{}
+	for target, names := range t.HardLinks() {
+		for _, name := range names[1:] {
+			first[name] = target
+		}
+	}
+	for e := range t.All() {
+		h := rootfs.HeaderOf(e, epoch)
+		if target, ok := first[e.Path]; ok {
+			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, target, 0
+		}
+		sum, ok, err := entrySum(e)
+		if err != nil {
+			return err
+		}
+		if ok {
+			if h.PAXRecords == nil {
+				h.PAXRecords = map[string]string{}
+			}
+			h.PAXRecords[checksumKey] = hex.EncodeToString(sum)
+		}
+		h.Format = tar.FormatPAX
+		if err := tw.WriteHeader(h); err != nil {
+			return fmt.Errorf("%s: %w", e.Path, err)
+		}
+		if h.Typeflag == tar.TypeReg {
+			if err := e.CopyTo(tw); err != nil {
+				return err
+			}
+		}
+	}
+	if err := tw.Close(); err != nil {
+		return err
+	}
+	return gz.Close()
+}
+
+// entrySum is apk's checksum of an entry: the SHA-1 of a file's contents or of
+// a symbolic link's target; nothing else has one.
+func entrySum(e rootfs.Entry) (sum []byte, ok bool, err error) {
+	h := sha1.New()
+	switch {
+	case e.IsRegular():
+		if err := e.CopyTo(h); err != nil {
+			return nil, false, err
+		}
+	case e.IsSymlink():
+		io.WriteString(h, e.Link)
+	default:
+		return nil, false, nil
+	}
+	return h.Sum(nil), true, nil
+}
