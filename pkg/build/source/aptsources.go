@@ -145,11 +145,14 @@ func parseSourcesList(r io.Reader) ([]archive, error) {
 func debianArchive(uri string, suites, components []string) (archive, bool) {
 	uri = strings.TrimRight(uri, "/")
 	u, err := url.Parse(uri)
-	if err != nil || u.Scheme == "" || u.Fragment != "" || strings.ContainsAny(uri, " \t\r\n'\"") || !slices.Contains(components, "main") {
+	if err != nil || u.Scheme == "" || u.Scheme == "cdrom" || u.Fragment != "" || strings.ContainsAny(uri, " \t\r\n'\"") || !slices.Contains(components, "main") {
 		return archive{}, false
 	}
 	for _, s := range suites {
-		base, variant, _ := strings.Cut(strings.ReplaceAll(s, "/", "-"), "-")
+		if old, ok := strings.CutSuffix(s, "/updates"); ok {
+			s = old + "-security" // as it was named up to buster
+		}
+		base, variant, _ := strings.Cut(s, "-")
 		if !slices.Contains(debianSuites(), base) {
 			continue
 		}
@@ -157,8 +160,6 @@ func debianArchive(uri string, suites, components []string) (archive, bool) {
 		case "", "updates", "backports", "proposed-updates":
 			return archive{URI: uri}, true
 		case "security":
-			return archive{URI: uri, Security: true}, true
-		case "updates-main": // buster's buster/updates
 			return archive{URI: uri, Security: true}, true
 		}
 	}

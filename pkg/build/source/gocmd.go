@@ -45,6 +45,9 @@ func (g goRun) run(ctx context.Context, args ...string) ([]byte, error) {
 		return nil, context.Cause(ctx)
 	case errors.Is(err, exec.ErrNotFound):
 		return nil, fault.Errorf(fault.Environment, "go: %w", err).Hintf("install Go 1.26 or newer")
+	case err != nil && strings.Contains(stderr.String(), "SECURITY ERROR"):
+		text, _, _ := strings.Cut(stderr.String(), "SECURITY ERROR")
+		return nil, fault.Errorf(fault.Verification, "go %s in %s: %s", args[0], g.dir, strings.Join(strings.Fields(text), " "))
 	case err != nil:
 		return stdout.Bytes(), fault.Errorf(fault.Source, "go %s in %s: %s", args[0], g.dir, goErrors(stderr.String(), err))
 	}

@@ -80,8 +80,9 @@ func weight(s string, i int) int {
 }
 
 // repacked is what Debian appends to an upstream version when the tarball or
-// the numbering is not upstream's: "+dfsg1", ".dfsg", "+ds2", "~dfsg", "+repack".
-var repacked = regexp.MustCompile(`[.+~-](dfsg|ds|repack|deb)[0-9]*(\.[0-9]+)*$`)
+// the numbering is not upstream's: "+dfsg1", ".dfsg", "+ds2", "~dfsg", "+repack"; and
+// a native package's "+deb12u1".
+var repacked = regexp.MustCompile(`[.+~-]((dfsg|ds|repack)[0-9]*(\.[0-9]+)*|deb[0-9]+u[0-9]+)$`)
 
 // upstreamVersion is upstream's own version in a Debian one:
 // "1:1.3.dfsg+really1.3.1-1" is 1.3.1, "3.5.7-1~deb13u2" is 3.5.7.
