@@ -32,7 +32,8 @@ const pollEvery = 10 * time.Millisecond
 // Driver runs machines under QEMU.
 type Driver struct {
 	device vm.Device
-	cache  string
+	cache  string        // file of the verdicts on KVM
+	limit  time.Duration // of a probe
 }
 
 var _ vm.Hypervisor = (*Driver)(nil)
@@ -40,7 +41,7 @@ var _ vm.Hypervisor = (*Driver)(nil)
 // New returns the driver for a device. cacheDir, which must exist, keeps what
 // was found out about KVM.
 func New(device vm.Device, cacheDir string) *Driver {
-	return &Driver{device: device, cache: filepath.Join(cacheDir, "accel.json")}
+	return &Driver{device: device, cache: filepath.Join(cacheDir, "accel.json"), limit: probeLimit}
 }
 
 // Name is "QEMU".

@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	// probeDeadline is ten times what the slowest machine needs that has KVM,
+	// probeLimit is ten times what the slowest machine needs that has KVM,
 	// and what TCG takes for the same.
-	probeDeadline = 10 * time.Second
+	probeLimit    = 10 * time.Second
 	probeArgument = "sovereign.probe"
 	probeAnswer   = "sovereign-probe: ok"
 )
@@ -29,7 +29,7 @@ const (
 // no network, and returns why KVM does not work, "" when it does. The error is
 // for what says nothing about KVM: ctx ended, QEMU would not start.
 func (d *Driver) probe(ctx context.Context, m vm.Machine, p vm.Plan) (string, error) {
-	limit, cancel := context.WithTimeout(ctx, probeDeadline)
+	limit, cancel := context.WithTimeout(ctx, d.limit)
 	defer cancel()
 	heard := &listener{answer: []byte(probeAnswer), found: cancel}
 	cmd := exec.CommandContext(limit, p.Program, probeArguments(m, p)...)
@@ -42,7 +42,7 @@ func (d *Driver) probe(ctx context.Context, m vm.Machine, p vm.Plan) (string, er
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("probing KVM: %w", context.Cause(ctx))
 	case limit.Err() != nil:
-		return fmt.Sprintf("no sign of the guest within %v", probeDeadline), nil
+		return fmt.Sprintf("no sign of the guest within %v", d.limit), nil
 	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {

@@ -1,0 +1,72 @@
+package qemu
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func sample(arch string) vm.Machine {
+	return vm.Machine{
+		Name: "sql", Arch: arch, MemoryMiB: 512, CPUs: 2,
+		Kernel: "/b/sql,v2/Image", Initramfs: "/b/sql,v2/initramfs",
+		Cmdline: "roothash=abc root.serial=root data.serial=data",
+		Disks: []vm.Disk{
+			{Path: "/b/sql,v2/root.img", Serial: "root", ReadOnly: true},
+			{Path: "/s/instances/sql/data.img", Serial: "data"},
+		},
+		Forwards: []vm.Forward{{Guest: 5432, Host: 40001}, {Guest: 9187, Host: 40002}},
+		Dir:      "/s/instances/sql",
+	}
+}
+
+// TestArguments compares command lines with testdata, an argument and its
+// value a line. -update writes them.
+func TestArguments(t *testing.T) {
+	outbound := sample("amd64")
+	outbound.Outbound, outbound.Forwards, outbound.Cmdline = true, nil, ""
+	tests := []struct {
+		name string
+		args []string
+	}{
+		{"amd64-tcg", arguments(sample("amd64"), vm.Plan{Accel: "tcg", Sandbox: true})},
+		{"amd64-kvm", arguments(sample("amd64"), vm.Plan{Accel: "kvm", Sandbox: true})},
+		{"arm64-tcg", arguments(sample("arm64"), vm.Plan{Accel: "tcg", Sandbox: true})},
+		{"arm64-kvm", arguments(sample("arm64"), vm.Plan{Accel: "kvm", Sandbox: true})},
+		{"amd64-outbound-no-sandbox", arguments(outbound, vm.Plan{Accel: "tcg"})},
+		{"amd64-probe", probeArguments(sample("amd64"), vm.Plan{Sandbox: true})},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var b strings.Builder
+			for i, a := range tt.args {
+				if i > 0 && strings.HasPrefix(a, "-") {
+					b.WriteByte('\n')
+				} else if i > 0 {
+					b.WriteByte(' ')
+				}
+				b.WriteString(a)
+			}
+			b.WriteByte('\n')
+			path := filepath.Join("testdata", tt.name+".args")
+			if *update {
+				if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := b.String(); got != string(want) {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+		})
+	}
+}

@@ -1,0 +1,168 @@
+package qemu
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/local"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+func TestStartError(t *testing.T) {
+	tests := []struct {
+		log, want string
+		class     fault.Class
+	}{
+		{"qemu-system-x86_64: -netdev user,id=net0: Could not set up host forwarding rule 'tcp:127.0.0.1:5432-10.0.2.15:5432'", "port 5432", fault.Environment},
+		{`qemu: Failed to get "write" lock` + "\nIs another process using the image [/s/data.img]?", "/s/data.img", fault.Environment},
+		{"qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory", "too little memory", fault.Environment},
+		{"qemu: dance", "dance", fault.Device},
+		{"", "printed nothing", fault.Device},
+	}
+	for _, tt := range tests {
+		if err := startError(tt.log); fault.ClassOf(err) != tt.class || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q: class %d, %v", tt.log, fault.ClassOf(err), err)
+		}
+	}
+}
+
+func TestParseVersion(t *testing.T) {
+	tests := []struct {
+		out, version string
+		major        int
+	}{
+		{"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)\nCopyright", "7.2.22", 7},
+		{"QEMU emulator version 10.0.2\n", "10.0.2", 10},
+		{"zsh: command not found", "", 0},
+	}
+	for _, tt := range tests {
+		v, major, err := parseVersion([]byte(tt.out))
+		if v != tt.version || major != tt.major || (err == nil) != (tt.version != "") {
+			t.Errorf("%q: %q %d %v", tt.out, v, major, err)
+		}
+	}
+}
+
+func TestMissingQEMU(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	for arch, pkg := range map[string]string{"amd64": "qemu-system-x86", "arm64": "qemu-system-arm"} {
+		_, err := find(arch)
+		if fault.ClassOf(err) != fault.Environment || !strings.HasSuffix(fault.HintOf(err), pkg) {
+			t.Errorf("%s: %v, hint %q", arch, err, fault.HintOf(err))
+		}
+	}
+	if _, err := find("riscv64"); fault.ClassOf(err) != fault.Usage {
+		t.Errorf("riscv64: %v", err)
+	}
+}
+
+// machine is one that real QEMU accepts whole. What it is told to boot is no
+// kernel for arm64, which does not look, and a too short one for x86.
+func machine(t *testing.T, arch string) vm.Machine {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "a,b")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m := sample(arch)
+	m.MemoryMiB, m.CPUs = 128, 1
+	m.Dir, m.Accel = dir, "tcg"
+	m.Kernel, m.Initramfs = filepath.Join(dir, "Image"), filepath.Join(dir, "initramfs")
+	m.Disks[0].Path, m.Disks[1].Path = filepath.Join(dir, "root.img"), filepath.Join(dir, "data.img")
+	for _, path := range []string{m.Kernel, m.Initramfs, m.Disks[0].Path, m.Disks[1].Path} {
+		// wfi forever: a valid arm64 program, and for x86 not a kernel.
+		if err := os.WriteFile(path, []byte(strings.Repeat("\x7f\x20\x03\xd5\xff\xff\xff\x17", 1024)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Forwards = []vm.Forward{{Guest: 5432, Host: l.Addr().(*net.TCPAddr).Port}}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// TestRealMachine has QEMU itself judge the whole command line, and runs the
+// driver's methods against it.
+func TestRealMachine(t *testing.T) {
+	m := machine(t, "arm64")
+	d := New(local.Device{}, t.TempDir())
+	ctx := t.Context()
+	p, err := d.Prepare(ctx, m, func(string) {})
+	if err != nil {
+		t.Skip(err)
+	}
+	if _, found, err := d.Find(ctx, m.Dir); found || err != nil {
+		t.Errorf("found before its start: %v", err)
+	}
+	proc, err := d.Start(ctx, m, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := d.device.Signal(ctx, proc, os.Kill); err != nil {
+			t.Error(err)
+		}
+	}()
+	if got, found, err := d.Find(ctx, m.Dir); err != nil || !found || got != proc {
+		t.Errorf("found %+v, %v, %v; want %+v", got, found, err, proc)
+	}
+	if s, err := d.Status(ctx, m.Dir); err != nil || !s.Running || s.State != "running" {
+		t.Errorf("status: %+v, %v", s, err)
+	}
+
+	// The same disks and the same port a second time.
+	second := m
+	second.Dir = t.TempDir()
+	if _, err := d.Start(ctx, second, p); fault.ClassOf(err) != fault.Environment {
+		t.Errorf("a second machine with the same disks: %v", err)
+	}
+	second.Disks = nil
+	if _, err := d.Start(ctx, second, p); fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("a second machine with the same port: %v", err)
+	}
+
+	if err := d.Quit(ctx, m.Dir); err != nil {
+		t.Error(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(5 * time.Millisecond) {
+		alive, err := d.device.Alive(ctx, proc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !alive {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("QEMU goes on after quit")
+		}
+	}
+	if _, err := d.Status(ctx, m.Dir); err == nil {
+		t.Error("a status of nothing")
+	}
+}
+
+// A kernel that is none is QEMU's to refuse, in its words.
+func TestNoKernel(t *testing.T) {
+	m := machine(t, "amd64")
+	d := New(local.Device{}, t.TempDir())
+	p, err := d.Prepare(t.Context(), m, func(string) {})
+	if err != nil {
+		t.Skip(err)
+	}
+	if err := os.Remove(m.Kernel); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Start(t.Context(), m, p); fault.ClassOf(err) != fault.Device || !strings.Contains(err.Error(), m.Kernel) {
+		t.Errorf("got %v", err)
+	}
+}
