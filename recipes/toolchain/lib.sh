@@ -47,7 +47,7 @@ apply_patches() {
 # and libtool's .la files, which name build paths.
 strip_out() {
 	find "$OUT" -name '*.la' -type f -exec rm -f {} +
-	find "$OUT" -type f | sort >"$WORK/.strip-list"
+	find "$OUT" -type f ! -path '*/include/*' ! -path '*/share/*' | sort >"$WORK/.strip-list"
 	while IFS= read -r strip_file; do
 		case $(head -c 4 "$strip_file" | od -An -tx1 | tr -d ' ') in
 		7f454c46)

@@ -13,8 +13,8 @@ BUILD_CC="$HOSTCC" ./configure --host="$TARGET" --build=x86_64-pc-linux-gnu \
 	--disable-e2initrd-helper --disable-uuidd --disable-fuse2fs --disable-fsck \
 	--disable-backtrace --disable-tdb --with-udev-rules-dir=no --with-crond-dir=no \
 	--with-systemd-unit-dir=no --without-libarchive
-# The libraries one after the other: ext2fs takes headers the others generate.
-make -C util
+# First the headers that are generated and shared, then the libraries.
+make subs
 for part in et e2p uuid blkid ext2fs support; do
 	make -C "lib/$part" all
 done
