@@ -1,0 +1,288 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/local"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+// fakeWord makes the test binary behave as a machine: fakeWord MODE PORTS…
+const fakeWord = "sovereign-fake-machine"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == fakeWord {
+		if err := fakeMachine(os.Args[2]); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// fakeMachine runs in the instance's directory as a hypervisor would: control
+// socket, agent, console. The modes are how a guest can go wrong.
+func fakeMachine(mode string) error {
+	if mode == "dead" {
+		return errors.New("the fake does not start")
+	}
+	console, err := os.Create(vm.ConsoleFile)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{vm.AgentSocket, "control.sock"} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	agents, err := net.Listen("unix", vm.AgentSocket)
+	if err != nil {
+		return err
+	}
+	control, err := net.Listen("unix", "control.sock")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(console, "[0.0] Linux version 6.12")
+	ctx, end := context.WithCancel(context.Background())
+	g := &fakeGuest{mode: mode, end: end, until: time.Now().Add(200 * time.Millisecond)}
+	go func() {
+		for { // a word on the control socket is the plug pulled
+			c, err := control.Accept()
+			if err != nil {
+				return
+			}
+			if n, _ := c.Read(make([]byte, 1)); n > 0 {
+				os.Exit(0)
+			}
+			c.Close()
+		}
+	}()
+	if mode == "panics" {
+		fmt.Fprintln(console, "[0.1] Kernel panic - not syncing: VFS: \x1b[31mno root")
+		return nil
+	}
+	if mode == "mute" {
+		select {}
+	}
+	go func() {
+		for {
+			c, err := agents.Accept()
+			if err != nil {
+				return
+			}
+			// Its end is the session's.
+			_ = agent.ServePort(ctx, c, false, agent.NewHandler(g))
+		}
+	}()
+	<-ctx.Done()
+	return nil
+}
+
+type fakeGuest struct {
+	mode  string
+	end   func()
+	until time.Time // when it gets ready
+	mu    sync.Mutex
+}
+
+func (g *fakeGuest) Status() agent.Status {
+	s := agent.Status{Name: "sql", State: agent.StateReady, BootMS: 1500,
+		Services: []agent.Service{{Name: "postgresql", State: agent.ServiceRunning, Healthy: true, PID: 9}}}
+	switch {
+	case g.mode == "fails":
+		s.State, s.Message = agent.StateFailed, "the data disk does not mount"
+	case g.mode == "slow" || time.Now().Before(g.until):
+		s.State, s.Services[0].State, s.Services[0].Healthy = agent.StateStarting, agent.ServiceStarting, false
+	}
+	return s
+}
+
+func (g *fakeGuest) Secret(_ context.Context, service, name string) (string, error) {
+	if service != "postgresql" || name != "owner" {
+		return "", fs.ErrNotExist
+	}
+	return "p@ss/w:rd %", nil
+}
+
+func (g *fakeGuest) Logs(context.Context, string, bool) (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader("a line\n")), nil
+}
+
+func (g *fakeGuest) Shutdown(context.Context) error {
+	if g.mode != "stubborn" {
+		time.AfterFunc(100*time.Millisecond, g.end)
+	}
+	return nil
+}
+func (g *fakeGuest) Freeze(context.Context, time.Duration) error { return nil }
+func (g *fakeGuest) Thaw(context.Context) error                  { return nil }
+
+// fakeHV starts the test binary as a machine.
+type fakeHV struct {
+	dev    local.Device
+	mode   string
+	starts *int
+	mu     *sync.Mutex
+	last   *vm.Machine
+}
+
+func (fakeHV) Name() string { return "fake" }
+
+func (h fakeHV) Prepare(_ context.Context, m vm.Machine, report func(string)) (vm.Plan, error) {
+	report("probing nothing")
+	return vm.Plan{Accel: "tcg", Why: "it is a fake", Version: "1"}, nil
+}
+
+func (h fakeHV) Start(ctx context.Context, m vm.Machine, _ vm.Plan) (vm.Process, error) {
+	h.mu.Lock()
+	*h.starts++
+	*h.last = m
+	h.mu.Unlock()
+	self, err := os.Executable()
+	if err != nil {
+		return vm.Process{}, err
+	}
+	p, err := h.dev.Start(ctx, vm.Command{Path: self, Args: []string{fakeWord, h.mode}, Dir: m.Dir, Log: filepath.Join(m.Dir, vm.LogFile)})
+	if err != nil {
+		return p, err
+	}
+	for {
+		if _, up, err := h.Find(ctx, m.Dir); err != nil || up {
+			return p, err
+		}
+		if alive, err := h.dev.Alive(ctx, p); err != nil || !alive {
+			if h.mode == "panics" {
+				return p, err // it was up, and is gone
+			}
+			return p, fault.Errorf(fault.Device, "the fake ended")
+		}
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return p, err
+		}
+	}
+}
+
+func (h fakeHV) Find(ctx context.Context, dir string) (vm.Process, bool, error) {
+	return h.dev.Listener(ctx, filepath.Join(dir, "control.sock"))
+}
+
+func (fakeHV) Status(context.Context, string) (vm.Status, error) {
+	return vm.Status{State: "running", Running: true}, nil
+}
+
+func (h fakeHV) Quit(ctx context.Context, dir string) error {
+	c, err := h.dev.Dial(ctx, "unix", filepath.Join(dir, "control.sock"))
+	if err != nil {
+		return err
+	}
+	_, err = c.Write([]byte{'q'})
+	return errors.Join(err, c.Close())
+}
+
+// fixture is a runtime over fake machines, and a bundle.
+type fixture struct {
+	*Runtime
+	hv     fakeHV
+	bundle string
+	state  string
+}
+
+func setup(t *testing.T, mode string) *fixture {
+	t.Helper()
+	f := &fixture{state: filepath.Join(t.TempDir(), "state"), bundle: filepath.Join(t.TempDir(), "sql")}
+	f.hv = fakeHV{mode: mode, starts: new(int), mu: new(sync.Mutex), last: new(vm.Machine)}
+	f.open(t)
+	writeBundle(t, f.bundle, "root")
+	t.Cleanup(func() {
+		i, err := f.Instance(context.Background(), "sql")
+		if err != nil {
+			return
+		}
+		if alive, err := i.running(context.Background()); err == nil && alive {
+			if err := i.cutPower(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return f
+}
+
+// open is what another program would do with the same state.
+func (f *fixture) open(t *testing.T) {
+	t.Helper()
+	r, err := Open(f.state, WithHypervisor(f.hv.dev, f.hv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Runtime = r
+}
+
+func (f *fixture) start(t *testing.T, o StartOptions) *Instance {
+	t.Helper()
+	i, err := f.Start(t.Context(), f.bundle, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+func writeBundle(t *testing.T, dir, root string) {
+	t.Helper()
+	w, err := bundle.Create(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, role := range map[string]string{"bzImage": bundle.RoleKernel, "initramfs": bundle.RoleInitramfs, "root.img": bundle.RoleRoot} {
+		if err := w.Add(t.Context(), name, role, strings.NewReader(root+role)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Commit(t.Context(), bundle.Manifest{
+		Schema: bundle.Schema, Name: "sql", Arch: "amd64",
+		Lock:     bundle.Lock{Digest: "sha256:" + strings.Repeat("a", 64)},
+		Root:     bundle.Root{Serial: "root", Hash: strings.Repeat("b", 64)},
+		VM:       bundle.VM{MemoryMiB: 512, CPUs: 2, Cmdline: "x=y", Data: bundle.Data{Serial: "data", Size: 1 << 30}},
+		Services: []string{"postgresql"},
+		Ports: []bundle.Port{
+			{Name: "postgresql", Service: "postgresql", Port: 5432, URL: "postgres://owner:${secret:owner}@${address}/app"},
+			{Name: "metrics", Service: "postgresql", Port: 9187},
+		},
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func takenPort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
