@@ -1,0 +1,71 @@
+# The two commands that do everything: make demo, make test. Each installs what
+# it needs itself. `make help` lists the rest.
+.DEFAULT_GOAL := all
+SHELL := /bin/sh
+
+HOST_ARCH := $(shell go env GOARCH)
+SB := bin/sovereign-build
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+# The release whose go.mod is in tools/buildkitd.
+BUILDKIT := $(shell sed -n 's,^\tgithub.com/moby/buildkit \(v[^ ]*\).*,\1,p' tools/buildkitd/go.mod)
+FUZZTIME ?= 20s
+
+# One thing at a time: the steps inside use all cores.
+.NOTPARALLEL:
+.PHONY: all help demo test test-unit test-e2e test-arm64 lint fuzz bench generate clean setup-% FORCE
+
+all: $(SB) bin/buildkitd ## bin/sovereign-build and the BuildKit daemon beside it
+
+help: ## this list
+	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+$(SB): FORCE
+	@echo "== compiling $@"
+	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/sovereign-build/sovereign/internal/cli.version=$(VERSION)" -o $@ ./cmd/sovereign-build
+
+bin/buildkitd: tools/buildkitd/go.mod tools/buildkitd/go.sum
+	@echo "== compiling the BuildKit daemon $(BUILDKIT) (about two minutes the first time)"
+	@cd tools/buildkitd && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/moby/buildkit/version.Version=$(BUILDKIT)" -o ../../$@ github.com/moby/buildkit/cmd/buildkitd
+	@touch $@
+
+setup-%:
+	@scripts/setup.sh $(subst -, ,$*)
+
+demo: setup-build-run-demo all ## build recipes/sql for this machine, boot it, ask it something
+	@scripts/demo.sh
+
+test: setup-build-run-test all lint test-unit test-e2e ## everything: lint, unit tests, a real build and real boots
+
+lint: ## gofmt, go vet, staticcheck, shellcheck
+	@echo "== lint"
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
+	@go vet ./...
+	@go tool -modfile=tools/lint/go.mod staticcheck ./...
+	@shellcheck $$(git ls-files '*.sh' .ci/run)
+
+test-unit: ## unit tests with the race detector
+	@echo "== unit tests"
+	@go test -race -timeout 20m ./...
+
+test-e2e: all ## build the bundle for this machine and test it booted
+	@echo "== build and boot $(HOST_ARCH)"
+	@$(SB) build recipes/sql --arch $(HOST_ARCH) --relock-missing --progress plain
+	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 30m ./e2e ./pkg/runtime/...
+	@cd examples/embed && go vet ./... && go test -count=1 -timeout 20m ./...
+
+test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
+	@echo "== build and boot arm64"
+	@$(SB) build recipes/sql --arch arm64 --relock-missing --progress plain
+	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-arm64 go test -count=1 -v -timeout 40m ./e2e
+
+fuzz: ## every fuzz target for FUZZTIME (20s)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+bench: setup-build-run-test all ## the figures of docs/figures.md
+	@scripts/bench.sh
+
+generate: ## CLI reference and JSON schemas
+	@go generate ./...
+
+clean: ## remove what make made here (caches stay in the user's cache directory)
+	rm -rf bin dist

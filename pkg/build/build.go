@@ -1,0 +1,366 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/lock"
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
+	"github.com/sovereign-build/sovereign/pkg/build/source"
+	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/build/toolchain"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
+)
+
+// LockFile is the name of the lock beside a recipe.
+const LockFile = "sovereign.lock"
+
+// Result says what a build made and what it cost.
+type Result struct {
+	Name string `json:"name"`
+	Arch string `json:"arch"`
+	// Bundle is the bundle's directory.
+	Bundle string `json:"bundle"`
+	// Digest is the SHA-256 of the bundle's manifest, and so of all of it.
+	Digest string `json:"digest"`
+	// StepsRun and StepsCached count the engine's steps: the kernel's two and
+	// one for each port.
+	StepsRun    int     `json:"steps_run"`
+	StepsCached int     `json:"steps_cached"`
+	Seconds     float64 `json:"seconds"`
+	// Reasons says, for each thing that was not in the cache, why.
+	Reasons []string `json:"reasons,omitempty"`
+	// Changed names inputs that the machine had to lock anew.
+	Changed []string `json:"changed,omitempty"`
+}
+
+// errDryRun ends a dry run at the first step of a chain that would run.
+var errDryRun = errors.New("dry run")
+
+// builder is one build under way.
+type builder struct {
+	opts     *options
+	recipe   *recipe.Recipe
+	lock     *lock.Lock
+	lockPath string
+	decls    map[string]recipe.Source
+	arch     arch
+	epoch    int64
+	store    *store.Store
+	fetcher  *source.Fetcher
+	engine   *engine.Engine
+	key      *apk.SigningKey
+
+	// toolchainKey stands for the toolchain image in the keys of steps: the
+	// digest of the locked packages, known without making the image.
+	toolchainKey string
+	prelude      store.Digest // of the toolchain directory's files
+	image        func() (engine.Image, error)
+
+	mu     sync.Mutex
+	result Result
+}
+
+// Build makes the bundle of the recipe at path (a file or its directory).
+//
+// Errors have a class of package fault: Usage for the recipe and the lock,
+// Source for an input no mirror gave, Step for a failed compile step,
+// Verification for a digest, a signature or a lost kernel symbol, Environment
+// for what this machine lacks.
+func Build(ctx context.Context, path string, opts ...Option) (*Result, error) {
+	o, err := newOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	b := &builder{opts: o}
+	if err := b.open(ctx, path); err != nil {
+		return nil, err
+	}
+	defer b.close()
+
+	for {
+		err := b.run(ctx)
+		var missing *source.MissingError
+		switch {
+		case err == nil, errors.Is(err, errDryRun):
+			b.result.Seconds = time.Since(start).Seconds()
+			slices.Sort(b.result.Reasons)
+			return &b.result, b.close()
+		case o.relockMissing && errors.As(err, &missing):
+			if err := b.relock(ctx, missing.Names); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, err
+		}
+	}
+}
+
+// open reads what the build is made from and prepares, without starting or
+// fetching anything.
+func (b *builder) open(ctx context.Context, path string) (err error) {
+	if b.recipe, err = recipe.Load(path); err != nil {
+		return err
+	}
+	if b.arch, err = findArch(b.opts.arch, b.recipe.Architectures); err != nil {
+		return err
+	}
+	if err := b.openStore(); err != nil {
+		return err
+	}
+	if b.lock, err = lock.Load(b.lockPath); err != nil {
+		return err
+	}
+	if b.epoch, err = lock.SourceDate(b.lock, b.opts.epoch); err != nil {
+		return err
+	}
+	if b.prelude, err = b.dirTar(ctx, b.recipe.Resolve(b.recipe.Toolchain)); err != nil {
+		return err
+	}
+	if b.key, err = signingKey(); err != nil {
+		return err
+	}
+	b.engine, err = b.newEngine(ctx)
+	return err
+}
+
+// openStore opens what building and locking share: the declared sources, the
+// content store and the fetcher.
+func (b *builder) openStore() (err error) {
+	b.lockPath = filepath.Join(b.recipe.Dir, LockFile)
+	if b.decls, err = recipe.LoadSources(b.recipe.Resolve(b.recipe.Sources)); err != nil {
+		return err
+	}
+	if b.store, err = store.Open(filepath.Join(b.opts.cacheDir, "store")); err != nil {
+		return err
+	}
+	b.fetcher, err = b.newFetcher()
+	return err
+}
+
+// newEngine prepares the engine; nothing is started before the first step.
+func (b *builder) newEngine(ctx context.Context) (*engine.Engine, error) {
+	opts := []engine.Option{
+		engine.WithAddress(b.opts.engine),
+		engine.WithStateDir(filepath.Join(b.opts.cacheDir, "engine")),
+		engine.WithLogDir(filepath.Join(b.opts.cacheDir, "logs")),
+		engine.WithProgress(b.opts.progressMode, b.opts.progress),
+	}
+	if b.opts.buildkitd != "" {
+		opts = append(opts, engine.WithBuildkitd(b.opts.buildkitd))
+	}
+	return engine.Start(ctx, opts...)
+}
+
+// close stops the engine. A second call does nothing.
+func (b *builder) close() error {
+	if b.engine == nil {
+		return nil
+	}
+	e := b.engine
+	b.engine = nil
+	return e.Close()
+}
+
+// run does the whole build with the lock as it is now.
+func (b *builder) run(ctx context.Context) error {
+	b.result = Result{Name: b.recipe.Name, Arch: b.arch.Go, Reasons: b.result.Reasons, Changed: b.lock.Changed(),
+		StepsRun: b.result.StepsRun}
+	if err := b.pinToolchain(ctx); err != nil {
+		return err
+	}
+	ports, err := recipe.LoadPorts(b.recipe.Resolve(b.recipe.Ports))
+	if err != nil {
+		return err
+	}
+	repositories := append(slices.Clone(b.recipe.Repositories), b.opts.repositories...)
+	p, err := makePlan(b.recipe, ports, len(repositories) > 0)
+	if err != nil {
+		return err
+	}
+	for _, name := range p.sourceNames(b.recipe) {
+		if _, err := b.lockedSource(name, b.recipe.Path); err != nil {
+			return err
+		}
+	}
+
+	// The kernel and the packages need nothing of each other. A failure of
+	// one stops the other.
+	var (
+		kernel   builtKernel
+		packages map[string]built
+	)
+	err = both(ctx, func(ctx context.Context) (err error) {
+		kernel, err = b.buildKernel(ctx)
+		return err
+	}, func(ctx context.Context) (err error) {
+		packages, err = b.buildPorts(ctx, p)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	repository, err := b.writeRepository(ctx, packages)
+	if err != nil {
+		return err
+	}
+	root, err := b.assemble(ctx, append([]string{repository}, repositories...))
+	if err != nil {
+		return err
+	}
+	return b.writeBundle(ctx, kernel, root)
+}
+
+// pinToolchain computes the toolchain's key and arranges that its image is
+// made at most once, when the first step needs it.
+func (b *builder) pinToolchain(ctx context.Context) error {
+	if len(b.lock.Toolchain.Packages) == 0 {
+		return fault.Errorf(fault.Usage, "%s: the toolchain is not locked", b.lockPath).
+			Hintf("run sovereign-build lock --update %s %s", lock.ToolchainName, b.recipe.Dir)
+	}
+	text, err := json.Marshal(struct {
+		Suite    string
+		Packages []lock.DebPackage
+	}{b.lock.Toolchain.Suite, b.lock.Toolchain.Packages})
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(text)
+	b.toolchainKey = hex.EncodeToString(sum[:])
+	b.image = sync.OnceValues(func() (engine.Image, error) {
+		b.note("toolchain: %d packages of %s", len(b.lock.Toolchain.Packages), b.lock.Toolchain.Suite)
+		if err := b.fetcher.Debs(ctx, b.lock.Toolchain); err != nil {
+			return engine.Image{}, err
+		}
+		image, err := toolchain.Ensure(ctx, b.store, b.lock.Toolchain, b.epoch, b.opts.cacheDir)
+		if err != nil {
+			return engine.Image{}, err
+		}
+		if want := b.lock.Toolchain.Image; want != "" && want != image.Digest {
+			b.note("toolchain: the image made here is %s, the lock has %s; the packages in it are the locked ones", image.Digest, want)
+		}
+		return image, nil
+	})
+	return nil
+}
+
+// runStep runs a step on the toolchain image and gives its output, a tar
+// stream, to read.
+func (b *builder) runStep(ctx context.Context, step engine.Step, read func(io.Reader) error) error {
+	image, err := b.image()
+	if err != nil {
+		return err
+	}
+	step.Base = image
+	pr, pw := io.Pipe()
+	var (
+		mu       sync.Mutex
+		firstErr error // of reading, if it came before the engine's
+	)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err := read(pr)
+		if err == nil {
+			// A tar stream may go on after its end marker.
+			_, err = io.Copy(io.Discard, pr)
+		}
+		mu.Lock()
+		firstErr = err
+		mu.Unlock()
+		pr.CloseWithError(err)
+	}()
+	err = b.engine.Run(ctx, step, pw)
+	mu.Lock()
+	readErr := firstErr
+	mu.Unlock()
+	pw.CloseWithError(err)
+	<-done
+	switch {
+	case readErr != nil:
+		return readErr
+	case err != nil:
+		return err
+	}
+	return firstErr
+}
+
+// lockedSource finds a source in the lock; by says what wants it.
+func (b *builder) lockedSource(name, by string) (lock.Source, error) {
+	if _, ok := b.decls[name]; !ok {
+		return lock.Source{}, fault.Errorf(fault.Usage, "%s: source %q is not in %s", by, name, b.recipe.Sources)
+	}
+	src, ok := b.lock.Source(name)
+	if !ok {
+		return lock.Source{}, fault.Errorf(fault.Usage, "%s: source %q, which %s needs, is not locked", b.lockPath, name, by).
+			Hintf("run sovereign-build lock --update %s %s", name, b.recipe.Dir)
+	}
+	return src, nil
+}
+
+// fetchSources has the named sources in the store when it returns.
+func (b *builder) fetchSources(ctx context.Context, names []string) error {
+	var sources []lock.Source
+	for _, name := range names {
+		src, _ := b.lock.Source(name)
+		sources = append(sources, src)
+	}
+	return b.fetcher.Sources(ctx, sources)
+}
+
+// spool is a temporary file for contents, in the cache directory because /tmp
+// may be memory.
+func (b *builder) spool() (*rootfs.Spool, error) {
+	dir := filepath.Join(b.opts.cacheDir, "tmp")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	return rootfs.NewSpool(dir)
+}
+
+// note tells the user something, one line.
+func (b *builder) note(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.opts.progressMode != "quiet" && b.opts.progressMode != "rawjson" {
+		fmt.Fprintf(b.opts.progress, "sovereign-build: "+format+"\n", args...)
+	}
+}
+
+func (b *builder) miss(reason string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.result.Reasons = append(b.result.Reasons, reason)
+}
+
+func (b *builder) count(engine, ran bool) {
+	if !engine {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if ran {
+		b.result.StepsRun++
+	} else {
+		b.result.StepsCached++
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	return slices.Sorted(maps.Keys(m))
+}

@@ -1,0 +1,111 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/bundle"
+)
+
+// Serials of the two disks, by which the guest finds them whatever order the
+// hypervisor attaches them in.
+const (
+	rootSerial = "root"
+	dataSerial = "data"
+)
+
+// writeBundle writes the bundle's directory, unless what is there already is
+// this bundle.
+func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *builtRoot) error {
+	lockDigest, err := b.lockDigest()
+	if err != nil {
+		return err
+	}
+	m := bundle.Manifest{
+		Schema:     bundle.Schema,
+		Name:       b.recipe.Name,
+		Arch:       b.arch.Go,
+		SourceDate: b.epoch,
+		Lock:       bundle.Lock{Digest: lockDigest.String(), Changed: b.lock.Changed()},
+		Root:       bundle.Root{Serial: rootSerial, Hash: root.Hash},
+		VM: bundle.VM{
+			MemoryMiB: int(b.recipe.VM.Memory >> 20),
+			CPUs:      b.recipe.VM.CPUs,
+			Cmdline: strings.Join([]string{
+				"roothash=" + root.Hash,
+				"root.serial=" + rootSerial,
+				"data.serial=" + dataSerial,
+				// A guest that cannot go on restarts, and its supervisor sees it.
+				"panic=1",
+				"quiet",
+			}, " "),
+			Data: bundle.Data{Serial: dataSerial, Size: int64(b.recipe.VM.Data)},
+		},
+		Ports:    b.recipe.BundlePorts(),
+		Packages: root.Packages,
+	}
+	for _, s := range b.recipe.Services {
+		m.Services = append(m.Services, s.Name)
+	}
+	files, roles := map[string]string{}, map[string]string{}
+	for _, a := range []struct {
+		file, role string
+		digest     store.Digest
+	}{
+		{b.arch.Image, bundle.RoleKernel, kernel.Image},
+		{"initramfs.cpio.zst", bundle.RoleInitramfs, root.Initramfs},
+		{"kernel.config", bundle.RoleKernelConfig, kernel.Config},
+		{"root.img", bundle.RoleRoot, root.Disk},
+	} {
+		size, err := b.store.Size(a.digest)
+		if err != nil {
+			return err
+		}
+		m.Artifacts = append(m.Artifacts, bundle.Artifact{File: a.file, Role: a.role, Digest: a.digest.String(), Size: size})
+		files[a.file], roles[a.file] = b.store.Path(a.digest), a.role
+	}
+
+	dir := filepath.Join(b.opts.output, fmt.Sprintf("%s-%s", b.recipe.Name, b.arch.Go))
+	if b.result.Bundle, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	text, err := bundle.Marshal(&m)
+	if err != nil {
+		return err
+	}
+	b.result.Digest = store.FromBytes(text).String()
+	if isBundle(dir, b.result.Digest, &m) {
+		return nil
+	}
+	b.note("writing %s", dir)
+	_, err = bundle.Write(ctx, dir, m, files, roles)
+	return err
+}
+
+// isBundle reports whether dir holds the bundle whose manifest has this
+// digest, going by the files' names and sizes: bundle.Verify reads every byte,
+// and a build with nothing to do should not.
+func isBundle(dir, digest string, m *bundle.Manifest) bool {
+	if have, err := bundle.Digest(dir); err != nil || have != digest {
+		return false
+	}
+	for _, a := range m.Artifacts {
+		if info, err := os.Stat(filepath.Join(dir, a.File)); err != nil || info.Size() != a.Size {
+			return false
+		}
+	}
+	_, err := os.Stat(filepath.Join(dir, bundle.SumsFile))
+	return err == nil
+}
+
+func (b *builder) lockDigest() (store.Digest, error) {
+	text, err := os.ReadFile(b.lockPath)
+	if err != nil {
+		return "", err
+	}
+	return store.FromBytes(text), nil
+}

@@ -1,0 +1,148 @@
+package build
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/build/lock"
+	"github.com/sovereign-build/sovereign/pkg/build/source"
+	"github.com/sovereign-build/sovereign/pkg/build/toolchain"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
+)
+
+// progressEvery is how often a long download says how far it is.
+const progressEvery = 5 * time.Second
+
+// newFetcher makes the fetcher and turns its events into lines.
+func (b *builder) newFetcher() (*source.Fetcher, error) {
+	var (
+		mu   sync.Mutex
+		said = map[string]time.Time{}
+	)
+	return source.New(
+		source.WithStore(b.store),
+		source.WithCacheDir(b.opts.cacheDir),
+		source.WithOffline(b.opts.offline),
+		source.WithProgress(func(e source.Event) {
+			switch e.Kind {
+			case source.Retried:
+				b.note("%s: %s", e.Name, e.Message)
+			case source.Finished:
+				if e.Name != lock.ToolchainName {
+					b.note("%s: fetched %s", e.Name, mebibytes(e.Done))
+				}
+			case source.Progressed:
+				mu.Lock()
+				due := time.Since(said[e.Name]) >= progressEvery
+				if due {
+					said[e.Name] = time.Now()
+				}
+				mu.Unlock()
+				if due {
+					b.note("%s: %s of %s from %s", e.Name, mebibytes(e.Done), mebibytes(e.Total), e.Mirror)
+				}
+			}
+		}),
+	)
+}
+
+func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+
+// relock locks other versions of inputs that left every mirror, writes the
+// lock and says so.
+func (b *builder) relock(ctx context.Context, names []string) error {
+	declared, err := b.declared()
+	if err != nil {
+		return err
+	}
+	updated, changes, err := b.fetcher.Relock(ctx, b.lock, declared, names)
+	if err != nil {
+		return err
+	}
+	if err := updated.Save(b.lockPath); err != nil {
+		return err
+	}
+	b.lock = updated
+	for _, c := range changes {
+		b.say("%s is gone from every mirror; locked anew: %s", c.Name, c)
+	}
+	b.epoch, err = lock.SourceDate(b.lock, b.opts.epoch)
+	return err
+}
+
+// goVersion is the Go toolchain a new lock pins for the image's programs: the
+// one this module's go.mod asks for, or newer.
+const goVersion = "go1.26.8"
+
+// firstSourceDate is the date of a lock made from nothing: 2026-01-01. A date
+// is only a name for a state of the inputs; a lock's author may choose another
+// by hand.
+const firstSourceDate = 1767225600
+
+// declared is what the recipe's files say of its inputs.
+func (b *builder) declared() (source.Declared, error) {
+	image, err := toolchain.Load(b.recipe.Resolve(b.recipe.Toolchain))
+	if err != nil {
+		return source.Declared{}, err
+	}
+	return source.Declared{
+		Sources:           b.decls,
+		ToolchainSuite:    image.Suite,
+		ToolchainPackages: image.Packages,
+		Go:                goVersion,
+		SourceDate:        firstSourceDate,
+	}, nil
+}
+
+// goToolchainSum is the h1 sum of the Go toolchain the image's programs are
+// compiled with: that for the machine the toolchain image is of.
+func goToolchainSum(l *lock.Lock) (string, error) {
+	for _, m := range l.Go.Modules {
+		if strings.HasSuffix(m.Version, ".linux-amd64") {
+			return m.Sum, nil
+		}
+	}
+	return "", fault.Errorf(fault.Usage, "the lock has no Go toolchain for linux-amd64").
+		Hintf("run sovereign-build lock --update %s RECIPE", lock.GoName)
+}
+
+// keyName is in the name of every signature this machine's key makes.
+const keyName = "sovereign-local"
+
+// signingKey is the user's own key, made at the first build. It signs the
+// packages and the index of the local repository; no image holds it, so that
+// images are the same whoever builds them.
+func signingKey() (*apk.SigningKey, error) {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return nil, fault.Errorf(fault.Environment, "no configuration directory for the signing key: %w", err).
+			Hintf("set HOME or XDG_CONFIG_HOME")
+	}
+	dir = filepath.Join(dir, "sovereign", "keys")
+	path := filepath.Join(dir, keyName+".rsa")
+	if _, err := os.Stat(path); err == nil {
+		return apk.LoadKey(path)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	key, err := apk.GenerateKey(keyName)
+	if err != nil {
+		return nil, err
+	}
+	_, err = key.Save(dir)
+	return key, err
+}
+
+// say is note for what must be seen whatever the progress mode is.
+func (b *builder) say(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	fmt.Fprintf(b.opts.progress, "sovereign-build: "+format+"\n", args...)
+}

@@ -1,0 +1,109 @@
+package build
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// plan is the ports a recipe needs, each after those it is built with.
+type plan struct {
+	ports []*recipe.PortFile
+	// byPackage finds the port that makes a package.
+	byPackage map[string]*recipe.PortFile
+}
+
+// makePlan follows the recipe's packages to the ports that make them, and from
+// those to what they are built with and depend on. A package no port makes is
+// left to the other repositories; where there are none it is an error here,
+// before an hour of compiling.
+func makePlan(r *recipe.Recipe, ports map[string]*recipe.PortFile, otherRepositories bool) (*plan, error) {
+	p := &plan{byPackage: map[string]*recipe.PortFile{}}
+	for _, name := range sortedKeys(ports) {
+		p.byPackage[name] = ports[name]
+	}
+	// A package stands for what it provides too, after real names.
+	for _, name := range sortedKeys(ports) {
+		for _, pkg := range ports[name].Packages {
+			for _, provided := range pkg.Provides {
+				if v := recipe.DependencyName(provided); p.byPackage[v] == nil {
+					p.byPackage[v] = ports[name]
+				}
+			}
+		}
+	}
+	const (
+		entered = 1
+		done    = 2
+	)
+	state := map[string]int{}
+	var visit func(dependency, wantedBy string) error
+	visit = func(dependency, wantedBy string) error {
+		name := recipe.DependencyName(dependency)
+		port, ok := p.byPackage[name]
+		if !ok {
+			// A virtual name or a shared library is the solver's to find.
+			if otherRepositories || strings.ContainsAny(name, ":/") {
+				return nil
+			}
+			return fault.Errorf(fault.Usage, "%s: no port makes package %q", wantedBy, name).
+				Hintf("check the name, write a port for it, or add a repository that has it")
+		}
+		switch state[port.Name] {
+		case entered:
+			return fault.Errorf(fault.Usage, "%s: port %s needs itself to be built", wantedBy, port.Name)
+		case done:
+			return nil
+		}
+		state[port.Name] = entered
+		for _, d := range port.Build {
+			if err := visit(d, port.Path); err != nil {
+				return err
+			}
+		}
+		state[port.Name] = done
+		p.ports = append(p.ports, port)
+		return nil
+	}
+
+	// What a port's packages depend on at run time need not be built before
+	// it, only as well, so it is visited after.
+	type want struct{ dependency, by string }
+	var todo []want
+	for _, d := range r.Packages {
+		todo = append(todo, want{d, r.Path})
+	}
+	followed := 0
+	for len(todo) > 0 {
+		w := todo[0]
+		todo = todo[1:]
+		if strings.HasPrefix(w.dependency, "!") {
+			continue
+		}
+		if err := visit(w.dependency, w.by); err != nil {
+			return nil, err
+		}
+		for ; followed < len(p.ports); followed++ {
+			port := p.ports[followed]
+			for _, pkg := range port.Packages {
+				for _, d := range pkg.Depends {
+					todo = append(todo, want{d, port.Path})
+				}
+			}
+		}
+	}
+	return p, nil
+}
+
+// sourceNames lists the sources that the plan and the recipe's kernel use,
+// sorted.
+func (p *plan) sourceNames(r *recipe.Recipe) []string {
+	names := []string{r.Kernel.Source}
+	for _, port := range p.ports {
+		names = append(names, port.Sources...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}

@@ -1,0 +1,347 @@
+package build
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/port"
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
+	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
+)
+
+// runPort is the script around a port's own: it unpacks the step's inputs to
+// where build scripts look for them (recipes/ports/README.md).
+//
+//go:embed runport.sh
+var runPort string
+
+// built is one package made from source.
+type built struct {
+	Meta apk.Meta
+	// Digest is of the .apk file.
+	Digest store.Digest
+}
+
+// buildPorts runs every port of the plan that is not in the action cache, each
+// as soon as the ports it is built with are done.
+func (b *builder) buildPorts(ctx context.Context, p *plan) (map[string]built, error) {
+	var (
+		mu       sync.Mutex
+		packages = map[string]built{}
+		// dry are the ports that a dry run would build, or that wait for one.
+		dry  = map[string]bool{}
+		done = map[string]chan struct{}{}
+	)
+	for _, port := range p.ports {
+		done[port.Name] = make(chan struct{})
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	slots := make(chan struct{}, b.opts.jobs)
+	for _, port := range p.ports {
+		group.Go(func() error {
+			for _, d := range port.Build {
+				select {
+				case <-done[p.byPackage[recipe.DependencyName(d)].Name]:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+			}
+			if err := context.Cause(ctx); err != nil {
+				return err
+			}
+			select {
+			case slots <- struct{}{}:
+				defer func() { <-slots }()
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			defer close(done[port.Name])
+			mu.Lock()
+			i := slices.IndexFunc(port.Build, func(d string) bool { return dry[p.byPackage[recipe.DependencyName(d)].Name] })
+			if i >= 0 {
+				dry[port.Name] = true
+				mu.Unlock()
+				b.miss(fmt.Sprintf("port %s %s: after %s", port.Name, b.arch.Go, port.Build[i]))
+				return nil
+			}
+			sysroot, err := closure(port, packages)
+			mu.Unlock()
+			if err != nil {
+				return err
+			}
+			made, err := b.buildPort(ctx, port, sysroot)
+			mu.Lock()
+			defer mu.Unlock()
+			if errors.Is(err, errDryRun) {
+				dry[port.Name] = true
+				return nil
+			}
+			for _, m := range made {
+				packages[m.Meta.Name] = m
+			}
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if len(dry) > 0 {
+		return nil, errDryRun
+	}
+	return packages, nil
+}
+
+// closure returns the packages of a port's sysroot: those it names and what
+// they depend on, sorted by name. Ports have one version of each package, so
+// names, shared libraries and commands each have one provider.
+func closure(p *recipe.PortFile, packages map[string]built) ([]built, error) {
+	provider := map[string]string{}
+	for _, name := range sortedKeys(packages) {
+		provider[name] = name
+		for _, provided := range packages[name].Meta.Provides {
+			if provided = recipe.DependencyName(provided); provider[provided] == "" {
+				provider[provided] = name
+			}
+		}
+	}
+	in := map[string]bool{}
+	todo := slices.Clone(p.Build)
+	for len(todo) > 0 {
+		d := recipe.DependencyName(todo[0])
+		todo = todo[1:]
+		if strings.HasPrefix(d, "!") {
+			continue
+		}
+		name, ok := provider[d]
+		if !ok {
+			// Run-time needs of a package (a shell, say) that no port built
+			// so far makes do not matter to a sysroot; a library does.
+			if strings.HasPrefix(d, "so:") {
+				return nil, fault.Errorf(fault.Usage, "%s: its sysroot needs %s, which no package it is built with provides", p.Path, d).
+					Hintf("add the package with that library to build:")
+			}
+			continue
+		}
+		if in[name] {
+			continue
+		}
+		in[name] = true
+		todo = append(todo, packages[name].Meta.Depends...)
+	}
+	var out []built
+	for _, name := range sortedKeys(in) {
+		out = append(out, packages[name])
+	}
+	return out, nil
+}
+
+// buildPort returns the packages of one port, from the cache or the engine.
+func (b *builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []built) ([]built, error) {
+	version, err := b.portVersion(p)
+	if err != nil {
+		return nil, err
+	}
+	files, err := b.dirTar(ctx, p.Dir)
+	if err != nil {
+		return nil, err
+	}
+	in := inputs{
+		"format":      "port/1",
+		"script":      store.FromBytes([]byte(runPort)).String(),
+		"version":     version,
+		"arch":        b.arch.Apk,
+		"source date": strconv.FormatInt(b.epoch, 10),
+		"toolchain":   b.toolchainKey,
+		"prelude":     b.prelude.String(),
+		"port files":  files.String(),
+	}
+	var mounts []engine.Input
+	for _, name := range p.Sources {
+		src, err := b.lockedSource(name, p.Path)
+		if err != nil {
+			return nil, err
+		}
+		in["source "+name] = src.Digest.String()
+	}
+	for i, pkg := range sysroot {
+		in["package "+pkg.Meta.Name] = pkg.Digest.String()
+		// The number keeps the order of unpacking that of the names.
+		mounts = append(mounts, b.mount(fmt.Sprintf("/in/sysroot/%03d.apk", i), pkg.Digest))
+	}
+	var goInputs *goInputs
+	if p.Go != nil {
+		if goInputs, err = b.goInputs(ctx, p); err != nil {
+			return nil, err
+		}
+		in["go toolchain"] = goInputs.toolchainSum
+		in["go source"] = goInputs.source.String()
+	}
+
+	step := "port " + p.Name + " " + b.arch.Go
+	out, err := b.cached(ctx, step, in, true, func(ctx context.Context) (outputs, error) {
+		if err := b.fetchSources(ctx, p.Sources); err != nil {
+			return nil, err
+		}
+		for _, name := range p.Sources {
+			src, _ := b.lock.Source(name)
+			mounts = append(mounts, b.mount("/src/"+name, src.Digest))
+		}
+		mounts = append(mounts, b.mount("/in/port.tar", files), b.mount("/in/toolchain.tar", b.prelude))
+		if goInputs != nil {
+			more, err := goInputs.mounts(ctx)
+			if err != nil {
+				return nil, err
+			}
+			mounts = append(mounts, more...)
+		}
+		return b.compilePort(ctx, p, version, mounts)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b.packagesOf(out)
+}
+
+// compilePort runs the port's script in the engine and packs what it made.
+func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version string, mounts []engine.Input) (outputs, error) {
+	spool, err := b.spool()
+	if err != nil {
+		return nil, err
+	}
+	defer spool.Close()
+	var tree *rootfs.Tree
+	err = b.runStep(ctx, engine.Step{
+		Name:   fmt.Sprintf("%s %s (%s)", p.Name, version, b.arch.Go),
+		Script: runPort,
+		Env:    b.stepEnv(version),
+		Inputs: mounts,
+		Output: "/out",
+	}, func(r io.Reader) error {
+		tree, err = rootfs.ReadTar(ctx, r, spool)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	packages, err := port.Pack(p, version, b.arch.Apk, tree, b.epoch)
+	if err != nil {
+		return nil, err
+	}
+	out := outputs{}
+	var metas []apk.Meta
+	for _, pkg := range packages {
+		w, err := b.store.Create(ctx)
+		if err != nil {
+			return nil, err
+		}
+		meta, err := apk.Write(w, pkg.Meta, pkg.Tree, b.key, b.epoch)
+		if err != nil {
+			w.Abort()
+			return nil, err
+		}
+		if out["apk "+meta.Name], _, err = w.Commit(""); err != nil {
+			return nil, err
+		}
+		metas = append(metas, meta)
+	}
+	text, err := json.Marshal(metas)
+	if err != nil {
+		return nil, err
+	}
+	out["metas"], _, err = b.store.Put(ctx, bytes.NewReader(text), "")
+	return out, err
+}
+
+// packagesOf reads a port step's outputs back.
+func (b *builder) packagesOf(out outputs) ([]built, error) {
+	text, err := b.readBlob(out["metas"])
+	if err != nil {
+		return nil, err
+	}
+	var metas []apk.Meta
+	if err := json.Unmarshal(text, &metas); err != nil {
+		return nil, fault.Errorf(fault.Internal, "store: package metadata %s: %w", out["metas"], err)
+	}
+	var made []built
+	for _, m := range metas {
+		made = append(made, built{Meta: m, Digest: out["apk "+m.Name]})
+	}
+	return made, nil
+}
+
+// portVersion is the apk version: upstream's, from the port or from the lock,
+// and the port's release.
+func (b *builder) portVersion(p *recipe.PortFile) (string, error) {
+	version := p.Version
+	if version == "" && len(p.Sources) > 0 {
+		src, err := b.lockedSource(p.Sources[0], p.Path)
+		if err != nil {
+			return "", err
+		}
+		version = src.Version
+	}
+	if version == "" {
+		return "", fault.Errorf(fault.Usage, "%s: it has neither a version nor a source", p.Path)
+	}
+	return fmt.Sprintf("%s-r%d", version, p.Release), nil
+}
+
+// stepEnv is the environment of every compile step, sorted.
+func (b *builder) stepEnv(version string) []string {
+	upstream, _, _ := strings.Cut(version, "-r")
+	env := []string{
+		"ARCH=" + b.arch.Apk,
+		"GOARCH=" + b.arch.Go,
+		"KARCH=" + b.arch.Linux,
+		"LC_ALL=C",
+		"OUT=/out",
+		"PORT=/port",
+		"SOURCE_DATE_EPOCH=" + strconv.FormatInt(b.epoch, 10),
+		"SRC=/src",
+		"SYSROOT=/sysroot",
+		"TARGET=" + b.arch.Apk + "-linux-musl",
+		"TOOLCHAIN=/toolchain",
+		"TZ=UTC",
+		"VERSION=" + upstream,
+	}
+	slices.Sort(env)
+	return env
+}
+
+// mount makes a stored file an input of a step.
+func (b *builder) mount(dest string, d store.Digest) engine.Input {
+	return engine.Input{Dest: dest, Path: b.store.Path(d), Digest: d}
+}
+
+// dirTar puts a directory into the store as a deterministic tar: sorted, owned
+// by root, modes reduced to whether a file is executable, since a checkout
+// carries no more.
+func (b *builder) dirTar(ctx context.Context, dir string) (store.Digest, error) {
+	tree, err := readDir(dir)
+	if err != nil {
+		return "", err
+	}
+	var buf bytes.Buffer
+	if err := rootfs.WriteTar(&buf, tree, 0); err != nil {
+		return "", fmt.Errorf("%s: %w", filepath.Base(dir), err)
+	}
+	d, _, err := b.store.Put(ctx, &buf, "")
+	return d, err
+}

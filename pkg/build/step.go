@@ -1,0 +1,112 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// inputs describes a step: everything its outputs depend on, by name. Values
+// are digests, versions or short texts, never paths of this machine, so that
+// the same inputs have the same key everywhere.
+type inputs map[string]string
+
+// key is the SHA-256 of the description in its canonical form: JSON with
+// sorted keys.
+func (in inputs) key() (string, error) {
+	text, err := json.Marshal(in)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// outputs are a finished step's results, in the content store.
+type outputs map[string]store.Digest
+
+// cached returns the outputs of the step with these inputs: from the action
+// cache where they are there, from run otherwise. Name is the step's name
+// without versions ("port zlib amd64"), by which a miss is explained: the last
+// run of that name is compared with this one.
+//
+// engine says that run is a step of the engine, which Result counts.
+func (b *builder) cached(ctx context.Context, name string, in inputs, engine bool, run func(context.Context) (outputs, error)) (outputs, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	key, err := in.key()
+	if err != nil {
+		return nil, err
+	}
+	if action, ok, err := b.store.Action(key); err != nil {
+		return nil, err
+	} else if ok {
+		b.count(engine, false)
+		return action.Outputs, nil
+	}
+	reason, err := b.whyMissed(name, in)
+	if err != nil {
+		return nil, err
+	}
+	b.note("%s: %s", name, reason)
+	b.miss(fmt.Sprintf("%s: %s", name, reason))
+	if b.opts.dryRun {
+		return nil, errDryRun
+	}
+
+	out, err := run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	description, err := json.Marshal(in)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.store.PutAction(key, store.Action{Name: name, Description: description, Outputs: out}); err != nil {
+		return nil, err
+	}
+	b.count(engine, true)
+	return out, nil
+}
+
+// whyMissed compares in with the last run of the step called name.
+func (b *builder) whyMissed(name string, in inputs) (string, error) {
+	last, ok, err := b.store.LastAction(name)
+	if err != nil {
+		return "", err
+	}
+	if !ok {
+		return "not built before", nil
+	}
+	var old inputs
+	if err := json.Unmarshal(last.Description, &old); err != nil {
+		return "", fault.Errorf(fault.Internal, "action cache: description of %s: %w", name, err)
+	}
+	var changed []string
+	for k, v := range in {
+		switch was, ok := old[k]; {
+		case !ok:
+			changed = append(changed, k+" added")
+		case was != v:
+			changed = append(changed, k+" changed")
+		}
+	}
+	for k := range old {
+		if _, ok := in[k]; !ok {
+			changed = append(changed, k+" removed")
+		}
+	}
+	if len(changed) == 0 {
+		return "its output is no longer in the store", nil
+	}
+	slices.Sort(changed)
+	return strings.Join(changed, ", "), nil
+}

@@ -1,0 +1,91 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/sovereign-build/sovereign/pkg/build/store"
+)
+
+func newTestBuilder(t *testing.T) *builder {
+	t.Helper()
+	st, err := store.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := newOptions([]Option{WithCacheDir(t.TempDir())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &builder{opts: o, store: st}
+}
+
+func TestCachedSaysWhyItMissed(t *testing.T) {
+	b := newTestBuilder(t)
+	ran := 0
+	run := func(ctx context.Context) (outputs, error) {
+		ran++
+		d, _, err := b.store.Put(ctx, strings.NewReader("made"), "")
+		return outputs{"file": d}, err
+	}
+	for _, step := range []struct {
+		in     inputs
+		runs   int
+		reason string // of the miss, empty for a hit
+	}{
+		{inputs{"a": "1", "b": "1"}, 1, "not built before"},
+		{inputs{"b": "1", "a": "1"}, 1, ""},
+		{inputs{"a": "2", "c": "1"}, 2, "a changed, b removed, c added"},
+		{inputs{"a": "1", "b": "1"}, 2, ""},
+	} {
+		b.result.Reasons = nil
+		out, err := b.cached(t.Context(), "a step", step.in, true, run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ran != step.runs {
+			t.Errorf("%v: %d runs, want %d", step.in, ran, step.runs)
+		}
+		if !b.store.Has(out["file"]) {
+			t.Errorf("%v: output %s is not in the store", step.in, out["file"])
+		}
+		got := strings.Join(b.result.Reasons, "; ")
+		if want := step.reason; got != want && got != "a step: "+want {
+			t.Errorf("%v: reason %q, want %q", step.in, got, want)
+		}
+	}
+	if b.result.StepsRun != 2 || b.result.StepsCached != 2 {
+		t.Errorf("counted %d run and %d cached, want 2 and 2", b.result.StepsRun, b.result.StepsCached)
+	}
+}
+
+func TestCachedKeepsNothingOfAFailure(t *testing.T) {
+	b := newTestBuilder(t)
+	boom := errors.New("boom")
+	in := inputs{"a": "1"}
+	_, err := b.cached(t.Context(), "a step", in, true, func(context.Context) (outputs, error) { return nil, boom })
+	if !errors.Is(err, boom) {
+		t.Fatalf("error %v, want boom", err)
+	}
+	key, err := in.key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := b.store.Action(key); ok || err != nil {
+		t.Errorf("a failed step is in the action cache (%v)", err)
+	}
+}
+
+func TestDryRunRunsNothing(t *testing.T) {
+	b := newTestBuilder(t)
+	b.opts.dryRun = true
+	_, err := b.cached(t.Context(), "a step", inputs{"a": "1"}, true, func(context.Context) (outputs, error) {
+		t.Error("a dry run ran a step")
+		return nil, nil
+	})
+	if !errors.Is(err, errDryRun) || len(b.result.Reasons) != 1 {
+		t.Errorf("error %v and reasons %v, want a dry run's with one", err, b.result.Reasons)
+	}
+}
