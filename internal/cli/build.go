@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -53,6 +54,10 @@ func (s *session) runBuild(cmd *cobra.Command, r BuildRequest) error {
 	}
 	if r.Jobs < 1 || r.Jobs > 64 {
 		return fault.Errorf(fault.Usage, "--jobs %d is not between 1 and 64", r.Jobs)
+	}
+	// Found out here, a wrong variable costs a second and not a download.
+	if _, err := lock.SourceDate(&lock.Lock{SourceDate: 1}, s.env("SOURCE_DATE_EPOCH")); err != nil {
+		return err
 	}
 	r.CacheDir = s.cacheDir
 	r.SourceDateEpoch = s.env("SOURCE_DATE_EPOCH")

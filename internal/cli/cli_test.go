@@ -55,12 +55,12 @@ func (f *fake) Watch(ctx context.Context, _ string, _ func(string)) error {
 	return f.watch(ctx)
 }
 
-func (f *fake) Stop(ctx context.Context, name string, _ time.Duration) error {
+func (f *fake) Stop(ctx context.Context, name string, _ time.Duration) (*StopResult, error) {
 	f.calls = append(f.calls, "stop "+name)
 	if ctx.Err() != nil {
-		return errors.New("the stop was cancelled too")
+		return nil, errors.New("the stop was cancelled too")
 	}
-	return f.err
+	return &StopResult{Name: name, WasRunning: true, Seconds: 1.5}, f.err
 }
 
 func (f *fake) URL(context.Context, string, int) (string, error) {
@@ -190,8 +190,8 @@ func TestSmallCommands(t *testing.T) {
 	tests := []struct{ args, want string }{
 		{"dsn sql", "postgres://postgres:secret@127.0.0.1:40001/postgres?sslmode=disable\n"},
 		{"dsn sql --json", `{"name":"sql","url":"postgres://postgres:secret@127.0.0.1:40001/postgres?sslmode=disable"}` + "\n"},
-		{"stop sql", "sql is stopped\n"},
-		{"stop sql --json", `{"name":"sql","state":"stopped"}` + "\n"},
+		{"stop sql", "sql is stopped, after 1.5 s\n"},
+		{"stop sql --json", `{"name":"sql","was_running":true,"forced":false,"seconds":1.5}` + "\n"},
 		{"status", "sql          ready             \n  port 5432  127.0.0.1:40001   \n  postgresql  running, healthy  0 restarts \n"},
 		{"status sql --json", `{"machines":[{"name":"sql","state":"ready","ports":{"5432":40001},"services":[{"name":"postgresql","state":"running","healthy":true,"restarts":0}]}]}` + "\n"},
 		{"lock recipes/sql --update zlib", "zlib 1.3 → 1.3.1\nwrote recipes/sql/sovereign.lock, 12 inputs\n"},

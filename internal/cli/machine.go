@@ -14,8 +14,9 @@ type Runtime interface {
 	// Watch reports what changes in a running machine until the machine ends,
 	// which returns nil when it was stopped in order, or ctx does.
 	Watch(ctx context.Context, name string, report func(string)) error
-	// Stop shuts the guest down in order and returns when it is off.
-	Stop(ctx context.Context, name string, timeout time.Duration) error
+	// Stop shuts the guest down in order and returns when it is off. Its power
+	// is cut when it does not end within grace.
+	Stop(ctx context.Context, name string, grace time.Duration) (*StopResult, error)
 	// URL is how a client reaches the service on a guest port, with its
 	// secret; port 0 is the first port that has a URL.
 	URL(ctx context.Context, name string, port int) (string, error)
@@ -30,8 +31,17 @@ type RunRequest struct {
 	MemoryMiB int         // 0 is the manifest's
 	CPUs      int         // 0 is the manifest's
 	Accel     string      // "auto", "kvm" or "tcg"
+	Outbound  bool        // the guest may connect to the world
 	Timeout   time.Duration
-	CacheDir  string
+}
+
+// StopResult says how a machine came to its end, as stop --json prints it.
+type StopResult struct {
+	Name       string  `json:"name"`
+	WasRunning bool    `json:"was_running"`
+	Forced     bool    `json:"forced"`        // its power was cut
+	Why        string  `json:"why,omitempty"` // it was
+	Seconds    float64 `json:"seconds"`
 }
 
 // Machine is a started machine, as run --json prints it.

@@ -21,7 +21,7 @@ import (
 
 // stopTime is how long a guest has to shut down in order: more than the
 // longest stop timeout that shipped recipes have.
-const stopTime = 90 * time.Second
+const stopTime = 2 * time.Minute
 
 type runFlags struct {
 	RunRequest
@@ -50,11 +50,12 @@ in order at Ctrl-C. The data disk is kept and used again by the next run.`,
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.detach, "detach", "d", false, "return when the services are healthy, leave the machine running")
-	f.StringArrayVarP(&o.ports, "port", "p", nil, "`GUEST:HOST`: the loopback port for a port of the guest (default: a free one); may be given more than once")
+	f.StringArrayVarP(&o.ports, "port", "p", nil, "loopback port for a port of the guest, as `GUEST:HOST` (default: a free one); may be given more than once")
 	f.StringVar(&o.memory, "memory", "", "`size` of the memory, like 1GiB (default: the bundle's)")
 	f.IntVar(&o.CPUs, "cpus", 0, "`number` of CPUs (default: the bundle's)")
 	f.StringVar(&o.Accel, "accel", "auto", "auto, kvm or tcg; auto takes KVM where a guest really boots with it")
-	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "how `long` the services have to become healthy")
+	f.BoolVar(&o.Outbound, "outbound", false, "let the guest connect to the world; without it only forwarded ports pass")
+	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "`time` the services have to become healthy")
 	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
 }
 
@@ -63,7 +64,6 @@ func (s *session) runRun(ctx context.Context, o runFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	r.CacheDir = s.cacheDir
 	p := s.printer()
 	m, err := s.Runtime.Start(ctx, r, p.note)
 	if err != nil {
@@ -82,7 +82,11 @@ func (s *session) runRun(ctx context.Context, o runFlags, name string) error {
 	// Ctrl-C is the documented way to end a machine in the foreground, so it
 	// is no failure; but the stop must not be cancelled with ctx.
 	p.note("stopping " + m.Name)
-	return s.Runtime.Stop(context.WithoutCancel(ctx), m.Name, stopTime)
+	result, err := s.Runtime.Stop(context.WithoutCancel(ctx), m.Name, stopTime)
+	if err != nil {
+		return err
+	}
+	return writeStop(s.Stderr, result)
 }
 
 // request checks the flags and finds the bundle.

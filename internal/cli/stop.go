@@ -16,20 +16,35 @@ func (s *session) stopCommand() *cobra.Command {
 		Use:   "stop NAME",
 		Short: "Shut a running machine down in order",
 		Long: `Stop asks the guest to stop its services and to unmount the data disk, and
-returns when the machine is off. A machine that does not end in time is an
-error; its power is not cut, since that is the owner's decision.`,
+returns when the machine is off. Only when it has not ended in time is its power
+cut, and the command says so; services then recover as after a crash. Stopping a
+machine that does not run is no error.`,
 		Example: `  sovereign-build stop sql`,
 		Args:    operands("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := s.Runtime.Stop(cmd.Context(), args[0], timeout); err != nil {
+			if timeout <= 0 {
+				return fault.Errorf(fault.Usage, "--timeout %s is not a positive time", timeout)
+			}
+			result, err := s.Runtime.Stop(cmd.Context(), args[0], timeout)
+			if err != nil {
 				return err
 			}
-			return s.printer().result(map[string]string{"name": args[0], "state": "stopped"}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s is stopped\n", args[0])
-				return err
-			})
+			return s.printer().result(result, func(w io.Writer) error { return writeStop(w, result) })
 		},
 	}
-	cmd.Flags().DurationVar(&timeout, "timeout", stopTime, "how `long` the guest has")
+	cmd.Flags().DurationVar(&timeout, "timeout", stopTime, "`time` the guest has")
 	return exits(cmd, fault.Device)
+}
+
+func writeStop(w io.Writer, r *StopResult) error {
+	var err error
+	switch {
+	case !r.WasRunning:
+		_, err = fmt.Fprintf(w, "%s was not running\n", r.Name)
+	case r.Forced:
+		_, err = fmt.Fprintf(w, "%s is off, its power was cut: %s\n", r.Name, r.Why)
+	default:
+		_, err = fmt.Fprintf(w, "%s is stopped, after %.1f s\n", r.Name, r.Seconds)
+	}
+	return err
 }

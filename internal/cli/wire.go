@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/sovereign-build/sovereign/pkg/build"
+)
+
+// Wire connects the commands to pkg/build and pkg/runtime.
+func (c *CLI) Wire() {
+	c.Builder = builder{}
+	c.Runtime = machines{}
+}
+
+// builder is pkg/build as the commands see it.
+type builder struct{}
+
+func (builder) Build(ctx context.Context, r BuildRequest) (*BuildResult, error) {
+	opts := []build.Option{
+		build.WithArch(r.Arch),
+		build.WithOutput(r.Output),
+		build.WithCacheDir(r.CacheDir),
+		build.WithEngine(r.Engine),
+		build.WithJobs(r.Jobs),
+		build.WithRepositories(r.Repositories, r.Keys),
+		build.WithOffline(r.Offline),
+		build.WithRelockMissing(r.RelockMissing),
+		build.WithDryRun(r.DryRun),
+		build.WithSourceDateEpoch(r.SourceDateEpoch),
+		build.WithProgress(r.ProgressMode, r.Progress),
+	}
+	result, err := build.Build(ctx, r.Recipe, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return (*BuildResult)(result), nil
+}
+
+func (builder) Lock(ctx context.Context, r LockRequest) (*LockResult, error) {
+	opts := []build.Option{build.WithCacheDir(r.CacheDir), build.WithProgress("plain", r.Progress)}
+	var result *build.LockResult
+	var err error
+	if r.Check {
+		result, err = build.CheckLock(r.Recipe, opts...)
+	} else {
+		result, err = build.Lock(ctx, r.Recipe, r.Update, opts...)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out := &LockResult{Lock: result.Path, Inputs: result.Inputs}
+	for _, c := range result.Changes {
+		out.Changes = append(out.Changes, c.String())
+	}
+	return out, nil
+}
