@@ -34,7 +34,7 @@ func roundTrip(t *testing.T, c *Config, data []byte) {
 		}
 		t.Fatalf("merged text does not parse: %v", err)
 	}
-	if lost := Verify(m, again); len(lost) != 0 {
+	if lost := Verify(m, again, Notes{}); len(lost) != 0 {
 		t.Fatalf("lost by merging one file: %v", lost)
 	}
 }
@@ -74,14 +74,14 @@ func FuzzDecompress(f *testing.F) {
 	})
 }
 
-func FuzzParseUnknown(f *testing.F) {
-	f.Add([]byte("FOO\nCONFIG_BAR\n\n"))
+func FuzzParseNotes(f *testing.F) {
+	f.Add([]byte("unknown FOO\ndepends BAR a/Kconfig:1 (X)\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		names, err := ParseUnknown(bytes.NewReader(data))
+		notes, err := ParseNotes(bytes.NewReader(data))
 		if err != nil {
 			return
 		}
-		for _, n := range names {
+		for _, n := range notes.Unknown {
 			if !validSymbol(n) {
 				t.Fatalf("%q came out", n)
 			}

@@ -117,7 +117,7 @@ func TestGoldenConfigs(t *testing.T) {
 			t.Fatal(err)
 		}
 		m, _ := Merge(fragments(t, a)...)
-		if err := VerifyError(m, final); err != nil {
+		if err := VerifyError(m, final, Notes{}); err != nil {
 			t.Error(err)
 		}
 		sets := []string{"virtio", "verity", "postgresql", "tailscale", "no-android"}
@@ -168,7 +168,7 @@ func TestGoldenDiff(t *testing.T) {
 func TestScripts(t *testing.T) {
 	for _, a := range arches(t) {
 		for name, text := range map[string]string{"config": ConfigScript(a), "build": BuildScript(a)} {
-			for _, part := range []string{"KARCH=" + a.Linux + "\n", "LLVM=-19", "KBUILD_BUILD_TIMESTAMP=", ConfigFile, UnknownFile} {
+			for _, part := range []string{"KARCH=" + a.Linux + "\n", "LLVM=-19", "KBUILD_BUILD_TIMESTAMP=", ConfigFile, NotesFile} {
 				if !strings.Contains(text, part) {
 					t.Errorf("%s script of %s lacks %q", name, a.Go, part)
 				}

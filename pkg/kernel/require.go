@@ -77,7 +77,7 @@ func Check(c *Config, sets ...string) (*Report, error) {
 			return nil, err
 		}
 		m, _ := Merge(set)
-		res := SetResult{Name: name, Topic: set.Topic, Symbols: set.Len(), Lost: Verify(m, c)}
+		res := SetResult{Name: name, Topic: set.Topic, Symbols: set.Len(), Lost: Verify(m, c, Notes{})}
 		if res.Lost == nil {
 			res.Lost = []Lost{}
 		}

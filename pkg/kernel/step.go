@@ -13,7 +13,7 @@ const (
 	SourceInput    = "/src/linux"            // source tarball
 	FragmentsInput = "/src/fragments.config" // Merged.Bytes
 	ConfigFile     = "kernel.config"         // both steps: the final .config
-	UnknownFile    = "unknown-symbols"       // both steps: see ParseUnknown
+	NotesFile      = "kconfig.notes"         // both steps: see ParseNotes
 	ReleaseFile    = "kernel.release"        // build step: "6.12.107-sovereign"
 )
 
@@ -47,7 +47,7 @@ var (
 )
 
 // ConfigScript is the step that only makes the .config: ConfigFile and
-// UnknownFile, in about 15 CPU seconds. Run it and Verify before the build
+// NotesFile, in about 15 CPU seconds. Run it and Verify before the build
 // step, which costs minutes.
 //
 // The step's base is the toolchain image; inputs are SourceInput and

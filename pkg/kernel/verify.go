@@ -1,9 +1,7 @@
 package kernel
 
 import (
-	"bufio"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -32,6 +30,9 @@ type Lost struct {
 	Asked
 	Got  string `json:"got"`
 	Loss Loss   `json:"loss"`
+	// Depends is what Kconfig says the symbol depends on, with the place:
+	// "drivers/net/Kconfig:380: (NETDEVICES) && (INET)". Empty when unknown.
+	Depends []string `json:"depends,omitempty"`
 }
 
 // String says it in one line: where, what, how, and why it was wanted.
@@ -48,6 +49,9 @@ func (l Lost) String() string {
 	default:
 		fmt.Fprintf(&b, "CONFIG_%s=%s became %s", l.Symbol, l.Value, l.Got)
 	}
+	for _, d := range l.Depends {
+		fmt.Fprintf(&b, "; depends on %s", d)
+	}
 	for _, s := range append([]Setting{l.Setting}, l.Also...) {
 		if s.Reason == "" {
 			continue
@@ -63,20 +67,19 @@ func (l Lost) String() string {
 
 // Verify compares what the fragments asked with the final .config, by the
 // rules of the package comment, and returns what got lost, sorted by symbol.
-// Only the fragments' own symbols are compared. unknown are symbols (without
-// CONFIG_) that Kconfig said it does not know, from ParseUnknown; asking for
-// one is a loss even when the value asked is n, since it is a misspelling or a
-// symbol that went away.
-func Verify(asked *Merged, final *Config, unknown ...string) []Lost {
+// Only the fragments' own symbols are compared. Asking for a symbol that the
+// notes call unknown is a loss even when the value asked is n, since it is a
+// misspelling or a symbol that went away.
+func Verify(asked *Merged, final *Config, notes Notes) []Lost {
 	var lost []Lost
 	for _, a := range asked.Asked {
 		got := final.Value(a.Symbol)
 		loss := compare(a.Value, got)
-		if slices.Contains(unknown, a.Symbol) {
+		if slices.Contains(notes.Unknown, a.Symbol) {
 			loss = Unknown
 		}
 		if loss != "" {
-			lost = append(lost, Lost{Asked: a, Got: got, Loss: loss})
+			lost = append(lost, Lost{Asked: a, Got: got, Loss: loss, Depends: notes.Depends[a.Symbol]})
 		}
 	}
 	return lost
@@ -114,32 +117,11 @@ func (e *LostError) Error() string {
 
 // VerifyError is Verify as an error: nil when nothing got lost, otherwise a
 // *LostError of class fault.Verification.
-func VerifyError(asked *Merged, final *Config, unknown ...string) error {
-	lost := Verify(asked, final, unknown...)
+func VerifyError(asked *Merged, final *Config, notes Notes) error {
+	lost := Verify(asked, final, notes)
 	if len(lost) == 0 {
 		return nil
 	}
 	return fault.Errorf(fault.Verification, "%w", &LostError{Lost: lost, Asked: len(asked.Asked)}).
-		Hintf("add to the fragment what each symbol depends on (its \"depends on\" and the menus around it in Kconfig), or take the symbol out")
-}
-
-// ParseUnknown reads the file UnknownFile of the kernel steps: one symbol a
-// line, without CONFIG_.
-func ParseUnknown(r io.Reader) ([]string, error) {
-	var names []string
-	lines := bufio.NewScanner(io.LimitReader(r, MaxSize))
-	for lines.Scan() {
-		name := strings.TrimPrefix(strings.TrimSpace(lines.Text()), "CONFIG_")
-		if name == "" {
-			continue
-		}
-		if !validSymbol(name) {
-			return nil, fmt.Errorf("%s: %.60q is not the name of a symbol", UnknownFile, name)
-		}
-		names = append(names, name)
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("%s: %w", UnknownFile, err)
-	}
-	return names, nil
+		Hintf("ask in a fragment for what each symbol depends on (and for the menus around it), or take the symbol out")
 }

@@ -81,7 +81,7 @@ func TestVerify(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.asked+"/"+tt.final, func(t *testing.T) {
 			m, _ := Merge(fragment(t, "f", tt.asked))
-			lost := Verify(m, config(t, tt.final))
+			lost := Verify(m, config(t, tt.final), Notes{})
 			var got Loss
 			if len(lost) > 0 {
 				got = lost[0].Loss
@@ -98,11 +98,15 @@ func TestVerifyError(t *testing.T) {
 	b := fragment(t, "more.config", "# VPN.\nCONFIG_TUN=y\nCONFIG_TYPO=y\n# Not Android.\n# CONFIG_BINDER is not set\n")
 	m, _ := Merge(a, b)
 	final := config(t, "CONFIG_OK=y\nCONFIG_NR_CPUS=512\nCONFIG_BINDER=y\n")
-	err := VerifyError(m, final, "TYPO")
+	notes, err := ParseNotes(strings.NewReader("unknown TYPO\ndepends TUN drivers/net/Kconfig:380 (NETDEVICES) && (INET)\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = VerifyError(m, final, notes)
 	want := `kernel: 4 of 5 symbols asked for are not in the final .config
   more.config:5: CONFIG_BINDER should be off and is y (something selects it); wanted because: Not Android.
   net.config:6: CONFIG_NR_CPUS=9999 became 512; wanted because: At most the phone's.
-  more.config:2: CONFIG_TUN=y was dropped (something it depends on is off); wanted because: VPN.; also net.config:2: Packets of the tailnet.
+  more.config:2: CONFIG_TUN=y was dropped (something it depends on is off); depends on drivers/net/Kconfig:380: (NETDEVICES) && (INET); wanted because: VPN.; also net.config:2: Packets of the tailnet.
   more.config:3: CONFIG_TYPO: no such symbol in this kernel; wanted because: VPN.`
 	if err == nil || err.Error() != want {
 		t.Fatalf("got\n%v\nwant\n%s", err, want)
@@ -114,18 +118,21 @@ func TestVerifyError(t *testing.T) {
 	if !errors.As(err, &le) || len(le.Lost) != 4 || le.Asked != 5 {
 		t.Errorf("no LostError inside: %v", le)
 	}
-	if err := VerifyError(m, config(t, "CONFIG_OK=y\nCONFIG_NR_CPUS=9999\nCONFIG_TUN=y\nCONFIG_TYPO=y\n")); err != nil {
+	if err := VerifyError(m, config(t, "CONFIG_OK=y\nCONFIG_NR_CPUS=9999\nCONFIG_TUN=y\nCONFIG_TYPO=y\n"), Notes{}); err != nil {
 		t.Errorf("nothing is lost, yet %v", err)
 	}
 }
 
-func TestParseUnknown(t *testing.T) {
-	got, err := ParseUnknown(strings.NewReader("FOO\n\nCONFIG_BAR\n"))
-	if d := cmp.Diff([]string{"FOO", "BAR"}, got); err != nil || d != "" {
+func TestParseNotes(t *testing.T) {
+	got, err := ParseNotes(strings.NewReader("unknown FOO\ndepends BAR a/Kconfig:1 (X) && (Y)\ndepends BAR b/Kconfig:2 y\n"))
+	want := Notes{Unknown: []string{"FOO"}, Depends: map[string][]string{"BAR": {"a/Kconfig:1: (X) && (Y)", "b/Kconfig:2: y"}}}
+	if d := cmp.Diff(want, got); err != nil || d != "" {
 		t.Error(err, d)
 	}
-	if _, err := ParseUnknown(strings.NewReader("a b\n")); err == nil {
-		t.Error("took a line that is no symbol")
+	for _, bad := range []string{"unknown a-b\n", "unknown\n", "lost FOO\n"} {
+		if _, err := ParseNotes(strings.NewReader(bad)); err == nil {
+			t.Errorf("took %q", bad)
+		}
 	}
 }
 

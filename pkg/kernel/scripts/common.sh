@@ -33,13 +33,11 @@ unpack_linux() {
 }
 
 # configure turns the fragments into .config: what no fragment names is n.
-# Symbols that Kconfig does not know are listed in $out/unknown-symbols, one a
-# line; the file is empty when there are none. Everything else Kconfig says is
-# the caller's to see by comparing the result with what was asked.
+# $out/kconfig.notes has what Kconfig says about symbols that did not make it,
+# and is empty when all did.
 configure() {
 	KCONFIG_WARN_UNKNOWN_SYMBOLS=1 KCONFIG_ALLCONFIG="$fragments" \
 		kmake allnoconfig >kconfig.log 2>&1 || { cat kconfig.log >&2; exit 1; }
-	sed -n 's/.*warning: unknown symbol: //p' kconfig.log | sort -u >"$out/unknown-symbols"
 	cp .config before-olddefconfig
 	kmake olddefconfig
 	cmp -s .config before-olddefconfig || {
@@ -48,4 +46,42 @@ configure() {
 		exit 1
 	}
 	cp .config "$out/kernel.config"
+	sed -n 's/.*warning: unknown symbol: /unknown /p' kconfig.log | sort -u >"$out/kconfig.notes"
+	grep -vxFf .config "$fragments" | sed -n 's/^CONFIG_\([A-Za-z0-9_]*\)=.*/\1/p' >missing || :
+	if [ -s missing ]; then
+		explain missing >>"$out/kconfig.notes"
+	fi
+}
+
+# explain FILE prints "depends SYMBOL KCONFIG:LINE EXPRESSION" for each symbol
+# of the file that has an entry in Kconfig: its own "depends on" and those of
+# the blocks around it in the same Kconfig file.
+explain() {
+	find . -name 'Kconfig*' -type f ! -path './arch/*' -o -path "./arch/$KARCH/*" -name 'Kconfig*' -type f |
+		sed 's,^\./,,' | sort | xargs awk -v list="$1" '
+		function flush(  i, e) {
+			if (hit == "") return
+			for (i = 1; i <= depth; i++) if (block[i] != "") e = e (e == "" ? "" : " && ") "(" block[i] ")"
+			if (own != "") e = e (e == "" ? "" : " && ") own
+			print "depends " hit " " at " " (e == "" ? "y" : e)
+			hit = ""
+		}
+		FILENAME == list { want[$1]; next }
+		FNR == 1 { flush(); depth = 0; context = "" }
+		/^[ \t]*(config|menuconfig)[ \t]+[A-Za-z0-9_]+[ \t]*$/ {
+			flush(); context = "config"; own = ""
+			if ($2 in want) { hit = $2; at = FILENAME ":" FNR }
+			next
+		}
+		/^if[ \t]/ { flush(); context = "if"; block[++depth] = substr($0, 4); next }
+		/^(menu|choice)([ \t]|$)/ { flush(); context = "menu"; block[++depth] = ""; next }
+		/^(endif|endmenu|endchoice)/ { flush(); context = ""; if (depth > 0) depth--; next }
+		/^(source|comment)[ \t]/ { flush(); context = ""; next }
+		/^[ \t]+depends on / {
+			e = $0; sub(/^[ \t]+depends on /, "", e); sub(/[ \t]*#.*/, "", e); e = "(" e ")"
+			if (context == "config") own = own (own == "" ? "" : " && ") e
+			else if (context == "menu") block[depth] = block[depth] (block[depth] == "" ? "" : " && ") e
+		}
+		END { flush() }
+	' "$1"
 }
