@@ -1,0 +1,294 @@
+package erofs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
+)
+
+const epoch = 1700000000
+
+func sample() []rootfs.Entry {
+	big := bytes.Repeat([]byte("0123456789abcdef"), 20000)
+	entries := []rootfs.Entry{
+		{Path: "tmp", Mode: fs.ModeDir | fs.ModeSticky | 0o777},
+		{Path: "srv", Mode: fs.ModeDir | fs.ModeSetgid | 0o750, UID: 70, GID: 71},
+		{Path: "bin/su", Mode: fs.ModeSetuid | 0o755, Size: 4, Content: rootfs.Bytes([]byte("ELF!"))},
+		{Path: "bin/ping", Mode: 0o755, Xattrs: map[string][]byte{"security.capability": {1, 0, 0, 2, 0, 0x20, 18: 0, 19: 0}, "trusted.x": []byte("v")}, Size: 1, Content: rootfs.Bytes([]byte("p"))},
+		{Path: "dev/null", Mode: fs.ModeDevice | fs.ModeCharDevice | 0o666, Major: 1, Minor: 3},
+		{Path: "dev/big", Mode: fs.ModeDevice | 0o660, Major: 259, Minor: 300, GID: 6},
+		{Path: "run/fifo", Mode: fs.ModeNamedPipe | 0o600},
+		{Path: "run/socket", Mode: fs.ModeSocket | 0o600},
+		{Path: "home/ümläut", Mode: 0o640, UID: 70, GID: 70, Size: 3, Content: rootfs.Bytes([]byte("abc"))},
+		{Path: "home/huge-owner", Mode: 0o644, UID: 3_000_000, GID: 4_000_000_000},
+		{Path: "usr/share/big", Mode: 0o444, Size: int64(len(big)), Content: rootfs.Bytes(big)},
+		{Path: "usr/share/block", Mode: 0o444, Size: 4096, Content: rootfs.Bytes(big[:4096])},
+		{Path: "usr/share/almost", Mode: 0o444, Size: 4095, Content: rootfs.Bytes(big[:4095])},
+		{Path: "usr/share/more", Mode: 0o444, Size: 4097, Content: rootfs.Bytes(big[:4097])},
+		{Path: "xattrs", Mode: 0o644, Xattrs: map[string][]byte{"user.big": big[:3000]}, Size: 2, Content: rootfs.Bytes([]byte("xx"))},
+		rootfs.Symlink("lib64", "lib"),
+		rootfs.Symlink("etc/far", strings.Repeat("../", 400)+"x"),
+		rootfs.Regular("etc/empty", 0o600, nil),
+		rootfs.Dir("empty", 0o700),
+	}
+	for i := range 700 { // a directory of several blocks
+		entries = append(entries, rootfs.Regular(fmt.Sprintf("many/file-with-a-long-name-%04d", i), 0o644, []byte(fmt.Sprint(i))))
+	}
+	return entries
+}
+
+// build makes the tree; hard links are given by the name target.
+func build(t testing.TB, entries []rootfs.Entry, target string) *rootfs.Tree {
+	t.Helper()
+	tree := rootfs.New()
+	for _, e := range entries {
+		if err := tree.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := []string{"many/aa-link", "many/zz-link", "top-link"}
+	add := func(e rootfs.Entry) {
+		if err := tree.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e := rootfs.Regular(target, 0o751, []byte("linked contents"))
+	e.UID, e.Xattrs = 7, map[string][]byte{"trusted.l": []byte("1")}
+	add(e)
+	for _, n := range names {
+		if n != target {
+			add(rootfs.Hardlink(n, target))
+		}
+	}
+	add(rootfs.Symlink("sl-b", "x"))
+	add(rootfs.Hardlink("sl-a", "sl-b"))
+	return tree
+}
+
+func write(t testing.TB, tree *rootfs.Tree, o Options) (string, Info) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "image.erofs")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	info, err := Write(context.Background(), f, tree, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, err := f.Stat(); err != nil || st.Size() != info.Size || info.Size%BlockSize != 0 {
+		t.Fatalf("size %d, file %v, %v", info.Size, st.Size(), err)
+	}
+	return path, info
+}
+
+func TestDeterministic(t *testing.T) {
+	entries := sample()
+	var first []byte
+	for _, target := range []string{"top-link", "many/zz-link", "many/aa-link"} {
+		rand.New(rand.NewPCG(1, 2)).Shuffle(len(entries), func(i, j int) { entries[i], entries[j] = entries[j], entries[i] })
+		path, _ := write(t, build(t, entries, target), Options{Epoch: epoch})
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == nil {
+			first = data
+		}
+		if !bytes.Equal(first, data) {
+			t.Error("the order of insertion changes the image")
+		}
+	}
+	_, a := write(t, build(t, entries[:5], "top-link"), Options{Epoch: epoch})
+	_, b := write(t, build(t, entries[:6], "top-link"), Options{Epoch: epoch})
+	if a.UUID == b.UUID {
+		t.Error("other contents, the same UUID")
+	}
+	_, c := write(t, build(t, entries[:5], "top-link"), Options{Epoch: epoch, UUID: [16]byte{1, 2, 3}})
+	if c.UUID != [16]byte{1, 2, 3} {
+		t.Errorf("the UUID given became %x", c.UUID)
+	}
+}
+
+func tool(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Skipf("%s is not installed", name)
+	}
+	return path
+}
+
+func TestFsckAccepts(t *testing.T) {
+	fsck := tool(t, "fsck.erofs")
+	path, _ := write(t, build(t, sample(), "top-link"), Options{Epoch: epoch, UUID: [16]byte{0xab, 0xcd}})
+	if out, err := exec.Command(fsck, "--extract", path).CombinedOutput(); err != nil {
+		t.Errorf("fsck.erofs: %v\n%s", err, out)
+	}
+	out, err := exec.Command(tool(t, "dump.erofs"), "-s", path).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "abcd0000-0000-0000-0000-000000000000") {
+		t.Errorf("dump.erofs: %v\n%s", err, out)
+	}
+	empty, _ := write(t, rootfs.New(), Options{})
+	if out, err := exec.Command(fsck, empty).CombinedOutput(); err != nil {
+		t.Errorf("empty tree: fsck.erofs: %v\n%s", err, out)
+	}
+}
+
+// The kernel's view, attribute by attribute.
+func TestMounted(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	tree := build(t, sample(), "many/zz-link")
+	path, _ := write(t, tree, Options{Epoch: epoch})
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "erofs", "-o", "loop,ro", path, dir).CombinedOutput(); err != nil {
+		t.Skipf("this kernel mounts no EROFS by loop here: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	seen := 0
+	for e := range tree.All() {
+		seen++
+		full := filepath.Join(dir, e.Path)
+		var st syscall.Stat_t
+		if err := syscall.Lstat(full, &st); err != nil {
+			t.Errorf("%s: %v", e.Path, err)
+			continue
+		}
+		if st.Mode != rootfs.UnixMode(e.Mode) || st.Uid != e.UID || st.Gid != e.GID || st.Mtim.Sec != epoch {
+			t.Errorf("%s: mode %o owner %d:%d time %d, want %o %d:%d", e.Path, st.Mode, st.Uid, st.Gid, st.Mtim.Sec, rootfs.UnixMode(e.Mode), e.UID, e.GID)
+		}
+		switch {
+		case e.IsRegular():
+			var want bytes.Buffer
+			if err := e.CopyTo(&want); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := os.ReadFile(full); err != nil || !bytes.Equal(got, want.Bytes()) {
+				t.Errorf("%s: %v, %d bytes, want %d", e.Path, err, len(got), want.Len())
+			}
+		case e.IsSymlink():
+			if got, err := os.Readlink(full); err != nil || got != e.Link {
+				t.Errorf("%s: %v, %s", e.Path, err, got)
+			}
+		case e.IsDevice():
+			// glibc's makedev.
+			major := uint32(st.Rdev>>8&0xfff) | uint32(st.Rdev>>32)&^0xfff
+			minor := uint32(st.Rdev&0xff) | uint32(st.Rdev>>12)&^0xff
+			if major != e.Major || minor != e.Minor {
+				t.Errorf("%s: device %d:%d, want %d:%d", e.Path, major, minor, e.Major, e.Minor)
+			}
+		}
+		for name, value := range e.Xattrs {
+			buf := make([]byte, 8192)
+			n, err := syscall.Getxattr(full, name, buf)
+			if err != nil || !bytes.Equal(buf[:n], value) {
+				t.Errorf("%s: %s: %v", e.Path, name, err)
+			}
+		}
+	}
+	onDisk := -1 // the root
+	if err := filepath.WalkDir(dir, func(string, fs.DirEntry, error) error { onDisk++; return nil }); err != nil || onDisk != seen {
+		t.Errorf("%d entries in the image, %d in the tree, %v", onDisk, seen, err)
+	}
+	for _, names := range tree.HardLinks() {
+		var inode uint64
+		for _, name := range names {
+			var st syscall.Stat_t
+			if err := syscall.Lstat(filepath.Join(dir, name), &st); err != nil {
+				t.Fatal(err)
+			}
+			if inode == 0 {
+				inode = st.Ino
+			}
+			if st.Ino != inode || int(st.Nlink) != len(names) {
+				t.Errorf("%s: inode %d with %d links, want %d with %d", name, st.Ino, st.Nlink, inode, len(names))
+			}
+		}
+	}
+}
+
+func TestWriteStopsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	f, err := os.Create(filepath.Join(t.TempDir(), "x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := Write(ctx, f, build(t, sample(), "top-link"), Options{}); err != context.Canceled {
+		t.Errorf("got %v", err)
+	}
+}
+
+// bench makes 8,000 files of 200 MB in all, a little like a root file system.
+func bench(b *testing.B) (*rootfs.Tree, string) {
+	b.Helper()
+	tree, dir := rootfs.New(), b.TempDir()
+	r := rand.New(rand.NewPCG(3, 4))
+	data := make([]byte, 400<<10)
+	for i := range data {
+		data[i] = byte(r.Uint32())
+	}
+	for i := range 8000 {
+		name := fmt.Sprintf("usr/d%02d/file%04d", i%97, i)
+		size := int64(2048 + r.IntN(4096))
+		if i%20 == 0 {
+			size = 420<<10 - int64(r.IntN(40<<10))
+			size = min(size, int64(len(data)))
+		}
+		full := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+			b.Fatal(err)
+		}
+		if err := os.WriteFile(full, data[:size], 0o644); err != nil {
+			b.Fatal(err)
+		}
+		if err := tree.Add(rootfs.Entry{Path: name, Mode: 0o644, Size: size, Content: rootfs.File(full)}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return tree, dir
+}
+
+// BenchmarkWrite compares with mkfs.erofs over the same files.
+func BenchmarkWrite(b *testing.B) {
+	tree, dir := bench(b)
+	var size int64
+	for e := range tree.All() {
+		size += e.Size
+	}
+	b.Run("sovereign", func(b *testing.B) {
+		b.SetBytes(size)
+		b.ReportAllocs()
+		for b.Loop() {
+			write(b, tree, Options{Epoch: epoch})
+		}
+	})
+	b.Run("mkfs.erofs", func(b *testing.B) {
+		mkfs := tool(b, "mkfs.erofs")
+		b.SetBytes(size)
+		for b.Loop() {
+			out := filepath.Join(b.TempDir(), "x.erofs")
+			if msg, err := exec.Command(mkfs, "-T", fmt.Sprint(epoch), out, dir).CombinedOutput(); err != nil {
+				b.Fatalf("%v\n%s", err, msg)
+			}
+		}
+	})
+}
