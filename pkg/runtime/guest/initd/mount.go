@@ -1,0 +1,51 @@
+package initd
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// mount is one mount(2), with the making of its directory where the parent is
+// writable.
+type mount struct {
+	source, target, fs string
+	flags              uintptr
+	options            string
+	mkdir              bool
+}
+
+func (m mount) do() error {
+	if m.mkdir {
+		if err := os.Mkdir(m.target, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("mount %s: %w", m.target, err)
+		}
+	}
+	err := unix.Mount(m.source, m.target, m.fs, m.flags, m.options)
+	if errors.Is(err, unix.EBUSY) {
+		return nil // the initramfs stage, or the kernel, was here before
+	}
+	if err != nil {
+		return fmt.Errorf("mount %s at %s (%s): %w", m.source, m.target, m.fs, err)
+	}
+	return nil
+}
+
+// systemMounts are what programs of the root image expect. The order matters.
+func systemMounts() []mount {
+	const safe = unix.MS_NOSUID | unix.MS_NODEV
+	return []mount{
+		{"proc", "/proc", "proc", safe | unix.MS_NOEXEC, "", false},
+		{"sysfs", "/sys", "sysfs", safe | unix.MS_NOEXEC, "", false},
+		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755", false},
+		{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0620,ptmxmode=0666", true},
+		{"tmpfs", "/dev/shm", "tmpfs", safe, "mode=1777", true},
+		{"tmpfs", "/run", "tmpfs", safe, "mode=0755", false},
+		{"tmpfs", "/tmp", "tmpfs", safe, "mode=1777", false},
+		{"cgroup2", cgroupRoot, "cgroup2", safe | unix.MS_NOEXEC, "", false},
+	}
+}
+
+const cgroupRoot = "/sys/fs/cgroup"

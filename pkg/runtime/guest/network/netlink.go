@@ -1,0 +1,119 @@
+package network
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// rtnl is a route netlink socket: the four requests that a guest needs, and
+// not a library for the others.
+type rtnl struct {
+	fd  int
+	seq uint32
+}
+
+func dialRTNL() (*rtnl, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("netlink: %w", err)
+	}
+	return &rtnl{fd: fd}, nil
+}
+
+func (r *rtnl) close() error { return unix.Close(r.fd) }
+
+// linkUp sets IFF_UP.
+func (r *rtnl) linkUp(index int) error {
+	b := make([]byte, unix.SizeofIfInfomsg)
+	ne := binary.NativeEndian
+	ne.PutUint32(b[4:], uint32(index))
+	ne.PutUint32(b[8:], unix.IFF_UP)
+	ne.PutUint32(b[12:], unix.IFF_UP)
+	return r.request(unix.RTM_NEWLINK, 0, b)
+}
+
+// addAddress adds an address; one that is there is no error.
+func (r *rtnl) addAddress(index int, p netip.Prefix) error {
+	b := make([]byte, unix.SizeofIfAddrmsg)
+	b[0], b[1] = family(p.Addr()), byte(p.Bits())
+	if p.Addr().Is6() {
+		b[2] = unix.IFA_F_NODAD // nobody else is on this link; do not wait a second
+	}
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	b = attribute(b, unix.IFA_LOCAL, p.Addr().AsSlice())
+	b = attribute(b, unix.IFA_ADDRESS, p.Addr().AsSlice())
+	return r.request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b)
+}
+
+// defaultRoute sets the route to everywhere else.
+func (r *rtnl) defaultRoute(index int, gateway netip.Addr) error {
+	b := make([]byte, unix.SizeofRtMsg)
+	b[0] = family(gateway)
+	b[4], b[5], b[6], b[7] = unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST
+	b = attribute(b, unix.RTA_GATEWAY, gateway.AsSlice())
+	b = attribute(b, unix.RTA_OIF, binary.NativeEndian.AppendUint32(nil, uint32(index)))
+	return r.request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b)
+}
+
+func family(a netip.Addr) byte {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// attribute appends a route attribute, padded to 4 bytes.
+func attribute(b []byte, kind uint16, value []byte) []byte {
+	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	b = append(b, value...)
+	return append(b, make([]byte, -len(value)&3)...)
+}
+
+// request sends one message and waits for the kernel's answer, which comes at
+// once.
+func (r *rtnl) request(kind, flags uint16, body []byte) error {
+	r.seq++
+	ne := binary.NativeEndian
+	m := ne.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
+	m = ne.AppendUint16(m, kind)
+	m = ne.AppendUint16(m, unix.NLM_F_REQUEST|unix.NLM_F_ACK|flags)
+	m = ne.AppendUint32(m, r.seq)
+	m = ne.AppendUint32(m, 0)
+	m = append(m, body...)
+	if err := unix.Sendto(r.fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	buf := make([]byte, 8192)
+	for {
+		n, _, err := unix.Recvfrom(r.fd, buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		const header = unix.SizeofNlMsghdr
+		if n < header+4 || ne.Uint16(buf[4:]) != unix.NLMSG_ERROR || ne.Uint32(buf[8:]) != r.seq {
+			continue
+		}
+		if errno := int32(ne.Uint32(buf[header:])); errno != 0 {
+			return unix.Errno(-errno)
+		}
+		return nil
+	}
+}
+
+// index returns the number of a network device.
+func index(name string) (int, error) {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0, err
+	}
+	return i.Index, nil
+}

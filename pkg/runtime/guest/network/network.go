@@ -1,0 +1,97 @@
+// Package network brings up the guest's network: the loopback device, and one
+// device with a static address or by DHCP. In comes the configuration of the
+// kernel command line; out goes a configured kernel and the text of a
+// resolv.conf. It opens no port and changes no firewall.
+package network
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
+)
+
+// waitEvery is how often a device that is not there yet is looked for.
+const waitEvery = 5 * time.Millisecond
+
+// Loopback brings up lo. Without it not even 127.0.0.1 answers.
+func Loopback() error {
+	r, err := dialRTNL()
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	i, err := index("lo")
+	if err != nil {
+		return fmt.Errorf("network: lo: %w", err)
+	}
+	if err := r.linkUp(i); err != nil {
+		return fmt.Errorf("network: lo: %w", err)
+	}
+	return nil
+}
+
+// Up configures the device statically; it waits for it until ctx ends.
+func Up(ctx context.Context, n *cmdline.Net) error {
+	i, err := wait(ctx, n.Device)
+	if err != nil {
+		return err
+	}
+	r, err := dialRTNL()
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	if err := r.linkUp(i); err != nil {
+		return fmt.Errorf("network: %s: up: %w", n.Device, err)
+	}
+	if err := r.addAddress(i, n.Address); err != nil {
+		return fmt.Errorf("network: %s: address %s: %w", n.Device, n.Address, err)
+	}
+	if !n.Gateway.IsValid() {
+		return nil
+	}
+	if err := r.defaultRoute(i, n.Gateway); err != nil {
+		return fmt.Errorf("network: %s: gateway %s: %w: it has to be inside %s", n.Device, n.Gateway, err, n.Address.Masked())
+	}
+	return nil
+}
+
+func wait(ctx context.Context, device string) (int, error) {
+	for {
+		i, err := index(device)
+		if err == nil {
+			return i, nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, fmt.Errorf("network: %s: %w: attach a virtio network device, or take sovereign.net off the kernel command line", device, err)
+		case <-time.After(waitEvery):
+		}
+	}
+}
+
+// ResolvConf is the text of /etc/resolv.conf for the servers.
+func ResolvConf(servers []netip.Addr) string {
+	var b strings.Builder
+	for _, s := range servers {
+		fmt.Fprintf(&b, "nameserver %s\n", s)
+	}
+	return b.String()
+}
+
+// WriteResolvConf replaces the file at path.
+func WriteResolvConf(path string, servers []netip.Addr) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, []byte(ResolvConf(servers)), 0o644); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	return nil
+}

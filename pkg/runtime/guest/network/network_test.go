@@ -1,0 +1,82 @@
+package network
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
+)
+
+// namespace puts the test's thread into a network namespace of its own; the
+// thread ends with the test.
+func namespace(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("no network namespace without root: %v", err)
+	}
+}
+
+func TestUp(t *testing.T) {
+	namespace(t)
+	if err := Loopback(); err != nil {
+		t.Fatal(err)
+	}
+	i, err := net.InterfaceByName("lo")
+	if err != nil || i.Flags&net.FlagUp == 0 {
+		t.Fatalf("lo: %v, %v", i, err)
+	}
+	// lo takes addresses and routes as any device does.
+	n := &cmdline.Net{Device: "lo", Address: netip.MustParsePrefix("10.0.2.15/24"), Gateway: netip.MustParseAddr("10.0.2.2")}
+	for range 2 { // a second time changes nothing
+		if err := Up(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	addrs, err := i.Addrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, a := range addrs {
+		found = found || a.String() == "10.0.2.15/24"
+	}
+	if !found {
+		t.Errorf("addresses: %v", addrs)
+	}
+	routes, err := os.ReadFile("/proc/thread-self/net/route")
+	if err != nil || !strings.Contains(string(routes), "lo\t00000000\t0202000A") {
+		t.Errorf("routes: %s, %v", routes, err)
+	}
+	n.Gateway = netip.MustParseAddr("192.168.9.9")
+	if err := Up(t.Context(), n); err == nil || !strings.Contains(err.Error(), "inside 10.0.2.0/24") {
+		t.Errorf("gateway outside: got %v", err)
+	}
+}
+
+func TestUpWithoutTheDevice(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	err := Up(ctx, &cmdline.Net{Device: "nope0"})
+	if err == nil || !strings.Contains(err.Error(), "network: nope0") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWriteResolvConf(t *testing.T) {
+	path := t.TempDir() + "/resolv.conf"
+	if err := WriteResolvConf(path, []netip.Addr{netip.MustParseAddr("10.0.2.3"), netip.MustParseAddr("fd00::3")}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "nameserver 10.0.2.3\nnameserver fd00::3\n" {
+		t.Errorf("got %q, %v", b, err)
+	}
+}
