@@ -29,11 +29,10 @@ make -C src/backend generated-headers
 for part in src/common src/port src/timezone src/interfaces/libpq src/backend \
 	src/backend/utils/mb/conversion_procs src/backend/snowball src/include \
 	src/backend/replication/libpqwalreceiver src/backend/replication/pgoutput \
-	src/fe_utils src/bin src/pl/plpgsql src/makefiles config; do
+	src/fe_utils src/bin src/pl/plpgsql; do
 	make -C "$part" all
 	make -C "$part" DESTDIR="$OUT" install
 done
-make -C src DESTDIR="$OUT" install-local
 
 # Extensions; the list is in port.yaml too. pg_stat_statements and amcheck are
 # what an operator needs, the rest is cheap and often asked for.
