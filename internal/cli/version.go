@@ -9,6 +9,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// version is set by the Makefile through the linker, and only there.
+var version string
+
 // versionInfo is what version prints.
 type versionInfo struct {
 	Version  string `json:"version"`            // of the module, "(devel)" from a checkout
@@ -43,6 +46,9 @@ func readVersion() versionInfo {
 		return v
 	}
 	v.Version = info.Main.Version
+	if version != "" {
+		v.Version = version
+	}
 	for _, setting := range info.Settings {
 		switch setting.Key {
 		case "vcs.revision":

@@ -152,3 +152,30 @@ func TestRefusals(t *testing.T) {
 		})
 	}
 }
+
+// Every package of the recipe is made by a port, and every source a port
+// names is declared.
+func TestPorts(t *testing.T) {
+	r, err := recipe.Load(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ports, err := recipe.LoadPorts(r.Resolve(r.Ports))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range r.Packages {
+		if ports[recipe.DependencyName(p)] == nil {
+			t.Errorf("no port makes %s", p)
+		}
+	}
+	sources, err := recipe.LoadSources(r.Resolve(r.Sources))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range ports {
+		if err := p.CheckSources(sources); err != nil {
+			t.Error(err)
+		}
+	}
+}
