@@ -51,6 +51,7 @@ func TestBadRecipe(t *testing.T) {
 		{"fragment of one architecture missing", "[arm64.config]", "[arm.config]", `14:13: fragment is missing: there is no DIR/arm.config`},
 		{"fragment twice", "[arm64.config]", "[base.config]", `14:13: fragment "base.config" is used twice, first in line 12`},
 		{"kernel source", "source: linux", "source: linus", `10:11: unknown source "linus", did you mean "linux"?`},
+		{"requirement set", "require: [virtio]", "require: [virtue]", `15:13: unknown requirement set "virtue", did you mean "virtio"?`},
 		{"toolchain missing", "toolchain: toolchain", "toolchain: tools", `6:12: toolchain is missing: there is no DIR/tools`},
 		{"toolchain no directory", "toolchain: toolchain", "toolchain: base.config", `6:12: toolchain DIR/base.config is not a directory`},
 		{"repository", "[https://example.org/packages]", "[ftp://example.org/x]", `16:16: repository "ftp://example.org/x" is neither an http or https URL nor a directory`},

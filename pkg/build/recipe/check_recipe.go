@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/kernel"
 )
 
 // Smallest sizes that make sense: a kernel with its initramfs does not start
@@ -72,6 +74,13 @@ func checkKernel(c *check, r *Recipe) {
 	seen := map[string]string{}
 	for i, f := range r.Kernel.Fragments {
 		unique(c, seen, index("kernel.fragments", i), "fragment", f)
+	}
+	sets, err := kernel.RequirementSets()
+	if err != nil && c.err == nil {
+		c.err = err
+	}
+	for i, set := range r.Kernel.Require {
+		c.oneOf(index("kernel.require", i), "requirement set", set, sets...)
 	}
 	for _, arch := range slices.Sorted(slices.Values(keys(r.Kernel.Arch))) {
 		where := "kernel.arch." + arch
