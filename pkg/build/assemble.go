@@ -1,7 +1,6 @@
 package build
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/build/disk"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
@@ -103,8 +103,8 @@ func (b *builder) assemble(ctx context.Context, locations []string) (*builtRoot,
 	return root, nil
 }
 
-// ownTree is the base tree, what install adds to it, and the recipe's files,
-// which may replace a package's own: the recipe's word is the last.
+// ownTree is the base tree, what install adds to it, the recipe's files, which
+// may replace a package's own, and the caller's, which have the last word.
 func (b *builder) ownTree(install func(*rootfs.Tree) error) (*rootfs.Tree, error) {
 	t, err := baseTree(b.recipe, b.recipe.Spec())
 	if err != nil {
@@ -115,7 +115,18 @@ func (b *builder) ownTree(install func(*rootfs.Tree) error) (*rootfs.Tree, error
 			return nil, err
 		}
 	}
-	return t, addFiles(t, b.recipe)
+	if err := addFiles(t, b.recipe); err != nil || b.opts.files == nil {
+		return t, err
+	}
+	for e := range b.opts.files.All() {
+		if have, ok := t.Lookup(e.Path); ok && have.IsDir() && e.IsDir() {
+			continue
+		}
+		if err := t.Set(e); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
 }
 
 // treeDigest is the digest of a tree as a tar.
@@ -141,14 +152,17 @@ func (b *builder) writeRoot(ctx context.Context, t *rootfs.Tree) (outputs, error
 	defer os.RemoveAll(dir)
 
 	rootPath, hashPath, diskPath := filepath.Join(dir, "root.erofs"), filepath.Join(dir, "root.verity"), filepath.Join(dir, "root.img")
-	if err := erofs.WriteFile(ctx, rootPath, t, erofs.Options{Epoch: b.epoch, Label: b.recipe.Name}); err != nil {
-		return nil, err
-	}
-	hash, err := verity.WriteFile(ctx, rootPath, hashPath)
+	image, err := b.writeErofs(ctx, rootPath, t)
 	if err != nil {
 		return nil, err
 	}
-	if err := disk.WriteRoot(ctx, diskPath, b.arch.Go, rootPath, hashPath, hash); err != nil {
+	// The salt only has to differ between images; that of an image is its
+	// UUID, which is made of its contents.
+	tree, err := verity.Format(ctx, rootPath, hashPath, verity.Options{Salt: image.UUID[:], UUID: image.UUID})
+	if err != nil {
+		return nil, err
+	}
+	if err := b.writeDisk(ctx, diskPath, rootPath, hashPath, tree.Root); err != nil {
 		return nil, err
 	}
 	out := outputs{}
@@ -171,14 +185,63 @@ func (b *builder) writeRoot(ctx context.Context, t *rootfs.Tree) (outputs, error
 		return nil, err
 	}
 	defer w.Abort()
-	if err := initramfs.Write(w, early, b.epoch); err != nil {
+	if err := initramfs.Write(ctx, w, early, b.epoch); err != nil {
 		return nil, err
 	}
 	if out["initramfs"], _, err = w.Commit(""); err != nil {
 		return nil, err
 	}
-	out["hash"], _, err = b.store.Put(ctx, bytes.NewReader([]byte(hash)), "")
+	out["hash"], _, err = b.store.Put(ctx, strings.NewReader(tree.Root.String()), "")
 	return out, err
+}
+
+// writeErofs writes the tree to a new file.
+func (b *builder) writeErofs(ctx context.Context, path string, t *rootfs.Tree) (erofs.Info, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return erofs.Info{}, fault.Wrap(fault.Environment, err)
+	}
+	defer f.Close()
+	info, err := erofs.Write(ctx, f, t, erofs.Options{Epoch: b.epoch, TempDir: filepath.Dir(path)})
+	if err != nil {
+		return erofs.Info{}, err
+	}
+	return info, f.Close()
+}
+
+// writeDisk puts the root file system and its hash tree on one GPT disk, as the
+// Discoverable Partitions Specification has it: the two partitions' GUIDs are
+// the halves of the root hash. The disk's own GUID is made of all of it.
+func (b *builder) writeDisk(ctx context.Context, path, rootPath, hashPath string, hash verity.RootHash) error {
+	rootType, verityType, err := disk.RootTypes(b.arch.Go)
+	if err != nil {
+		return err
+	}
+	rootGUID, verityGUID := hash.PartitionGUIDs()
+	sum := sha256.Sum256(hash[:])
+	d := disk.Disk{GUID: disk.GUID(sum[:16])}
+	for _, p := range []disk.Partition{
+		{Label: "root", Type: rootType, GUID: rootGUID},
+		{Label: "root-verity", Type: verityType, GUID: verityGUID},
+	} {
+		from := rootPath
+		if p.Type == verityType {
+			from = hashPath
+		}
+		f, err := os.Open(from)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		p.Content, p.Size = f, info.Size()
+		d.Partitions = append(d.Partitions, p)
+	}
+	_, err = disk.Write(ctx, path, d)
+	return err
 }
 
 // readBlob reads a small blob of our own making.

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -142,7 +143,7 @@ func (b *builder) open(ctx context.Context, path string) (err error) {
 // openStore opens what building and locking share: the declared sources, the
 // content store and the fetcher.
 func (b *builder) openStore() (err error) {
-	b.lockPath = filepath.Join(b.recipe.Dir, LockFile)
+	b.lockPath = cmp.Or(b.opts.lock, filepath.Join(b.recipe.Dir, LockFile))
 	if b.decls, err = recipe.LoadSources(b.recipe.Resolve(b.recipe.Sources)); err != nil {
 		return err
 	}

@@ -87,7 +87,7 @@ const firstSourceDate = 1767225600
 
 // declared is what the recipe's files say of its inputs.
 func (b *builder) declared() (source.Declared, error) {
-	image, err := toolchain.Load(b.recipe.Resolve(b.recipe.Toolchain))
+	image, err := toolchain.LoadSpec(filepath.Join(b.recipe.Resolve(b.recipe.Toolchain), toolchain.SpecFile))
 	if err != nil {
 		return source.Declared{}, err
 	}

@@ -2,15 +2,15 @@ package build
 
 import (
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
 // Option changes how Build works; none changes what it builds, except Arch,
-// SourceDateEpoch, Repositories and Keys.
+// SourceDateEpoch, Repositories, Lock and Files.
 type Option func(*options) error
 
 type options struct {
@@ -28,7 +28,8 @@ type options struct {
 	repositories  []string
 	keys          []string
 	epoch         string
-	client        *http.Client
+	lock          string
+	files         *rootfs.Tree
 }
 
 func newOptions(opts []Option) (*options, error) {
@@ -156,6 +157,18 @@ func WithRepositories(repositories, keys []string) Option {
 		o.keys = append(o.keys, keys...)
 		return nil
 	}
+}
+
+// WithLock uses another lock than the one beside the recipe, for recipes that
+// share their inputs.
+func WithLock(path string) Option {
+	return func(o *options) error { o.lock = path; return nil }
+}
+
+// WithFiles adds a tree to the root image, over packages and the recipe's own
+// files. Its contents must stay readable until Build returns.
+func WithFiles(t *rootfs.Tree) Option {
+	return func(o *options) error { o.files = t; return nil }
 }
 
 // WithSourceDateEpoch gives the time, in seconds since 1970, that every
