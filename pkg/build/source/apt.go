@@ -43,6 +43,9 @@ type apt struct {
 	found    []archive
 	foundErr error
 
+	proxyOnce sync.Once
+	proxy     map[string]string
+
 	mu    sync.Mutex
 	fresh map[string]bool // lists updated in this run
 }

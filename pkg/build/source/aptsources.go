@@ -36,7 +36,15 @@ func eachStanza(r io.Reader, fn func(stanza) error) error {
 	in := bufio.NewScanner(r)
 	in.Buffer(make([]byte, 64<<10), maxLine)
 	s, size, last := stanza{}, 0, ""
+	var value strings.Builder // of the key last
+	end := func() {
+		if last != "" {
+			s[last] = value.String()
+		}
+		value.Reset()
+	}
 	flush := func() error {
+		end()
 		if len(s) == 0 {
 			return nil
 		}
@@ -60,14 +68,16 @@ func eachStanza(r io.Reader, fn func(stanza) error) error {
 			if last == "" {
 				return fmt.Errorf("line %d: a continuation of nothing", n)
 			}
-			s[last] += "\n" + line
+			value.WriteString("\n" + line)
 		default:
-			key, value, ok := strings.Cut(line, ":")
+			key, first, ok := strings.Cut(line, ":")
 			key = strings.ToLower(strings.TrimSpace(key))
 			if !ok || key == "" {
 				return fmt.Errorf("line %d: %.40q is not KEY: VALUE", n, line)
 			}
-			s[key], last = strings.TrimSpace(value), key
+			end()
+			last = key
+			value.WriteString(strings.TrimSpace(first))
 		}
 	}
 	if err := in.Err(); err != nil {

@@ -133,7 +133,7 @@ func New(opts ...Option) (*Fetcher, error) {
 	f.apt.dir = filepath.Join(f.cache, "apt")
 	if f.client == nil {
 		f.client = &http.Client{Transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
+			Proxy:                 f.apt.proxyFor,
 			DialContext:           (&net.Dialer{Timeout: connectTimeout}).DialContext,
 			TLSHandshakeTimeout:   connectTimeout,
 			ResponseHeaderTimeout: 30 * time.Second,

@@ -33,7 +33,9 @@ func goArchs() []string { return []string{"amd64", "arm64"} }
 //
 // With packages ("./cmd/x") the modules are those that compiling these
 // packages for linux takes, on each architecture, and dir must hold their
-// source. Without, they are all those of go.mod for which go.sum has the hash
+// source. A first "package" of the form "-tags=a,b" gives build tags; packages
+// may also be those of other modules ("tailscale.com/cmd/tailscaled").
+// Without packages, they are all those of go.mod for which go.sum has the hash
 // of the zip; dir then needs go.mod and go.sum only.
 //
 // Every zip's hash is go.sum's. The call writes nothing into dir, and when
@@ -107,12 +109,17 @@ func (f *Fetcher) GoModules(ctx context.Context, dir string, packages ...string)
 	return d, errors.Join(os.RemoveAll(modCache), os.Remove(modCache+".lock"))
 }
 
-// listPackages lets go resolve every import, which downloads just the modules
+// listPackages finds the modules of packages: it lets go resolve every import, which downloads just the modules
 // a build reads, into the empty module cache.
 func (g goRun) listPackages(ctx context.Context, packages []string) error {
+	args := []string{"list", "-deps", "-f", "{{with .Error}}{{.}}{{end}}"}
+	if strings.HasPrefix(packages[0], "-tags=") {
+		args, packages = append(args, packages[0]), packages[1:]
+	}
+	args = append(append(args, "--"), packages...)
 	for _, arch := range goArchs() {
 		g.env = []string{"GOARCH=" + arch}
-		if _, err := g.run(ctx, append([]string{"list", "-deps", "-f", "{{with .Error}}{{.}}{{end}}", "--"}, packages...)...); err != nil {
+		if _, err := g.run(ctx, args...); err != nil {
 			return err
 		}
 	}

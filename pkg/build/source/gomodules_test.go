@@ -48,13 +48,13 @@ func goModuleDir(t *testing.T) string {
 	}
 	dir := t.TempDir()
 	for name, content := range map[string]string{
-		"go.mod":           text + ")\n",
-		"go.sum":           sums.String(),
-		"main.go":          "package main\n\nimport \"golang.org/x/mod/semver\"\n\nfunc main() { println(semver.Major(\"v1.2.3\")) }\n",
-		"other/other.go":   "package other\n\nimport _ \"github.com/hashicorp/yamux\"\n",
-		"testdata/x/x.go":  "package x\n\nimport _ \"example.com/nowhere\"\n",
-		"main_test.go":     "package main\n\nimport _ \"example.com/nowhere\"\n",
-		"other/ignored.md": "x",
+		"go.mod":          text + ")\n",
+		"go.sum":          sums.String(),
+		"main.go":         "package main\n\nimport \"golang.org/x/mod/semver\"\n\nfunc main() { println(semver.Major(\"v1.2.3\")) }\n",
+		"other/other.go":  "package other\n\nimport _ \"github.com/hashicorp/yamux\"\n",
+		"testdata/x/x.go": "package x\n\nimport _ \"example.com/nowhere\"\n",
+		"main_test.go":    "package main\n\nimport _ \"example.com/nowhere\"\n",
+		"more.go":         "//go:build more\n\npackage main\n\nimport _ \"example.com/m/other\"\n",
 	} {
 		p := filepath.Join(dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, []byte(content), 0o644)); err != nil {
@@ -105,6 +105,10 @@ func TestGoModules(t *testing.T) {
 	narrow, err := f.GoModules(t.Context(), dir, ".")
 	if err != nil {
 		t.Fatal(err)
+	}
+	tagged, err := f.GoModules(t.Context(), dir, "-tags=more", ".")
+	if err != nil || tagged == narrow {
+		t.Fatalf("a build tag that imports more gives the same modules (%v)", err)
 	}
 	proxy := t.TempDir()
 	names := untar(t, f.store.Path(narrow), proxy)

@@ -172,6 +172,13 @@ func TestParseSourcePackages(t *testing.T) {
 	}
 }
 
+func TestParseAptConfig(t *testing.T) {
+	got := parseAptConfig("http='http://proxy.example:3142/'\nhttps='DIRECT'\n\nx\n")
+	if len(got) != 1 || got["http"] != "http://proxy.example:3142/" {
+		t.Error(got)
+	}
+}
+
 func TestPoolDirectory(t *testing.T) {
 	for name, want := range map[string]string{"musl": "pool/main/m/musl", "libffi": "pool/main/libf/libffi", "lib": "pool/main/l/lib"} {
 		if got := poolDirectory(name); got != want {
