@@ -103,6 +103,7 @@ func (g *guest) requestStop() { g.stopOnce.Do(func() { close(g.stop) }) }
 
 // Status implements agent.Backend.
 func (g *guest) Status() agent.Status {
+	g.noteReady() // so that a status that says ready has the boot time
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := agent.Status{Name: g.name, State: agent.StateBooting, BootMS: g.bootMS,

@@ -1,0 +1,286 @@
+package initd
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
+)
+
+// The tests of this file boot sovereign-init under QEMU, x86-64, by emulation.
+// SOVEREIGN_TEST_KERNEL names the bzImage; without it they are skipped. For a
+// kernel that needs modules, SOVEREIGN_TEST_INITRD names a cpio archive that is
+// loaded beside the test's own, and SOVEREIGN_TEST_CMDLINE adds parameters.
+
+const vmDeadline = 3 * time.Minute // one boot takes 3 s on an idle machine
+
+// vm is a running QEMU.
+type vm struct {
+	t       *testing.T
+	dir     string
+	exited  chan struct{}
+	process *os.Process
+}
+
+func boot(t *testing.T, img image, data, parameters string) *vm {
+	t.Helper()
+	v := &vm{t: t, dir: t.TempDir(), exited: make(chan struct{})}
+	args := []string{"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "384", "-nodefaults", "-no-user-config", "-no-reboot",
+		"-display", "none", "-serial", "file:" + v.console(),
+		"-kernel", os.Getenv("SOVEREIGN_TEST_KERNEL"), "-initrd", img.initramfs,
+		"-append", "console=ttyS0 panic=-1 quiet root.serial=root data.serial=data " + parameters + " " + os.Getenv("SOVEREIGN_TEST_CMDLINE"),
+		"-drive", "if=none,id=d,format=raw,file=" + data, "-device", "virtio-blk-pci,drive=d,serial=data",
+		"-drive", "if=none,id=r,format=raw,readonly=on,file=" + img.disk, "-device", "virtio-blk-pci,drive=r,serial=root",
+		"-device", "virtio-serial-pci", "-chardev", "socket,id=a,server=on,wait=off,path=" + v.socket(),
+		"-device", "virtserialport,chardev=a,name=" + agent.PortName,
+		"-netdev", "user,id=n,restrict=on", "-device", "virtio-net-pci,netdev=n,romfile=",
+		"-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"}
+	cmd := exec.Command("qemu-system-x86_64", args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	v.process = cmd.Process
+	go func() {
+		defer close(v.exited)
+		if err := cmd.Wait(); err != nil {
+			t.Logf("qemu: %v %s", err, stderr.String())
+		}
+	}()
+	t.Cleanup(func() {
+		select {
+		case <-v.exited:
+		default:
+			v.process.Kill()
+			<-v.exited
+		}
+		if t.Failed() {
+			t.Logf("console:\n%s", v.text())
+		}
+	})
+	return v
+}
+
+func (v *vm) console() string { return filepath.Join(v.dir, "console") }
+func (v *vm) socket() string  { return filepath.Join(v.dir, "agent") }
+
+func (v *vm) text() string {
+	b, err := os.ReadFile(v.console())
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	return string(b)
+}
+
+// off waits until the machine is off.
+func (v *vm) off() string {
+	v.t.Helper()
+	select {
+	case <-v.exited:
+	case <-time.After(vmDeadline):
+		v.t.Fatal("the machine did not go off")
+	}
+	return v.text()
+}
+
+// client waits for QEMU's socket and the guest's agent.
+func (v *vm) client() *agent.Client {
+	v.t.Helper()
+	ctx, cancel := context.WithTimeout(v.t.Context(), vmDeadline)
+	defer cancel()
+	for {
+		conn, err := net.Dial("unix", v.socket())
+		if err == nil {
+			c, err := agent.Dial(ctx, conn)
+			if err != nil {
+				v.t.Fatal(err)
+			}
+			v.t.Cleanup(func() { c.Close() })
+			return c
+		}
+		select {
+		case <-ctx.Done():
+			v.t.Fatal(err)
+		case <-v.exited:
+			v.t.Fatal("qemu ended")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// until asks for the status until ok.
+func (v *vm) until(c *agent.Client, what string, ok func(*agent.Status) bool) *agent.Status {
+	v.t.Helper()
+	ctx, cancel := context.WithTimeout(v.t.Context(), vmDeadline)
+	defer cancel()
+	for {
+		s, err := c.Status(ctx)
+		if err != nil {
+			v.t.Fatalf("%s: %v", what, err)
+		}
+		if ok(s) {
+			return s
+		}
+		select {
+		case <-ctx.Done():
+			v.t.Fatalf("%s did not happen: %+v", what, s)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func (v *vm) log(c *agent.Client, service string) string {
+	v.t.Helper()
+	r, err := c.Logs(v.t.Context(), service, false)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	return string(b)
+}
+
+func (v *vm) shutdown(c *agent.Client) {
+	v.t.Helper()
+	if err := c.Shutdown(v.t.Context()); err != nil {
+		v.t.Fatal(err)
+	}
+	if text := v.off(); !strings.Contains(text, "power off") {
+		v.t.Error("no power off on the console")
+	}
+}
+
+func ready(s *agent.Status) bool { return s.State == agent.StateReady }
+
+const staticNet = "sovereign.net=eth0,10.0.2.15/24,10.0.2.2,10.0.2.3"
+
+func TestVM(t *testing.T) {
+	img := makeImage(t)
+	params := "roothash=" + img.rootHash + " " + staticNet
+	data := blankDisk(t, 256<<20)
+	var secret string
+	t.Run("first boot", func(t *testing.T) {
+		v := boot(t, img, data, params)
+		c := v.client()
+		s := v.until(c, "ready", ready)
+		t.Logf("ready %d ms after the kernel's start", s.BootMS)
+		// The service kills itself once in each boot, and is healed.
+		v.until(c, "restart", func(s *agent.Status) bool { b, _ := s.Service("beat"); return b.Restarts == 1 && b.Healthy })
+		log := v.log(c, "beat")
+		for _, want := range []string{"boots: 1\n", "10.0.2.15", "127.0.0.1", "nameserver 10.0.2.3", "uid=1000(app)", "files 4096", "oom 7", "secret 43"} {
+			if !strings.Contains(log, want) {
+				t.Errorf("log has no %q:\n%s", want, log)
+			}
+		}
+		var err error
+		if secret, err = c.Secret(t.Context(), "beat", "key"); err != nil || len(secret) != 43 {
+			t.Errorf("secret: %q, %v", secret, err)
+		}
+		if err := c.Freeze(t.Context(), time.Minute); err != nil {
+			t.Error(err)
+		}
+		if s, err := c.Status(t.Context()); err != nil || !s.Frozen {
+			t.Errorf("frozen: %+v, %v", s, err)
+		}
+		if err := c.Thaw(t.Context()); err != nil {
+			t.Error(err)
+		}
+		v.shutdown(c)
+		if out, err := exec.Command("e2fsck", "-fn", data).CombinedOutput(); err != nil {
+			t.Errorf("data disk after a shutdown: %v\n%s", err, out)
+		}
+		t.Logf("console:\n%s", v.text())
+	})
+	t.Run("second boot keeps data and grows", func(t *testing.T) {
+		if err := os.Truncate(data, 320<<20); err != nil {
+			t.Fatal(err)
+		}
+		v := boot(t, img, data, params)
+		c := v.client()
+		s := v.until(c, "ready", ready)
+		t.Logf("ready %d ms after the kernel's start", s.BootMS)
+		if log := v.log(c, "beat"); !strings.Contains(log, "boots: 2\n") {
+			t.Errorf("log: %s", log)
+		}
+		if again, err := c.Secret(t.Context(), "beat", "key"); err != nil || again != secret {
+			t.Errorf("secret: %q, %v", again, err)
+		}
+		if log := v.log(c, "init"); !strings.Contains(log, "file system grown to 319 MiB") {
+			t.Errorf("init: %s", log)
+		}
+		v.shutdown(c)
+		t.Logf("console:\n%s", v.text())
+	})
+	t.Run("wrong root hash", func(t *testing.T) {
+		hash := strings.Repeat("5a", 32)
+		if text := boot(t, img, data, "roothash="+hash).off(); !strings.Contains(text, "root hash does not match") {
+			t.Errorf("console:\n%s", text)
+		}
+	})
+	t.Run("corrupted root", func(t *testing.T) {
+		bad := img
+		bad.disk = filepath.Join(t.TempDir(), "root.img")
+		copyFile(t, img.disk, bad.disk)
+		f, err := os.OpenFile(bad.disk, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteAt([]byte{0xff}, rootOffset+1024+100); err != nil {
+			t.Fatal(err)
+		}
+		if text := boot(t, bad, data, params).off(); !strings.Contains(text, "corrupt") || strings.Contains(text, "data disk") {
+			t.Errorf("console:\n%s", text)
+		}
+	})
+	t.Run("foreign data disk", func(t *testing.T) {
+		foreign := blankDisk(t, 64<<20)
+		f, err := os.OpenFile(foreign, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteAt([]byte("XFSB"), 0); err != nil {
+			t.Fatal(err)
+		}
+		before := digest(t, foreign)
+		v := boot(t, img, foreign, params)
+		c := v.client()
+		s := v.until(c, "failed", func(s *agent.Status) bool { return s.State == agent.StateFailed })
+		if !strings.Contains(s.Message, "holds XFS, and is left alone") || len(s.Services) != 0 {
+			t.Errorf("status: %+v", s)
+		}
+		v.shutdown(c)
+		if digest(t, foreign) != before {
+			t.Error("the disk was written to")
+		}
+	})
+	t.Run("probe", func(t *testing.T) {
+		if text := boot(t, img, data, "sovereign.probe").off(); !strings.Contains(text, cmdline.ProbeLine) {
+			t.Errorf("console:\n%s", text)
+		}
+	})
+}
+
+func digest(t *testing.T, path string) [32]byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sha256.Sum256(b)
+}
