@@ -147,21 +147,21 @@ func (g *guest) network(ctx context.Context, line cmdline.Line) {
 	if line.Net == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, deviceDeadline)
+	limited, cancel := context.WithTimeout(ctx, deviceDeadline)
 	defer cancel()
-	if line.Net.DHCP {
-		g.trouble(errors.New("network: this sovereign-init has no DHCP client: give sovereign.net= an address"))
-		return
+	up := func(n cmdline.Net) error {
+		g.c.note("network %s is up: %s", n.Device, n.Address)
+		return network.WriteResolvConf(resolvConf, n.DNS)
 	}
-	err := network.Up(ctx, line.Net)
-	if err == nil {
-		err = network.WriteResolvConf(resolvConf, line.Net.DNS)
+	var err error
+	if line.Net.DHCP {
+		err = network.DHCP(limited, ctx, line.Net.Device, up)
+	} else if err = network.Up(limited, line.Net); err == nil {
+		err = up(*line.Net)
 	}
 	if err != nil {
 		g.trouble(err)
-		return
 	}
-	g.c.note("network %s is up: %s", line.Net.Device, line.Net.Address)
 }
 
 // dataDisk finds, formats or checks, and mounts the data disk.

@@ -205,15 +205,15 @@ func TestVM(t *testing.T) {
 		}
 		t.Logf("console:\n%s", v.text())
 	})
-	t.Run("second boot keeps data and grows", func(t *testing.T) {
+	t.Run("second boot keeps data, grows, and has its address by dhcp", func(t *testing.T) {
 		if err := os.Truncate(data, 320<<20); err != nil {
 			t.Fatal(err)
 		}
-		v := boot(t, img, data, params)
+		v := boot(t, img, data, "roothash="+img.rootHash+" sovereign.net=eth0,dhcp")
 		c := v.client()
 		s := v.until(c, "ready", ready)
 		t.Logf("ready %d ms after the kernel's start", s.BootMS)
-		if log := v.log(c, "beat"); !strings.Contains(log, "boots: 2\n") {
+		if log := v.log(c, "beat"); !strings.Contains(log, "boots: 2\n") || !strings.Contains(log, "10.0.2.15") {
 			t.Errorf("log: %s", log)
 		}
 		if again, err := c.Secret(t.Context(), "beat", "key"); err != nil || again != secret {

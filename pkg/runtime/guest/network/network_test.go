@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/insomniacslk/dhcp/dhcpv4"
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
@@ -68,6 +69,25 @@ func TestUpWithoutTheDevice(t *testing.T) {
 	err := Up(ctx, &cmdline.Net{Device: "nope0"})
 	if err == nil || !strings.Contains(err.Error(), "network: nope0") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestFromACK(t *testing.T) {
+	ack, err := dhcpv4.New(dhcpv4.WithYourIP(net.IPv4(10, 0, 2, 15)), dhcpv4.WithNetmask(net.CIDRMask(20, 32)),
+		dhcpv4.WithRouter(net.IPv4(10, 0, 2, 2)),
+		dhcpv4.WithDNS(net.IPv4(1, 1, 1, 1), net.IPv4(1, 1, 1, 2), net.IPv4(1, 1, 1, 3), net.IPv4(1, 1, 1, 4)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := fromACK("eth0", ack)
+	if err != nil || n.Address.String() != "10.0.2.15/20" || n.Gateway.String() != "10.0.2.2" || len(n.DNS) != 3 {
+		t.Errorf("got %+v, %v", n, err)
+	}
+	if ack, err = dhcpv4.New(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fromACK("eth0", ack); err == nil {
+		t.Error("an answer without an address was taken")
 	}
 }
 
