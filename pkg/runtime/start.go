@@ -171,11 +171,8 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 	if err := i.save(); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("starting %s under %s (%s", i.Name(), i.rec.Machine.Hypervisor, plan.Accel)
-	if plan.Why != "" {
-		text += ": " + plan.Why
-	}
-	o.Report.tell(PhaseStart, text+")")
+	// Why it is not KVM has been said by Prepare, and stands in the record.
+	o.Report.tell(PhaseStart, fmt.Sprintf("starting %s under %s (%s)", i.Name(), i.rec.Machine.Hypervisor, plan.Accel))
 	if i.proc, err = i.r.hv.Start(ctx, m, plan); err != nil {
 		return err
 	}

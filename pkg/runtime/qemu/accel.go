@@ -44,6 +44,7 @@ func (d *Driver) accelerate(ctx context.Context, m vm.Machine, p vm.Plan, report
 			Hintf("leave it at auto")
 	}
 	if p.Why = d.noKVM(m.Arch); p.Why != "" {
+		report("no KVM (" + p.Why + "): emulating the CPU, which is slower")
 		return p, nil
 	}
 	boot, err := d.device.Boot(ctx)

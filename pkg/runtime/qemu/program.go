@@ -14,25 +14,31 @@ import (
 // 10.0 (Debian 13) are the ones tested with.
 const oldest = 6
 
-// Debian's package and the program for each architecture of guest.
-var programs = map[string]struct{ program, debian string }{
-	"amd64": {"qemu-system-x86_64", "qemu-system-x86"},
-	"arm64": {"qemu-system-aarch64", "qemu-system-arm"},
+// names returns the program that runs guests of an architecture, and the
+// package of Debian that it is in.
+func names(arch string) (program, debian string, ok bool) {
+	switch arch {
+	case "amd64":
+		return "qemu-system-x86_64", "qemu-system-x86", true
+	case "arm64":
+		return "qemu-system-aarch64", "qemu-system-arm", true
+	}
+	return "", "", false
 }
 
 var versionForm = regexp.MustCompile(`version ((\d{1,4})\.\d+[.0-9]*)`)
 
 // find locates QEMU for a guest's architecture.
 func find(arch string) (string, error) {
-	p, ok := programs[arch]
+	program, debian, ok := names(arch)
 	if !ok {
 		return "", fault.Errorf(fault.Usage, "no QEMU is known for the architecture %q", arch).
 			Hintf("use a bundle for amd64 or arm64")
 	}
-	path, err := exec.LookPath(p.program)
+	path, err := exec.LookPath(program)
 	if err != nil {
-		return "", fault.Errorf(fault.Environment, "%s is not installed, and a bundle for %s runs under it: %w", p.program, arch, err).
-			Hintf("on Debian, apt-get install %s", p.debian)
+		return "", fault.Errorf(fault.Environment, "%s is not installed, and a bundle for %s runs under it: %w", program, arch, err).
+			Hintf("on Debian, apt-get install %s", debian)
 	}
 	return path, nil
 }
