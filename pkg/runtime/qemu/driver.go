@@ -105,7 +105,8 @@ func (d *Driver) up(ctx context.Context, dir string, proc vm.Process) error {
 	}
 }
 
-// What QEMU 7.2 to 10 prints when it cannot start.
+// What QEMU prints when it cannot start. The first two were seen with 7.2. A
+// version with other words gives the general error with its log.
 var (
 	portTaken = regexp.MustCompile(`[Cc]ould not set up host forwarding rule 'tcp:127\.0\.0\.1:(\d+)-`)
 	diskTaken = regexp.MustCompile(`Failed to get (shared )?"(write|consistent read)" lock`)

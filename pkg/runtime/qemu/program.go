@@ -10,8 +10,9 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// oldest is the first QEMU with every option used here; 7.2 (Debian 12) and
-// 10.0 (Debian 13) are the ones tested with.
+// oldest is the lowest major version let through. Tests have run with 7.2
+// (Debian 12) alone; an older 6 is let through untested, and says itself which
+// option it does not know.
 const oldest = 6
 
 // names returns the program that runs guests of an architecture, and the
