@@ -101,7 +101,7 @@ func parseNet(v string) (*Net, error) {
 	f := strings.Split(v, ",")
 	n := &Net{Device: f[0]}
 	if n.Device == "" || len(n.Device) > maxDevice || strings.ContainsAny(n.Device, "/:") || n.Device == "." || n.Device == ".." {
-		return nil, fmt.Errorf("device name: want 1 to %d bytes without / or :", maxDevice)
+		return nil, fmt.Errorf("device name: want 1 to %d bytes, none of them a slash or colon", maxDevice)
 	}
 	if len(f) == 2 && f[1] == "dhcp" {
 		n.DHCP = true

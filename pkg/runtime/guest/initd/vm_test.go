@@ -205,7 +205,7 @@ func TestVM(t *testing.T) {
 		}
 		t.Logf("console:\n%s", v.text())
 	})
-	t.Run("second boot keeps data, grows, and has its address by dhcp", func(t *testing.T) {
+	t.Run("second boot with a larger disk and dhcp", func(t *testing.T) {
 		if err := os.Truncate(data, 320<<20); err != nil {
 			t.Fatal(err)
 		}
