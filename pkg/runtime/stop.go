@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// DefaultGrace is how long Stop waits for an orderly end. PostgreSQL's
-	// last checkpoint on slow storage, emulated, takes tens of seconds.
+	// DefaultGrace is how long Stop waits for an orderly end: long,
+	// for a database writes its last checkpoint, on an emulated CPU.
 	DefaultGrace = 2 * time.Minute
 	// askLimit is how long the agent may take to accept the request: it may
 	// still be booting.
