@@ -31,15 +31,11 @@ for type in ext2 ext3 ext4; do
 done
 ln -s tune2fs "$OUT/sbin/e2label"
 install -m 0644 misc/mke2fs.conf "$OUT/etc/mke2fs.conf"
+# Under their sonames; nothing links against them after this.
 for library in com_err e2p uuid blkid ext2fs; do
-	for file in lib/lib"$library".so.?*; do
-		name=$(basename "$file")
-		if [ -L "$file" ]; then
-			# In the build tree links lead to the library's directory.
-			ln -s "$(basename "$(readlink "$file")")" "$OUT/lib/$name"
-		else
-			install -m 0755 "$file" "$OUT/lib/$name"
-		fi
+	for file in lib/lib"$library".so.[0-9]; do
+		cp -L "$file" "$OUT/lib/$(basename "$file")"
+		chmod 0755 "$OUT/lib/$(basename "$file")"
 	done
 done
 strip_out
