@@ -81,7 +81,7 @@ func writeBuild(w io.Writer, r *BuildResult, dry bool) error {
 	} else {
 		fmt.Fprintf(&b, "bundle  %s\ndigest  %s\nsteps   %d run, %d cached, %.1f s\n", r.Bundle, r.Digest, r.StepsRun, r.StepsCached, r.Seconds)
 		for _, reason := range r.Reasons {
-			fmt.Fprintf(&b, "because %s\n", reason)
+			fmt.Fprintf(&b, "ran     %s\n", reason)
 		}
 	}
 	if len(r.Changed) > 0 {

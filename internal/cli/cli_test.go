@@ -96,7 +96,7 @@ func TestBuild(t *testing.T) {
 	wantOut := `bundle  dist/sql-amd64
 digest  sha256:12
 steps   1 run, 20 cached, 2.5 s
-because zlib 1.3.1 (amd64): build.sh changed
+ran     zlib 1.3.1 (amd64): build.sh changed
 built from a changed lock: tzdata
 `
 	if out != wantOut {
