@@ -125,5 +125,6 @@ func parseDownloads(b []byte) ([]goDownload, error) {
 // goneFromProxy says whether go's message means that the proxy answered and
 // has no such version.
 func goneFromProxy(text string) bool {
-	return strings.Contains(text, "404 Not Found") || strings.Contains(text, "410 Gone") || strings.Contains(text, "unknown revision")
+	return strings.Contains(text, "404 Not Found") || strings.Contains(text, "410 Gone") || strings.Contains(text, "unknown revision") ||
+		strings.Contains(text, "module version is not available")
 }

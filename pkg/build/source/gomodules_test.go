@@ -195,3 +195,30 @@ func TestGoModulesErrors(t *testing.T) {
 		t.Errorf("offline: %v", err)
 	}
 }
+
+// TestGoToolchain downloads the toolchain this project pins, 70 MB, and a
+// version that was never released.
+func TestGoToolchain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("downloads 70 MB: not with -short")
+	}
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip("no go command on this machine")
+	}
+	f, _ := fetcher(t)
+	l, err := f.ResolveGo(t.Context(), "go1.26.8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := f.GoToolchain(t.Context(), l); err != nil || d != l.Modules[0].Digest {
+		t.Fatalf("from the store: %s, %v", d, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(f.cache, "gomod")); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	l.Modules[0].Version, l.Modules[0].Digest = goModuleVersion("go1.26.999"), store.FromBytes(nil)
+	var missing *MissingError
+	if _, err := f.GoToolchain(t.Context(), l); !errors.As(err, &missing) || missing.Names[0] != "go" {
+		t.Errorf("no such version: %v", err)
+	}
+}

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -43,10 +44,10 @@ func (f *Fetcher) GoToolchain(ctx context.Context, g lock.Go) (store.Digest, err
 			return "", err
 		}
 		defer os.RemoveAll(got.dir)
-		if got.Sum != m.Sum {
-			return "", fault.Errorf(fault.Verification, "%s@%s: wrong module hash: expected %s, got %s", m.Name, m.Version, m.Sum, got.Sum)
+		if got.sum != m.Sum {
+			return "", fault.Errorf(fault.Verification, "%s@%s: wrong module hash: expected %s, got %s", m.Name, m.Version, m.Sum, got.sum)
 		}
-		d, n, err := f.store.Adopt(ctx, got.Zip, m.Digest)
+		d, n, err := f.store.Adopt(ctx, got.path, m.Digest)
 		if err != nil {
 			return "", err
 		}
@@ -57,42 +58,63 @@ func (f *Fetcher) GoToolchain(ctx context.Context, g lock.Go) (store.Digest, err
 		Hintf("run sovereign-build lock --update %s RECIPE", lock.GoName)
 }
 
-// goZip downloads a toolchain module; the caller removes dir.
-func (f *Fetcher) goZip(ctx context.Context, version string) (got struct {
-	goDownload
-	dir string
-}, err error) {
+// toolchainZip is a downloaded toolchain module in a directory of its own,
+// which the caller removes.
+type toolchainZip struct {
+	dir, path, sum string
+}
+
+// goZip downloads a toolchain module by the go command and computes its hash.
+//
+// go would go on to unpack what it has downloaded, 15,000 files that nobody
+// needs here (50 s on a busy disk), so it is stopped when the zip file has its
+// final name: it gets that by a rename after go has compared its hash with the
+// checksum database (cmd/go/internal/modfetch, downloadZip).
+func (f *Fetcher) goZip(ctx context.Context, version string) (z toolchainZip, err error) {
 	f.tell(Event{Kind: Started, Name: lock.GoName, Mirror: goModule + "@" + version})
 	dir, err := os.MkdirTemp(filepath.Join(f.cache, "gomod"), "toolchain-")
 	if err != nil {
-		return got, store.FullDisk(f.cache, err)
+		return z, store.FullDisk(f.cache, err)
 	}
-	fail := func(err error) error { return errors.Join(err, os.RemoveAll(dir)) }
-	out, runErr := goRun{f: f, dir: dir, modCache: filepath.Join(dir, "mod")}.run(ctx, "mod", "download", "-json", goModule+"@"+version)
-	list, err := parseDownloads(out)
-	switch {
-	case ctx.Err() != nil:
-		return got, fail(context.Cause(ctx))
-	case err != nil:
-		return got, fail(fault.Wrap(fault.Source, err))
-	case len(list) == 1 && goneFromProxy(list[0].Error):
-		return got, fail(newMissing(map[string][]string{lock.GoName: {list[0].Error}}))
-	case runErr != nil:
-		if len(list) == 1 && list[0].Error != "" {
-			runErr = fault.Errorf(fault.Source, "%s: %s", goModule, list[0].Error)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
 		}
-		return got, fail(runErr)
-	case len(list) != 1:
-		return got, fail(fault.Errorf(fault.Source, "go mod download printed %d modules, want 1", len(list)))
+	}()
+	z = toolchainZip{dir: dir, path: filepath.Join(dir, "mod", "cache", "download", filepath.FromSlash(goModule), "@v", version+".zip")}
+	runCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		for sleep(runCtx, pollLock) == nil {
+			if _, err := os.Stat(z.path); err == nil {
+				stop()
+			}
+		}
+	}()
+	out, runErr := goRun{f: f, dir: dir, modCache: filepath.Join(dir, "mod")}.run(runCtx, "mod", "download", "-json", goModule+"@"+version)
+	if ctx.Err() != nil {
+		return z, context.Cause(ctx)
 	}
-	got.goDownload, got.dir = list[0], dir
-	// Checked by go against the checksum database; computed again here, because
-	// GOFLAGS or GONOSUMDB of the user's may have turned that off.
-	got.Sum, err = dirhash.HashZip(got.Zip, dirhash.Hash1)
-	if err != nil {
-		return got, fail(fault.Errorf(fault.Verification, "%s@%s: %w", goModule, version, err))
+	if _, err := os.Stat(z.path); err != nil {
+		return z, toolchainError(version, out, cmp.Or(runErr, err))
 	}
-	return got, nil
+	// Computed again, because GOFLAGS or GONOSUMDB of the user's may have
+	// turned the database off.
+	if z.sum, err = dirhash.HashZip(z.path, dirhash.Hash1); err != nil {
+		return z, fault.Errorf(fault.Verification, "%s@%s: %w", goModule, version, err)
+	}
+	return z, nil
+}
+
+// toolchainError says why go brought no zip.
+func toolchainError(version string, out []byte, err error) error {
+	if list, perr := parseDownloads(out); perr == nil && len(list) == 1 && list[0].Error != "" {
+		if goneFromProxy(list[0].Error) {
+			return newMissing(map[string][]string{lock.GoName: {list[0].Error}})
+		}
+		return fault.Errorf(fault.Source, "%s@%s: %s", goModule, version, list[0].Error)
+	}
+	return fault.Wrap(fault.Source, err)
 }
 
 // ResolveGo makes the lock's entry for a Go version such as "go1.26.8" and
@@ -106,11 +128,11 @@ func (f *Fetcher) ResolveGo(ctx context.Context, version string) (lock.Go, error
 		return lock.Go{}, err
 	}
 	defer os.RemoveAll(got.dir)
-	d, n, err := f.store.Adopt(ctx, got.Zip, "")
+	d, n, err := f.store.Adopt(ctx, got.path, "")
 	if err != nil {
 		return lock.Go{}, err
 	}
 	return lock.Go{Version: version, Modules: []lock.Module{{
-		Name: goModule, Version: goModuleVersion(version), Sum: got.Sum, Digest: d, Size: n,
+		Name: goModule, Version: goModuleVersion(version), Sum: got.sum, Digest: d, Size: n,
 	}}}, nil
 }
