@@ -53,7 +53,7 @@ func busyboxImage(t testing.TB) Image {
 	}
 	add(tar.Header{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755}, nil)
 	add(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, program)
-	for _, applet := range []string{"sh", "cat", "echo", "env", "ip", "ls", "seq", "sleep", "touch", "dd", "wc", "ps", "test", "wget", "nslookup", "id", "mkdir"} {
+	for _, applet := range []string{"sh", "cat", "echo", "env", "grep", "ip", "ls", "seq", "sleep", "touch", "dd", "wc", "ps", "test", "wget", "nslookup", "id", "mkdir"} {
 		add(tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777}, nil)
 	}
 	if err := w.Close(); err != nil {

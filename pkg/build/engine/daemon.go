@@ -179,7 +179,7 @@ func (d *daemon) load() (record, error) {
 
 // start launches buildkitd and waits until it answers.
 func (d *daemon) start(ctx context.Context, config, key, socket string) (process, error) {
-	cmd, err := d.host.command(d.buildkitd, d.file("buildkitd.toml"), d.state)
+	cmd, err := d.host.command(d.buildkitd, d.file("buildkitd.toml"), d.state, filepath.Dir(socket))
 	if err != nil {
 		return process{}, err
 	}

@@ -22,8 +22,10 @@ import (
 // buildkitd finds the daemon: bin/buildkitd of the checkout, as make builds it.
 func buildkitd(t testing.TB) string {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("the private engine's tests run as root")
+	if h := thisHost(); h.uid != 0 {
+		if _, err := h.rootless(); err != nil {
+			t.Skip(err)
+		}
 	}
 	path, err := filepath.Abs("../../../bin/buildkitd")
 	if err != nil {
@@ -192,11 +194,11 @@ func TestPrivate(t *testing.T) {
 	})
 
 	t.Run("no network", func(t *testing.T) {
-		files, err := run(ctx, e, Step{Name: "network", Base: base, Script: "ls /sys/class/net > /out/devices; ip route > /out/routes 2>&1 || true"})
+		files, err := run(ctx, e, Step{Name: "network", Base: base, Script: "grep -o '[a-z0-9]*:' /proc/net/dev > /out/devices; ip route > /out/routes 2>&1 || true"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if files["devices"] != "lo\n" || files["routes"] != "" {
+		if files["devices"] != "lo:\n" || files["routes"] != "" {
 			t.Errorf("devices %q, routes %q; want only lo and no route", files["devices"], files["routes"])
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -26,7 +27,12 @@ type host struct {
 }
 
 func thisHost() host {
-	return host{root: "/", uid: os.Getuid(), user: os.Getenv("USER"), look: lookTool}
+	h := host{root: "/", uid: os.Getuid(), look: lookTool}
+	// $USER may be unset, or another's after su. An unknown user has a number.
+	if u, err := user.Current(); err == nil {
+		h.user = u.Username
+	}
+	return h
 }
 
 // lookTool is exec.LookPath that also knows the directories Debian keeps out
@@ -142,8 +148,9 @@ mkdir -p /run/runc
 mount -t tmpfs -o mode=0700 tmpfs /run/runc
 exec "$@"`
 
-// command builds the daemon's command line.
-func (h host) command(buildkitd, config, state string) (*exec.Cmd, error) {
+// command builds the daemon's command line. Sockets is the directory of its
+// socket, whose path is short enough for rootlesskit's as well.
+func (h host) command(buildkitd, config, state, sockets string) (*exec.Cmd, error) {
 	args := []string{buildkitd, "--config", config}
 	attr := &syscall.SysProcAttr{Setsid: true} // Ctrl-C at a terminal is for us; we stop the engine in order
 	if h.uid == 0 {
@@ -155,7 +162,7 @@ func (h host) command(buildkitd, config, state string) (*exec.Cmd, error) {
 			return nil, err
 		}
 		// Steps have no network; the daemon needs none of its own either.
-		args = append([]string{kit, "--state-dir=" + filepath.Join(state, "rootlesskit"), "--net=host", "--pidns",
+		args = append([]string{kit, "--state-dir=" + filepath.Join(sockets, "rootlesskit"), "--net=host", "--pidns",
 			"--copy-up=/etc", "--copy-up=/run", "--propagation=rslave"}, append(args, "--rootless")...)
 	}
 	cmd := exec.Command(args[0], args[1:]...)

@@ -60,7 +60,7 @@ func TestRootless(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := machine(t, c.files, c.tools...)
-			cmd, err := h.command("/bin/buildkitd", "/config", "/state")
+			cmd, err := h.command("/bin/buildkitd", "/config", "/state", "/state")
 			if len(c.want) == 0 {
 				if err != nil {
 					t.Fatal(err)

@@ -38,10 +38,9 @@ func perishable() []string {
 }
 
 // layer is the image's one layer while it is written into the layout, and a
-// v1.Layer after. It is compressed with zstd at its fastest level: measured on
-// the full image (680 MB), the first step of an engine takes about as long as
-// with an uncompressed layer, and layout, transfer and the engine's own copy
-// shrink to a third.
+// v1.Layer after. It is compressed with zstd at its fastest level: the full
+// image's tar of 730 MB becomes 220 MB for 4 s of one core, which layout,
+// transfer and the engine's own copy all save.
 type layer struct {
 	blobs  string // directory
 	f      *os.File
