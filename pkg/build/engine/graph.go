@@ -27,9 +27,11 @@ const (
 // defaultPath is what Debian's login gives root.
 const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// untraced undoes what BuildKit adds to every step's environment when its
-// daemon traces; TRACEPARENT is random and would end up in build records.
-const untraced = "unset TRACEPARENT OTEL_TRACES_EXPORTER OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_PROTOCOL\n"
+// preamble is the script's first line. It makes one stream of two: BuildKit
+// reads them separately, and an error message could come before what led to it.
+// And it undoes what BuildKit adds to every step's environment when its daemon
+// traces; TRACEPARENT is random and would end up in build records.
+const preamble = "exec 2>&1; unset TRACEPARENT OTEL_TRACES_EXPORTER OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_TRACES_PROTOCOL\n"
 
 // graph makes the step's LLB and the blobs it refers to.
 //
@@ -50,7 +52,7 @@ func graph(ctx context.Context, s *Step, platform ocispecs.Platform) (*llb.Defin
 
 	work := llb.Scratch()
 	opts := []llb.RunOption{
-		llb.Args([]string{"/bin/sh", "-eu", "-c", untraced + s.Script}),
+		llb.Args([]string{"/bin/sh", "-eu", "-c", preamble + s.Script}),
 		llb.Network(pb.NetMode_NONE),
 		llb.Dir(workDir),
 		llb.WithCustomName(s.Name),
