@@ -31,6 +31,9 @@ unset TARGET
 	--prefix=/usr --with-data-packaging=archive \
 	--disable-tools --disable-tests --disable-samples --disable-extras \
 	--disable-icuio --disable-layoutex --disable-icu-config
+# The top makefile makes these; the parts alone do not.
+mkdir -p lib bin
+mkdir -p lib bin # the top makefile would; its "all" wants the data tools
 for part in stubdata common i18n; do
 	make -C "$part"
 	make -C "$part" DESTDIR="$OUT" install
