@@ -62,7 +62,8 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 	@scripts/fuzz.sh $(FUZZTIME)
 
 bench: setup-build-run-test all ## the figures of docs/figures.md
-	@scripts/bench.sh
+	@$(SB) build recipes/sql --relock-missing --progress plain
+	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -run '^$$' -bench . -benchtime 5x -timeout 60m ./e2e
 
 generate: ## CLI reference and JSON schemas
 	@go generate ./...

@@ -29,7 +29,7 @@ const bootDeadline = 10 * time.Minute
 
 // machine is the VM under test and the command line that drives it.
 type machine struct {
-	t      *testing.T
+	t      testing.TB
 	bundle string
 	env    []string
 	port   int
@@ -37,12 +37,9 @@ type machine struct {
 
 // newMachine gives the test a state directory of its own, so that a VM of the
 // same name that somebody runs here is left alone.
-func newMachine(t *testing.T) *machine {
+func newMachine(t testing.TB) *machine {
 	t.Helper()
-	dir := os.Getenv("SOVEREIGN_E2E")
-	if dir == "" {
-		t.Skip("SOVEREIGN_E2E does not name a bundle; run make test-e2e")
-	}
+	dir := needBundle(t)
 	m := &machine{t: t, bundle: dir, env: append(os.Environ(), "XDG_STATE_HOME="+t.TempDir())}
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"io"
+
+	"github.com/sovereign-build/sovereign/pkg/build"
 )
 
 // Builder makes bundles and locks; pkg/build does it for the real program.
@@ -30,17 +32,7 @@ type BuildRequest struct {
 }
 
 // BuildResult is what build prints.
-type BuildResult struct {
-	Name        string   `json:"name"`
-	Arch        string   `json:"arch"`
-	Bundle      string   `json:"bundle"`
-	Digest      string   `json:"digest"`
-	StepsRun    int      `json:"steps_run"`
-	StepsCached int      `json:"steps_cached"`
-	Seconds     float64  `json:"seconds"`
-	Reasons     []string `json:"reasons,omitempty"`
-	Changed     []string `json:"changed,omitempty"`
-}
+type BuildResult = build.Result
 
 // LockRequest is what the flags of lock say.
 type LockRequest struct {

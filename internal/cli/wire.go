@@ -29,11 +29,7 @@ func (builder) Build(ctx context.Context, r BuildRequest) (*BuildResult, error) 
 		build.WithSourceDateEpoch(r.SourceDateEpoch),
 		build.WithProgress(r.ProgressMode, r.Progress),
 	}
-	result, err := build.Build(ctx, r.Recipe, opts...)
-	if err != nil {
-		return nil, err
-	}
-	return (*BuildResult)(result), nil
+	return build.Build(ctx, r.Recipe, opts...)
 }
 
 func (builder) Lock(ctx context.Context, r LockRequest) (*LockResult, error) {

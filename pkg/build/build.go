@@ -45,8 +45,16 @@ type Result struct {
 	Seconds     float64 `json:"seconds"`
 	// Reasons says, for each thing that was not in the cache, why.
 	Reasons []string `json:"reasons,omitempty"`
+	// Took says how long each thing that ran took, longest first.
+	Took []Took `json:"took,omitempty"`
 	// Changed names inputs that the machine had to lock anew.
 	Changed []string `json:"changed,omitempty"`
+}
+
+// Took is the time of one step.
+type Took struct {
+	Step    string  `json:"step"`
+	Seconds float64 `json:"seconds"`
 }
 
 // errDryRun ends a dry run at the first step of a chain that would run.
@@ -101,6 +109,7 @@ func Build(ctx context.Context, path string, opts ...Option) (*Result, error) {
 		case err == nil, errors.Is(err, errDryRun):
 			b.result.Seconds = time.Since(start).Seconds()
 			slices.Sort(b.result.Reasons)
+			slices.SortFunc(b.result.Took, func(a, b Took) int { return cmp.Compare(b.Seconds, a.Seconds) })
 			return &b.result, b.close()
 		case o.relockMissing && errors.As(err, &missing):
 			if err := b.relock(ctx, missing.Names); err != nil {
@@ -181,7 +190,7 @@ func (b *builder) close() error {
 // run does the whole build with the lock as it is now.
 func (b *builder) run(ctx context.Context) error {
 	b.result = Result{Name: b.recipe.Name, Arch: b.arch.Go, Reasons: b.result.Reasons, Changed: b.lock.Changed(),
-		StepsRun: b.result.StepsRun}
+		Took: b.result.Took, StepsRun: b.result.StepsRun}
 	if err := b.pinToolchain(ctx); err != nil {
 		return err
 	}
@@ -349,10 +358,8 @@ func (b *builder) miss(reason string) {
 	b.result.Reasons = append(b.result.Reasons, reason)
 }
 
-func (b *builder) count(engine, ran bool) {
-	if !engine {
-		return
-	}
+// count counts a step of the engine.
+func (b *builder) count(ran bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if ran {
@@ -360,6 +367,13 @@ func (b *builder) count(engine, ran bool) {
 	} else {
 		b.result.StepsCached++
 	}
+}
+
+// took records how long a thing that ran took.
+func (b *builder) took(name string, d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.result.Took = append(b.result.Took, Took{Step: name, Seconds: d.Seconds()})
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -39,8 +39,6 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 				"roothash=" + root.Hash,
 				"root.serial=" + rootSerial,
 				"data.serial=" + dataSerial,
-				// A guest that cannot go on restarts, and its supervisor sees it.
-				"panic=1",
 				"quiet",
 			}, " "),
 			Data: bundle.Data{Serial: dataSerial, Size: int64(b.recipe.VM.Data)},

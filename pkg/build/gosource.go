@@ -104,8 +104,9 @@ func (b *builder) goToolchain(ctx context.Context, sum string) (store.Digest, er
 		tree := rootfs.New()
 		for _, f := range z.File {
 			// golang.org/toolchain@v0.0.1-go1.26.8.linux-amd64/bin/go
-			_, name, ok := strings.Cut(f.Name, "/toolchain@")
-			if _, name, ok = strings.Cut(name, "/"); !ok || strings.HasSuffix(name, "/") {
+			_, inside, _ := strings.Cut(f.Name, "/toolchain@")
+			_, name, ok := strings.Cut(inside, "/")
+			if !ok || strings.HasSuffix(name, "/") {
 				continue
 			}
 			e := rootfs.Entry{Path: name, Mode: 0o644, Size: int64(f.UncompressedSize64), Content: f}

@@ -168,7 +168,7 @@ func (b *builder) storeEntry(ctx context.Context, tree *rootfs.Tree, path string
 	if !ok || !e.Mode.IsRegular() {
 		return "", fault.Errorf(fault.Step, "the step left no file %s in /out", path)
 	}
-	r, err := e.Content.Open()
+	r, err := e.Open()
 	if err != nil {
 		return "", err
 	}

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -95,6 +96,39 @@ func makePlan(r *recipe.Recipe, ports map[string]*recipe.PortFile, otherReposito
 		}
 	}
 	return p, nil
+}
+
+// builtWith are the ports whose packages are in the sysroot of a port.
+func (p *plan) builtWith(port *recipe.PortFile) []*recipe.PortFile {
+	var with []*recipe.PortFile
+	for _, d := range port.Build {
+		if q := p.byPackage[recipe.DependencyName(d)]; q != nil && !slices.Contains(with, q) {
+			with = append(with, q)
+		}
+	}
+	return with
+}
+
+// byWeight lists the ports by how many others wait for them, most first.
+func (p *plan) byWeight() []*recipe.PortFile {
+	weight := map[*recipe.PortFile]int{}
+	for _, port := range p.ports {
+		seen := map[*recipe.PortFile]bool{}
+		var visit func(*recipe.PortFile)
+		visit = func(q *recipe.PortFile) {
+			for _, d := range p.builtWith(q) {
+				if !seen[d] {
+					seen[d] = true
+					weight[d]++
+					visit(d)
+				}
+			}
+		}
+		visit(port)
+	}
+	sorted := slices.Clone(p.ports)
+	slices.SortStableFunc(sorted, func(a, b *recipe.PortFile) int { return cmp.Compare(weight[b], weight[a]) })
+	return sorted
 }
 
 // sourceNames lists the sources that the plan and the recipe's kernel use,

@@ -38,6 +38,9 @@ func TestMakePlan(t *testing.T) {
 	if want := []string{"lib", "program", "shell"}; !slices.Equal(order, want) {
 		t.Errorf("order %v, want %v", order, want)
 	}
+	if got := p.byWeight()[0].Name; got != "lib" {
+		t.Errorf("%s is built first; lib is what another waits for", got)
+	}
 	if got, want := p.sourceNames(r), []string{"linux", "tarball"}; !slices.Equal(got, want) {
 		t.Errorf("sources %v, want %v", got, want)
 	}

@@ -12,9 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/port"
@@ -38,70 +35,77 @@ type built struct {
 	Digest store.Digest
 }
 
-// buildPorts runs every port of the plan that is not in the action cache, each
-// as soon as the ports it is built with are done.
+// portResult is what a port's build came to.
+type portResult struct {
+	port     *recipe.PortFile
+	packages []built
+	err      error
+}
+
+// buildPorts runs every port of the plan that is not in the action cache, as
+// many at once as there are jobs. Of the ports whose own inputs are done, the
+// one that most others wait for goes first: a long chain (libc, C++ library,
+// ICU, PostgreSQL) decides how long it all takes.
 func (b *builder) buildPorts(ctx context.Context, p *plan) (map[string]built, error) {
-	var (
-		mu       sync.Mutex
-		packages = map[string]built{}
-		// dry are the ports that a dry run would build, or that wait for one.
-		dry  = map[string]bool{}
-		done = map[string]chan struct{}{}
-	)
-	for _, port := range p.ports {
-		done[port.Name] = make(chan struct{})
-	}
-	group, ctx := errgroup.WithContext(ctx)
-	slots := make(chan struct{}, b.opts.jobs)
-	for _, port := range p.ports {
-		group.Go(func() error {
-			for _, d := range port.Build {
-				select {
-				case <-done[p.byPackage[recipe.DependencyName(d)].Name]:
-				case <-ctx.Done():
-					return context.Cause(ctx)
-				}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	packages := map[string]built{}
+	done := map[*recipe.PortFile]bool{}
+	// dry are the ports that a dry run would build, or that wait for one.
+	dry := map[*recipe.PortFile]bool{}
+	waiting := p.byWeight()
+	results := make(chan portResult)
+	running := 0
+	var failed error
+	for {
+		for running < b.opts.jobs && failed == nil {
+			i := slices.IndexFunc(waiting, func(port *recipe.PortFile) bool {
+				return !slices.ContainsFunc(p.builtWith(port), func(d *recipe.PortFile) bool { return !done[d] })
+			})
+			if i < 0 {
+				break
 			}
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
-			select {
-			case slots <- struct{}{}:
-				defer func() { <-slots }()
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-			defer close(done[port.Name])
-			mu.Lock()
-			i := slices.IndexFunc(port.Build, func(d string) bool { return dry[p.byPackage[recipe.DependencyName(d)].Name] })
-			if i >= 0 {
-				dry[port.Name] = true
-				mu.Unlock()
-				b.miss(fmt.Sprintf("port %s %s: after %s", port.Name, b.arch.Go, port.Build[i]))
-				return nil
+			port := waiting[i]
+			waiting = slices.Delete(waiting, i, i+1)
+			if j := slices.IndexFunc(p.builtWith(port), func(d *recipe.PortFile) bool { return dry[d] }); j >= 0 {
+				done[port], dry[port] = true, true
+				b.miss(fmt.Sprintf("port %s %s: after %s", port.Name, b.arch.Go, p.builtWith(port)[j].Name))
+				continue
 			}
 			sysroot, err := closure(port, packages)
-			mu.Unlock()
 			if err != nil {
-				return err
+				failed = err
+				break
 			}
-			made, err := b.buildPort(ctx, port, sysroot)
-			mu.Lock()
-			defer mu.Unlock()
-			if errors.Is(err, errDryRun) {
-				dry[port.Name] = true
-				return nil
-			}
-			for _, m := range made {
-				packages[m.Meta.Name] = m
-			}
-			return err
-		})
+			running++
+			go func() {
+				made, err := b.buildPort(ctx, port, sysroot)
+				results <- portResult{port, made, err}
+			}()
+		}
+		if running == 0 {
+			break
+		}
+		r := <-results
+		running--
+		switch {
+		case errors.Is(r.err, errDryRun):
+			dry[r.port] = true
+		case r.err != nil && failed == nil:
+			// The first failure is the one to tell; the others are its
+			// cancellation.
+			failed = r.err
+			cancel()
+		}
+		done[r.port] = true
+		for _, m := range r.packages {
+			packages[m.Meta.Name] = m
+		}
 	}
-	if err := group.Wait(); err != nil {
-		return nil, err
-	}
-	if len(dry) > 0 {
+	switch {
+	case failed != nil:
+		return nil, failed
+	case len(dry) > 0:
 		return nil, errDryRun
 	}
 	return packages, nil

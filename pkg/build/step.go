@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -49,7 +50,9 @@ func (b *builder) cached(ctx context.Context, name string, in inputs, engine boo
 	if action, ok, err := b.store.Action(key); err != nil {
 		return nil, err
 	} else if ok {
-		b.count(engine, false)
+		if engine {
+			b.count(false)
+		}
 		return action.Outputs, nil
 	}
 	reason, err := b.whyMissed(name, in)
@@ -62,10 +65,12 @@ func (b *builder) cached(ctx context.Context, name string, in inputs, engine boo
 		return nil, errDryRun
 	}
 
+	start := time.Now()
 	out, err := run(ctx)
 	if err != nil {
 		return nil, err
 	}
+	b.took(name, time.Since(start))
 	description, err := json.Marshal(in)
 	if err != nil {
 		return nil, err
@@ -73,7 +78,9 @@ func (b *builder) cached(ctx context.Context, name string, in inputs, engine boo
 	if err := b.store.PutAction(key, store.Action{Name: name, Description: description, Outputs: out}); err != nil {
 		return nil, err
 	}
-	b.count(engine, true)
+	if engine {
+		b.count(true)
+	}
 	return out, nil
 }
 

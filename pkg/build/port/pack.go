@@ -77,29 +77,14 @@ func describe(p *recipe.PortFile, part part, version, arch string, epoch int64) 
 		License:     p.License,
 		URL:         p.URL,
 		Origin:      p.Name,
-		Depends:     expand(part.decl.Depends),
-		Provides:    expand(part.decl.Provides),
+		Depends:     append(expand(part.decl.Depends), found.Depends()...),
+		Provides:    append(expand(part.decl.Provides), found.Provides(version)...),
 		Replaces:    expand(part.decl.Replaces),
 		InstallIf:   expand(part.decl.InstallIf),
 		BuildDate:   epoch,
 	}
 	if m.Description == "" {
 		m.Description = p.Summary
-	}
-	for soname, v := range found.Shared {
-		m.Provides = append(m.Provides, "so:"+soname+"="+v)
-	}
-	for _, command := range found.Commands {
-		m.Provides = append(m.Provides, "cmd:"+command+"="+version)
-	}
-	for module, v := range found.Modules {
-		m.Provides = append(m.Provides, "pc:"+module+"="+v)
-	}
-	for _, soname := range found.Needed {
-		m.Depends = append(m.Depends, "so:"+soname)
-	}
-	for _, module := range found.Requires {
-		m.Depends = append(m.Depends, "pc:"+module)
 	}
 	for _, list := range []*[]string{&m.Depends, &m.Provides} {
 		slices.Sort(*list)
