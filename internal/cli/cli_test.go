@@ -7,10 +7,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -125,9 +127,24 @@ func TestErrors(t *testing.T) {
 		if err := json.Unmarshal([]byte(out), &got); err != nil {
 			t.Fatalf("%s: %v in %q", name, err, out)
 		}
-		if want := (failure{"it broke", name, int(class), "mend it"}); code != int(class) || got != want || errs != "" {
+		want := failure{Error: "it broke", Class: name, Code: int(class), Hint: "mend it"}
+		if code != int(class) || !reflect.DeepEqual(got, want) || errs != "" {
 			t.Errorf("%s: exit %d, %+v, stderr %q", name, code, got, errs)
 		}
+	}
+}
+
+func TestFailedStep(t *testing.T) {
+	step := &engine.StepError{Name: "zlib 1.3.1-r0 (amd64)", ExitCode: 2, Tail: []string{"cc: oh no", "make: stop"}, Log: "/logs/zlib.log"}
+	f := &fake{err: fault.Errorf(fault.Step, "%w", step)}
+	code, _, errs := call(t, t.Context(), f, "build", "x")
+	want := "sovereign-build: step \"zlib 1.3.1-r0 (amd64)\" ended with exit code 2; its whole log is /logs/zlib.log\n  | cc: oh no\n  | make: stop\n"
+	if code != int(fault.Step) || errs != want {
+		t.Errorf("exit %d, stderr %q", code, errs)
+	}
+	_, out, _ := call(t, t.Context(), f, "build", "x", "--json")
+	if want := `"log":"/logs/zlib.log","tail":["cc: oh no","make: stop"]`; !strings.Contains(out, want) {
+		t.Errorf("stdout %q has no %s", out, want)
 	}
 }
 

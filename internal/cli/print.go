@@ -2,9 +2,11 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -35,6 +37,12 @@ func (p textPrinter) note(line string) { fmt.Fprintln(p.err, line) }
 
 func (p textPrinter) fail(_ fault.Class, err error) {
 	fmt.Fprintf(p.err, "sovereign-build: %v\n", err)
+	var step *engine.StepError
+	if errors.As(err, &step) {
+		for _, line := range step.Tail {
+			fmt.Fprintf(p.err, "  | %s\n", line)
+		}
+	}
 	if hint := fault.HintOf(err); hint != "" {
 		fmt.Fprintf(p.err, "hint: %s\n", hint)
 	}
@@ -57,10 +65,18 @@ type failure struct {
 	Class string `json:"class"`
 	Code  int    `json:"code"`
 	Hint  string `json:"hint"`
+	// Log and Tail are a failed step's: the file with all it printed, and the
+	// last lines of it.
+	Log  string   `json:"log,omitempty"`
+	Tail []string `json:"tail,omitempty"`
 }
 
 func (p jsonPrinter) fail(class fault.Class, err error) {
 	f := failure{Error: err.Error(), Class: className(class), Code: int(class), Hint: fault.HintOf(err)}
+	var step *engine.StepError
+	if errors.As(err, &step) {
+		f.Log, f.Tail = step.Log, step.Tail
+	}
 	if err := p.result(f, nil); err != nil {
 		fmt.Fprintf(p.err, "sovereign-build: %v\n", err)
 	}
