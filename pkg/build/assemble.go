@@ -39,9 +39,13 @@ func (b *builder) assemble(ctx context.Context, locations []string) (*builtRoot,
 	if err != nil {
 		return nil, err
 	}
+	opts := []apk.RepositoryOption{apk.WithCache(filepath.Join(b.opts.cacheDir, "apk"))}
+	if b.opts.offline {
+		opts = append(opts, apk.Offline())
+	}
 	var repositories []apk.Repository
 	for _, location := range locations {
-		r, err := apk.OpenRepository(ctx, location, b.arch.Apk, keys)
+		r, err := apk.OpenRepository(ctx, location, b.arch.Apk, keys, opts...)
 		if err != nil {
 			return nil, err
 		}

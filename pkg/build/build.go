@@ -203,6 +203,11 @@ func (b *builder) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, port := range p.ports {
+		if err := port.CheckSources(b.decls); err != nil {
+			return err
+		}
+	}
 	for _, name := range p.sourceNames(b.recipe) {
 		if _, err := b.lockedSource(name, b.recipe.Path); err != nil {
 			return err

@@ -47,7 +47,7 @@ var (
 )
 
 // ConfigScript is the step that only makes the .config: ConfigFile and
-// NotesFile, in about 15 CPU seconds. Run it and Verify before the build
+// NotesFile, in about 30 CPU seconds. Run it and Verify before the build
 // step, which costs minutes.
 //
 // The step's base is the toolchain image; inputs are SourceInput and

@@ -214,7 +214,8 @@ type Port struct {
 // from. Which version and which bytes is the lock's business.
 type Source struct {
 	Name string `yaml:"-"` // the entry's key
-	// URL is upstream's, with ${version}; empty where upstream publishes no
+	// URL is upstream's, with ${version}, ${version:-} (dots as dashes) or
+	// ${version:_} (dots as underscores); empty where upstream publishes no
 	// file with the bytes Debian has.
 	URL string `yaml:"url,omitempty"`
 	// Debian names the source package whose .orig tarball holds the bytes.

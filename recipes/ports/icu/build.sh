@@ -34,9 +34,10 @@ unset TARGET
 # The top makefile makes these; the parts alone do not.
 mkdir -p lib bin
 mkdir -p lib bin # the top makefile would; its "all" wants the data tools
+# DEPS= : a single build needs no dependency files, one more compiler run each.
 for part in stubdata common i18n; do
-	make -C "$part"
-	make -C "$part" DESTDIR="$OUT" install
+	make -C "$part" DEPS=
+	make -C "$part" DEPS= DESTDIR="$OUT" install
 done
 make DESTDIR="$OUT" install-icu
 
