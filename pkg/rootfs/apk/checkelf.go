@@ -134,8 +134,8 @@ func libraryDir(p string) bool {
 	return false
 }
 
-// findStrings returns which of the strings a file holds, reading it once in
-// pieces that overlap.
+// findStrings returns which of the absolute paths a file holds, reading it once
+// in pieces that overlap.
 func findStrings(e rootfs.Entry, forbidden []string) ([]string, error) {
 	longest := 0
 	for _, f := range forbidden {
@@ -157,7 +157,7 @@ func findStrings(e rootfs.Entry, forbidden []string) ([]string, error) {
 		n, err := io.ReadFull(rc, buf[keep:])
 		piece := buf[:keep+n]
 		for i, f := range forbidden {
-			if f != "" && !seen[i] && bytes.Contains(piece, []byte(f)) {
+			if f != "" && !seen[i] && holdsPath(piece, f) {
 				seen[i] = true
 				found = append(found, f)
 			}
@@ -168,7 +168,36 @@ func findStrings(e rootfs.Entry, forbidden []string) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", e.Path, err)
 		}
-		keep = min(longest-1, len(piece))
+		// Two bytes more than the longest path: holdsPath looks at what is before.
+		keep = min(longest+1, len(piece))
 		copy(buf, piece[len(piece)-keep:])
+	}
+}
+
+// holdsPath reports whether data holds path as the beginning of an absolute
+// path. "../../src/include" and "libcxx/src/atomic.cpp", which programs and
+// headers are full of, are not in "/src/"; "-I/src/" is.
+func holdsPath(data []byte, path string) bool {
+	for at := 0; ; {
+		i := bytes.Index(data[at:], []byte(path))
+		if i < 0 {
+			return false
+		}
+		before := data[:at+i]
+		at += i + 1
+		if len(before) == 0 || !partOfPath(before[len(before)-1]) ||
+			bytes.HasSuffix(before, []byte("-I")) || bytes.HasSuffix(before, []byte("-L")) {
+			return true
+		}
+	}
+}
+
+// partOfPath reports whether c can be the end of a path's element.
+func partOfPath(c byte) bool {
+	switch {
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		return true
+	default:
+		return strings.IndexByte("._-+@/)}", c) >= 0
 	}
 }

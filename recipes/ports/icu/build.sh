@@ -31,8 +31,6 @@ unset TARGET
 	--prefix=/usr --with-data-packaging=archive \
 	--disable-tools --disable-tests --disable-samples --disable-extras \
 	--disable-icuio --disable-layoutex --disable-icu-config
-# The top makefile makes these; the parts alone do not.
-mkdir -p lib bin
 mkdir -p lib bin # the top makefile would; its "all" wants the data tools
 # DEPS= : a single build needs no dependency files, one more compiler run each.
 for part in stubdata common i18n; do
