@@ -152,12 +152,12 @@ func findStrings(e rootfs.Entry, forbidden []string) ([]string, error) {
 	var found []string
 	seen := make([]bool, len(forbidden))
 	buf := make([]byte, 256<<10)
-	keep := 0
+	keep, from := 0, 0
 	for {
 		n, err := io.ReadFull(rc, buf[keep:])
 		piece := buf[:keep+n]
 		for i, f := range forbidden {
-			if f != "" && !seen[i] && holdsPath(piece, f) {
+			if f != "" && !seen[i] && holdsPath(piece, f, from) {
 				seen[i] = true
 				found = append(found, f)
 			}
@@ -168,17 +168,19 @@ func findStrings(e rootfs.Entry, forbidden []string) ([]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", e.Path, err)
 		}
-		// Two bytes more than the longest path: holdsPath looks at what is before.
+		// Two bytes more than the longest path less one: holdsPath looks at what
+		// is before. A match in those two was seen in this piece already.
 		keep = min(longest+1, len(piece))
+		from = min(2, keep)
 		copy(buf, piece[len(piece)-keep:])
 	}
 }
 
-// holdsPath reports whether data holds path as the beginning of an absolute
-// path. "../../src/include" and "libcxx/src/atomic.cpp", which programs and
+// holdsPath reports whether data holds, at from or later, path as the beginning
+// of an absolute path. "../../src/include" and "libcxx/src/atomic.cpp", which programs and
 // headers are full of, are not in "/src/"; "-I/src/" is.
-func holdsPath(data []byte, path string) bool {
-	for at := 0; ; {
+func holdsPath(data []byte, path string, from int) bool {
+	for at := from; ; {
 		i := bytes.Index(data[at:], []byte(path))
 		if i < 0 {
 			return false
