@@ -51,7 +51,8 @@ test-e2e: all ## build the bundle for this machine and test it booted
 	@echo "== build and boot $(HOST_ARCH)"
 	@$(SB) build recipes/sql --arch $(HOST_ARCH) --relock-missing --progress plain
 	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 30m ./e2e ./pkg/runtime/...
-	@cd examples/embed && go vet ./... && go test -count=1 -timeout 20m ./...
+	@for module in examples/embed compat/apko; do \
+		(cd $$module && go vet ./... && SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 30m ./...) || exit 1; done
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
 	@echo "== build and boot arm64"
