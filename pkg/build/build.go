@@ -262,7 +262,9 @@ func (b *builder) pinToolchain(ctx context.Context) error {
 		if err := b.fetcher.Debs(ctx, b.lock.Toolchain); err != nil {
 			return engine.Image{}, err
 		}
-		image, err := toolchain.Ensure(ctx, b.store, b.lock.Toolchain, b.epoch, b.opts.cacheDir)
+		// The image is an input: its date is the lock's, whatever the
+		// artifacts' is.
+		image, err := toolchain.Ensure(ctx, b.store, b.lock.Toolchain, b.lock.SourceDate, b.opts.cacheDir)
 		if err != nil {
 			return engine.Image{}, err
 		}
