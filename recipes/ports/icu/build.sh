@@ -5,7 +5,7 @@
 # shellcheck source=lib.sh
 . "$TOOLCHAIN/lib.sh"
 
-unpack icu source
+unpack icu source LICENSE # install-icu copies the licence
 cd source
 
 # A cross build asks for the directory of a native one, for its data tools.
