@@ -12,7 +12,7 @@ FUZZTIME ?= 20s
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-e2e test-arm64 lint fuzz bench generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-e2e test-arm64 lint fuzz bench bench-kernel generate clean setup-% FORCE
 
 all: $(SB) bin/buildkitd ## bin/sovereign-build and the BuildKit daemon beside it
 
@@ -68,6 +68,10 @@ bench: setup-build-run-test all ## the figures of docs/figures.md
 
 generate: ## CLI reference and JSON schemas
 	@go generate ./...
+
+bench-kernel: setup-build-run-test all ## the engine's cost on the kernel step, against the same by hand
+	@$(SB) build recipes/sql --relock-missing --progress plain
+	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) SOVEREIGN_BENCH_KERNEL=1 go test -run '^$$' -bench Kernel -benchtime 1x -count 2 -timeout 3h ./e2e
 
 clean: ## remove what make made here (caches stay in the user's cache directory)
 	rm -rf bin dist

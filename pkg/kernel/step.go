@@ -51,7 +51,7 @@ var (
 // step, which costs minutes.
 //
 // The step's base is the toolchain image; inputs are SourceInput and
-// FragmentsInput; SOURCE_DATE_EPOCH must be set, JOBS may be; the output
+// FragmentsInput; SOURCE_DATE_EPOCH must be set, JOBS is the number of processors unless set; the output
 // directory is $OUT, /out by default.
 func ConfigScript(a Arch) string { return script(a, configScript) }
 

@@ -4,6 +4,7 @@
 # $OUT, /out by default. Runs under sh -eu in an empty directory, with no
 # network.
 export LC_ALL=C TZ=UTC
+JOBS=${JOBS:-$(nproc)}
 out=${OUT:-/out}
 linux=${SRC:-/src}/linux
 fragments=${SRC:-/src}/fragments.config
@@ -19,14 +20,14 @@ export KBUILD_BUILD_USER=sovereign KBUILD_BUILD_HOST=sovereign KBUILD_BUILD_VERS
 # source tree, so no absolute path gets into the result. V= and -s keep logs
 # short.
 kmake() {
-	make -s -j"${JOBS:-1}" ARCH="$KARCH" LLVM=-19 "$@"
+	make -s -j"$JOBS" ARCH="$KARCH" LLVM=-19 "$@"
 }
 
 # unpack_linux FLAGS… unpacks the source into linux/. An xz file made of several
 # blocks, as Debian's are, is read by as many threads as there are jobs.
 unpack_linux() {
 	if xz -l "$linux" >/dev/null 2>&1; then
-		xz -dc -T"${JOBS:-1}" "$linux" | tar -x -C linux --strip-components=1 "$@"
+		xz -dc -T"$JOBS" "$linux" | tar -x -C linux --strip-components=1 "$@"
 	else
 		tar -xf "$linux" -C linux --strip-components=1 "$@"
 	fi
