@@ -51,8 +51,8 @@ var (
 // step, which costs minutes.
 //
 // The step's base is the toolchain image; inputs are SourceInput and
-// FragmentsInput; SOURCE_DATE_EPOCH must be set, JOBS is the number of processors unless set; the output
-// directory is $OUT, /out by default.
+// FragmentsInput. SOURCE_DATE_EPOCH must be set; JOBS is the number of
+// processors unless set; the output directory is $OUT, /out by default.
 func ConfigScript(a Arch) string { return script(a, configScript) }
 
 // BuildScript is the step that builds the kernel: Arch.Image, ReleaseFile and
