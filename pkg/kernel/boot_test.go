@@ -19,10 +19,10 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// kernelsEnv names a directory with out-x86/bzImage and out-arm64/Image, each
-// beside its kernel.config, as the build step leaves them. Building a kernel
-// takes minutes, so this test boots what is there.
-const kernelsEnv = "SOVEREIGN_TEST_KERNELS"
+// bundleEnv names a bundle's directory, with bzImage or Image beside its
+// kernel.config. Building a kernel takes minutes, so this test boots what is
+// there.
+const bundleEnv = "SOVEREIGN_E2E"
 
 type machine struct {
 	name  string
@@ -35,25 +35,28 @@ type machine struct {
 }
 
 var machines = []machine{
-	{"q35", "amd64", "qemu-system-x86_64", "out-x86/bzImage", []string{"-M", "q35,accel=tcg", "-cpu", "max"}, "pci", "console=ttyS0"},
-	{"microvm", "amd64", "qemu-system-x86_64", "out-x86/bzImage", []string{"-M", "microvm,accel=tcg,acpi=off,rtc=on,auto-kernel-cmdline=on", "-cpu", "max"}, "device", "console=ttyS0 probe.restart"},
-	{"virt", "arm64", "qemu-system-aarch64", "out-arm64/Image", []string{"-M", "virt,accel=tcg", "-cpu", "cortex-a76"}, "pci", "console=ttyAMA0"},
-	{"virt-mmio", "arm64", "qemu-system-aarch64", "out-arm64/Image", []string{"-M", "virt,accel=tcg", "-cpu", "cortex-a76"}, "device", "console=ttyAMA0"},
+	{"q35", "amd64", "qemu-system-x86_64", "bzImage", []string{"-M", "q35,accel=tcg", "-cpu", "max"}, "pci", "console=ttyS0"},
+	{"microvm", "amd64", "qemu-system-x86_64", "bzImage", []string{"-M", "microvm,accel=tcg,acpi=off,rtc=on,auto-kernel-cmdline=on", "-cpu", "max"}, "device", "console=ttyS0 probe.restart"},
+	{"virt", "arm64", "qemu-system-aarch64", "Image", []string{"-M", "virt,accel=tcg", "-cpu", "cortex-a76"}, "pci", "console=ttyAMA0"},
+	{"virt-mmio", "arm64", "qemu-system-aarch64", "Image", []string{"-M", "virt,accel=tcg", "-cpu", "cortex-a76"}, "device", "console=ttyAMA0"},
 }
 
 // The built kernels boot on every machine, and a program finds there what the
 // requirement sets promise.
 func TestBoot(t *testing.T) {
-	dir := os.Getenv(kernelsEnv)
+	dir := os.Getenv(bundleEnv)
 	if dir == "" {
-		t.Skipf("set %s to a directory of built kernels to boot them", kernelsEnv)
+		t.Skipf("%s does not name a bundle whose kernel to boot", bundleEnv)
 	}
 	for _, m := range machines {
 		t.Run(m.name, func(t *testing.T) {
 			image := filepath.Join(dir, m.image)
-			config, err := os.Stat(filepath.Join(filepath.Dir(image), ConfigFile))
+			if _, err := os.Stat(image); err != nil {
+				t.Skipf("the bundle is for another machine: %v", err)
+			}
+			config, err := os.Stat(filepath.Join(dir, ConfigFile))
 			if err != nil {
-				t.Skipf("no kernel for this machine: %v", err)
+				t.Fatal(err)
 			}
 			if _, err := exec.LookPath(m.qemu); err != nil {
 				t.Skip(err)

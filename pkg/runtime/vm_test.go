@@ -12,12 +12,12 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// TestRealBundle boots the bundle that SOVEREIGN_TEST_BUNDLE names, twice,
+// TestRealBundle boots the bundle that SOVEREIGN_E2E names, twice,
 // under QEMU.
 func TestRealBundle(t *testing.T) {
-	dir := os.Getenv("SOVEREIGN_TEST_BUNDLE")
+	dir := os.Getenv("SOVEREIGN_E2E")
 	if dir == "" {
-		t.Skip("SOVEREIGN_TEST_BUNDLE names no bundle")
+		t.Skip("SOVEREIGN_E2E names no bundle")
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()

@@ -18,9 +18,11 @@ import (
 )
 
 // The tests of this file boot sovereign-init under QEMU, x86-64, by emulation.
-// SOVEREIGN_TEST_KERNEL names the bzImage; without it they are skipped. For a
-// kernel that needs modules, SOVEREIGN_TEST_INITRD names a cpio archive that is
-// loaded beside the test's own, and SOVEREIGN_TEST_CMDLINE adds parameters.
+// SOVEREIGN_E2E names the bundle whose kernel they boot; without it they are
+// skipped.
+
+// kernelImage is that kernel.
+func kernelImage() string { return filepath.Join(os.Getenv("SOVEREIGN_E2E"), "bzImage") }
 
 const vmDeadline = 3 * time.Minute // one boot takes 3 s on an idle machine
 
@@ -37,8 +39,8 @@ func boot(t *testing.T, img image, data, parameters string) *vm {
 	v := &vm{t: t, dir: t.TempDir(), exited: make(chan struct{})}
 	args := []string{"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "384", "-nodefaults", "-no-user-config", "-no-reboot",
 		"-display", "none", "-serial", "file:" + v.console(),
-		"-kernel", os.Getenv("SOVEREIGN_TEST_KERNEL"), "-initrd", img.initramfs,
-		"-append", "console=ttyS0 panic=-1 quiet root.serial=root data.serial=data " + parameters + " " + os.Getenv("SOVEREIGN_TEST_CMDLINE"),
+		"-kernel", kernelImage(), "-initrd", img.initramfs,
+		"-append", "console=ttyS0 panic=-1 quiet root.serial=root data.serial=data " + parameters,
 		"-drive", "if=none,id=d,format=raw,file=" + data, "-device", "virtio-blk-pci,drive=d,serial=data",
 		"-drive", "if=none,id=r,format=raw,readonly=on,file=" + img.disk, "-device", "virtio-blk-pci,drive=r,serial=root",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=a,server=on,wait=off,path=" + v.socket(),
