@@ -247,6 +247,31 @@ func TestPostgreSQL(t *testing.T) {
 			t.Error("the server is in recovery")
 		}
 	})
+
+	t.Run("a rebuilt bundle keeps the rows", func(t *testing.T) {
+		m.ok("stop", "sql")
+		m.rebuild(t, manifest.Arch)
+		m.boot()
+		conn := m.connect(ctx)
+		if n := scan[int](t, ctx, conn, "SELECT count(*) FROM kept"); n != 1000 {
+			t.Errorf("%d rows in the new bundle, want 1000", n)
+		}
+		if got := scan[string](t, ctx, conn, "SHOW log_min_duration_statement"); got != "12345ms" {
+			t.Errorf("log_min_duration_statement is %s: the old image runs", got)
+		}
+		m.ok("stop", "sql")
+	})
+}
+
+// rebuild makes a bundle that differs in one setting of PostgreSQL and takes
+// it for the machine's.
+func (m *machine) rebuild(t *testing.T, arch string) {
+	t.Helper()
+	dir := recipes(t)
+	edit(t, dir+"/sql/files/postgresql.conf", "\n", "\nlog_min_duration_statement = 12345\n")
+	out := t.TempDir()
+	m.ok("build", dir+"/sql", "--arch", arch, "--output", out)
+	m.bundle = filepath.Join(out, "sql-"+arch)
 }
 
 // reconnect waits until the server takes connections again.
