@@ -1,31 +1,37 @@
 package build
 
 import (
-	"context"
 	"errors"
-
-	"golang.org/x/sync/errgroup"
+	"sync"
 )
 
-// both runs f and g at once. A failure of one cancels the other; in a dry run,
-// where "would have run" is no failure, each goes on to its end.
-func both(ctx context.Context, f, g func(context.Context) error) error {
-	group, ctx := errgroup.WithContext(ctx)
-	var dry [2]bool
-	for i, fn := range []func(context.Context) error{f, g} {
-		group.Go(func() error {
-			err := fn(ctx)
-			if errors.Is(err, errDryRun) {
-				dry[i] = true
-				return nil
+// both runs f and g at once and returns the first error. A failure of one does
+// not stop the other: what it finishes is kept, and minutes of compiling are
+// worth more than an earlier message. In a dry run, where "would have run" is
+// no failure, it comes last.
+func both(f, g func() error) error {
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
+	for _, fn := range []func() error{f, g} {
+		wg.Go(func() {
+			err := fn()
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, err)
 			}
-			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return err
+	wg.Wait()
+	for _, err := range errs {
+		if !errors.Is(err, errDryRun) {
+			return err
+		}
 	}
-	if dry[0] || dry[1] {
+	if len(errs) > 0 {
 		return errDryRun
 	}
 	return nil

@@ -214,16 +214,16 @@ func (b *builder) run(ctx context.Context) error {
 		}
 	}
 
-	// The kernel and the packages need nothing of each other. A failure of
-	// one stops the other.
+	// The kernel and the packages need nothing of each other.
 	var (
 		kernel   builtKernel
 		packages map[string]built
 	)
-	err = both(ctx, func(ctx context.Context) (err error) {
+	err = both(func() (err error) {
 		kernel, err = b.buildKernel(ctx)
+		b.complain("the kernel", err)
 		return err
-	}, func(ctx context.Context) (err error) {
+	}, func() (err error) {
 		packages, err = b.buildPorts(ctx, p)
 		return err
 	})
@@ -356,6 +356,13 @@ func (b *builder) note(format string, args ...any) {
 	defer b.mu.Unlock()
 	if b.opts.progressMode != "quiet" && b.opts.progressMode != "rawjson" {
 		fmt.Fprintf(b.opts.progress, "sovereign-build: "+format+"\n", args...)
+	}
+}
+
+// complain tells of a failure at once when other work goes on to its end.
+func (b *builder) complain(what string, err error) {
+	if err != nil && !errors.Is(err, errDryRun) && !errors.Is(err, context.Canceled) {
+		b.note("%s failed, what runs is finished and kept: %v", what, err)
 	}
 }
 

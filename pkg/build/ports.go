@@ -45,10 +45,9 @@ type portResult struct {
 // buildPorts runs every port of the plan that is not in the action cache, as
 // many at once as there are jobs. Of the ports whose own inputs are done, the
 // one that most others wait for goes first: a long chain (libc, C++ library,
-// ICU, PostgreSQL) decides how long it all takes.
+// ICU, PostgreSQL) decides how long it all takes. After a failure nothing new
+// starts.
 func (b *builder) buildPorts(ctx context.Context, p *plan) (map[string]built, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	packages := map[string]built{}
 	done := map[*recipe.PortFile]bool{}
 	// dry are the ports that a dry run would build, or that wait for one.
@@ -92,10 +91,8 @@ func (b *builder) buildPorts(ctx context.Context, p *plan) (map[string]built, er
 		case errors.Is(r.err, errDryRun):
 			dry[r.port] = true
 		case r.err != nil && failed == nil:
-			// The first failure is the one to tell; the others are its
-			// cancellation.
 			failed = r.err
-			cancel()
+			b.complain("port "+r.port.Name, r.err)
 		}
 		done[r.port] = true
 		for _, m := range r.packages {

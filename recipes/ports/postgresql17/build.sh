@@ -12,7 +12,9 @@ sed -i 's|^\(#define DEFAULT_PGSOCKET_DIR *\).*|\1"/run/postgresql"|' src/includ
 grep -q '^#define DEFAULT_PGSOCKET_DIR.*"/run/postgresql"' src/include/pg_config_manual.h ||
 	die "pg_config_manual.h has no DEFAULT_PGSOCKET_DIR to set"
 
-# pg_config shows flags and arguments: nothing with a path of this build goes in.
+# pg_config shows flags and arguments, and these variables are among them:
+# nothing with a path of this build goes in.
+unset PKG_CONFIG_PATH PKG_CONFIG_LIBDIR PKG_CONFIG_SYSROOT_DIR
 # A cross configure takes for granted that the linker cannot export symbols of
 # programs (LDFLAGS_EX_BE), and then dict_snowball.so finds no backend.
 ICU_CFLAGS=' ' ICU_LIBS='-licui18n -licuuc' LDFLAGS_EX_BE=-Wl,--export-dynamic \
