@@ -103,7 +103,7 @@ func (p *parser) line(number int, raw []byte) error {
 	}
 	if p.fragment {
 		if m := almostRE.FindStringSubmatch(text); m != nil {
-			return fmt.Errorf("Kconfig would ignore this line; write exactly \"# CONFIG_%s is not set\"", m[1])
+			return fmt.Errorf("this line would be ignored by Kconfig; write exactly \"# CONFIG_%s is not set\"", m[1])
 		}
 	}
 	switch {

@@ -99,7 +99,6 @@ type fakeGuest struct {
 	mode  string
 	end   func()
 	until time.Time // when it gets ready
-	mu    sync.Mutex
 }
 
 func (g *fakeGuest) Status() agent.Status {
