@@ -80,7 +80,7 @@ func TestBuilt(t *testing.T) {
 		t.Skip("SOVEREIGN_E2E does not name a bundle; run make test-e2e")
 	}
 	dir := filepath.Join(filepath.Dir(bundle), "packages")
-	agree(t, dir, filepath.Join(dir, "sovereign-local.rsa.pub"), []string{"postgresql17", "icu-data-full"}, "usr/bin/postgres", "etc/ssl/openssl.cnf")
+	agree(t, dir, filepath.Join(dir, "sovereign-local.rsa.pub"), []string{"postgresql17", "icu-data-full"}, "usr/libexec/postgresql17/postgres", "usr/share/zoneinfo/Europe/Stockholm")
 }
 
 // agree installs the world with both clients: apko has to accept the index's

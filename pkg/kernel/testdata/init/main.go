@@ -65,12 +65,8 @@ func main() {
 		}
 	}
 	probe("end", uptime())
-	how := syscall.LINUX_REBOOT_CMD_POWER_OFF
-	if strings.Contains(read("/proc/cmdline"), "probe.restart") {
-		how = syscall.LINUX_REBOOT_CMD_RESTART // a machine without ACPI has no power switch
-	}
 	syscall.Sync()
-	probe("error", fmt.Sprint(syscall.Reboot(how)))
+	probe("error", fmt.Sprint(syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF)))
 }
 
 func probe(key, value string) {
