@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -92,7 +93,10 @@ func TestTamperedPackage(t *testing.T) {
 		t.Fatal(err)
 	}
 	tree := rootfs.New()
-	if err := tree.Add(rootfs.Regular("usr/share/extra/file", 0o644, bytes.Repeat([]byte("honest "), 1000))); err != nil {
+	// New contents each time: of a package seen before, the cache has the root
+	// image it leads to, and the file is not read again.
+	content := fmt.Appendf(nil, "%d %s", time.Now().UnixNano(), strings.Repeat("honest ", 1000))
+	if err := tree.Add(rootfs.Regular("usr/share/extra/file", 0o644, content)); err != nil {
 		t.Fatal(err)
 	}
 	var file, index bytes.Buffer
