@@ -27,9 +27,9 @@ func (s *session) kernelCheckCommand() *cobra.Command {
 		Short: "Hold a .config against requirement sets",
 		Long: `Check holds a kernel configuration (a .config or a compressed /proc/config.gz)
 against requirement sets and names each symbol that is not as required, with
-the reason it is required. Without --set it takes all sets.`,
+the reason it is required. Without --require it takes all sets.`,
 		Example: `  sovereign-build kernel check dist/sql-amd64/kernel.config
-  sovereign-build kernel check /proc/config.gz --set virtio`,
+  sovereign-build kernel check /proc/config.gz --require virtio`,
 		Args: operands("CONFIG"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			config, err := readConfig(args[0])
@@ -57,7 +57,7 @@ the reason it is required. Without --set it takes all sets.`,
 				Hintf("add the symbols to a kernel fragment of the recipe")
 		},
 	}
-	cmd.Flags().StringArrayVar(&sets, "set", nil, "`name` of a requirement set; may be given more than once (default: all)")
+	cmd.Flags().StringSliceVar(&sets, "require", nil, "`names` of requirement sets, separated by commas (default: all)")
 	return exits(cmd, fault.Verification)
 }
 
