@@ -1,15 +1,14 @@
 package engine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sovereign-build/sovereign/internal/procstat"
 )
 
 // process is a process that cannot be mistaken for another one: pids are
@@ -22,40 +21,14 @@ type process struct {
 
 // identify reads the start time of a running process.
 func identify(pid int) (process, error) {
-	start, _, err := procStat(pid)
-	return process{pid, start}, err
+	s, err := procstat.Read(pid)
+	return process{pid, s.Start}, err
 }
 
-// alive tells whether the process still runs; a zombie does not.
+// alive tells whether the process is not over.
 func (p process) alive() bool {
-	if p.PID <= 1 {
-		return false
-	}
-	start, state, err := procStat(p.PID)
-	return err == nil && start == p.Start && state != 'Z' && state != 'X'
-}
-
-// procStat reads start time and state of a process, see proc(5).
-func procStat(pid int) (start uint64, state byte, err error) {
-	path := fmt.Sprintf("/proc/%d/stat", pid)
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return 0, 0, err
-	}
-	// The second field is the name in parentheses and may hold anything.
-	end := bytes.LastIndexByte(text, ')')
-	if end < 0 {
-		return 0, 0, fmt.Errorf("%s: no process name in %q", path, text)
-	}
-	fields := strings.Fields(string(text[end+1:]))
-	if len(fields) < 20 || len(fields[0]) != 1 {
-		return 0, 0, fmt.Errorf("%s: %d fields", path, len(fields))
-	}
-	start, err = strconv.ParseUint(fields[19], 10, 64)
-	if err != nil {
-		return 0, 0, fmt.Errorf("%s: start time: %w", path, err)
-	}
-	return start, fields[0][0], nil
+	alive, err := procstat.Alive(p.PID, p.Start)
+	return err == nil && alive && p.PID > 1
 }
 
 // stop sends TERM, waits for grace and sends KILL. It touches that process

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/procstat"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -64,33 +65,28 @@ func (d Device) Start(ctx context.Context, c vm.Command) (vm.Process, error) {
 	if err := cmd.Start(); err != nil {
 		return vm.Process{}, fault.Errorf(fault.Environment, "starting %s: %w", c.Path, err)
 	}
-	start, state, err := procStat(cmd.Process.Pid)
+	stat, err := procstat.Read(cmd.Process.Pid)
 	// Reap it if it ends before this program does. Its status says nothing
 	// that its log does not.
 	go cmd.Wait()
-	if err != nil || state == 'Z' {
+	if err != nil || stat.Over {
 		return vm.Process{}, fault.Errorf(fault.Device, "%s ended at once", c.Path).Hintf("read %s", c.Log)
 	}
-	return vm.Process{PID: cmd.Process.Pid, Start: start, Boot: boot}, nil
+	return vm.Process{PID: cmd.Process.Pid, Start: stat.Start, Boot: boot}, nil
 }
 
-// Alive says whether p runs. A zombie does not.
+// Alive says whether p runs: it does until its last thread has ended, and with
+// it what it holds open.
 func (d Device) Alive(ctx context.Context, p vm.Process) (bool, error) {
 	boot, err := d.Boot(ctx)
 	if err != nil {
 		return false, err
 	}
-	if p.PID <= 0 || p.Boot != boot {
+	if p.Boot != boot {
 		return false, nil
 	}
-	start, state, err := procStat(p.PID)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fault.Wrap(fault.Environment, err)
-	}
-	return start == p.Start && state != 'Z' && state != 'X', nil
+	alive, err := procstat.Alive(p.PID, p.Start)
+	return alive, fault.Wrap(fault.Environment, err)
 }
 
 // Signal sends sig to p. The process is held by a pidfd while its start time
@@ -145,27 +141,6 @@ func (Device) PortFree(ctx context.Context, port int) (int, error) {
 	return got, l.Close()
 }
 
-// procStat returns the start time and state of a process.
-func procStat(pid int) (uint64, byte, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	return parseStat(string(b))
-}
-
-// parseStat reads proc_pid_stat(5). The second field is the program's name in
-// parentheses and may itself hold blanks and parentheses.
-func parseStat(s string) (start uint64, state byte, err error) {
-	fields := strings.Fields(s[strings.LastIndexByte(s, ')')+1:])
-	const stateAt, startAt = 0, 22 - 3
-	if len(fields) <= startAt {
-		return 0, 0, fault.Errorf(fault.Environment, "/proc/PID/stat holds %q", s)
-	}
-	start, err = strconv.ParseUint(fields[startAt], 10, 64)
-	return start, fields[stateAt][0], err
-}
-
 // Listener returns the process that listens on a socket file; ok is false when
 // nobody does.
 func (d Device) Listener(ctx context.Context, path string) (p vm.Process, ok bool, err error) {
@@ -196,9 +171,9 @@ func (d Device) Listener(ctx context.Context, path string) (p vm.Process, ok boo
 	if err != nil {
 		return p, false, err
 	}
-	start, _, err := procStat(int(cred.Pid))
-	if errors.Is(err, fs.ErrNotExist) {
+	stat, err := procstat.Read(int(cred.Pid))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && stat.Over {
 		return p, false, nil // it ended a moment ago
 	}
-	return vm.Process{PID: int(cred.Pid), Start: start, Boot: boot}, err == nil, fault.Wrap(fault.Environment, err)
+	return vm.Process{PID: int(cred.Pid), Start: stat.Start, Boot: boot}, err == nil, fault.Wrap(fault.Environment, err)
 }

@@ -130,34 +130,3 @@ func TestStartErrors(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
-
-func TestParseStat(t *testing.T) {
-	tests := []struct {
-		in    string
-		start uint64
-		state byte
-		ok    bool
-	}{
-		{"7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 4711 100 5", 4711, 'S', true},
-		{"7 (z) Z 1 7 7 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 x 100 5", 0, 'Z', false},
-		{"7 (a) S 1", 0, 0, false},
-		{"", 0, 0, false},
-	}
-	for _, tt := range tests {
-		start, state, err := parseStat(tt.in)
-		if start != tt.start || state != tt.state || (err == nil) != tt.ok {
-			t.Errorf("%q: %d %c %v", tt.in, start, state, err)
-		}
-	}
-}
-
-// FuzzParseStat checks that no text makes the parser panic.
-func FuzzParseStat(f *testing.F) {
-	f.Add("7 (a) b) S 1 7 7 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 4711 100 5")
-	f.Add(")")
-	f.Fuzz(func(t *testing.T, s string) {
-		if _, _, err := parseStat(s); err == nil && !strings.ContainsRune(s, ')') && len(strings.Fields(s)) < 20 {
-			t.Errorf("accepted %q", s)
-		}
-	})
-}
