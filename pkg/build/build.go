@@ -156,8 +156,10 @@ func (b *builder) openStore() (err error) {
 	if b.decls, err = recipe.LoadSources(b.recipe.Resolve(b.recipe.Sources)); err != nil {
 		return err
 	}
-	if b.store, err = store.Open(filepath.Join(b.opts.cacheDir, "store")); err != nil {
-		return err
+	if b.store = b.opts.store; b.store == nil {
+		if b.store, err = store.Open(filepath.Join(b.opts.cacheDir, "store")); err != nil {
+			return err
+		}
 	}
 	b.fetcher, err = b.newFetcher()
 	return err
@@ -284,6 +286,9 @@ func (b *builder) runStep(ctx context.Context, step engine.Step, read func(io.Re
 		return err
 	}
 	step.Base = image
+	if b.opts.conditions != nil {
+		b.opts.conditions.apply(&step, b.store.Path)
+	}
 	pr, pw := io.Pipe()
 	var (
 		mu       sync.Mutex

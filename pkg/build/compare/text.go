@@ -43,9 +43,9 @@ func (r *Report) WriteText(w io.Writer) error {
 		}
 	}
 	section("initramfs", len(r.Initramfs))
-	writeChanges(&b, r.Initramfs)
+	WriteChanges(&b, r.Initramfs)
 	section("root file system", len(r.Root))
-	writeChanges(&b, r.Root)
+	WriteChanges(&b, r.Root)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -62,7 +62,8 @@ func line(b *strings.Builder, name, before, after string) {
 	}
 }
 
-func writeChanges(b *strings.Builder, changes []rootfs.Change) {
+// WriteChanges writes changed paths, one a line, with what differs below.
+func WriteChanges(b *strings.Builder, changes []rootfs.Change) {
 	for _, c := range changes {
 		mark := map[rootfs.ChangeKind]string{rootfs.Added: "+", rootfs.Removed: "-", rootfs.Changed: "~"}[c.Kind]
 		fmt.Fprintf(b, "  %s /%s\n", mark, c.Path)
