@@ -136,6 +136,11 @@ func (b *builder) open(ctx context.Context, path string) (err error) {
 	if b.lock, err = lock.Load(b.lockPath); err != nil {
 		return err
 	}
+	// An input that is missing matters when something needs it, and one too
+	// many never does: recipes may share a lock.
+	if err := b.checkLock(func(s source.Stale) bool { return !s.Missing && !s.Undeclared }); err != nil {
+		return err
+	}
 	if b.epoch, err = lock.SourceDate(b.lock, b.opts.epoch); err != nil {
 		return err
 	}
