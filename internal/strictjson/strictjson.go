@@ -148,14 +148,16 @@ func (d *decoder) object(v reflect.Value, path string, start, depth int) error {
 			return err
 		}
 	}
+	if _, err := d.token(); err != nil { // the closing brace
+		return err
+	}
 	for i := range v.NumField() {
 		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
 		if !seen[name] && !optional[name] {
 			return d.errorf(start, "%s lacks the key %q", d.name(path), name)
 		}
 	}
-	_, err := d.token() // the closing brace
-	return err
+	return nil
 }
 
 func (d *decoder) array(v reflect.Value, path string, depth int) error {
