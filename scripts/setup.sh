@@ -36,8 +36,8 @@ missing=$(
 	echo "$needs" | sed "s/HOST/$host/; s/MACHINE/$machine/" | while read -r group package proof; do
 		for wanted in "$@"; do
 			[ "$group" = "$wanted" ] || continue
+			# shellcheck disable=SC2086 # a file may be a pattern
 			case $proof in
-			# shellcheck disable=SC2086 # it may be a pattern
 			/*) ls $proof >/dev/null 2>&1 || echo "$package" ;;
 			*) PATH=$PATH:/usr/sbin:/sbin command -v "$proof" >/dev/null || echo "$package" ;;
 			esac
