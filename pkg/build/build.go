@@ -205,8 +205,7 @@ func (b *builder) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	repositories := append(slices.Clone(b.recipe.Repositories), b.opts.repositories...)
-	p, err := makePlan(b.recipe, ports, len(repositories) > 0)
+	p, err := makePlan(b.recipe, ports, len(b.recipe.Repositories)+len(b.opts.repositories) > 0)
 	if err != nil {
 		return err
 	}
@@ -241,7 +240,7 @@ func (b *builder) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	root, err := b.assemble(ctx, append([]string{repository}, repositories...))
+	root, err := b.assemble(ctx, repository)
 	if err != nil {
 		return err
 	}

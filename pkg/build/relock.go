@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
@@ -40,8 +41,13 @@ func Lock(ctx context.Context, path string, names []string, opts ...Option) (*Lo
 	}
 	var dropped []source.Change
 	updated := b.lock
-	if len(names) == 0 && updated != nil {
+	if updated != nil {
 		updated = updated.Clone()
+		dropped = b.dropPackages(updated, slices.Contains(names, lock.PackagesName))
+	}
+	byName := len(names) > 0
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == lock.PackagesName })
+	if !byName && updated != nil {
 		for _, s := range declared.Stale(b.lock) {
 			if !s.Undeclared {
 				names = append(names, s.Name)
@@ -64,6 +70,20 @@ func Lock(ctx context.Context, path string, names []string, opts ...Option) (*Lo
 		}
 	}
 	return b.lockResult(updated, changes), nil
+}
+
+// dropPackages removes the pins of packages from a lock: all, or those of
+// repositories the recipe no longer has. Which versions take their place only
+// shows when the ports are built, so the next build locks them.
+func (b *builder) dropPackages(l *lock.Lock, all bool) (dropped []source.Change) {
+	l.Packages = slices.DeleteFunc(l.Packages, func(p lock.Package) bool {
+		drop := all || !slices.Contains(b.recipe.Repositories, p.Repository)
+		if drop {
+			dropped = append(dropped, source.Change{Name: p.File(), Old: p.Version})
+		}
+		return drop
+	})
+	return dropped
 }
 
 // CheckLock compares the lock beside the recipe at path with what the recipe
@@ -94,6 +114,11 @@ func (b *builder) checkLock(matters func(source.Stale) bool) error {
 	for _, s := range declared.Stale(b.lock) {
 		if matters(s) {
 			said = append(said, s.String())
+		}
+	}
+	for _, p := range b.lock.Packages {
+		if !slices.Contains(b.recipe.Repositories, p.Repository) {
+			said = append(said, fmt.Sprintf("packages: %s is from %s, which is no repository of the recipe any more", p.File(), p.Repository))
 		}
 	}
 	if len(said) == 0 {
@@ -127,5 +152,5 @@ func openForLock(path string, opts []Option) (*builder, error) {
 }
 
 func (b *builder) lockResult(l *lock.Lock, changes []source.Change) *LockResult {
-	return &LockResult{Path: b.lockPath, Inputs: len(l.Sources) + 2, Changes: changes}
+	return &LockResult{Path: b.lockPath, Inputs: len(l.Sources) + len(l.Packages) + 2, Changes: changes}
 }

@@ -110,6 +110,7 @@ func (l *Lock) sort() {
 	slices.SortFunc(l.Toolchain.Packages, func(a, b DebPackage) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Arch, b.Arch))
 	})
+	slices.SortFunc(l.Packages, func(a, b Package) int { return strings.Compare(a.File(), b.File()) })
 	slices.SortFunc(l.Go.Modules, func(a, b Module) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Version, b.Version))
 	})
