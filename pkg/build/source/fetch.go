@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"os/exec"
@@ -117,16 +116,7 @@ func (f *Fetcher) apk(ctx context.Context, b blob, p lock.Package) error {
 	if strings.Contains(p.Repository, "://") {
 		return f.download(ctx, b, strings.TrimRight(p.Repository, "/")+"/"+p.File())
 	}
-	file, err := os.Open(filepath.Join(p.Repository, filepath.FromSlash(p.File())))
-	if errors.Is(err, fs.ErrNotExist) {
-		return &goneError{err.Error()}
-	}
-	if err != nil {
-		return fault.Wrap(fault.Source, err)
-	}
-	defer file.Close()
-	_, _, err = f.store.Put(ctx, file, b.digest)
-	return err
+	return f.copyFile(ctx, b, filepath.Join(p.Repository, filepath.FromSlash(p.File())))
 }
 
 // job is one input to fetch.
