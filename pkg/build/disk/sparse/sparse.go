@@ -27,7 +27,7 @@ type Extent struct {
 }
 
 // Extents gives the runs of the first size bytes of r that are not holes, in
-// order. It knows the holes of an *os.File, also below an *io.SectionReader;
+// order. They begin and end at multiples of Block, or at size. It knows the holes of an *os.File, also below an *io.SectionReader;
 // any other reader is one run. It moves the position of the file.
 func Extents(r io.ReaderAt, size int64) iter.Seq2[Extent, error] {
 	f, base := fileOf(r)
@@ -39,7 +39,7 @@ func Extents(r io.ReaderAt, size int64) iter.Seq2[Extent, error] {
 		}
 	}
 	return func(yield func(Extent, error) bool) {
-		fd, end := int(f.Fd()), base+size
+		fd, end, done := int(f.Fd()), base+size, int64(0)
 		for at := base; at < end; {
 			data, err := unix.Seek(fd, at, unix.SEEK_DATA)
 			if errors.Is(err, unix.ENXIO) || err == nil && data >= end {
@@ -56,11 +56,12 @@ func Extents(r io.ReaderAt, size int64) iter.Seq2[Extent, error] {
 				yield(Extent{}, &os.PathError{Op: "seek", Path: f.Name(), Err: err})
 				return
 			}
-			hole = min(hole, end)
-			if !yield(Extent{data - base, hole - data}, nil) {
+			at = min(hole, end)
+			from := max(done, (data-base)/Block*Block)
+			done = min(size, (at-base+Block-1)/Block*Block)
+			if from < done && !yield(Extent{from, done - from}, nil) {
 				return
 			}
-			at = hole
 		}
 	}
 }

@@ -58,11 +58,44 @@ func TestExtents(t *testing.T) {
 	if diff := cmp.Diff([]Extent{{0, 12288}, {4<<20 - 4096, 8192}}, collect(t, section, 4<<20+4096)); diff != "" {
 		t.Error(diff)
 	}
+	odd := io.NewSectionReader(f, 1<<20-100, 1<<20)
+	if diff := cmp.Diff([]Extent{{0, 20480}}, collect(t, odd, 1<<20)); diff != "" {
+		t.Error(diff)
+	}
 	if diff := cmp.Diff([]Extent{{0, 3}}, collect(t, strings.NewReader("abc"), 3)); diff != "" {
 		t.Error(diff)
 	}
 	if got := collect(t, f, 1<<20); got != nil {
 		t.Errorf("a hole has %v", got)
+	}
+}
+
+func TestSum(t *testing.T) {
+	f := holey(t)
+	data, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := func(r io.ReaderAt, size int64) [32]byte {
+		s, err := Sum(context.Background(), r, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	want := sum(f, 8<<20)
+	if got := sum(bytes.NewReader(data), 8<<20); got != want {
+		t.Error("holes change the sum")
+	}
+	if sum(f, 8<<20-1) == want {
+		t.Error("the size does not change the sum")
+	}
+	data[5<<20+9000] ^= 1
+	if sum(bytes.NewReader(data), 8<<20) == want {
+		t.Error("a bit does not change the sum")
+	}
+	if _, err := Sum(context.Background(), bytes.NewReader(nil), 1); err == nil {
+		t.Error("what is not there has a sum")
 	}
 }
 

@@ -1,0 +1,55 @@
+package disk
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/diskfs/go-diskfs/partition/gpt"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// Read reads the partition table of a disk image. The contents of the
+// partitions are sections of f, which stays open as long as they are used. A
+// file without a sound table is of class fault.Usage.
+func Read(f *os.File) (Disk, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return Disk{}, fault.Wrap(fault.Environment, err)
+	}
+	d, err := read(f, info.Size())
+	if err != nil {
+		return Disk{}, fault.Errorf(fault.Usage, "%s is not a GPT disk image: %w", f.Name(), err)
+	}
+	return d, nil
+}
+
+func read(f *os.File, size int64) (Disk, error) {
+	t, err := gpt.Read(f, SectorSize, SectorSize)
+	if err != nil {
+		return Disk{}, err
+	}
+	var d Disk
+	if d.GUID, err = ParseGUID(t.GUID); err != nil {
+		return Disk{}, err
+	}
+	for _, e := range t.Partitions {
+		if e.Type == gpt.Unused {
+			continue
+		}
+		if e.Start > e.End || e.End >= uint64(size/SectorSize) {
+			return Disk{}, fmt.Errorf("partition %d, sectors %d to %d, is not within the image of %d", e.Index, e.Start, e.End, size/SectorSize)
+		}
+		p := Partition{Label: e.Name, Attributes: e.Attributes, Size: int64(e.End-e.Start+1) * SectorSize}
+		if p.Type, err = ParseGUID(string(e.Type)); err != nil {
+			return Disk{}, fmt.Errorf("partition %d: type: %w", e.Index, err)
+		}
+		if p.GUID, err = ParseGUID(e.GUID); err != nil {
+			return Disk{}, fmt.Errorf("partition %d: %w", e.Index, err)
+		}
+		p.Content = io.NewSectionReader(f, int64(e.Start)*SectorSize, p.Size)
+		d.Partitions = append(d.Partitions, p)
+	}
+	return d, nil
+}
