@@ -27,8 +27,9 @@ type Extent struct {
 }
 
 // Extents gives the runs of the first size bytes of r that are not holes, in
-// order. They begin and end at multiples of Block, or at size. It knows the holes of an *os.File, also below an *io.SectionReader;
-// any other reader is one run. It moves the position of the file.
+// order. They begin and end at multiples of Block, or at size. It knows the
+// holes of an *os.File, also below an *io.SectionReader; any other reader is
+// one run.
 func Extents(r io.ReaderAt, size int64) iter.Seq2[Extent, error] {
 	f, base := fileOf(r)
 	if f == nil {
@@ -39,31 +40,55 @@ func Extents(r io.ReaderAt, size int64) iter.Seq2[Extent, error] {
 		}
 	}
 	return func(yield func(Extent, error) bool) {
-		fd, end, done := int(f.Fd()), base+size, int64(0)
-		for at := base; at < end; {
-			data, err := unix.Seek(fd, at, unix.SEEK_DATA)
-			if errors.Is(err, unix.ENXIO) || err == nil && data >= end {
-				return // a hole up to the end
-			}
-			hole := end
-			switch {
-			case errors.Is(err, unix.EINVAL):
-				data = at // the file system knows no holes
-			case err == nil:
-				hole, err = unix.Seek(fd, data, unix.SEEK_HOLE)
-			}
-			if err != nil && !errors.Is(err, unix.EINVAL) {
-				yield(Extent{}, &os.PathError{Op: "seek", Path: f.Name(), Err: err})
-				return
-			}
-			at = min(hole, end)
-			from := max(done, (data-base)/Block*Block)
-			done = min(size, (at-base+Block-1)/Block*Block)
-			if from < done && !yield(Extent{from, done - from}, nil) {
-				return
-			}
+		more := true
+		err := walk(int(f.Fd()), base, size, func(e Extent) bool {
+			more = yield(e, nil)
+			return more
+		})
+		if err != nil && more {
+			yield(Extent{}, &os.PathError{Op: "seek", Path: f.Name(), Err: err})
 		}
 	}
+}
+
+// walk asks the kernel for the data in size bytes of a file from base on, and
+// leaves the file's position where it was.
+func walk(fd int, base, size int64, yield func(Extent) bool) (err error) {
+	was, err := unix.Seek(fd, 0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		_, back := unix.Seek(fd, was, io.SeekStart)
+		err = errors.Join(err, back)
+	}()
+	end, done := base+size, int64(0)
+	for at := base; at < end; {
+		data, err := unix.Seek(fd, at, unix.SEEK_DATA)
+		hole := end
+		switch {
+		case errors.Is(err, unix.ENXIO):
+			return nil // a hole up to the end
+		case errors.Is(err, unix.EINVAL):
+			data = at // the file system knows no holes
+		case err != nil:
+			return err
+		default:
+			if hole, err = unix.Seek(fd, data, unix.SEEK_HOLE); err != nil {
+				return err
+			}
+		}
+		if data >= end {
+			return nil
+		}
+		at = min(hole, end)
+		from := max(done, (data-base)/Block*Block)
+		done = min(size, (at-base+Block-1)/Block*Block)
+		if from < done && !yield(Extent{from, done - from}) {
+			return nil
+		}
+	}
+	return nil
 }
 
 // fileOf finds the file that r reads from, and where r begins in it.

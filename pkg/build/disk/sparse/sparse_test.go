@@ -47,6 +47,9 @@ func collect(t *testing.T, r io.ReaderAt, size int64) []Extent {
 
 func TestExtents(t *testing.T) {
 	f := holey(t)
+	if _, err := f.Seek(17, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
 	whole := collect(t, f, 8<<20)
 	if len(whole) == 1 && whole[0].Size == 8<<20 {
 		t.Skip("this file system has no holes")
@@ -64,6 +67,12 @@ func TestExtents(t *testing.T) {
 	}
 	if diff := cmp.Diff([]Extent{{0, 3}}, collect(t, strings.NewReader("abc"), 3)); diff != "" {
 		t.Error(diff)
+	}
+	for range Extents(f, 8<<20) {
+		break
+	}
+	if at, err := f.Seek(0, io.SeekCurrent); at != 17 || err != nil {
+		t.Errorf("the file stands at %d, %v", at, err)
 	}
 	if got := collect(t, f, 1<<20); got != nil {
 		t.Errorf("a hole has %v", got)
