@@ -103,6 +103,9 @@ func (s *session) runImageDisk(ctx context.Context, f diskFlags) error {
 	if err := oneOf("--arch", f.arch, "", "amd64", "arm64"); err != nil {
 		return err
 	}
+	if err := f.check(); err != nil {
+		return err
+	}
 	p := &diskParts{diskFlags: f}
 	defer p.close()
 	if err := p.gather(ctx, s); err != nil {
@@ -130,6 +133,34 @@ func (s *session) runImageDisk(ctx context.Context, f diskFlags) error {
 		r.Partitions = append(r.Partitions, out)
 	}
 	return s.printer().result(r, r.writeText)
+}
+
+// check refuses flags that would have no effect, and pairs that exclude each
+// other.
+func (f diskFlags) check() error {
+	boots := f.stub != "" || f.format == formatTerminal && f.esp == ""
+	for _, rule := range []struct {
+		wrong bool
+		text  string
+	}{
+		{f.espSize != 0 && f.esp == "" && f.stub == "", "--esp-size is for --esp or --stub"},
+		{f.kernel+f.initrd+f.cmdline != "" && !boots, "--kernel, --initrd and --cmdline are for --stub, or for images.tar.gz without --esp"},
+		{f.stub != "" && f.kernel == "" && f.bundle == "", "--stub needs --kernel or --bundle"},
+		{f.memory != 0 && f.format != formatTerminal, "--memory is for images.tar.gz"},
+		{f.verity != "" && f.root == "", "--verity needs --root"},
+		{f.rootHash != "" && f.verity == "", "--root-hash needs --verity"},
+		{f.bundle != "" && f.kernel+f.initrd+f.root+f.verity != "", "--bundle brings its own kernel, initramfs, root and verity"},
+		{strings.Trim(f.name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "", "--name is lower case letters, digits and dashes"},
+	} {
+		if rule.wrong {
+			return fault.Errorf(fault.Usage, "%s", rule.text).Hintf("run sovereign-build image disk --help for the flags")
+		}
+	}
+	if f.bundle != "" && f.esp == "" && f.stub == "" && f.format != formatTerminal {
+		return fault.Errorf(fault.Usage, "a disk of a bundle needs something to boot from").
+			Hintf("give --stub FILE, an EFI stub such as linuxx64.efi.stub of systemd, or --esp")
+	}
+	return nil
 }
 
 func (r diskResult) writeText(w io.Writer) error {

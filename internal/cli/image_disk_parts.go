@@ -143,15 +143,6 @@ func (p *diskParts) defaults() {
 // readBundle takes what the flags leave open from a bundle, after checking it,
 // and returns its partitions.
 func (p *diskParts) readBundle(ctx context.Context, s *session) ([]disk.Partition, error) {
-	for flag, value := range map[string]string{"--kernel": p.kernel, "--initrd": p.initrd, "--root": p.root, "--verity": p.verity, "--root-hash": p.rootHash} {
-		if value != "" {
-			return nil, fault.Errorf(fault.Usage, "%s and --bundle exclude each other: the bundle has one", flag)
-		}
-	}
-	if p.esp == "" && p.stub == "" && p.format != formatTerminal {
-		return nil, fault.Errorf(fault.Usage, "a disk of a bundle needs something to boot from").
-			Hintf("give --stub FILE, an EFI stub such as linuxx64.efi.stub of systemd, or --esp")
-	}
 	if err := bundle.Verify(ctx, p.bundle); err != nil {
 		return nil, err
 	}
@@ -188,9 +179,6 @@ func (p *diskParts) readBundle(ctx context.Context, s *session) ([]disk.Partitio
 
 // images opens the images of --root and --verity.
 func (p *diskParts) images() error {
-	if p.verity != "" && p.root == "" || p.rootHash != "" && p.verity == "" {
-		return fault.Errorf(fault.Usage, "--root-hash needs --verity, and --verity needs --root")
-	}
 	rootType, verityType, err := disk.RootTypes(p.arch)
 	if err != nil {
 		return err
@@ -262,9 +250,6 @@ func (p *diskParts) addUKI(tree *rootfs.Tree) error {
 	stub, err := p.section(p.stub)
 	if err != nil {
 		return err
-	}
-	if p.linux == nil {
-		return fault.Errorf(fault.Usage, "--stub needs a kernel").Hintf("give --kernel FILE or --bundle DIR")
 	}
 	image, err := uki.New(uki.Parts{
 		Stub: stub, Linux: p.linux, Initrd: p.ramdisk, Cmdline: p.cmdline, Uname: uki.Release(p.linux),
