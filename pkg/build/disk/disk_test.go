@@ -3,8 +3,10 @@ package disk
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
@@ -46,7 +48,7 @@ func sample(t testing.TB) (Disk, []byte, []byte) {
 		Partitions: []Partition{
 			{Label: "root", Type: rootType, GUID: guid(t, "00010203-0405-0607-0809-0a0b0c0d0e0f"), Content: bytes.NewReader(root), Size: int64(len(root))},
 			{Label: "root-verity", Type: verityType, GUID: guid(t, "f0f1f2f3-f4f5-f6f7-f8f9-fafbfcfdfeff"), Content: bytes.NewReader(hash), Size: int64(len(hash)), Attributes: ReadOnly},
-			{Label: "data", Type: guid(t, LinuxData), GUID: guid(t, "a0a1a2a3-a4a5-a6a7-a8a9-aaabacadaeaf"), Attributes: GrowFS | NoAuto, Size: 100 << 20},
+			{Label: "data", Type: guid(t, LinuxData), GUID: guid(t, "a0a1a2a3-a4a5-a6a7-a8a9-aaabacadaeaf"), Attributes: GrowFS | NoAuto, Size: 8 << 20},
 		},
 	}, root, hash
 }
@@ -66,6 +68,10 @@ func TestWrite(t *testing.T) {
 		if l := layout[i]; l.Start%Alignment != 0 || !bytes.Equal(data[l.Start:l.Start+int64(len(want))], want) {
 			t.Errorf("partition %d at %+v has other contents", i+1, l)
 		}
+	}
+	// It changes only when what is written does.
+	if got := fmt.Sprintf("%x", sha256.Sum256(data)); got != "7ed12ba1bde655d0a8659d1b38388798c84c9950fca31056dded974c40c168fd" {
+		t.Errorf("digest %s", got)
 	}
 	var st syscall.Stat_t
 	if err := syscall.Stat(path, &st); err != nil || st.Blocks*512 > 1<<20 {

@@ -2,8 +2,10 @@ package uki
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"debug/pe"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -167,6 +169,18 @@ func checkLayout(t *testing.T, image []byte) {
 	}
 	if o.DataDirectory[securityDirectory] != (pe.DataDirectory{}) || f.PointerToSymbolTable != 0 {
 		t.Error("the stub's signature or symbols are still named")
+	}
+}
+
+// TestGolden has the digest of an image, which changes only when what is
+// written does.
+func TestGolden(t *testing.T) {
+	i, err := New(parts())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprintf("%x", sha256.Sum256(read(t, i))); got != "b5d7d0c5fc3232a4a0815353604a3e4169dafb2b320f292af16b6714f9293202" {
+		t.Errorf("digest %s", got)
 	}
 }
 

@@ -237,6 +237,27 @@ func compare(t *testing.T, tree *rootfs.Tree, dir string) {
 	}
 }
 
+// TestGolden has the digests of images of the sample. They change only when
+// what is written does.
+func TestGolden(t *testing.T) {
+	for _, g := range []struct {
+		o    Options
+		want string
+	}{
+		{Options{Epoch: epoch, Label: "ESP"}, "5ff488791f49a311ea229331d1116c1756ae1e7dbb832ff0bdb4040c805b55a0"},
+		{Options{Epoch: epoch, Size: 20 * mib, Serial: 1}, "72294d851e5ae15a9a24b21bca3fddaa46c33cacaf3151b859e6ec972caf9fda"},
+	} {
+		_, name := write(t, sample(t), g.o)
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprintf("%x", sha256.Sum256(data)); got != g.want {
+			t.Errorf("%+v: %s", g.o, got)
+		}
+	}
+}
+
 func TestReproducible(t *testing.T) {
 	sums := map[[32]byte]bool{}
 	for range 2 {
