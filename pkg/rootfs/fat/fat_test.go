@@ -22,10 +22,13 @@ import (
 const epoch = 1793491201 // 2026-10-31 at an odd second
 
 // sample has what an EFI system partition has, and names of every kind.
-func sample(t testing.TB) *rootfs.Tree {
+func sample(t testing.TB) *rootfs.Tree { return sampleOf(t, 3_000_001) }
+
+// sampleOf has a largest file of size bytes.
+func sampleOf(t testing.TB, size int) *rootfs.Tree {
 	t.Helper()
 	tree := rootfs.New()
-	noise := make([]byte, 3_000_001)
+	noise := make([]byte, size)
 	r := rand.New(rand.NewPCG(1, 2))
 	for i := range noise {
 		noise[i] = byte(r.Uint32())
@@ -95,7 +98,7 @@ func clean(t testing.TB, name string) {
 
 // TestEverySize writes each size that an EFI system partition commonly has.
 func TestEverySize(t *testing.T) {
-	tree := sample(t)
+	tree := sampleOf(t, 70_000) // small: it is written 224 times
 	for size := int64(33); size <= 256; size++ {
 		i, name := write(t, tree, Options{Size: size * mib, Epoch: epoch, Label: "ESP"})
 		if i.Type() != FAT32 {
@@ -112,7 +115,7 @@ func TestEverySize(t *testing.T) {
 }
 
 func TestOtherSizes(t *testing.T) {
-	tree := sample(t)
+	tree := sampleOf(t, 70_000)
 	for _, test := range []struct {
 		size int64
 		kind Type
