@@ -17,6 +17,11 @@ test qemu-system-arm qemu-system-aarch64
 test erofs-utils fsck.erofs
 test cryptsetup-bin veritysetup
 test gdisk sgdisk
+test dosfstools fsck.vfat
+test mtools mcopy
+test qemu-utils qemu-img
+test ovmf /usr/share/OVMF/OVMF_CODE_4M.fd
+test qemu-efi-aarch64 /usr/share/AAVMF/AAVMF_CODE.fd
 test e2fsprogs mkfs.ext4
 test libarchive-tools bsdtar
 test busybox-static /bin/busybox

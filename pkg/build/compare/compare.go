@@ -10,7 +10,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -193,13 +195,17 @@ func (r *Report) inside(ctx context.Context, role, before, after string, spool *
 		})
 	case bundle.RoleRoot:
 		r.Root, err = diffTrees(ctx, before, after, func(f *os.File) (*rootfs.Tree, error) {
-			regions, err := disk.Read(f)
+			d, err := disk.Read(f)
 			if err != nil {
 				return nil, err
 			}
-			root, err := disk.Find(regions, "root")
-			if err != nil {
-				return nil, err
+			i := slices.IndexFunc(d.Partitions, func(p disk.Partition) bool { return p.Label == "root" })
+			if i < 0 {
+				return nil, errors.New("it has no partition with the label root")
+			}
+			root, ok := d.Partitions[i].Content.(io.ReaderAt)
+			if !ok {
+				return nil, fmt.Errorf("partition root is a %T", d.Partitions[i].Content)
 			}
 			return erofs.Read(ctx, root)
 		})
@@ -216,7 +222,7 @@ func diffTrees(ctx context.Context, before, after string, read func(*os.File) (*
 		}
 		defer f.Close()
 		if trees[i], err = read(f); err != nil {
-			return nil, fault.Wrap(fault.Verification, fmt.Errorf("%s: %w", path, err))
+			return nil, fault.Errorf(fault.Verification, "%s: %w", filepath.Base(path), err)
 		}
 	}
 	return rootfs.Diff(ctx, trees[0], trees[1])
