@@ -44,7 +44,7 @@ type Options struct {
 	// Label is the volume's name, at most 16 bytes.
 	Label string
 	// BytesPerInode is how many bytes of the image there are for each inode,
-	// at least 1024; 0 is DefaultBytesPerInode. There are always more inodes
+	// at least 4096; 0 is DefaultBytesPerInode. There are always more inodes
 	// than the tree needs.
 	BytesPerInode int64
 	// ReservedPercent of the blocks can be used by root only, 0 to 50.
@@ -62,8 +62,9 @@ const (
 	// of 32 bits.
 	MinSize = 8 << 20
 	MaxSize = (1<<32 - 1) * BlockSize
-	// MaxEpoch is the last time an inode can hold: 34 bits from 1901 on.
-	MaxEpoch = 1<<34 - 1<<31 - 1
+	// MaxEpoch is in April 2310: e2fsck takes the last of the times an inode
+	// can hold for ones before 1970.
+	MaxEpoch = 10<<30 - 1
 	// DefaultBytesPerInode is mke2fs's inode_ratio.
 	DefaultBytesPerInode = 16384
 	// MaxLinks is the number of hard links a file can have.
@@ -131,8 +132,8 @@ func (o Options) check() error {
 		return fault.Errorf(fault.Usage, "ext4: size %d is not %d to %d bytes", o.Size, int64(MinSize), int64(MaxSize))
 	case len(o.Label) > 16:
 		return fault.Errorf(fault.Usage, "ext4: label %q is longer than 16 bytes", o.Label)
-	case o.BytesPerInode != 0 && o.BytesPerInode < 1024:
-		return fault.Errorf(fault.Usage, "ext4: %d bytes per inode are less than 1024", o.BytesPerInode)
+	case o.BytesPerInode != 0 && o.BytesPerInode < BlockSize:
+		return fault.Errorf(fault.Usage, "ext4: %d bytes per inode are less than %d", o.BytesPerInode, BlockSize)
 	case o.ReservedPercent < 0 || o.ReservedPercent > 50:
 		return fault.Errorf(fault.Usage, "ext4: %d %% reserved is not 0 to 50", o.ReservedPercent)
 	case o.JournalSize != 0 && (o.JournalSize < minJournal*BlockSize || o.JournalSize > MaxSize/2 || o.JournalSize%BlockSize != 0):

@@ -26,8 +26,9 @@ type layout struct {
 type groupTables struct{ blockBitmap, inodeBitmap, inodeTable uint64 }
 
 // newLayout lays out a file system of about that many blocks: a last group too
-// small for its own tables is left out, as mke2fs does.
-func newLayout(blocks, inodes, journal uint64) (*layout, error) {
+// small for its own tables is left out, as mke2fs does. There is an inode for
+// each bytesPerInode, and at least so many.
+func newLayout(blocks, least, bytesPerInode, journal uint64) (*layout, error) {
 	const descsInBlock = BlockSize / descSize
 	l := &layout{blocks: blocks, journal: journal}
 	for {
@@ -37,6 +38,7 @@ func newLayout(blocks, inodes, journal uint64) (*layout, error) {
 		// much as inode 7 can point to.
 		most := min(l.blocks*1024, 1<<32-1)
 		l.reservedGDT = min(ceilDiv(ceilDiv(most, groupBlocks), descsInBlock)-l.descBlocks, pointersInBlock)
+		inodes := max(least, l.blocks*BlockSize/bytesPerInode)
 		perGroup := roundUp(ceilDiv(inodes, uint64(l.groups)), inodesPerBlock)
 		if perGroup > groupBlocks {
 			return nil, fault.Errorf(fault.Usage, "%d inodes do not fit %d groups of blocks; give a larger size", inodes, l.groups)

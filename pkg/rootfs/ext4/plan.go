@@ -139,7 +139,7 @@ func (p *plan) layout(o Options) (*layout, error) {
 		if journal == 0 {
 			journal = defaultJournal(blocks)
 		}
-		return newLayout(blocks, max(least, blocks*BlockSize/uint64(o.BytesPerInode)), journal)
+		return newLayout(blocks, least, uint64(o.BytesPerInode), journal)
 	}
 	if o.Size != 0 {
 		return lay(uint64(o.Size) / BlockSize)
