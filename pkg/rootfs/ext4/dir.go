@@ -148,7 +148,7 @@ func (w *writer) putDirBlock(x *extents, logical uint64, b []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := w.out.put(at, b); err != nil {
+	if err := w.out.Put(at, b); err != nil {
 		return err
 	}
 	return x.add(logical, at, 1)

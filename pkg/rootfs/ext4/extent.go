@@ -74,7 +74,7 @@ func (x *extents) flush(level int) error {
 	b := make([]byte, BlockSize)
 	encodeExtents(b, level, blockExtents, x.levels[level])
 	put32(b[extentTail:], crc(x.seed, b[:extentTail]))
-	if err := x.w.out.put(at, b); err != nil {
+	if err := x.w.out.Put(at, b); err != nil {
 		return err
 	}
 	first := x.levels[level][0].logical
@@ -112,4 +112,25 @@ func encodeExtents(b []byte, depth, most int, list []extent) {
 			put16(p[8:], uint16(e.start>>32))
 		}
 	}
+}
+
+// putData writes whole blocks of a file to the next free ones.
+func (w *writer) putData(x *extents, logical uint64, data []byte) error {
+	for len(data) > 0 {
+		free := w.alloc.free()
+		if free.n == 0 {
+			return w.full()
+		}
+		n := min(free.n, uint64(len(data)/BlockSize))
+		w.alloc.take(n)
+		part := data[:n*BlockSize]
+		if err := w.out.Put(free.start, part); err != nil {
+			return err
+		}
+		if err := x.add(logical, free.start, n); err != nil {
+			return err
+		}
+		logical, data = logical+n, data[len(part):]
+	}
+	return nil
 }

@@ -79,7 +79,7 @@ func (w *writer) writeEntry(e rootfs.Entry, ino uint32) error {
 		err = w.directory(x, e.Path, ino, &n)
 	case e.IsRegular():
 		n.size = uint64(e.Size)
-		err = w.contents(x, e)
+		err = w.in.Read(w.ctx, e, func(block uint64, data []byte) error { return w.putData(x, block, data) })
 	case e.IsSymlink():
 		n.size = uint64(len(e.Link))
 		if mapped = n.size >= fastSymlink; !mapped {
@@ -110,7 +110,7 @@ func (w *writer) writeEntry(e rootfs.Entry, ino uint32) error {
 			return err
 		}
 		n.blocks++
-		if err := w.out.put(n.acl, n.xattrs.encodeBlock(w.seed, n.acl)); err != nil {
+		if err := w.out.Put(n.acl, n.xattrs.encodeBlock(w.seed, n.acl)); err != nil {
 			return err
 		}
 	}

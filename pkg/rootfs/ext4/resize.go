@@ -29,12 +29,12 @@ func (w *writer) writeResizeInode() (b [inodeSize]byte, err error) {
 		}
 		n.blocks += 1 + uint64(len(copies))
 		if len(copies) > 0 {
-			if err := w.out.put(at, list); err != nil {
+			if err := w.out.Put(at, list); err != nil {
 				return b, err
 			}
 		}
 	}
-	if err := w.out.put(double, top); err != nil {
+	if err := w.out.Put(double, top); err != nil {
 		return b, err
 	}
 	return w.encodeInode(resizeInode, n), nil

@@ -5,6 +5,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/internal/blocks"
 )
 
 // writer is one image under way.
@@ -17,9 +18,9 @@ type writer struct {
 	seed     uint32 // of every checksum
 	hashSeed [4]uint32
 	alloc    allocator
-	out      stream
+	in       blocks.Reader
+	out      blocks.Writer
 	table    inodeTable
-	scratch  []byte
 	usedDirs []uint32 // by group
 	parents  map[string]uint32
 	journal  [60]byte // the journal's extents, for the superblock
@@ -31,9 +32,8 @@ func newWriter(ctx context.Context, f File, p *plan, l *layout, o Options) *writ
 		seed:     crc(^uint32(0), o.UUID[:]),
 		hashSeed: hashSeed(o.UUID),
 		alloc:    allocator{taken: l.taken, end: l.blocks},
-		out:      stream{w: f, buf: make([]byte, 0, chunk)},
+		out:      blocks.Writer{W: f},
 		table:    inodeTable{w: f, l: l, buf: make([]byte, 0, 64<<10)},
-		scratch:  make([]byte, chunk+BlockSize),
 		usedDirs: make([]uint32, l.groups),
 		parents:  map[string]uint32{},
 	}
@@ -60,7 +60,7 @@ func (w *writer) write() error {
 	if err := w.table.flush(); err != nil {
 		return err
 	}
-	if err := w.out.flush(); err != nil {
+	if err := w.out.Flush(); err != nil {
 		return err
 	}
 	return w.summary()
