@@ -3,16 +3,15 @@ package ext4
 import (
 	"encoding/binary"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/internal/treetest"
 )
 
 // e2fsckSays is all that e2fsck prints of a file system without a fault.
@@ -181,7 +180,7 @@ func TestNameHash(t *testing.T) {
 // TestRandomTrees writes trees drawn by fixed seeds.
 func TestRandomTrees(t *testing.T) {
 	for seed := range uint64(40) {
-		tree := randomTree(t, seed)
+		tree := treetest.Random(t, seed)
 		r := rand.New(rand.NewPCG(seed, 7))
 		o := Options{Epoch: r.Int64N(MaxEpoch), BytesPerInode: 4096 << r.IntN(8), ReservedPercent: r.IntN(20)}
 		image, info := write(t, tree, o)
@@ -191,69 +190,4 @@ func TestRandomTrees(t *testing.T) {
 		}
 		fsck(t, image)
 	}
-}
-
-// randomTree is a tree of every kind of entry; the same for a seed.
-func randomTree(t testing.TB, seed uint64) *rootfs.Tree {
-	t.Helper()
-	r := rand.New(rand.NewPCG(seed, 1))
-	tree := rootfs.New()
-	dirs := []string{rootfs.Root}
-	var others []string
-	name := func() string {
-		b := make([]byte, 1+r.IntN(1+r.IntN(255)))
-		for i := range b {
-			if b[i] = byte(1 + r.IntN(255)); b[i] == '/' || b[i] == '.' {
-				b[i] = '_'
-			}
-		}
-		return string(b)
-	}
-	for range r.IntN(3000) {
-		p := path.Join(dirs[len(dirs)-1-r.IntN(min(len(dirs), 8))], name())
-		if _, ok := tree.Lookup(p); ok || len(p) > 3000 || !fs.ValidPath(p) {
-			continue
-		}
-		e := rootfs.Entry{Path: p, Mode: fs.FileMode(r.IntN(0o1000)), UID: r.Uint32() >> r.IntN(32), GID: r.Uint32() >> r.IntN(32)}
-		switch r.IntN(12) {
-		case 0, 1:
-			e.Mode |= fs.ModeDir
-			dirs = append(dirs, p)
-		case 2:
-			e.Mode = fs.ModeSymlink | 0o777
-			e.Link = strings.Repeat("x", 1+r.IntN(200))
-		case 3:
-			e.Mode |= fs.ModeDevice
-			e.Major, e.Minor = r.Uint32N(1<<12), r.Uint32N(1<<20)
-		case 4:
-			e.Mode |= fs.ModeNamedPipe
-		case 5:
-			e.Mode |= fs.ModeSocket
-		case 6:
-			if len(others) > 0 {
-				e = rootfs.Hardlink(p, others[r.IntN(len(others))])
-			}
-		default:
-			data := make([]byte, r.IntN(1+r.IntN(40*BlockSize)))
-			for at := 0; at < len(data); at += BlockSize {
-				if r.IntN(3) > 0 {
-					data[at+r.IntN(min(BlockSize, len(data)-at))] = 1
-				}
-			}
-			e.Size, e.Content = int64(len(data)), rootfs.Bytes(data)
-		}
-		if e.Hard == "" {
-			for i := range r.IntN(3) * r.IntN(3) {
-				if e.Xattrs == nil {
-					e.Xattrs = map[string][]byte{}
-				}
-				e.Xattrs[[]string{"trusted.", "security."}[r.IntN(2)]+fmt.Sprintf("%0*d", 1+r.IntN(20), i)] = make([]byte, r.IntN(1+r.IntN(900)))
-			}
-		}
-		if !e.IsDir() {
-			others = append(others, p)
-		}
-		add(t, tree, e)
-	}
-	return tree
 }

@@ -4,17 +4,16 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/internal/treetest"
 )
 
 // mount mounts an image by the kernel's ext4 and returns where, the loop
@@ -45,102 +44,20 @@ func mount(t testing.TB, image, options string) (dir, device string, unmount fun
 	return dir, strings.TrimSpace(runTool(t, "findmnt", "--noheadings", "--output", "SOURCE", dir)), unmount
 }
 
-// compare holds what is mounted at dir against the tree.
-func compare(t testing.TB, dir string, tree *rootfs.Tree, epoch int64) {
-	t.Helper()
-	seen := 0
-	for e := range tree.All() {
-		seen++
-		compareEntry(t, filepath.Join(dir, e.Path), e, epoch)
-	}
-	root, _ := tree.Lookup(rootfs.Root)
-	compareEntry(t, dir, root, epoch)
-	onDisk := -1 // the root
-	err := filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error {
-		if _, inTree := tree.Lookup(lostFound); p != filepath.Join(dir, lostFound) || inTree {
-			onDisk++
-		}
-		return err
-	})
-	if err != nil || onDisk != seen {
-		t.Errorf("%d entries in the image, %d in the tree, %v", onDisk, seen, err)
-	}
-	for _, names := range tree.HardLinks() {
-		var first syscall.Stat_t
-		for _, name := range names {
-			var st syscall.Stat_t
-			if err := syscall.Lstat(filepath.Join(dir, name), &st); err != nil {
-				t.Fatal(err)
-			}
-			if first.Ino == 0 {
-				first = st
-			}
-			if st.Ino != first.Ino || int(st.Nlink) != len(names) {
-				t.Errorf("%s: inode %d with %d links, want %d with %d", name, st.Ino, st.Nlink, first.Ino, len(names))
-			}
-		}
-	}
-}
-
-func compareEntry(t testing.TB, full string, e rootfs.Entry, epoch int64) {
-	t.Helper()
-	var st syscall.Stat_t
-	if err := syscall.Lstat(full, &st); err != nil {
-		t.Errorf("%.80q: %v", e.Path, err)
-		return
-	}
-	if st.Mode != rootfs.UnixMode(e.Mode) || st.Uid != e.UID || st.Gid != e.GID {
-		t.Errorf("%.80q: mode %o owner %d:%d, want %o %d:%d", e.Path, st.Mode, st.Uid, st.Gid, rootfs.UnixMode(e.Mode), e.UID, e.GID)
-	}
-	if st.Mtim != (syscall.Timespec{Sec: epoch}) || st.Atim != st.Mtim || st.Ctim != st.Mtim {
-		t.Errorf("%.80q: times %v %v %v, want %d", e.Path, st.Mtim, st.Atim, st.Ctim, epoch)
-	}
-	switch {
-	case e.IsRegular():
-		var want bytes.Buffer
-		if err := e.CopyTo(&want); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := os.ReadFile(full); err != nil || !bytes.Equal(got, want.Bytes()) {
-			t.Errorf("%.80q: %v, %d bytes, want %d", e.Path, err, len(got), want.Len())
-		}
-	case e.IsSymlink():
-		if got, err := os.Readlink(full); err != nil || got != e.Link {
-			t.Errorf("%.80q: %v, %s", e.Path, err, got)
-		}
-	case e.IsDevice():
-		if unix.Major(st.Rdev) != e.Major || unix.Minor(st.Rdev) != e.Minor {
-			t.Errorf("%.80q: device %d:%d, want %d:%d", e.Path, unix.Major(st.Rdev), unix.Minor(st.Rdev), e.Major, e.Minor)
-		}
-	}
-	list := make([]byte, rootfs.MaxXattrs)
-	n, err := unix.Llistxattr(full, list)
-	if err != nil || bytes.Count(list[:n], []byte{0}) != len(e.Xattrs) {
-		t.Errorf("%.80q: attributes %q, %v, want %d", e.Path, list[:max(n, 0)], err, len(e.Xattrs))
-	}
-	for name, value := range e.Xattrs {
-		buf := make([]byte, rootfs.MaxXattrs)
-		n, err := unix.Lgetxattr(full, name, buf)
-		if err != nil || !bytes.Equal(buf[:n], value) {
-			t.Errorf("%.80q: %s: %v, %q, want %q", e.Path, name, err, buf[:max(n, 0)], value)
-		}
-	}
-}
-
 // The kernel's view, attribute by attribute.
 func TestMounted(t *testing.T) {
 	tree := build(t, sample(), "many/zz-link")
 	image, _ := write(t, tree, Options{Epoch: epoch})
 	dir, _, _ := mount(t, image, "ro,noload")
-	compare(t, dir, tree, epoch)
+	treetest.Compare(t, dir, tree, epoch, lostFound)
 }
 
 func TestRandomTreesMounted(t *testing.T) {
 	for seed := range uint64(6) {
-		tree := randomTree(t, seed)
+		tree := treetest.Random(t, seed)
 		image, _ := write(t, tree, Options{Epoch: MaxEpoch})
 		dir, _, unmount := mount(t, image, "ro")
-		compare(t, dir, tree, MaxEpoch)
+		treetest.Compare(t, dir, tree, MaxEpoch, lostFound)
 		unmount()
 	}
 }
@@ -241,7 +158,7 @@ func TestResizeOnline(t *testing.T) {
 			t.Errorf("grown to %d bytes, statfs has %d, %v", size, int64(st.Blocks)*BlockSize, err)
 		}
 	}
-	compare(t, dir, tree, epoch)
+	treetest.Compare(t, dir, tree, epoch, lostFound)
 	change(t, dir)
 	unmount()
 	fsck(t, image)
