@@ -22,6 +22,8 @@ const (
 	Size = 4096
 	// Chunk is how much is read and written at once, bytes.
 	Chunk = 1 << 20
+	// direct is what is not worth copying to save a write.
+	direct = 128 << 10
 )
 
 // Reader reads contents. The zero value is ready; it is for one goroutine.
@@ -148,12 +150,12 @@ type Writer struct {
 // Put writes whole blocks, at most Chunk bytes. They are in the image after
 // the next Flush.
 func (w *Writer) Put(block uint64, data []byte) error {
-	if len(w.buf) > 0 && (w.start+uint64(len(w.buf)/Size) != block || len(w.buf)+len(data) > Chunk) {
+	if len(w.buf) > 0 && (len(data) >= direct || w.start+uint64(len(w.buf)/Size) != block || len(w.buf)+len(data) > Chunk) {
 		if err := w.Flush(); err != nil {
 			return err
 		}
 	}
-	if len(data) == Chunk {
+	if len(w.buf) == 0 && len(data) >= direct {
 		_, err := w.W.WriteAt(data, int64(block)*Size)
 		return err
 	}
