@@ -223,7 +223,7 @@ func (b *builder) writeErofs(ctx context.Context, path string, t *rootfs.Tree) (
 		return erofs.Info{}, fault.Wrap(fault.Environment, err)
 	}
 	defer f.Close()
-	info, err := erofs.Write(ctx, f, t, erofs.Options{Epoch: b.epoch, TempDir: filepath.Dir(path)})
+	info, err := erofs.Write(ctx, f, t, erofs.Options{Epoch: b.epoch})
 	if err != nil {
 		return erofs.Info{}, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 
 	goerofs "github.com/erofs/go-erofs"
 
@@ -76,7 +77,9 @@ func entry(image fs.FS, name string, info fs.FileInfo, stat *goerofs.Stat) (root
 		if e.Xattrs == nil {
 			e.Xattrs = map[string][]byte{}
 		}
-		e.Xattrs[key] = []byte(value)
+		// go-erofs ends the names that are an index of their own, those of
+		// ACLs, with a dot.
+		e.Xattrs[strings.TrimSuffix(key, ".")] = []byte(value)
 	}
 	switch {
 	case e.IsRegular():
