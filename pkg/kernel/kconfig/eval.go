@@ -61,6 +61,16 @@ type state struct {
 // for the same symbol the last counts. What conf ignores with or without a
 // warning is ignored: unknown symbols, and values that do not fit the type.
 func (t *Tree) Evaluate(base Base, values []Value) *Result {
+	r := t.start(base, values)
+	for _, s := range t.symbols {
+		r.compute(s)
+	}
+	return r
+}
+
+// start is Evaluate up to the values themselves: compute finds those, and only
+// those that a symbol depends on.
+func (t *Tree) start(base Base, values []Value) *Result {
 	r := &Result{tree: t, state: make([]state, len(t.symbols)), order: map[*entry][]*Symbol{}}
 	for i, tri := range []Tristate{No, Mod, Yes} {
 		r.state[i] = state{valid: true, tri: tri, str: tri.String()}
@@ -77,9 +87,6 @@ func (t *Tree) Evaluate(base Base, values []Value) *Result {
 	}
 	r.compute(t.modules)
 	r.modules = r.state[t.modules.id].tri
-	for _, s := range t.symbols {
-		r.compute(s)
-	}
 	return r
 }
 
@@ -377,7 +384,10 @@ func (r *Result) bound(s *Symbol, base int) int64 {
 // is off, has no line or is unknown.
 func (r *Result) Value(name string) string {
 	s := r.tree.byName[name]
-	if s == nil || !r.state[s.id].write {
+	if s == nil {
+		return "n"
+	}
+	if r.compute(s); !r.state[s.id].write {
 		return "n"
 	}
 	return r.written(s)

@@ -18,8 +18,8 @@ type Toolchain struct {
 	Refuses []string
 }
 
-// Clang19 is LLVM 19.1.7 of Debian 12, the project's toolchain, without Rust
-// and pahole.
+// Clang19 is LLVM 19.1.7 of Debian 12 on amd64, the project's toolchain, with a
+// C library for its own architecture only and without Rust and pahole.
 func Clang19(arch string) Toolchain {
 	t := Toolchain{
 		Compiler: "Clang", Version: "190107", Assembler: "LLVM", Linker: "LLD",
@@ -28,11 +28,13 @@ func Clang19(arch string) Toolchain {
 			// What only GCC and GNU binutils have.
 			"-mrecord-mcount", "bounds-strict", "-fmin-function-alignment", "plugin-version.h",
 			"-mindirect-branch-register", "grep -qv llvm", "-Wimplicit-fallthrough=5",
-			"-fconserve-stack", "-fsanitize-kcfi-arity",
-			// No C library for the target, no lxml.
-			"cc-can-link.sh", "import lxml",
-			"rust_is_available.sh", "-D__SIZEOF_INT128__=0",
+			// Clang defines the macro itself.
+			"-D__SIZEOF_INT128__=0",
+			"rust_is_available.sh", "import lxml",
 		},
+	}
+	if srcArch(arch) != "x86" {
+		t.Refuses = append(t.Refuses, "cc-can-link.sh", "-fsanitize=kernel-memory")
 	}
 	return t
 }
