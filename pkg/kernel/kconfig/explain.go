@@ -155,6 +155,12 @@ func (x *Explainer) Explain(v Value) Explanation {
 	s := x.tree.byName[v.Symbol]
 	if !s.Defined() {
 		e.Never = "no Kconfig file of this architecture has it"
+		if at := x.tree.elsewhere(v.Symbol); len(at) > 0 {
+			e.At = at
+			e.Never += "; " + at[0].String() + " does, which another one reads"
+		} else if near := x.tree.nearest(v.Symbol); near != "" {
+			e.Never += "; did you mean " + near + "?"
+		}
 		return e
 	}
 	e.At = s.Entries()

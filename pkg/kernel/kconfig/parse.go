@@ -60,7 +60,7 @@ func Parse(files fs.FS, o Options) (*Tree, error) {
 			vars: map[string]*variable{}, shell: o.Shell,
 			env: func(name string) (string, bool) { v, ok := env[name]; return v, ok },
 		},
-		tree:   &Tree{byName: map[string]*Symbol{}, root: &entry{kind: kindMenu}},
+		tree:   &Tree{source: files, byName: map[string]*Symbol{}, root: &entry{kind: kindMenu}},
 		quoted: map[string]*Symbol{},
 	}
 	for _, name := range []string{"n", "m", "y"} {

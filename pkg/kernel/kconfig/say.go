@@ -127,7 +127,7 @@ func (w speaker) sources(s *Symbol) []Unmet {
 	var out []Unmet
 	var names []string
 	for i := range s.revDep {
-		if n := s.revDep[i].by.display(); !slices.Contains(names, n) {
+		if n := w.selector(&s.revDep[i]); !slices.Contains(names, n) {
 			names = append(names, n)
 		}
 	}
@@ -147,6 +147,23 @@ func (w speaker) sources(s *Symbol) []Unmet {
 		out = append(out, Unmet{Text: fmt.Sprintf("by default %s (%s)", value, p.at)})
 	}
 	return out
+}
+
+// selector names what selects a symbol, and what it lacks if it is on and
+// selects the symbol on a condition.
+func (w speaker) selector(v *reverse) string {
+	name := v.by.display()
+	if w.r.compute(v.by); w.r.state[v.by.id].tri == No {
+		return name
+	}
+	var lacks []string
+	for _, u := range w.conditions(v.cond, atLeastMod, "", maxUnmetDepth) {
+		lacks = append(lacks, strings.TrimSpace(u.Text))
+	}
+	if len(lacks) == 0 {
+		return name
+	}
+	return name + " if " + strings.Join(shorten(lacks), " && ")
 }
 
 // pulled says what keeps a symbol on.

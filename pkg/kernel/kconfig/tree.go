@@ -1,6 +1,9 @@
 package kconfig
 
-import "strconv"
+import (
+	"io/fs"
+	"strconv"
+)
 
 // Type is the type of a symbol.
 type Type uint8
@@ -124,6 +127,7 @@ type property struct {
 // Tree is a parsed Kconfig tree for one architecture. It does not change, and
 // may be used from any number of goroutines.
 type Tree struct {
+	source  fs.FS
 	symbols []*Symbol
 	byName  map[string]*Symbol
 	root    *entry
