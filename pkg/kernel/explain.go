@@ -45,7 +45,8 @@ func Explain(tree *kconfig.Tree, a Arch, base *Config, asked *Merged) *Explained
 	for _, s := range asked.Asked {
 		got := final.Value(s.Symbol)
 		loss := compare(s.Value, got)
-		if !tree.Lookup(s.Symbol).Defined() {
+		// A whole .config of another version may well refuse what is gone.
+		if !tree.Lookup(s.Symbol).Defined() && (base == nil || s.Value != Off) {
 			loss = Unknown
 		}
 		if loss != "" {

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -148,4 +150,20 @@ func decompressTar(r io.Reader) (plain io.Reader, done func(), err error) {
 		plain = b
 	}
 	return plain, done, err
+}
+
+// WriteSource writes files as a plain tarball that ReadSource takes: about
+// 12 MB for Linux, and always the same bytes for the same files.
+func WriteSource(w io.Writer, files kconfig.Files) error {
+	t := tar.NewWriter(w)
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: "linux/" + name, Mode: 0o644, Size: int64(len(files[name])), Format: tar.FormatPAX}
+		if err := t.WriteHeader(h); err != nil {
+			return fmt.Errorf("kernel source: %s: %w", name, err)
+		}
+		if _, err := t.Write(files[name]); err != nil {
+			return fmt.Errorf("kernel source: %s: %w", name, err)
+		}
+	}
+	return t.Close()
 }

@@ -250,8 +250,9 @@ func draw(r *rand.Rand, symbols []*Symbol) Value {
 
 // Fragments are drawn by a fixed seed.
 const (
-	fragmentCount = 40
-	fragmentSize  = 10
+	fragmentCount    = 24
+	fragmentSize     = 10
+	explanationCount = 60
 )
 
 // Everything this package computes equals what the kernel's own conf does with
@@ -303,6 +304,7 @@ func TestConf(t *testing.T) {
 			for i, want := range c.run(t, "--olddefconfig", inputs) {
 				n.compare(t, tree, Defaults, asked[i][len(asked[i])-fragmentSize:], inputs[i], want)
 			}
+			proveExplanations(t, c, tree, r, symbols)
 			t.Logf("%d symbols asked for in %d fragments, %d kept and %d lost; predicted right: %d (%.2f %%); whole .config equal: %d",
 				n.symbols, n.configs, n.kept, n.symbols-n.kept, n.right, 100*float64(n.right)/float64(n.symbols), n.equal)
 			if n.symbols < 500 || n.right != n.symbols || n.equal != n.configs {
@@ -310,6 +312,49 @@ func TestConf(t *testing.T) {
 			}
 		})
 	}
+}
+
+// proveExplanations draws symbols that are lost alone over allnoconfig, and has
+// conf keep them with the lines the explanation adds.
+func proveExplanations(t *testing.T, c *conf, tree *Tree, r *rand.Rand, symbols []*Symbol) {
+	t.Helper()
+	var explained []Explanation
+	var inputs [][]byte
+	never, lines := 0, 0
+	for len(explained) < explanationCount {
+		v := draw(r, symbols)
+		x := tree.Explainer(AllNo, nil, []Value{v})
+		e := x.Explain(v)
+		if kept(e.Asked, e.Got) {
+			continue
+		}
+		explained = append(explained, e)
+		lines += len(e.Add)
+		if len(e.Add) == 0 {
+			never++
+		}
+		inputs = append(inputs, valuesText(append([]Value{v}, e.Add...)))
+	}
+	for i, out := range c.run(t, "--allnoconfig", inputs) {
+		e := explained[i]
+		got := "n"
+		for _, v := range readValues(t, out) {
+			if v.Symbol == e.Symbol {
+				got = v.Value
+			}
+		}
+		if len(e.Add) > 0 && !kept(e.Asked, got) {
+			t.Errorf("conf: %s=%s with %s added; %s", e.Symbol, got, sayValues(e.Add), e)
+		}
+		if len(e.Add) == 0 && e.Never == "" {
+			t.Errorf("nothing to do about it: %s", e)
+		}
+		if strings.Contains(e.Never, "no set of values") {
+			t.Logf("undecided: %s", e)
+		}
+	}
+	t.Logf("%d lost symbols explained: %d are kept by conf with %.1f lines added on average, %d cannot be had",
+		len(explained), len(explained)-never, float64(lines)/float64(max(1, len(explained)-never)), never)
 }
 
 type tally struct{ configs, equal, symbols, kept, right int }

@@ -43,6 +43,8 @@ func (x Explanation) String() string {
 	switch {
 	case x.Asked == x.Got:
 		return x.Symbol + "=" + x.Asked + " kept"
+	case kept(x.Asked, x.Got):
+		return x.Symbol + "=" + x.Asked + " kept as " + x.Got
 	case x.Got == "n":
 		fmt.Fprintf(&b, "%s=%s lost", x.Symbol, x.Asked)
 	default:
@@ -175,10 +177,11 @@ func (x *Explainer) Explain(v Value) Explanation {
 	target, g := x.target(s, v.Value)
 	e.Unmet = say.why(s, g, v.Value)
 	if add, ok := x.fix(target, g, v); ok {
-		e.Add = add
-		e.Breaks = x.breaks(v, add)
-		if len(add) == 0 {
-			e.Never = "nothing that can be asked for changes it"
+		if len(add) > 0 {
+			e.Add, e.Breaks = add, x.breaks(v, add)
+		} else {
+			// Asked for once more, as the last, it is kept.
+			e.Never = "another member is asked for after it, and only the last one counts"
 		}
 		return e
 	}

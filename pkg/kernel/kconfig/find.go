@@ -62,7 +62,7 @@ func archFiles(source fs.FS) []string {
 func (t *Tree) nearest(name string) string {
 	best, distance := "", 3
 	for _, s := range t.Symbols() {
-		if d := edits(name, s.Name, distance); d < distance || d == distance && d < 3 && s.Name < best {
+		if d := edits(name, s.Name, distance+1); d < distance || d == distance && d < 3 && s.Name < best {
 			best, distance = s.Name, d
 		}
 	}

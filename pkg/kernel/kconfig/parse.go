@@ -73,9 +73,6 @@ func Parse(files fs.FS, o Options) (*Tree, error) {
 	if err := p.file(o.File); err != nil {
 		return nil, fault.Wrap(fault.Source, err)
 	}
-	if p.menu != p.tree.root {
-		return nil, fault.Errorf(fault.Source, "%s: this block has no end", p.menu.at)
-	}
 	t := p.tree
 	if t.root.prompt == nil {
 		t.root.prompt = &property{text: "Main menu"}
