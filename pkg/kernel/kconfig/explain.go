@@ -176,7 +176,8 @@ func (x *Explainer) Explain(v Value) Explanation {
 	}
 	target, g := x.target(s, v.Value)
 	e.Unmet = say.why(s, g, v.Value)
-	if add, ok := x.fix(target, g, v); ok {
+	add, tried, ok := x.fix(target, g, v)
+	if ok {
 		if len(add) > 0 {
 			e.Add, e.Breaks = add, x.breaks(v, add)
 		} else {
@@ -186,6 +187,14 @@ func (x *Explainer) Explain(v Value) Explanation {
 		return e
 	}
 	e.Never = say.never(target, g)
+	if e.Never == "" && !s.logical() {
+		// Visible it may be clipped all the same.
+		p, _ := tried.active(s, propRange)
+		if p != nil {
+			e.Never = fmt.Sprintf("with %s it can be asked for, but its range is %s to %s (%s)",
+				sayValues(add), tried.text(p.low), tried.text(p.high), p.at)
+		}
+	}
 	if e.Never == "" {
 		e.Never = "no set of values was found that keeps it"
 	}
@@ -253,32 +262,32 @@ func (x *Explainer) target(s *Symbol, value string) (*expr, goal) {
 
 // fix finds values to add, tries them, and takes out those that are not
 // needed. What it finds is not proven to be the smallest set, only that none
-// of it can be left out.
-func (x *Explainer) fix(target *expr, g goal, v Value) ([]Value, bool) {
-	var added []Value
+// of it can be left out. When nothing helps it returns what was tried last.
+func (x *Explainer) fix(target *expr, g goal, v Value) (added []Value, r *Result, ok bool) {
 	for range maxRounds {
-		r := x.with(added, v)
+		r = x.with(added, v)
 		if kept(v.Value, r.Value(v.Symbol)) {
-			return x.minimise(added, v), true
+			return x.minimise(added, v), r, true
 		}
 		s := solver{r: r, asked: x.asked, cost: map[node]int{}}
 		more, ok := s.solve(target, g)
 		if !ok {
-			return nil, false
+			return added, r, false
 		}
-		before := len(added)
+		changed := false
 		for _, m := range more {
 			if m.Symbol == v.Symbol || slices.Contains(added, m) {
 				continue
 			}
 			added = slices.DeleteFunc(added, func(a Value) bool { return a.Symbol == m.Symbol })
 			added = append(added, m)
+			changed = true
 		}
-		if len(added) == before {
-			return nil, false
+		if !changed {
+			break
 		}
 	}
-	return nil, false
+	return added, r, false
 }
 
 // with evaluates with more values; the one that is explained comes last.

@@ -125,17 +125,22 @@ func (w speaker) symbol(s *Symbol, text string, depth int) Unmet {
 // sources says what could set a symbol without a prompt.
 func (w speaker) sources(s *Symbol) []Unmet {
 	var out []Unmet
-	var names []string
-	for i := range s.revDep {
-		if n := w.selector(&s.revDep[i]); !slices.Contains(names, n) {
-			names = append(names, n)
+	for _, list := range []struct {
+		word string
+		by   []reverse
+	}{{"selected by ", s.revDep}, {"implied by ", s.implied}} {
+		var names []string
+		for i := range list.by {
+			if n := w.selector(&list.by[i]); !slices.Contains(names, n) {
+				names = append(names, n)
+			}
+		}
+		if len(names) > 0 {
+			out = append(out, Unmet{Text: list.word + strings.Join(shorten(names), ", ")})
 		}
 	}
-	if len(names) > 0 {
-		out = append(out, Unmet{Text: "selected by " + strings.Join(shorten(names), ", ")})
-	}
 	for _, p := range s.props {
-		if p.kind != propDefault || len(out) > 2 {
+		if p.kind != propDefault || len(out) > 3 {
 			continue
 		}
 		p.cond.symbols(func(_ *Symbol, probe string) { w.probe(probe) })
@@ -266,7 +271,7 @@ func (b *blame) symbol(s *Symbol, g goal, depth int) {
 				b.expr(p.cond, b.v.sight(s, g), depth+1)
 			}
 		}
-	case len(s.revDep) == 0 && !hasDefault(s):
+	case len(s.revDep) == 0 && len(s.implied) == 0 && !hasDefault(s):
 		b.add("nothing sets %s on this architecture", s.Name)
 	default:
 		before := len(b.reasons)

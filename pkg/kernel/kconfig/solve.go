@@ -279,14 +279,26 @@ func (v *solver) raise(s *Symbol, g goal, offer func(int, func(*plan))) {
 		}
 		extra += costSelect
 	}
-	for _, list := range [][]reverse{s.revDep, s.implied} {
-		for i := range list {
-			sel := &list[i]
-			offer(add(extra, add(v.get(sel.by, sight), v.expr(sel.cond, sight))), func(t *plan) {
-				t.expr(sel.cond, sight)
-				t.symbol(node{sel.by, sight})
-			})
-		}
+	for i := range s.revDep {
+		sel := &s.revDep[i]
+		offer(add(extra, add(v.get(sel.by, sight), v.expr(sel.cond, sight))), func(t *plan) {
+			t.expr(sel.cond, sight)
+			t.symbol(node{sel.by, sight})
+		})
+	}
+	// What is implied, other than what is selected, needs its dependencies.
+	var deps *expr
+	for _, d := range s.dirDep {
+		deps = join(opOr, deps, d)
+	}
+	for i := range s.implied {
+		imp := &s.implied[i]
+		cost := add(v.expr(deps, sight), add(v.get(imp.by, sight), v.expr(imp.cond, sight)))
+		offer(add(extra, cost), func(t *plan) {
+			t.expr(deps, sight)
+			t.expr(imp.cond, sight)
+			t.symbol(node{imp.by, sight})
+		})
 	}
 	for _, p := range s.props {
 		if p.kind == propDefault {
