@@ -148,7 +148,8 @@ func readTarball(ctx context.Context, path string) (files kconfig.Files, err err
 	if _, err := f.ReadAt(magic, 0); err != nil {
 		return nil, fault.Errorf(fault.Usage, "kernel source %s: %w", path, err)
 	}
-	if xz, err := exec.LookPath("xz"); err == nil && string(magic) == "\xfd7zXZ\x00" {
+	xz, lookErr := exec.LookPath("xz")
+	if lookErr == nil && string(magic) == "\xfd7zXZ\x00" {
 		files, err = readXZ(ctx, xz, f)
 	} else {
 		files, err = kernel.ReadSource(ctx, f)

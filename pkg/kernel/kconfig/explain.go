@@ -111,6 +111,7 @@ func sayValues(values []Value) string {
 // Limits of an explanation.
 const (
 	maxUnmetDepth = 4  // conditions in conditions
+	maxUnmet      = 10 // conditions of one symbol
 	maxNames      = 6  // names in a list
 	maxRounds     = 6  // attempts at values to add
 	maxMinimise   = 40 // values that are tried without
@@ -186,7 +187,8 @@ func (x *Explainer) Explain(v Value) Explanation {
 		}
 		return e
 	}
-	e.Never = say.never(target, g)
+	// What is in the way now: it may have turned up with the first additions.
+	e.Never = speaker{r: tried, probes: &e.Compiler}.never(target, g)
 	if e.Never == "" && !s.logical() {
 		// Visible it may be clipped all the same.
 		p, _ := tried.active(s, propRange)

@@ -66,6 +66,9 @@ config DERIVED
 config NEEDS_DERIVED
 	bool "needs"
 	depends on DERIVED
+config MOD
+	tristate "mod"
+	depends on m
 config SUB
 	tristate "sub"
 	depends on TRI
@@ -84,6 +87,7 @@ config SUB
 		{"LONE=n", "LONE=n became y: the choice \"lone\" must have a member. Cannot be met: LONE cannot be turned off"},
 		{"NUM=9", "NUM=9 became 8. Cannot be met: its range is 1 to 8 (Kconfig:45)"},
 		{"BIG=y", "BIG=y lost: needs NUM>4 (NUM=1). Add NUM=5"},
+		{"MOD=y", "MOD=y lost: needs MODULES (n). Cannot be met: it depends on m, so that it can be a module at most"},
 		{"TRI=m", "TRI=m kept as y"},
 		{"BLOCK=m", "BLOCK=m lost. Cannot be met: it is of type bool, which has no value m"},
 		{"MODULES=y TRI=m SUB=y", "SUB=y became m: can be m at most: needs TRI (m). Add TRI=y"},

@@ -12,6 +12,7 @@ const (
 	maxMacroDepth = 200      // nesting of expansions
 	maxMacroArgs  = 16       // conf's own limit
 	maxExpansions = 200_000  // in the whole tree; Linux 6.12 makes about 2,000
+	maxExpanded   = 32 << 20 // bytes of all of them
 )
 
 // A Shell answers a $(shell) call: it returns what the command prints. The
@@ -24,6 +25,7 @@ type macros struct {
 	env   func(string) (string, bool)
 	shell Shell
 	count int
+	bytes int
 
 	// at is where the parser is, for $(filename), $(lineno) and errors.
 	at Pos
@@ -99,6 +101,9 @@ func (m *macros) expand(s string, args []string, depth int) (string, error) {
 		}
 		if b.Len()+len(out) > maxExpansion {
 			return "", fmt.Errorf("an expansion is longer than %d bytes", maxExpansion)
+		}
+		if m.bytes += len(out); m.bytes > maxExpanded {
+			return "", fmt.Errorf("macros expand to more than %d bytes", maxExpanded)
 		}
 		b.WriteString(out)
 		s = rest

@@ -19,6 +19,7 @@ const (
 	maxBlocks   = 200     // menus, choices and ifs in each other
 	maxSymbols  = 100_000 // constants included
 	maxParens   = 200
+	maxMembers  = 1000 // of a choice
 )
 
 // Options say for what a tree is read.
@@ -226,6 +227,9 @@ func (p *parser) block(word string, args *reader) error {
 		}
 		e := p.add(kindConfig, sym)
 		if p.choice != nil {
+			if len(p.choice.members) >= maxMembers {
+				return fmt.Errorf("a choice has more than %d members", maxMembers)
+			}
 			if !sym.member {
 				p.choice.members = append(p.choice.members, sym)
 			}

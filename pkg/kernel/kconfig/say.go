@@ -62,7 +62,9 @@ func (w speaker) conditions(e *expr, g goal, verb string, depth int) []Unmet {
 	var visit func(e *expr)
 	visit = func(e *expr) {
 		switch {
-		case e == nil || g.met(w.r.eval(e)):
+		case e == nil || len(out) > maxUnmet || g.met(w.r.eval(e)):
+		case len(out) == maxUnmet:
+			out = append(out, Unmet{Text: "and more"})
 		case e.op == opAnd:
 			visit(e.l)
 			visit(e.r)
@@ -234,6 +236,8 @@ func (b *blame) expr(e *expr, g goal, depth int) {
 	case e.op == opSymbol && e.probe != "":
 		b.probe(e.probe)
 		b.add("the compiler answers %s to %s", e.a.Name, e.probe)
+	case e.op == opSymbol && e.a.id == idMod:
+		b.add("it depends on m, so that it can be a module at most")
 	case e.op == opSymbol && e.a.constant:
 		b.add("a constant %s", e.a.Name)
 	case e.op == opSymbol:

@@ -16,13 +16,6 @@ const (
 	atMostMod
 )
 
-func atLeast(t Tristate) goal {
-	if t == Yes {
-		return atLeastYes
-	}
-	return atLeastMod
-}
-
 // not is the goal for an expression whose negation has goal g.
 func (g goal) not() goal {
 	return [...]goal{atLeastMod: atMostMod, atLeastYes: atMostNo, atMostNo: atLeastYes, atMostMod: atLeastMod}[g]
@@ -55,6 +48,9 @@ const (
 	costAgainst = 1000 // on top: another value was asked for
 	never       = 1 << 28
 )
+
+// maxPasses is how often costs are computed anew.
+const maxPasses = 100
 
 // solver looks for the cheapest values to ask for that reach a goal, on top of
 // a result. It treats the steps as independent; the caller evaluates what comes
@@ -89,8 +85,9 @@ func (v *solver) relax(e *expr, g goal) {
 	for i := 0; i < len(v.nodes); i++ {
 		v.symbol(v.nodes[i]) // finds more
 	}
-	// Costs only fall, and each is a sum of whole numbers, so this ends.
-	for changed := true; changed; {
+	// Costs only fall. Linux 6.12 is settled after about ten passes.
+	changed := true
+	for pass := 0; changed && pass < maxPasses; pass++ {
 		changed = false
 		for _, n := range slices.Backward(v.nodes) {
 			if c := v.symbol(n); c < v.cost[n] {

@@ -97,7 +97,6 @@ type entry struct {
 	visibility *expr // visible if
 	dep        *expr // with those of all blocks around it, once the tree is whole
 	members    []*Symbol
-	hasHelp    bool
 	at         Pos
 }
 
