@@ -12,6 +12,9 @@ run qemu-system-HOST qemu-system-MACHINE
 demo postgresql-client psql
 test gcc gcc
 test libc6-dev /usr/include/stdio.h
+test flex flex
+test bison bison
+test xz-utils xz
 test qemu-system-x86 qemu-system-x86_64
 test qemu-system-arm qemu-system-aarch64
 test erofs-utils fsck.erofs
