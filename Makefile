@@ -52,7 +52,7 @@ test-unit: ## unit tests with the race detector
 test-e2e: all ## build the bundle for this machine and test it booted
 	@echo "== build and boot $(HOST_ARCH)"
 	@$(SB) build recipes/sql --arch $(HOST_ARCH) --relock-missing --progress plain
-	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle' ./pkg/kernel ./pkg/runtime ./pkg/runtime/guest/initd
+	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./pkg/runtime ./pkg/runtime/guest/initd
 	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 40m ./e2e
 	@for module in examples/embed compat/apko; do \
 		(cd $$module && go vet ./... && SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 30m ./...) || exit 1; done
@@ -60,7 +60,7 @@ test-e2e: all ## build the bundle for this machine and test it booted
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
 	@echo "== build and boot arm64"
 	@$(SB) build recipes/sql --arch arm64 --relock-missing --progress plain
-	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-arm64 go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestPostgreSQL' ./pkg/kernel ./e2e
+	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-arm64 go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestUEFI|TestPostgreSQL' ./pkg/kernel ./pkg/rootfs/ext4 ./pkg/build/disk ./e2e
 
 fuzz: ## every fuzz target for FUZZTIME (20s)
 	@scripts/fuzz.sh $(FUZZTIME)

@@ -1,19 +1,14 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
@@ -51,7 +46,7 @@ func (s *session) kconfigFiles(ctx context.Context, source string) (fs.FS, error
 		if err != nil {
 			return nil, fault.Errorf(fault.Environment, "--source: %w", err)
 		}
-		return s.unpacked(ctx, st, filepath.Base(source), source, digest)
+		return build.KconfigFiles(ctx, st, source, digest, s.printer().note)
 	}
 	r, err := recipe.Load(source)
 	if err != nil {
@@ -70,7 +65,7 @@ func (s *session) kconfigFiles(ctx context.Context, source string) (fs.FS, error
 		return nil, fault.Errorf(fault.Source, "%s %s is not in the content store", src.Name, src.Version).
 			Hintf("build %s once, or give --source", source)
 	}
-	return s.unpacked(ctx, st, src.File, st.Path(src.Digest), src.Digest)
+	return build.KconfigFiles(ctx, st, st.Path(src.Digest), src.Digest, s.printer().note)
 }
 
 func fileDigest(path string) (store.Digest, error) {
@@ -95,95 +90,4 @@ func (s *session) contentStore() (*store.Store, error) {
 		}
 	}
 	return store.Open(filepath.Join(dir, "store"))
-}
-
-// kconfigOutput names the tarball of Kconfig files among an action's outputs.
-const kconfigOutput = "kconfig.tar"
-
-// unpacked returns the Kconfig files of a tarball. Finding them in the whole
-// kernel takes most of a minute, so they are kept in the content store.
-func (s *session) unpacked(ctx context.Context, st *store.Store, name, path string, digest store.Digest) (kconfig.Files, error) {
-	inputs, err := json.Marshal(map[string]string{"format": "kconfig/1", "source": digest.String()})
-	if err != nil {
-		return nil, err
-	}
-	key := store.Key(inputs)
-	if kept, ok, err := st.Action(key); err == nil && ok {
-		if f, err := st.Open(kept.Outputs[kconfigOutput]); err == nil {
-			files, err := kernel.ReadSource(ctx, f)
-			return files, errors.Join(err, f.Close())
-		}
-	}
-	s.printer().note("reading the Kconfig files of " + name + ", which is done once")
-	files, err := readTarball(ctx, path)
-	if err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	if err := kernel.WriteSource(&b, files); err != nil {
-		return nil, err
-	}
-	kept, _, err := st.Put(ctx, &b, "")
-	if err != nil {
-		return nil, err
-	}
-	return files, st.PutAction(key, store.Action{
-		Name: "kconfig " + digest.String(), Description: inputs, Outputs: map[string]store.Digest{kconfigOutput: kept},
-	})
-}
-
-// readTarball decompresses with the xz program where there is one: it is
-// several times as fast as this process.
-func readTarball(ctx context.Context, path string) (files kconfig.Files, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fault.Errorf(fault.Environment, "kernel source: %w", err)
-	}
-	defer func() {
-		if cerr := f.Close(); err == nil && cerr != nil {
-			err = fault.Wrap(fault.Environment, cerr)
-		}
-	}()
-	magic := make([]byte, 6)
-	if _, err := f.ReadAt(magic, 0); err != nil {
-		return nil, fault.Errorf(fault.Usage, "kernel source %s: %w", path, err)
-	}
-	xz, lookErr := exec.LookPath("xz")
-	if lookErr == nil && string(magic) == "\xfd7zXZ\x00" {
-		files, err = readXZ(ctx, xz, f)
-	} else {
-		files, err = kernel.ReadSource(ctx, f)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return files, nil
-}
-
-// readXZ reads the output of the xz program.
-func readXZ(ctx context.Context, xz string, f *os.File) (kconfig.Files, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, xz, "-dc", "-T0")
-	var said strings.Builder
-	cmd.Stdin, cmd.Stderr = f, &said
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	files, readErr := kernel.ReadSource(ctx, out)
-	if readErr == nil {
-		// Past the end of the archive, so that xz ends by itself.
-		_, readErr = io.Copy(io.Discard, out)
-	}
-	if readErr != nil {
-		cancel()
-	}
-	if err := cmd.Wait(); err != nil && readErr == nil {
-		readErr = fault.Errorf(fault.Usage, "xz: %w: %s", err, strings.TrimSpace(said.String()))
-	}
-	return files, readErr
 }

@@ -46,7 +46,7 @@ func (b *builder) buildKernel(ctx context.Context) (builtKernel, error) {
 	if err != nil {
 		return builtKernel{}, err
 	}
-	if err := b.verifyConfig(merged, config); err != nil {
+	if err := b.verifyConfig(ctx, merged, config); err != nil {
 		return builtKernel{}, err
 	}
 
@@ -91,7 +91,7 @@ func (b *builder) mergeFragments() (*kernel.Merged, error) {
 
 // verifyConfig fails, naming each symbol, when the final .config is not what
 // the fragments asked for or what the recipe's requirement sets need.
-func (b *builder) verifyConfig(merged *kernel.Merged, config outputs) error {
+func (b *builder) verifyConfig(ctx context.Context, merged *kernel.Merged, config outputs) error {
 	list, err := b.store.Open(config[kernel.NotesFile])
 	if err != nil {
 		return err
@@ -111,7 +111,7 @@ func (b *builder) verifyConfig(merged *kernel.Merged, config outputs) error {
 		return err
 	}
 	if err := kernel.VerifyError(merged, final, notes); err != nil {
-		return err
+		return b.explainLost(ctx, err, merged)
 	}
 	report, err := kernel.Check(final, b.recipe.Kernel.Require...)
 	if err != nil {
