@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -22,7 +23,8 @@ const MaxManifest = 8 << 20
 // tries bounds the attempts at one blob whose transfer breaks off.
 const tries = 3
 
-// Client is how to reach registries. The zero value is ready to use.
+// Client is how to reach registries. The zero value is ready to use; its
+// fields must not change, nor it be copied, after the first call.
 type Client struct {
 	// Keychain finds credentials; nil is authn.DefaultKeychain, which reads
 	// what docker and podman have stored.
@@ -36,6 +38,16 @@ type Client struct {
 	// Progress is told the bytes done of the total of a push. It is called
 	// from another goroutine, one call at a time.
 	Progress func(done, total int64)
+
+	once   sync.Once
+	puller *remote.Puller
+	err    error
+}
+
+// pull returns the library's puller, which logs in to a repository once.
+func (c *Client) pull() (*remote.Puller, error) {
+	c.once.Do(func() { c.puller, c.err = remote.NewPuller(c.options(context.Background())...) })
+	return c.puller, c.err
 }
 
 func (c *Client) options(ctx context.Context) []remote.Option {
@@ -75,7 +87,11 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 // Get returns what the reference points to: the descriptor and bytes of a
 // manifest or index, which are those of the digest if the reference has one.
 func (c *Client) Get(ctx context.Context, ref name.Reference) (*remote.Descriptor, error) {
-	d, err := remote.Get(ref, c.options(ctx)...)
+	puller, err := c.pull()
+	if err != nil {
+		return nil, explain(ctx, ref.String(), err)
+	}
+	d, err := puller.Get(ctx, ref)
 	if err != nil {
 		return nil, explain(ctx, ref.String(), err)
 	}
@@ -112,7 +128,11 @@ func (c *Client) blob(ctx context.Context, repo name.Repository, d v1.Descriptor
 // OpenBlob opens a blob once; its reader ends as Blob's does.
 func (c *Client) OpenBlob(ctx context.Context, repo name.Repository, d v1.Descriptor) (io.ReadCloser, error) {
 	ref := repo.Digest(d.Digest.String())
-	layer, err := remote.Layer(ref, c.options(ctx)...)
+	puller, err := c.pull()
+	if err != nil {
+		return nil, explain(ctx, ref.String(), err)
+	}
+	layer, err := puller.Layer(ctx, ref)
 	if err != nil {
 		return nil, explain(ctx, ref.String(), err)
 	}

@@ -28,7 +28,7 @@ const (
 type Limits struct {
 	Layers  int   // layers of the image
 	Entries int   // tar headers of all layers, and directories they imply
-	Bytes   int64 // of all layers, uncompressed
+	Bytes   int64 // of all layers uncompressed, and of all files in them
 }
 
 // DefaultLimits are far above any image in use and far below what harms a
@@ -68,7 +68,7 @@ func (i *Image) Tree(ctx context.Context, spool *rootfs.Spool, opts ...TreeOptio
 	if len(i.layers) > o.limits.Layers {
 		return nil, fault.Errorf(fault.Source, "%s: %d layers are more than %d", i.Name, len(i.layers), o.limits.Layers)
 	}
-	a := &applier{overlay: newOverlay(o.limits.Entries), ctx: ctx, spool: spool, bytes: o.limits.Bytes}
+	a := &applier{overlay: newOverlay(o.limits.Entries), ctx: ctx, spool: spool, bytes: o.limits.Bytes, contents: o.limits.Bytes}
 	for n, l := range i.layers {
 		o.progress(n+1, len(i.layers))
 		a.layer = n + 1
@@ -102,7 +102,10 @@ type applier struct {
 	*overlay
 	ctx   context.Context
 	spool *rootfs.Spool
-	bytes int64 // left of the limit
+	bytes int64 // of layers, left of the limit
+	// contents are the same for files: a sparse one is larger than what the
+	// layer has of it.
+	contents int64
 }
 
 // apply reads one layer to the end of its blob, so that nothing goes
@@ -191,45 +194,66 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 		return a.whiteout(e.Path, dir, base)
 	}
 	f := &file{entry: e}
+	var target *node
 	if e.Hard != "" {
 		targetDir, targetBase := path.Split(e.Hard)
-		target, err := a.lookup(targetDir, targetBase)
-		if err != nil {
+		if target, err = a.target(targetDir, targetBase); err != nil {
 			return fmt.Errorf("%s: %w", e.Path, err)
 		}
 		if target == nil {
-			return fmt.Errorf("%s: hard link to %s, which is not there: %w", e.Path, e.Hard, fs.ErrInvalid)
+			return fmt.Errorf("%s: hard link to %s, which is not there", e.Path, e.Hard)
 		}
 		f = target.file
+		f.take(e)
 	} else if e.IsRegular() && h.Size > 0 {
-		if f.entry.Content, f.entry.Size, err = a.spool.Add(r); err != nil {
+		if f.entry.Content, f.entry.Size, err = a.spool.Add(&boundedReader{r: r, left: &a.contents}); err != nil {
 			return fmt.Errorf("%s: %w", e.Path, err)
 		}
 	}
-	parent, err := a.dir(dir, true)
+	parent, err := a.dir(dir)
 	if err != nil {
 		return fmt.Errorf("%s: %w", e.Path, err)
 	}
-	if n := parent.children[base]; n != nil && n.file == f {
-		return nil // a link to itself
+	for n := target; n != nil; n = n.parent {
+		if n == parent.children[base] {
+			return fmt.Errorf("%s: hard link to %s, which it replaces", e.Path, e.Hard)
+		}
 	}
 	return a.put(parent, base, f)
 }
 
+// take gives a file the attributes of a further name's header, as chown and
+// chmod by that name would: containerd does, and in layers that tools make they
+// are the same anyway.
+func (f *file) take(e rootfs.Entry) {
+	f.entry.UID, f.entry.GID = e.UID, e.GID
+	if !f.entry.IsSymlink() {
+		f.entry.Mode = f.entry.Mode.Type() | e.Mode
+	}
+	for name, value := range e.Xattrs {
+		if f.entry.Xattrs == nil {
+			f.entry.Xattrs = map[string][]byte{}
+		}
+		f.entry.Xattrs[name] = value
+	}
+}
+
 func (a *applier) whiteout(name, dir, base string) error {
-	parent, err := a.dir(dir, false)
+	hidden := strings.TrimPrefix(base, whiteoutPrefix)
+	if hidden == "" || hidden == "." || hidden == ".." {
+		return fmt.Errorf("%s: a whiteout of nothing", name)
+	}
+	if strings.HasPrefix(base, metaPrefix) && base != opaqueName {
+		return nil
+	}
+	parent, err := a.dir(dir)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	hidden := strings.TrimPrefix(base, whiteoutPrefix)
-	switch {
-	case hidden == "" || hidden == "." || hidden == "..":
-		return fmt.Errorf("%s: a whiteout of nothing", name)
-	case parent == nil:
-	case base == opaqueName:
+	if base == opaqueName {
 		a.hide(parent)
-	case !strings.HasPrefix(base, metaPrefix):
-		a.remove(parent, hidden)
+	} else if n := parent.children[hidden]; n != nil {
+		a.drop(parent, hidden, n)
 	}
 	return nil
 }

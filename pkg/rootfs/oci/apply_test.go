@@ -5,8 +5,12 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -149,7 +153,7 @@ func TestApply(t *testing.T) {
 		"file replaced":                     {[][]string{{"f a 1"}, {"f a 2"}}, []string{"f a 2"}, ""},
 		"whiteout of a file":                {[][]string{{"f a 1", "f b 1"}, {"w a"}}, []string{"f b 1"}, ""},
 		"whiteout of a directory":           {[][]string{{"d d", "f d/a 1"}, {"w d"}}, nil, ""},
-		"whiteout of nothing there":         {[][]string{{"f a 1"}, {"w b", "w x/y"}}, []string{"f a 1"}, ""},
+		"whiteout of nothing there":         {[][]string{{"f a 1"}, {"w b", "w x/y"}}, []string{"f a 1", "d x"}, ""},
 		"whiteout, then the name anew":      {[][]string{{"d d", "f d/a 1"}, {"w d", "d d", "f d/b 2"}}, []string{"d d", "f d/b 2"}, ""},
 		"the name anew, then its whiteout":  {[][]string{{"d d", "f d/a 1"}, {"d d", "f d/b 2", "w d"}}, []string{"d d", "f d/b 2"}, ""},
 		"file anew, then its whiteout":      {[][]string{{"f a 1"}, {"f a 2", "w a"}}, []string{"f a 2"}, ""},
@@ -173,7 +177,7 @@ func TestApply(t *testing.T) {
 		"hard link, its target hidden":      {[][]string{{"f a 1"}, {"h b a", "h c a"}, {"w a"}}, []string{"f b 1", "h c b"}, ""},
 		"hard link through a link":          {[][]string{{"f usr/a 1", "l u usr"}, {"h b u/a"}}, []string{"f b 1", "l u usr", "d usr", "h usr/a b"}, ""},
 		"hard link to a link":               {[][]string{{"l a nowhere"}, {"h b a"}}, []string{"l a nowhere", "h b a"}, ""},
-		"hard link to itself":               {[][]string{{"f a 1"}, {"h a a"}}, []string{"f a 1"}, ""},
+		"hard link to itself":               {[][]string{{"f a 1"}, {"h a a"}}, nil, "hard link to a, which it replaces"},
 		"aufs leftovers":                    {[][]string{{"f a 1", "f .wh..wh.aufs", "d .wh..wh.plnk", "f .wh..wh.plnk/12.34 x"}}, []string{"f a 1"}, ""},
 		"whiteout of the whole root":        {[][]string{{"f a 1", "f d/b 2"}, {"o .", "f c 3"}}, []string{"f c 3"}, ""},
 		"odd spellings":                     {[][]string{{"f ./a 1", "f /b 2", "f c//d 3", "d ./"}, {"w ./a"}}, []string{"f b 2", "d c", "f c/d 3"}, ""},
@@ -181,6 +185,7 @@ func TestApply(t *testing.T) {
 		"parent is a file":                  {[][]string{{"f a 1"}, {"f a/b 2"}}, nil, "a/b: a/: its parent a is not a directory"},
 		"links in a circle":                 {[][]string{{"l a b", "l b a", "f a/x 1"}}, nil, "more than 40 symbolic links"},
 		"hard link to nothing":              {[][]string{{"h b a"}}, nil, "b: hard link to a, which is not there"},
+		"hard link to what it replaces":     {[][]string{{"f d/a 1"}, {"h d d/a"}}, nil, "which it replaces"},
 		"hard link to a directory":          {[][]string{{"d d", "h b d"}}, nil, "hard link to the directory d"},
 		"whiteout without a name":           {[][]string{{"f .wh."}}, nil, "a whiteout of nothing"},
 		"whiteout of the parent":            {[][]string{{"f d/.wh..."}}, nil, "a whiteout of nothing"},
@@ -253,6 +258,7 @@ func TestLimits(t *testing.T) {
 	small := tarOf(t, entries("f a 1", "f b 1"))
 	bomb := tarOf(t, []tar.Header{{Typeflag: tar.TypeReg, Name: "zeros", Linkname: strings.Repeat("\x00", 1<<20)}})
 	deep := tarOf(t, entries("f "+strings.Repeat("d/", 1000)+"f 1"))
+	sparse := sparseLayer(t, 4<<20)
 	for name, tt := range map[string]struct {
 		layer  []byte
 		count  int
@@ -263,6 +269,7 @@ func TestLimits(t *testing.T) {
 		"entries":             {small, 2, Limits{Layers: 3, Entries: 3, Bytes: 1 << 20}, "more than 3 entries"},
 		"implied directories": {deep, 1, Limits{Layers: 3, Entries: 900, Bytes: 1 << 20}, "more than 900 entries"},
 		"bytes":               {bomb, 2, Limits{Layers: 3, Entries: 100, Bytes: 2 << 20}, "larger than the limit"},
+		"holes":               {sparse, 1, Limits{Layers: 3, Entries: 100, Bytes: 1 << 20}, "larger than the limit"},
 		"within":              {small, 3, Limits{Layers: 3, Entries: 6, Bytes: 1 << 20}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -276,6 +283,28 @@ func TestLimits(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sparseLayer is a tar of one file that is a hole, as GNU tar makes it: some
+// KiB, whatever the size.
+func sparseLayer(t *testing.T, size int64) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	name := filepath.Join(dir, "hole")
+	if err := os.WriteFile(name, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(name, size); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("tar", "--sparse", "--format=pax", "-C", dir, "-c", "hole").Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Skip("needs GNU tar")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // A layer that hides the same directories again and again is applied in time

@@ -15,10 +15,11 @@
 // How layers are applied follows containerd, whose rules are what images are
 // tested against: symbolic links in the parents of a name are followed inside
 // the image, a link in the last place is replaced, a directory over a
-// directory keeps what it holds. Three things are told apart by the image
-// specification alone: a whiteout hides what lower layers have whatever
-// its place among its own layer's entries, a whiteout below nothing makes no
-// directory, and a name with ".." in it is refused.
+// directory keeps what it holds, a hard link's header gives its attributes to
+// the file. Where the image specification is stricter, it wins: a whiteout
+// hides only what lower layers have, whatever its place in its own layer, and
+// a directory's entry replaces all attributes of a lower one. The entry of the
+// root directory counts, and a name with ".." in it is refused.
 //
 // The package never runs anything, never writes a file of an image to the
 // host's file system, and touches a network only for a registry reference.

@@ -2,7 +2,6 @@ package oci
 
 import (
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
 	"strings"
@@ -41,7 +40,7 @@ func implicitDir() *file { return &file{entry: rootfs.Dir("", 0o755)} }
 
 func (n *node) isDir() bool { return n.file.entry.IsDir() }
 
-// layout is the file system while layers are applied.
+// overlay is the file system while layers are applied.
 type overlay struct {
 	root  *node
 	layer int // number of the layer being applied, from 1
@@ -67,9 +66,8 @@ func (o *overlay) count() error {
 }
 
 // dir finds the directory at name, following symbolic links as if the image
-// were the whole file system. A missing directory is made, or, without
-// create, gives nil, as does a name that leads through a file.
-func (o *overlay) dir(name string, create bool) (*node, error) {
+// were the whole file system. A missing directory is made.
+func (o *overlay) dir(name string) (*node, error) {
 	n := o.root
 	links := 0
 	for rest := name; rest != ""; {
@@ -86,8 +84,6 @@ func (o *overlay) dir(name string, create bool) (*node, error) {
 		}
 		c := n.children[part]
 		switch {
-		case c == nil && !create:
-			return nil, nil
 		case c == nil:
 			if err := o.count(); err != nil {
 				return nil, err
@@ -109,9 +105,6 @@ func (o *overlay) dir(name string, create bool) (*node, error) {
 			rest = target + "/" + rest
 			continue
 		case !c.isDir():
-			if !create {
-				return nil, nil
-			}
 			return nil, fmt.Errorf("%s: its parent %s is not a directory but %v", name, part, c.file.entry.Mode)
 		}
 		n = c
@@ -153,14 +146,6 @@ func (o *overlay) put(parent *node, name string, f *file) error {
 	n.file, n.implicit, n.set = f, false, o.layer
 	o.touch(n)
 	return nil
-}
-
-// remove hides a name of lower layers.
-func (o *overlay) remove(parent *node, name string) {
-	n := parent.children[name]
-	if n != nil {
-		o.drop(parent, name, n)
-	}
 }
 
 // drop takes from a name what lower layers gave it.
@@ -242,18 +227,16 @@ func (n *node) addTo(t *rootfs.Tree, prefix string) error {
 	return nil
 }
 
-// lookup finds an entry without following its last name.
-func (o *overlay) lookup(dir, base string) (*node, error) {
-	parent, err := o.dir(dir, false)
-	if parent == nil || err != nil {
+// target finds what a hard link is to be another name of, without following
+// its last name; nil if it is not there.
+func (o *overlay) target(dir, base string) (*node, error) {
+	parent, err := o.dir(dir)
+	if err != nil {
 		return nil, err
 	}
 	n := parent.children[base]
-	if n == nil {
-		return nil, nil
-	}
-	if n.isDir() {
-		return nil, fmt.Errorf("hard link to the directory %s: %w", base, fs.ErrInvalid)
+	if n != nil && n.isDir() {
+		return nil, fmt.Errorf("hard link to the directory %s%s", dir, base)
 	}
 	return n, nil
 }
