@@ -106,7 +106,7 @@ system built from pinned sources, and runs the bundle as a virtual machine.`,
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	root.AddCommand(
 		s.buildCommand(), s.runCommand(), s.stopCommand(), s.dsnCommand(), s.statusCommand(),
-		s.lockCommand(), s.kernelCommand(), s.schemaCommand(), s.completionCommand(), s.versionCommand(),
+		s.lockCommand(), s.storeCommand(), s.ociCommand(), s.kernelCommand(), s.schemaCommand(), s.completionCommand(), s.versionCommand(),
 	)
 	finish(root)
 	return root

@@ -11,6 +11,7 @@ import (
 	"path"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/registry"
@@ -24,12 +25,53 @@ const (
 
 // openLayout opens an image of a layout directory.
 func openLayout(ctx context.Context, dir string, digest v1.Hash, platform v1.Platform) (*Image, error) {
-	// A Root keeps symbolic links in a layout from leading out of it.
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	b := layoutBlobs{name: dir, open: func(file string) (io.ReadCloser, int64, error) {
+	b := layoutBlobs{name: dir, open: openIn(root)}
+	i, err := b.image(ctx, digest, platform)
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	i.close = root.Close
+	return i, nil
+}
+
+// Layout reads the OCI layout in dir as what it holds: the one image or index
+// of its index.json, or that itself where it lists several. See Verify.
+func Layout(dir string) (Item, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	index, err := layoutBlobs{name: dir, open: openIn(root)}.index()
+	if err = errors.Join(err, root.Close()); err != nil {
+		return nil, err
+	}
+	whole, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		return nil, fault.Wrap(fault.Source, fmt.Errorf("%s: %w", dir, err))
+	}
+	if len(index.Manifests) != 1 {
+		return whole, nil
+	}
+	var one Item
+	if d := index.Manifests[0]; d.MediaType.IsIndex() {
+		one, err = whole.ImageIndex(d.Digest)
+	} else {
+		one, err = whole.Image(d.Digest)
+	}
+	if err != nil {
+		return nil, fault.Wrap(fault.Source, fmt.Errorf("%s: %w", dir, err))
+	}
+	return one, nil
+}
+
+// openIn opens files below a directory. A Root keeps symbolic links from
+// leading out of it.
+func openIn(root *os.Root) func(string) (io.ReadCloser, int64, error) {
+	return func(file string) (io.ReadCloser, int64, error) {
 		// Asked first: opening a FIFO would wait for a writer.
 		info, err := root.Stat(file)
 		if err != nil {
@@ -40,13 +82,7 @@ func openLayout(ctx context.Context, dir string, digest v1.Hash, platform v1.Pla
 		}
 		f, err := root.Open(file)
 		return f, info.Size(), err
-	}}
-	i, err := b.image(ctx, digest, platform)
-	if err != nil {
-		return nil, errors.Join(err, root.Close())
 	}
-	i.close = root.Close
-	return i, nil
 }
 
 // layoutBlobs are the files of a layout, in a directory or an archive.

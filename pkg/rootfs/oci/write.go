@@ -35,7 +35,7 @@ func WriteLayout(ctx context.Context, dir string, item Item, ref string) (err er
 	}
 	top, all, err := collect(item)
 	if err != nil {
-		return fault.Wrap(fault.Source, err)
+		return layerError(ctx, "reading manifests", err)
 	}
 	layout, index, err := layoutFiles(top, ref)
 	if err != nil {
@@ -64,6 +64,20 @@ func WriteLayout(ctx context.Context, dir string, item Item, ref string) (err er
 		}
 	}
 	return place(temp, dir)
+}
+
+// Verify reads every blob of an item and holds it against its digest.
+func Verify(ctx context.Context, item Item) error {
+	_, all, err := collect(item)
+	if err != nil {
+		return layerError(ctx, "reading manifests", err)
+	}
+	for _, p := range all.sorted() {
+		if err := p.writeTo(ctx, func(r io.Reader) error { _, err := io.Copy(io.Discard, r); return err }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeTo gives the part's verified bytes to write.
@@ -125,7 +139,7 @@ func place(temp, dir string) error {
 func WriteArchive(ctx context.Context, w io.Writer, item Item, ref string) error {
 	top, all, err := collect(item)
 	if err != nil {
-		return fault.Wrap(fault.Source, err)
+		return layerError(ctx, "reading manifests", err)
 	}
 	layout, index, err := layoutFiles(top, ref)
 	if err != nil {
