@@ -2,9 +2,14 @@ package oci
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
 // FuzzLayer applies two layers made of any bytes: a tree whose own limits hold
@@ -39,6 +44,37 @@ func FuzzLayer(f *testing.F) {
 		tree, err := a.tree()
 		if err == nil && tree.Len() > entries {
 			t.Errorf("%d entries", tree.Len())
+		}
+	})
+}
+
+// FuzzArchive opens archives made of any bytes and reads what they hold.
+func FuzzArchive(f *testing.F) {
+	img := mustNew(f, spec("arm64"), sample(f, false))
+	var b bytes.Buffer
+	if err := WriteArchive(f.Context(), &b, img, "latest"); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b.Bytes())
+	f.Add(gz(f, b.Bytes()))
+	f.Add(b.Bytes()[:b.Len()/2])
+	// docker save's own format: without the layout's index.
+	f.Add(bytes.ReplaceAll(b.Bytes(), []byte("index.json"), []byte("index.text")))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file := filepath.Join(t.TempDir(), "image.tar")
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		i, err := Open(t.Context(), nil, file, v1.Platform{})
+		if err != nil {
+			if c := fault.ClassOf(err); c == fault.Internal || c == fault.Environment {
+				t.Errorf("class %d: %v", c, err)
+			}
+			return
+		}
+		defer i.Close()
+		if _, err := i.Tree(t.Context(), newSpool(t), WithLimits(Limits{Layers: 5, Entries: 2000, Bytes: 16 << 20})); err != nil && fault.ClassOf(err) == fault.Internal {
+			t.Error(err)
 		}
 	})
 }
