@@ -310,7 +310,7 @@ func sparseLayer(t *testing.T, size int64) []byte {
 // A layer that hides the same directories again and again is applied in time
 // that grows with its length only.
 func TestManyMarkers(t *testing.T) {
-	const n = 20_000
+	const n = 5_000
 	var lower, upper []string
 	for i := range n {
 		name := "d/" + strings.Repeat("x", i%50) + string(rune('a'+i%26)) + "/" + strings.Repeat("y", i%97+1)

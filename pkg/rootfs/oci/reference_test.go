@@ -155,9 +155,9 @@ func TestContainerd(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: containerd makes owners and device nodes")
 	}
-	images := 120
+	images := 60
 	if testing.Short() {
-		images = 40
+		images = 15
 	}
 	applied := 0
 	xattr := "user.a"
@@ -336,7 +336,7 @@ func inTree(t *testing.T, tree *rootfs.Tree) []string {
 // TestExtract holds images without type changes or links in parents, which
 // go-containerregistry's Extract has its own mind about, against it.
 func TestExtract(t *testing.T) {
-	for seed := range 60 {
+	for seed := range 40 {
 		g := &generator{Rand: rand.New(rand.NewPCG(2, uint64(seed))), dirs: []string{""}, kinds: map[string]byte{}, tame: true}
 		var layers [][]byte
 		for range 2 + g.IntN(4) {
