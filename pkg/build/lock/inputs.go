@@ -7,7 +7,8 @@ import (
 )
 
 // Inputs lists everything the lock pins by digest: sources, toolchain
-// packages, Go toolchains. Each has a name for people.
+// packages, Go toolchains, packages of repositories. Each has a name for
+// people.
 func (l *Lock) Inputs() []store.Blob {
 	var all []store.Blob
 	for _, s := range l.Sources {
@@ -18,6 +19,9 @@ func (l *Lock) Inputs() []store.Blob {
 	}
 	for _, m := range l.Go.Modules {
 		all = append(all, store.Blob{Name: m.Name + "@" + m.Version, Digest: m.Digest, Size: m.Size})
+	}
+	for _, p := range l.Packages {
+		all = append(all, store.Blob{Name: p.File(), Digest: p.Digest, Size: p.Size})
 	}
 	return all
 }

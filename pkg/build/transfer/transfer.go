@@ -1,6 +1,6 @@
 // Package transfer carries what a build is made from to another machine: every
-// source, toolchain package, Go toolchain and Go module, so that an offline
-// build works there.
+// source, toolchain package, Go toolchain, Go module and package of an outside
+// repository, so that an offline build works there.
 //
 // Recipes and a content store come in and one archive goes out, or the other
 // way round. Inputs that the store lacks are fetched first, unless that is
@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	sovereign "github.com/sovereign-build/sovereign"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
@@ -66,7 +67,7 @@ func collect(ctx context.Context, s *store.Store, f *source.Fetcher, recipes []s
 		if err != nil {
 			return c, err
 		}
-		if err := fetch(ctx, f, l); err != nil {
+		if err := fetch(ctx, f, r, l); err != nil {
 			return c, err
 		}
 		c.Blobs = append(c.Blobs, l.Inputs()...)
@@ -97,11 +98,21 @@ func collect(ctx context.Context, s *store.Store, f *source.Fetcher, recipes []s
 }
 
 // fetch brings everything a lock pins into the store.
-func fetch(ctx context.Context, f *source.Fetcher, l *lock.Lock) error {
+func fetch(ctx context.Context, f *source.Fetcher, r *recipe.Recipe, l *lock.Lock) error {
 	if err := f.Sources(ctx, l.Sources); err != nil {
 		return err
 	}
 	if err := f.Debs(ctx, l.Toolchain); err != nil {
+		return err
+	}
+	packages := slices.Clone(l.Packages)
+	for i, p := range packages {
+		// A repository is a URL, or a directory below the recipe's.
+		if !strings.Contains(p.Repository, "://") {
+			packages[i].Repository = r.Resolve(p.Repository)
+		}
+	}
+	if err := f.Packages(ctx, packages); err != nil {
 		return err
 	}
 	if len(l.Go.Modules) == 0 {

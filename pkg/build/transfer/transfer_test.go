@@ -74,8 +74,9 @@ func TestLockInputs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.Packages = []lock.Package{{Name: "zlib", Version: "1.3-r0", Arch: "x86_64", Digest: l.Sources[0].Digest, Size: 1}}
 	inputs := l.Inputs()
-	if len(inputs) != len(l.Sources)+len(l.Toolchain.Packages)+len(l.Go.Modules) {
+	if len(inputs) != len(l.Sources)+len(l.Toolchain.Packages)+len(l.Go.Modules)+1 {
 		t.Errorf("%d inputs", len(inputs))
 	}
 	for _, b := range inputs {
