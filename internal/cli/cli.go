@@ -115,7 +115,8 @@ system built from pinned sources, and runs the bundle as a virtual machine.`,
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	root.AddCommand(
 		s.buildCommand(), s.runCommand(), s.stopCommand(), s.dsnCommand(), s.statusCommand(),
-		s.lockCommand(), s.reproCommand(), s.diffCommand(), s.kernelCommand(), s.imageCommand(), s.schemaCommand(), s.completionCommand(), s.versionCommand(),
+		s.lockCommand(), s.storeCommand(), s.reproCommand(), s.diffCommand(), s.ociCommand(), s.kernelCommand(), s.imageCommand(),
+		s.schemaCommand(), s.completionCommand(), s.versionCommand(),
 	)
 	finish(root)
 	return root

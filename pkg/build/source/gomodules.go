@@ -41,50 +41,74 @@ func goArchs() []string { return []string{"amd64", "arm64"} }
 // Every zip's hash is go.sum's. The call writes nothing into dir, and when
 // nothing changed it runs nothing and needs no network.
 func (f *Fetcher) GoModules(ctx context.Context, dir string, packages ...string) (store.Digest, error) {
+	_, d, err := f.goModules(ctx, dir, packages)
+	return d, err
+}
+
+// GoModulesAction is GoModules that returns the key of the action it is kept
+// under, which another machine's store needs beside the tar to find it.
+func (f *Fetcher) GoModulesAction(ctx context.Context, dir string, packages ...string) (string, store.Digest, error) {
+	return f.goModules(ctx, dir, packages)
+}
+
+// goModulesFormat is in the description of every such action.
+const goModulesFormat = "go-modules/1"
+
+// IsInput says whether an action stands for an input of builds, such as the
+// modules of a go.mod, and not for what a step made. An archive of inputs may
+// hold the former; what they give is held against go.sum when it is compiled.
+func IsInput(a store.Action) bool {
+	var d struct {
+		Format string `json:"format"`
+	}
+	return json.Unmarshal(a.Description, &d) == nil && d.Format == goModulesFormat
+}
+
+func (f *Fetcher) goModules(ctx context.Context, dir string, packages []string) (string, store.Digest, error) {
 	mod, err := readSmall(filepath.Join(dir, "go.mod"))
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	sum, err := readSmall(filepath.Join(dir, "go.sum"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", err
+		return "", "", err
 	}
 	main, err := modfile.Parse(filepath.Join(dir, "go.mod"), mod, nil)
 	if err != nil {
-		return "", fault.Wrap(fault.Usage, err)
+		return "", "", fault.Wrap(fault.Usage, err)
 	}
 	name := "go modules"
 	if main.Module != nil {
 		name = "go modules of " + main.Module.Mod.Path
 	}
-	description := map[string]any{"format": "go-modules/1", "go.mod": store.FromBytes(mod), "go.sum": store.FromBytes(sum), "packages": packages}
+	description := map[string]any{"format": goModulesFormat, "go.mod": store.FromBytes(mod), "go.sum": store.FromBytes(sum), "packages": packages}
 	if len(packages) > 0 {
 		// What is imported may change without go.mod changing.
 		if description["source"], err = goSource(ctx, dir); err != nil {
-			return "", err
+			return "", "", err
 		}
 	}
 	text, err := json.Marshal(description)
 	if err != nil {
-		return "", fault.Wrap(fault.Internal, err)
+		return "", "", fault.Wrap(fault.Internal, err)
 	}
 	key := store.Key(text)
 	if a, ok, err := f.store.Action(key); err != nil || ok {
-		return a.Outputs["tar"], err
+		return key, a.Outputs["tar"], err
 	}
 	f.tell(Event{Kind: Started, Name: name})
 	modCache := filepath.Join(f.cache, "gomod", key)
 	unlock, err := lockFile(ctx, modCache+".lock")
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	defer unlock()
 	if a, ok, err := f.store.Action(key); err != nil || ok {
-		return a.Outputs["tar"], err // another process made it meanwhile
+		return key, a.Outputs["tar"], err // another process made it meanwhile
 	}
 	sums, err := parseGoSum(bytes.NewReader(sum))
 	if err != nil {
-		return "", fault.Errorf(fault.Usage, "%s: %w", filepath.Join(dir, "go.sum"), err)
+		return "", "", fault.Errorf(fault.Usage, "%s: %w", filepath.Join(dir, "go.sum"), err)
 	}
 	g := goRun{f: f, dir: dir, modCache: modCache}
 	if len(packages) > 0 {
@@ -94,19 +118,19 @@ func (f *Fetcher) GoModules(ctx context.Context, dir string, packages ...string)
 	}
 	if err != nil {
 		if f.offline && fault.ClassOf(err) == fault.Source {
-			return "", errors.Join(offlineError([]string{name}), err)
+			return "", "", errors.Join(offlineError([]string{name}), err)
 		}
-		return "", err // what was fetched stays for the next run
+		return "", "", err // what was fetched stays for the next run
 	}
 	d, n, err := f.storeModules(ctx, modCache, sums)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	if err := f.store.PutAction(key, store.Action{Name: name, Description: text, Outputs: map[string]store.Digest{"tar": d}}); err != nil {
-		return "", err
+		return "", "", err
 	}
 	f.tell(Event{Kind: Finished, Name: name, Done: n, Total: n})
-	return d, errors.Join(os.RemoveAll(modCache), os.Remove(modCache+".lock"))
+	return key, d, errors.Join(os.RemoveAll(modCache), os.Remove(modCache+".lock"))
 }
 
 // listPackages finds the modules of packages: it lets go resolve every import, which downloads just the modules

@@ -1,0 +1,27 @@
+package lock
+
+import (
+	"path"
+
+	"github.com/sovereign-build/sovereign/pkg/build/store"
+)
+
+// Inputs lists everything the lock pins by digest: sources, toolchain
+// packages, Go toolchains, packages of repositories. Each has a name for
+// people.
+func (l *Lock) Inputs() []store.Blob {
+	var all []store.Blob
+	for _, s := range l.Sources {
+		all = append(all, store.Blob{Name: s.Name + " " + s.Version, Digest: s.Digest, Size: s.Size})
+	}
+	for _, p := range l.Toolchain.Packages {
+		all = append(all, store.Blob{Name: path.Base(p.File), Digest: p.Digest, Size: p.Size})
+	}
+	for _, m := range l.Go.Modules {
+		all = append(all, store.Blob{Name: m.Name + "@" + m.Version, Digest: m.Digest, Size: m.Size})
+	}
+	for _, p := range l.Packages {
+		all = append(all, store.Blob{Name: p.File(), Digest: p.Digest, Size: p.Size})
+	}
+	return all
+}

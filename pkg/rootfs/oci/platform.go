@@ -1,0 +1,152 @@
+package oci
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"regexp"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// Bounds of an index: nested ones, and manifests in all of them.
+const (
+	maxNesting   = 4
+	maxManifests = 1024
+)
+
+var platformWord = regexp.MustCompile(`^[a-z0-9._]{1,32}$`)
+
+// ParsePlatform reads OS/ARCH or OS/ARCH/VARIANT in Go's names; the names
+// that uname has for amd64 and arm64 are understood too.
+func ParsePlatform(s string) (v1.Platform, error) {
+	words := strings.Split(s, "/")
+	for _, w := range words {
+		if !platformWord.MatchString(w) {
+			words = nil
+		}
+	}
+	if len(words) < 2 || len(words) > 3 {
+		return v1.Platform{}, fault.Errorf(fault.Usage, "platform %q is not OS/ARCH or OS/ARCH/VARIANT", s).
+			Hintf("write it like linux/arm64")
+	}
+	p := v1.Platform{OS: words[0], Architecture: words[1]}
+	if len(words) == 3 {
+		p.Variant = words[2]
+	}
+	return normal(p), nil
+}
+
+// normal gives a platform one spelling: 64-bit ARM has one variant in use,
+// which most images leave out, and 32-bit ARM means version 7 where it says
+// nothing, as containerd has it.
+func normal(p v1.Platform) v1.Platform {
+	switch p.Architecture {
+	case "x86_64":
+		p.Architecture = "amd64"
+	case "aarch64":
+		p.Architecture = "arm64"
+	}
+	switch {
+	case p.Architecture == "arm64" && p.Variant == "v8", p.Architecture == "amd64" && p.Variant == "v1":
+		p.Variant = ""
+	case p.Architecture == "arm" && p.Variant == "":
+		p.Variant = "v7"
+	}
+	return v1.Platform{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant}
+}
+
+// candidate is a manifest an index leads to.
+type candidate struct {
+	desc     v1.Descriptor
+	platform v1.Platform
+}
+
+// candidates collects the image manifests that the descriptors lead to.
+func candidates(ctx context.Context, b blobs, descs []v1.Descriptor, depth int, found []candidate) ([]candidate, error) {
+	for _, d := range descs {
+		if len(found) >= maxManifests {
+			return nil, fault.Errorf(fault.Source, "index: more than %d manifests", maxManifests)
+		}
+		switch {
+		case d.Annotations["vnd.docker.reference.type"] != "":
+			// An attestation about a manifest, which BuildKit keeps beside it.
+		case d.MediaType.IsIndex():
+			if depth >= maxNesting {
+				return nil, fault.Errorf(fault.Source, "index %s: more than %d indexes in one another", d.Digest, maxNesting)
+			}
+			raw, err := readBlob(ctx, b, d)
+			if err != nil {
+				return nil, err
+			}
+			index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
+			if err != nil {
+				return nil, fault.Errorf(fault.Source, "index %s: %w", d.Digest, err)
+			}
+			if found, err = candidates(ctx, b, index.Manifests, depth+1, found); err != nil {
+				return nil, err
+			}
+		case d.MediaType.IsImage():
+			c := candidate{desc: d}
+			if d.Platform != nil {
+				c.platform = *d.Platform
+			} else {
+				_, config, err := readConfig(ctx, b, d)
+				if errors.Is(err, errArtifact) && len(descs) > 1 {
+					continue // a signature or the like, beside images
+				}
+				if err != nil {
+					return nil, err
+				}
+				c.platform = v1.Platform{OS: config.OS, Architecture: config.Architecture, Variant: config.Variant}
+			}
+			c.platform = normal(c.platform)
+			found = append(found, c)
+		}
+	}
+	return found, nil
+}
+
+// pick chooses the manifest for a platform; a zero platform takes the only
+// one there is.
+func pick(name string, found []candidate, want v1.Platform) (v1.Descriptor, error) {
+	anything := want.OS == "" && want.Architecture == ""
+	want = normal(want)
+	var match []candidate
+	for _, c := range found {
+		if (anything || c.platform.Equals(want)) && !slices.ContainsFunc(match, func(m candidate) bool { return m.desc.Digest == c.desc.Digest }) {
+			match = append(match, c)
+		}
+	}
+	switch {
+	case len(match) == 1:
+		return match[0].desc, nil
+	case len(found) == 0:
+		return v1.Descriptor{}, fault.Errorf(fault.Source, "%s: there is no image in it", name)
+	case len(match) == 0:
+		return v1.Descriptor{}, fault.Errorf(fault.Source, "%s: no image for %s; there is %s", name, want, list(found)).
+			Hintf("ask for one of these platforms")
+	case anything:
+		return v1.Descriptor{}, fault.Errorf(fault.Usage, "%s: %d images, for %s", name, len(match), list(found)).
+			Hintf("choose one by platform")
+	}
+	digests := make([]string, len(match))
+	for i, m := range match {
+		digests[i] = m.desc.Digest.String()
+	}
+	return v1.Descriptor{}, fault.Errorf(fault.Usage, "%s: %d images for %s: %s", name, len(match), want, strings.Join(digests, ", ")).
+		Hintf("choose one by digest: %s@%s", name, digests[0])
+}
+
+func list(found []candidate) string {
+	var words []string
+	for _, c := range found {
+		words = append(words, c.platform.String())
+	}
+	slices.Sort(words)
+	return strings.Join(slices.Compact(words), ", ")
+}
