@@ -100,10 +100,10 @@ func (d Dependency) String() string {
 	return s
 }
 
-// matches says whether a name of the given version ("" is a name provided
+// Matches says whether a name of the given version ("" is a name provided
 // without one) is what d speaks of, leaving Conflict and Tag aside. With "><"
 // no version is.
-func (d Dependency) matches(version string) bool {
+func (d Dependency) Matches(version string) bool {
 	if d.Op == "" {
 		return true
 	}

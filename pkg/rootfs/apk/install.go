@@ -116,7 +116,7 @@ func checkScripts(in *installed, allow []string) error {
 // replacing says whether a package may overwrite files of another.
 func (in *installed) replacing(other *installed) bool {
 	return slices.ContainsFunc(in.replaces, func(d Dependency) bool {
-		return d.Name == other.meta.Name && d.matches(other.meta.Version)
+		return d.Name == other.meta.Name && d.Matches(other.meta.Version)
 	})
 }
 

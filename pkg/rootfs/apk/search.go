@@ -32,7 +32,10 @@ type search struct {
 	chosen map[string]*candidate // by package name
 	level  map[*candidate]int    // when it was chosen, from 1; 0 is the world
 	why    map[*candidate]string // who wanted it first
+	tags   map[*candidate][]string
+	pins   map[*candidate]string // the tag that world names it with
 	needs  []need
+	added  []*candidate // by install_if, in order
 	steps  int
 	// failure is the one met with the most packages chosen: what people can
 	// do something about.
@@ -40,23 +43,67 @@ type search struct {
 	depth   int
 }
 
-// solve returns the chosen packages by name.
-func (u *universe) solve(ctx context.Context, world []Dependency) (map[string]*candidate, error) {
-	s := &search{ctx: ctx, u: u, chosen: map[string]*candidate{}, level: map[*candidate]int{}, why: map[*candidate]string{}, depth: -1}
+func newSearch(ctx context.Context, u *universe, world []Dependency) *search {
+	s := &search{ctx: ctx, u: u, chosen: map[string]*candidate{}, level: map[*candidate]int{}, why: map[*candidate]string{},
+		tags: map[*candidate][]string{}, pins: map[*candidate]string{}, depth: -1}
 	for _, d := range world {
 		s.needs = append(s.needs, need{d, nil})
+		for _, c := range u.providers[d.Name] {
+			if !d.Conflict && c.satisfies(d) && (d.Tag != "" || s.pins[c] == "") {
+				s.pins[c] = d.Tag
+			}
+		}
 	}
+	return s
+}
+
+// solve meets the world's needs, then adds what install_if asks for until
+// nothing more comes in. A package that cannot be added is left out.
+func (s *search) solve() error {
 	ok, _, err := s.run()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !ok {
-		return nil, s.failure
+		return s.failure
 	}
-	for _, c := range s.chosen {
-		c.Why = s.why[c]
+	left := map[*candidate]bool{}
+	for {
+		c := s.nextInstallIf(left)
+		if c == nil {
+			return nil
+		}
+		left[c] = true
+		before := len(s.needs)
+		s.needs = append(s.needs, need{Dependency{Name: c.Meta.Name, Op: "=", Version: c.Meta.Version}, nil})
+		ok, _, err := s.run()
+		if err != nil {
+			return err
+		}
+		if have := s.chosen[c.Meta.Name]; ok && have != nil {
+			s.why[have] = "install_if: " + strings.Join(c.Meta.InstallIf, " ")
+			s.added = append(s.added, have)
+		} else {
+			s.needs = s.needs[:before]
+		}
 	}
-	return s.chosen, nil
+}
+
+// nextInstallIf returns the first package, by name and newest first, whose
+// install_if is met and that was not tried.
+func (s *search) nextInstallIf(left map[*candidate]bool) *candidate {
+	for _, c := range s.u.all {
+		if s.chosen[c.Meta.Name] != nil || left[c] || c.Tag != "" && !slices.ContainsFunc(c.installIf, func(d Dependency) bool {
+			have := s.hit(d, nil)
+			return have != nil && slices.Contains(s.tags[have], c.Tag)
+		}) {
+			continue
+		}
+		if !slices.ContainsFunc(c.installIf, func(d Dependency) bool { return (s.hit(d, nil) != nil) == d.Conflict }) {
+			return c
+		}
+	}
+	return nil
 }
 
 // fail records why a need cannot be met.
@@ -69,7 +116,7 @@ func (s *search) fail(format string, args ...any) *fault.Error {
 }
 
 // run meets all needs. Where it cannot, blame are the levels of the decisions
-// that have to do with it.
+// that have to do with it, and everything is as it was.
 func (s *search) run() (ok bool, blame map[int]bool, err error) {
 	if err := s.ctx.Err(); err != nil {
 		return false, nil, err
@@ -84,25 +131,24 @@ func (s *search) run() (ok bool, blame map[int]bool, err error) {
 	if len(options) == 0 {
 		return false, blame, nil
 	}
-	if names := ambiguous(n.Name, options); len(names) > 1 {
+	options, names := automatic(n.Name, options)
+	if len(options) == 0 {
 		s.fail("packages: %s, wanted by %s, is provided by %s; none of them is preferred", n, n.source(), strings.Join(names, " and ")).
 			Hintf("add one of %s to the recipe's packages", strings.Join(names, ", "))
 		return false, blame, nil
 	}
 	mine := len(s.chosen) + 1
+	need := *n // the slice it is in may move
 	for _, c := range options {
 		before := len(s.needs)
-		s.chosen[c.Meta.Name], s.level[c] = c, mine
-		s.why[c] = n.source() + ": " + n.String()
-		for _, d := range c.depends {
-			s.needs = append(s.needs, need{d, c})
-		}
+		s.choose(c, need, mine)
 		ok, why, err := s.run()
 		if ok || err != nil {
 			return ok, nil, err
 		}
 		delete(s.chosen, c.Meta.Name)
 		delete(s.level, c)
+		delete(s.tags, c)
 		s.needs = s.needs[:before]
 		if !why[mine] {
 			return false, why, nil // another choice here changes nothing
@@ -114,6 +160,21 @@ func (s *search) run() (ok bool, blame map[int]bool, err error) {
 		}
 	}
 	return false, blame, nil
+}
+
+// choose takes a package for a need.
+func (s *search) choose(c *candidate, n need, level int) {
+	s.chosen[c.Meta.Name], s.level[c] = c, level
+	s.why[c] = n.source() + ": " + n.String()
+	if n.by != nil {
+		s.tags[c] = slices.Clone(s.tags[n.by])
+	}
+	if tag := s.pins[c]; tag != "" {
+		s.tags[c] = append(s.tags[c], tag)
+	}
+	for _, d := range c.depends {
+		s.needs = append(s.needs, need{d, c})
+	}
 }
 
 // next finds the unmet need with the fewest options, the earliest of those,
@@ -165,8 +226,9 @@ func (s *search) hit(d Dependency, except *candidate) *candidate {
 	return nil
 }
 
-// options are the packages that meet a need and go with what is chosen. blame
-// are the levels that excluded the others, reasons say it in words.
+// options are the packages that meet a need and go with what is chosen, those
+// of the preferred repositories first. blame are the levels that excluded the
+// others, reasons say it in words.
 func (s *search) options(n *need) (fits []*candidate, blame map[int]bool, reasons []string) {
 	blame = map[int]bool{s.level[n.by]: true}
 	reason := func(c *candidate, text string) {
@@ -174,6 +236,7 @@ func (s *search) options(n *need) (fits []*candidate, blame map[int]bool, reason
 			reasons = append(reasons, c.Meta.ID()+" in "+c.Repository+" "+text)
 		}
 	}
+	var others []*candidate
 	for _, c := range s.u.providers[n.Name] {
 		if !c.satisfies(n.Dependency) {
 			v, _ := c.version(n.Name)
@@ -183,14 +246,22 @@ func (s *search) options(n *need) (fits []*candidate, blame map[int]bool, reason
 			reason(c, "provides "+n.Name+" as "+v)
 			continue
 		}
+		if c.Tag != "" && s.pins[c] != c.Tag && (n.by == nil || !slices.Contains(s.tags[n.by], c.Tag)) {
+			reason(c, "is for those only who ask for @"+c.Tag)
+			continue
+		}
 		if other, why := s.clash(c); other != nil {
 			blame[s.level[other]] = true
 			reason(c, why)
 			continue
 		}
-		fits = append(fits, c)
+		if c.Tag == s.pins[c] {
+			fits = append(fits, c)
+		} else {
+			others = append(others, c)
+		}
 	}
-	return fits, blame, reasons
+	return append(fits, others...), blame, reasons
 }
 
 // clash returns a chosen package that c cannot be installed with.
@@ -199,21 +270,26 @@ func (s *search) clash(c *candidate) (*candidate, string) {
 		return other, "is not the version chosen already: " + other.Meta.ID() + ", wanted by " + s.why[other]
 	}
 	// A name with a version has one provider.
-	names := []string{c.Meta.Name}
-	for _, p := range c.provides {
-		if p.Version != "" {
-			names = append(names, p.Name)
-		}
-	}
-	for _, name := range names {
+	taken := func(name, version string) *candidate {
 		for _, other := range s.u.providers[name] {
 			if s.chosen[other.Meta.Name] != other {
 				continue
 			}
-			if v, _ := other.version(name); v != "" {
-				return other, "provides " + name + ", and so does " + other.Meta.ID() + ", wanted by " + s.why[other]
+			if v, _ := other.version(name); v != "" || version != "" {
+				return other
 			}
 		}
+		return nil
+	}
+	name, other := c.Meta.Name, taken(c.Meta.Name, c.Meta.Version)
+	for _, p := range c.provides {
+		if other != nil {
+			break
+		}
+		name, other = p.Name, taken(p.Name, p.Version)
+	}
+	if other != nil {
+		return other, "provides " + name + ", and so does " + other.Meta.ID() + ", wanted by " + s.why[other]
 	}
 	for i := range s.needs {
 		n := &s.needs[i]
@@ -253,15 +329,20 @@ func packageNames(list []*candidate) []string {
 	return names
 }
 
-// ambiguous returns the packages between which only the caller can choose:
-// several provide the name without a version and none has a priority. A name
-// with versions goes to the highest.
-func ambiguous(name string, options []*candidate) []string {
-	if options[0].Meta.Name == name || options[0].Meta.ProviderPriority != 0 {
-		return nil
+// automatic returns the options that may be taken without being asked for by
+// their own names: those with the name itself, with a version of it, or with a
+// provider_priority; or else the only package there is. Without any, names are
+// the packages between which the caller has to choose.
+func automatic(name string, options []*candidate) (ok []*candidate, names []string) {
+	for _, c := range options {
+		if v, _ := c.version(name); v != "" || c.Meta.ProviderPriority != 0 {
+			ok = append(ok, c)
+		}
 	}
-	if v, _ := options[0].version(name); v != "" {
-		return nil
+	if len(ok) == 0 {
+		if names = packageNames(options); len(names) == 1 {
+			return options, nil
+		}
 	}
-	return packageNames(options)
+	return ok, names
 }

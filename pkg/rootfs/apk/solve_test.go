@@ -86,7 +86,7 @@ func TestSolve(t *testing.T) {
 		{"dash busybox-binsh", "", "cmd:sh"},
 		{"best", "", "x1 and x2"},
 		{"two", "", "deep, wanted by x1-2-r0"},
-		{"no@tag", "", "tags"},
+		{"no@tag", "", "no repository has the tag @tag"},
 	} {
 		got, err := Solve(ctx, strings.Fields(c.world), []Repository{packages(t, "ports", base)})
 		if c.err != "" {

@@ -116,7 +116,7 @@ func TestDependencies(t *testing.T) {
 			t.Errorf("%s: %v", c.dep, err)
 			continue
 		}
-		if got := d.matches(c.version); got != (c.ok == "yes") {
+		if got := d.Matches(c.version); got != (c.ok == "yes") {
 			t.Errorf("%s with version %q: %v", c.dep, c.version, got)
 		}
 	}
