@@ -9,9 +9,10 @@ import (
 
 // candidate is a package of a repository with its dependencies parsed.
 type candidate struct {
-	*Selected
+	Selected
 	depends, provides, installIf []Dependency
 	repo                         int // earlier repositories are preferred
+	id                           int // in the universe, from 0
 }
 
 // version is the one the candidate has under a name; ok is false where it does
@@ -46,7 +47,8 @@ func (c *candidate) satisfies(d Dependency) bool {
 
 // universe is every package there is.
 type universe struct {
-	all       []*candidate            // those with an install_if
+	count     int
+	installIf []*candidate            // those that have one, by name, newest first
 	providers map[string][]*candidate // by name, best first
 	broken    map[string][]string     // by name, why a package cannot be used
 	repos     []string
@@ -57,14 +59,16 @@ func newUniverse(repos []Repository) *universe {
 	for i, r := range repos {
 		u.repos = append(u.repos, r.Location)
 		for _, m := range r.Packages {
-			c := &candidate{Selected: &Selected{Meta: m, Repository: r.Location, Tag: r.Tag, src: r.src}, repo: i}
+			c := &candidate{Selected: Selected{Meta: m, Repository: r.Location, Tag: r.Tag, src: r.src}, repo: i}
 			if err := c.parse(r.Arch); err != nil {
 				u.broken[m.Name] = append(u.broken[m.Name], fmt.Sprintf("%s in %s cannot be used: %v", m.ID(), r.Location, err))
 				continue
 			}
 			if len(c.installIf) > 0 {
-				u.all = append(u.all, c)
+				u.installIf = append(u.installIf, c)
 			}
+			c.id = u.count
+			u.count++
 			u.provide(m.Name, c)
 			for _, p := range c.provides {
 				u.provide(p.Name, c)
@@ -76,10 +80,21 @@ func newUniverse(repos []Repository) *universe {
 			u.providers[name] = ordered(name, list)
 		}
 	}
-	slices.SortStableFunc(u.all, func(a, b *candidate) int {
+	slices.SortStableFunc(u.installIf, func(a, b *candidate) int {
 		return cmp.Or(strings.Compare(a.Meta.Name, b.Meta.Name), CompareVersions(b.Meta.Version, a.Meta.Version), cmp.Compare(a.repo, b.repo))
 	})
 	return u
+}
+
+// alone says whether all providers of a name are versions of one package.
+func (u *universe) alone(name string) bool {
+	list := u.providers[name]
+	for _, c := range list {
+		if c.Meta.Name != list[0].Meta.Name {
+			return false
+		}
+	}
+	return true
 }
 
 // provide adds a provider of a name once: a package's provides are added one
@@ -102,7 +117,7 @@ func (c *candidate) parse(arch string) (err error) {
 	if c.depends, err = parseDependencies("depends", m.Depends); err != nil {
 		return err
 	}
-	if c.provides, err = parseDependencies("provides", m.Provides); err != nil {
+	if c.provides, err = parseProvides(m.Provides); err != nil {
 		return err
 	}
 	c.installIf, err = parseDependencies("install_if", m.InstallIf)

@@ -125,6 +125,25 @@ func (d Dependency) Matches(version string) bool {
 	}
 }
 
+// parseProvides is parseDependencies for what a package provides. A version
+// that is none ("pc:librtmp=v2.4") is kept: Alpine has such packages, and apk
+// takes what they provide by name.
+func parseProvides(words []string) ([]Dependency, error) {
+	out := make([]Dependency, 0, len(words))
+	for _, w := range words {
+		d, err := ParseDependency(w)
+		if err != nil {
+			name, version, ok := strings.Cut(w, "=")
+			if !ok || !validName(name) || version == "" || len(w) > maxDependency {
+				return nil, fmt.Errorf("provides: %w", err)
+			}
+			d = Dependency{Name: name, Op: "=", Version: version}
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
 // parseDependencies parses a list and names the field in an error.
 func parseDependencies(field string, words []string) ([]Dependency, error) {
 	out := make([]Dependency, 0, len(words))

@@ -58,10 +58,13 @@ func (m Meta) check() error {
 	for _, f := range [...]struct {
 		name  string
 		words []string
-	}{{"depend", m.Depends}, {"provides", m.Provides}, {"replaces", m.Replaces}, {"install_if", m.InstallIf}} {
+	}{{"depend", m.Depends}, {"replaces", m.Replaces}, {"install_if", m.InstallIf}} {
 		if _, err := parseDependencies(f.name, f.words); err != nil {
 			return fmt.Errorf("package %s: %w", m.ID(), err)
 		}
+	}
+	if _, err := parseProvides(m.Provides); err != nil {
+		return fmt.Errorf("package %s: %w", m.ID(), err)
 	}
 	for _, t := range m.Triggers {
 		if strings.ContainsAny(t, " \n") {
