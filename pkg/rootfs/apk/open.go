@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strings"
 
@@ -236,22 +235,22 @@ func checkEntry(id string, h *tar.Header, e rootfs.Entry) error {
 // ReadMeta reads what a package says of itself, with its checksum and size,
 // after verifying its signature. The data is not read.
 func ReadMeta(path string, keys Keyring) (Meta, error) {
+	c, err := readControlOf(path, keys, nil)
+	return c.meta, err
+}
+
+// readControlOf is readControl for a file.
+func readControlOf(path string, keys Keyring, pin *Meta) (control, error) {
 	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Meta{}, fault.Errorf(fault.Source, "package: %w", err)
-	}
 	if err != nil {
-		return Meta{}, fmt.Errorf("package: %w", err)
+		return control{}, fault.Errorf(fault.Source, "package: %w", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return Meta{}, fmt.Errorf("package %s: %w", path, err)
+		return control{}, fmt.Errorf("package %s: %w", path, err)
 	}
-	c, err := readControl(path, f, info.Size(), keys, nil)
-	if err != nil {
-		return Meta{}, err
-	}
+	c, err := readControl(path, f, info.Size(), keys, pin)
 	c.meta.Size = info.Size()
-	return c.meta, nil
+	return c, err
 }
