@@ -41,6 +41,7 @@ type installed struct {
 	tag     string // the repository's
 	scripts map[string]string
 	tree    *rootfs.Tree
+	sums    map[string][]byte
 	// owned are the paths that are this package's in the end, without
 	// directories.
 	owned    map[string]bool
@@ -68,7 +69,7 @@ func Install(ctx context.Context, t *rootfs.Tree, pkgs []Selected, o InstallOpti
 		if err != nil {
 			return err
 		}
-		in := &installed{meta: p.Meta, tag: s.Tag, scripts: p.Scripts, tree: p.Tree, owned: map[string]bool{}}
+		in := &installed{meta: p.Meta, tag: s.Tag, scripts: p.Scripts, tree: p.Tree, sums: p.sums, owned: map[string]bool{}}
 		if in.replaces, err = parseDependencies("replaces", p.Meta.Replaces); err != nil {
 			return fault.Errorf(fault.Source, "package %s: %w", p.Meta.ID(), err)
 		}

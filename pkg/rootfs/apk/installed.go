@@ -104,7 +104,7 @@ func (in *installed) record(b *strings.Builder) error {
 			if e.UID != 0 || e.GID != 0 || e.Mode != 0o644 || len(e.Xattrs) > 0 {
 				b.WriteString("a:" + acl(e) + "\n")
 			}
-			sum, ok, err := entrySum(e)
+			sum, ok, err := in.sum(e)
 			if err != nil {
 				return fmt.Errorf("package %s: %w", in.meta.ID(), err)
 			}
@@ -115,6 +115,16 @@ func (in *installed) record(b *strings.Builder) error {
 	}
 	b.WriteString("\n")
 	return nil
+}
+
+// sum is entrySum, which was taken of most entries when the package was opened.
+func (in *installed) sum(e rootfs.Entry) ([]byte, bool, error) {
+	for _, name := range [...]string{e.Path, e.Hard} {
+		if sum := in.sums[name]; sum != nil {
+			return sum, true, nil
+		}
+	}
+	return entrySum(e)
 }
 
 // acl is owner, mode in octal and the checksum of extended attributes: each
