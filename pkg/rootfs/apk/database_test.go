@@ -69,3 +69,55 @@ func TestBadDatabases(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseDatabase(f *testing.F) {
+	f.Add("C:Q1jvvTDv4rqH0Txs4oUyj1bhgmJec=\nP:a\nV:1-r0\nA:x86_64\nr:b\nq:3\ns:edge\nF:etc\nM:0:0:700\nR:x\na:1:2:4755:Q1aaaa\nZ:Q1jvvTDv4rqH0Txs4oUyj1bhgmJec=\n\n")
+	f.Add("F:\nR:x\n\nP:b\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		pkgs, err := parseDatabase(strings.NewReader(text))
+		if err != nil {
+			return
+		}
+		for _, p := range pkgs {
+			for _, x := range p.Paths {
+				if strings.HasPrefix(x.Path, "/") || strings.HasPrefix(x.Path, "../") {
+					t.Errorf("%q has the path %q", text, x.Path)
+				}
+			}
+		}
+	})
+}
+
+func FuzzSolve(f *testing.F) {
+	f.Add("a 1 b\nb 2 | c=1 | d\nd 1 !a", "a c~1")
+	f.Add("a 1-r0 b>1\nb 2 a\nb 1", "a@x !b")
+	f.Fuzz(func(t *testing.T, repo, world string) {
+		var r Repository
+		for line := range strings.Lines(repo) {
+			parts := strings.Split(line+"||", "|")
+			if w := strings.Fields(parts[0]); len(w) > 1 && len(r.Packages) < 12 && len(w) < 8 {
+				r.Packages = append(r.Packages, Meta{Name: w[0], Version: w[1], Depends: w[2:], Provides: strings.Fields(parts[1]), InstallIf: strings.Fields(parts[2])})
+			}
+		}
+		got, err := Solve(t.Context(), strings.Fields(world), []Repository{r})
+		if err != nil {
+			return
+		}
+		for _, s := range got {
+			for _, text := range s.Meta.Depends {
+				d, _ := ParseDependency(text)
+				met := false
+				for _, o := range got {
+					c := &candidate{Selected: o}
+					if err := c.parse(""); err != nil {
+						t.Fatalf("a package that cannot be used was chosen: %v", err)
+					}
+					met = met || c.satisfies(d) && !(d.Conflict && o.Meta.Name == s.Meta.Name)
+				}
+				if met == d.Conflict {
+					t.Errorf("%s of %s in %v", text, s.Meta.ID(), show(got))
+				}
+			}
+		}
+	})
+}
