@@ -9,6 +9,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 # The release whose go.mod is in tools/buildkitd.
 BUILDKIT := $(shell sed -n 's,^\tgithub.com/moby/buildkit \(v[^ ]*\).*,\1,p' tools/buildkitd/go.mod)
 FUZZTIME ?= 20s
+# Pairs of kernels that bench-kernel builds.
+COUNT ?= 2
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
@@ -72,7 +74,7 @@ generate: ## CLI reference and JSON schemas
 
 bench-kernel: setup-build-run-test all ## the engine's cost on the kernel step, against the same by hand
 	@$(SB) build recipes/sql --relock-missing --progress plain
-	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) SOVEREIGN_BENCH_KERNEL=1 go test -run '^$$' -bench Kernel -benchtime 1x -count 2 -timeout 3h ./e2e
+	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) SOVEREIGN_BENCH_KERNEL=1 go test -run '^$$' -bench Kernel -benchtime 1x -count $(COUNT) -timeout 3h ./e2e
 
 clean: ## remove what make made here (caches stay in the user's cache directory)
 	rm -rf bin dist

@@ -18,7 +18,7 @@ type buildRun struct {
 	StepsCached int `json:"steps_cached"`
 }
 
-func build(b testing.TB, recipe, output string) buildRun {
+func runBuild(b testing.TB, recipe, output string) buildRun {
 	b.Helper()
 	cmd := exec.Command("../bin/sovereign-build", "build", recipe, "--json", "--output", output, "--progress", "quiet")
 	cmd.Stderr = os.Stderr
@@ -39,9 +39,9 @@ func build(b testing.TB, recipe, output string) buildRun {
 func BenchmarkBuildNothingChanged(b *testing.B) {
 	needBundle(b)
 	out := b.TempDir()
-	build(b, "../recipes/sql", out)
+	runBuild(b, "../recipes/sql", out)
 	for b.Loop() {
-		if r := build(b, "../recipes/sql", out); r.StepsRun != 0 {
+		if r := runBuild(b, "../recipes/sql", out); r.StepsRun != 0 {
 			b.Fatalf("%d steps ran", r.StepsRun)
 		}
 	}
@@ -68,7 +68,7 @@ func BenchmarkBuildChangedFile(b *testing.B) {
 		if err := f.Close(); err != nil {
 			b.Fatal(err)
 		}
-		if r := build(b, filepath.Join(recipes, "sql"), out); r.StepsRun != 0 {
+		if r := runBuild(b, filepath.Join(recipes, "sql"), out); r.StepsRun != 0 {
 			b.Fatalf("%d steps ran", r.StepsRun)
 		}
 	}

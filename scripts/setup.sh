@@ -12,16 +12,25 @@ run qemu-system-HOST qemu-system-MACHINE
 demo postgresql-client psql
 test gcc gcc
 test libc6-dev /usr/include/stdio.h
+test flex flex
+test bison bison
+test xz-utils xz
 test qemu-system-x86 qemu-system-x86_64
 test qemu-system-arm qemu-system-aarch64
 test erofs-utils fsck.erofs
 test cryptsetup-bin veritysetup
 test gdisk sgdisk
+test dosfstools fsck.vfat
+test mtools mcopy
+test qemu-utils qemu-img
+test ovmf /usr/share/OVMF/OVMF_CODE_4M.fd
+test qemu-efi-aarch64 /usr/share/AAVMF/AAVMF_CODE.fd
 test e2fsprogs mkfs.ext4
 test libarchive-tools bsdtar
 test busybox-static /bin/busybox
 test iproute2 ip
 test util-linux unshare
+test libfaketime /usr/lib/*-linux-gnu/faketime/libfaketime.so.1
 test shellcheck shellcheck
 test postgresql-client psql
 '
@@ -35,8 +44,9 @@ missing=$(
 	echo "$needs" | sed "s/HOST/$host/; s/MACHINE/$machine/" | while read -r group package proof; do
 		for wanted in "$@"; do
 			[ "$group" = "$wanted" ] || continue
+			# shellcheck disable=SC2086 # a file may be a pattern
 			case $proof in
-			/*) [ -e "$proof" ] || echo "$package" ;;
+			/*) ls $proof >/dev/null 2>&1 || echo "$package" ;;
 			*) PATH=$PATH:/usr/sbin:/sbin command -v "$proof" >/dev/null || echo "$package" ;;
 			esac
 		done

@@ -31,6 +31,13 @@ directory and digest, the number of steps run and cached, and the seconds.`,
 			return s.runBuild(cmd, r)
 		},
 	}
+	r.addFlags(cmd)
+	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be done and why, and do nothing")
+	return exits(cmd, fault.Environment, fault.Source, fault.Step, fault.Verification)
+}
+
+// addFlags adds the flags of every command that builds.
+func (r *BuildRequest) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&r.Arch, "arch", "", "`architecture`, amd64 or arm64 (default: this machine's)")
 	f.StringVarP(&r.Output, "output", "o", "dist", "`directory` that gets the bundle NAME-ARCH")
@@ -41,32 +48,39 @@ directory and digest, the number of steps run and cached, and the seconds.`,
 	f.IntVarP(&r.Jobs, "jobs", "j", 2, "`number` of steps that run at once")
 	f.StringArrayVar(&r.Repositories, "repository", nil, "further apk repository, a `URL` or directory; may be given more than once")
 	f.StringArrayVar(&r.Keys, "key", nil, "public key `file` of a further repository; may be given more than once")
-	f.BoolVar(&r.DryRun, "dry-run", false, "say what would be done and why, and do nothing")
-	return exits(cmd, fault.Environment, fault.Source, fault.Step, fault.Verification)
 }
 
 func (s *session) runBuild(cmd *cobra.Command, r BuildRequest) error {
-	if err := oneOf("--arch", r.Arch, "", "amd64", "arm64"); err != nil {
+	r, err := s.checkBuild(r)
+	if err != nil {
 		return err
 	}
-	if err := oneOf("--progress", r.ProgressMode, "auto", "plain", "tty", "rawjson", "quiet"); err != nil {
-		return err
-	}
-	if r.Jobs < 1 || r.Jobs > 64 {
-		return fault.Errorf(fault.Usage, "--jobs %d is not between 1 and 64", r.Jobs)
-	}
-	// Found out here, a wrong variable costs a second and not a download.
-	if _, err := lock.SourceDate(&lock.Lock{SourceDate: 1}, s.env("SOURCE_DATE_EPOCH")); err != nil {
-		return err
-	}
-	r.CacheDir = s.cacheDir
-	r.SourceDateEpoch = s.env("SOURCE_DATE_EPOCH")
-	r.Progress = s.Stderr
 	result, err := s.Builder.Build(cmd.Context(), r)
 	if err != nil {
 		return err
 	}
 	return s.printer().result(result, func(w io.Writer) error { return writeBuild(w, result, r.DryRun) })
+}
+
+// checkBuild finds out what is wrong with a request at once, and completes it.
+func (s *session) checkBuild(r BuildRequest) (BuildRequest, error) {
+	if err := oneOf("--arch", r.Arch, "", "amd64", "arm64"); err != nil {
+		return r, err
+	}
+	if err := oneOf("--progress", r.ProgressMode, "auto", "plain", "tty", "rawjson", "quiet"); err != nil {
+		return r, err
+	}
+	if r.Jobs < 1 || r.Jobs > 64 {
+		return r, fault.Errorf(fault.Usage, "--jobs %d is not between 1 and 64", r.Jobs)
+	}
+	// Found out here, a wrong variable costs a second and not a download.
+	if _, err := lock.SourceDate(&lock.Lock{SourceDate: 1}, s.env("SOURCE_DATE_EPOCH")); err != nil {
+		return r, err
+	}
+	r.CacheDir = s.cacheDir
+	r.SourceDateEpoch = s.env("SOURCE_DATE_EPOCH")
+	r.Progress = s.Stderr
+	return r, nil
 }
 
 func writeBuild(w io.Writer, r *BuildResult, dry bool) error {

@@ -10,6 +10,8 @@ import (
 // Builder makes bundles and locks; pkg/build does it for the real program.
 type Builder interface {
 	Build(ctx context.Context, r BuildRequest) (*BuildResult, error)
+	// Repro builds twice; only names the steps to do again, none is all.
+	Repro(ctx context.Context, r BuildRequest, only []string) (*ReproResult, error)
 	Lock(ctx context.Context, r LockRequest) (*LockResult, error)
 }
 
@@ -33,6 +35,9 @@ type BuildRequest struct {
 
 // BuildResult is what build prints.
 type BuildResult = build.Result
+
+// ReproResult is what repro prints.
+type ReproResult = build.ReproResult
 
 // LockRequest is what the flags of lock say.
 type LockRequest struct {

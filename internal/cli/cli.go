@@ -45,6 +45,10 @@ func (c *CLI) Run(ctx context.Context) int {
 	if err == nil {
 		return 0
 	}
+	var t told
+	if errors.As(err, &t) {
+		return int(t.class)
+	}
 	class := fault.ClassOf(err)
 	if ctx.Err() != nil {
 		// What was under way when Ctrl-C came may have failed in its own
@@ -56,6 +60,11 @@ func (c *CLI) Run(ctx context.Context) int {
 	s.printer().fail(class, err)
 	return int(class)
 }
+
+// told ends a command whose result has already said why it is no success.
+type told struct{ class fault.Class }
+
+func (t told) Error() string { return className(t.class) }
 
 // env returns the value of an environment variable, "" if it is not set.
 func (c *CLI) env(name string) string {
@@ -106,7 +115,7 @@ system built from pinned sources, and runs the bundle as a virtual machine.`,
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	root.AddCommand(
 		s.buildCommand(), s.runCommand(), s.stopCommand(), s.dsnCommand(), s.statusCommand(),
-		s.lockCommand(), s.kernelCommand(), s.schemaCommand(), s.completionCommand(), s.versionCommand(),
+		s.lockCommand(), s.reproCommand(), s.diffCommand(), s.kernelCommand(), s.imageCommand(), s.schemaCommand(), s.completionCommand(), s.versionCommand(),
 	)
 	finish(root)
 	return root

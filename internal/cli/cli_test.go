@@ -12,8 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
 // fake stands in for pkg/build and pkg/runtime: it keeps what it was asked
@@ -35,6 +38,17 @@ func (f *fake) Build(_ context.Context, r BuildRequest) (*BuildResult, error) {
 	}
 	return &BuildResult{Name: "sql", Arch: "amd64", Bundle: "dist/sql-amd64", Digest: "sha256:12", StepsRun: 1, StepsCached: 20, Seconds: 2.5,
 		Reasons: []string{"zlib 1.3.1 (amd64): build.sh changed"}, Changed: []string{"tzdata"}}, nil
+}
+
+func (f *fake) Repro(_ context.Context, r BuildRequest, only []string) (*ReproResult, error) {
+	f.build = r
+	f.calls = append(f.calls, "repro "+strings.Join(only, ","))
+	if f.err != nil {
+		return nil, f.err
+	}
+	return &ReproResult{Name: "sql", Arch: "amd64", Same: len(only) == 0, First: "sha256:12", Second: "sha256:13", Kept: "/cache/repro/sql",
+		Steps: []build.ReproStep{{Name: "port zlib amd64", Outputs: []build.ReproOutput{{Name: "apk zlib", First: store.FromBytes([]byte("1")), Second: store.FromBytes([]byte("2")),
+			Changes: []rootfs.Change{{Path: "usr/lib/libz.so.1", Kind: rootfs.Changed, Bytes: &rootfs.BytesChange{Offset: 40, Before: "00", After: "ff"}}}}}}}}, nil
 }
 
 func (f *fake) Lock(_ context.Context, r LockRequest) (*LockResult, error) {
@@ -109,6 +123,29 @@ built from a changed lock: tzdata
 	wantOut = `{"name":"sql","arch":"amd64","bundle":"dist/sql-amd64","digest":"sha256:12","steps_run":1,"steps_cached":20,"seconds":2.5,"reasons":["zlib 1.3.1 (amd64): build.sh changed"],"changed":["tzdata"]}` + "\n"
 	if out != wantOut {
 		t.Errorf("\ngot  %s\nwant %s", out, wantOut)
+	}
+}
+
+func TestRepro(t *testing.T) {
+	f := &fake{}
+	code, out, errs := call(t, t.Context(), f, "repro", "recipes/sql", "--only", "port zlib", "--only", "root", "--arch", "arm64")
+	if code != int(fault.Differ) || errs != "" || f.calls[0] != "repro port zlib,root" || f.build.Arch != "arm64" || f.build.Recipe != "recipes/sql" {
+		t.Errorf("exit %d, %v, %+v, stderr %q", code, f.calls, f.build, errs)
+	}
+	for _, want := range []string{"DIFFERS port zlib amd64\n    apk zlib\n  ~ /usr/lib/libz.so.1\n", "byte 40: 00, ff", "1 of 1 steps differ", "kept in /cache/repro/sql"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in %q", want, out)
+		}
+	}
+	code, out, _ = call(t, t.Context(), f, "repro", "recipes/sql", "--json")
+	var got ReproResult
+	if err := json.Unmarshal([]byte(out), &got); err != nil || code != 0 || !got.Same {
+		t.Errorf("exit %d, %v, %q", code, err, out)
+	}
+	// One object, though it ends with an error's code.
+	code, out, errs = call(t, t.Context(), f, "repro", "recipes/sql", "--json", "--only", "root")
+	if code != int(fault.Differ) || strings.Count(out, "\n") != 1 || errs != "" {
+		t.Errorf("exit %d, %q, %q", code, out, errs)
 	}
 }
 

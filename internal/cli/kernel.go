@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"io"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -12,11 +14,11 @@ import (
 func (s *session) kernelCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:     "kernel",
-		Short:   "Check and compare kernel configurations",
-		Long:    `Kernel looks at .config files, of this project's kernels or any other.`,
+		Short:   "Check, compare and explain kernel configurations",
+		Long:    `Kernel looks at .config files and fragments, of this project's kernels or any other.`,
 		Example: `  sovereign-build kernel check dist/sql-amd64/kernel.config`,
 	})
-	cmd.AddCommand(s.kernelCheckCommand(), s.kernelDiffCommand())
+	cmd.AddCommand(s.kernelCheckCommand(), s.kernelDiffCommand(), s.kernelExplainCommand())
 	return exits(cmd)
 }
 
@@ -62,13 +64,17 @@ the reason it is required. Without --require it takes all sets.`,
 }
 
 func (s *session) kernelDiffCommand() *cobra.Command {
+	var source, arch string
 	cmd := &cobra.Command{
 		Use:   "diff OLD NEW",
 		Short: "Show what differs between two .config files",
 		Long: `Diff compares two kernel configurations symbol by symbol, grouped by menu. A
-symbol that is "n", "is not set" or absent is off in either way.`,
-		Example: `  sovereign-build kernel diff dist/sql-amd64/kernel.config /boot/config-6.12`,
-		Args:    operands("OLD", "NEW"),
+symbol that is "n", "is not set" or absent is off in either way. The menus are
+those of the headings in the files, or with --source those of the kernel's own
+Kconfig files, which fragments have none of.`,
+		Example: `  sovereign-build kernel diff dist/sql-amd64/kernel.config /boot/config-6.12
+  sovereign-build kernel diff old.config new.config --source linux-6.12.tar.xz`,
+		Args: operands("OLD", "NEW"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			before, err := readConfig(args[0])
 			if err != nil {
@@ -79,11 +85,23 @@ symbol that is "n", "is not set" or absent is off in either way.`,
 				return err
 			}
 			groups := kernel.Diff(before, after)
+			if source != "" {
+				a, err := kernel.ArchOf(cmp.Or(arch, after.Arch(), before.Arch(), runtime.GOARCH))
+				if err != nil {
+					return err
+				}
+				tree, err := s.kconfig(cmd.Context(), source, a)
+				if err != nil {
+					return err
+				}
+				groups = kernel.DiffBy(before, after, kernel.KconfigMenus(tree))
+			}
 			result := map[string]any{"old": args[0], "new": args[1], "groups": groups}
 			return s.printer().result(result, func(w io.Writer) error { return kernel.WriteDiff(w, groups) })
 		},
 	}
-	return exits(cmd)
+	sourceFlags(cmd, &source, &arch)
+	return exits(cmd, fault.Environment, fault.Source)
 }
 
 func readConfig(path string) (*kernel.Config, error) {

@@ -17,9 +17,15 @@ func (s *session) lockCommand() *cobra.Command {
 		Short: "Pin a recipe's inputs, or look for newer ones",
 		Long: `Lock writes sovereign.lock beside the recipe: every source, toolchain package
 and Go module by version and digest. What is locked already is kept; --update
-looks for a newer version of one input within the series its recipe allows.`,
+looks for a newer version of one input within the series its recipe allows. A
+lock that no longer is what the recipe declares is stale: build and --check say
+what changed, and lock renews just that.
+
+Packages of the recipe's own apk repositories are locked by the first build that
+needs them; --update packages lets go of them.`,
 		Example: `  sovereign-build lock recipes/sql
   sovereign-build lock --update zlib recipes/sql
+  sovereign-build lock --update packages recipes/alpine
   sovereign-build lock --check recipes/sql`,
 		Args: operands("RECIPE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -38,7 +44,7 @@ looks for a newer version of one input within the series its recipe allows.`,
 		},
 	}
 	cmd.Flags().StringArrayVarP(&r.Update, "update", "u", nil, "`NAME` of an input to look for a newer version of; may be given more than once")
-	cmd.Flags().BoolVar(&r.Check, "check", false, "compare the lock with the recipe, write nothing; exit 2 if an input is not locked")
+	cmd.Flags().BoolVar(&r.Check, "check", false, "compare the lock with the recipe, write nothing; exit 2 if it is stale")
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification)
 }
 

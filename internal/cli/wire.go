@@ -16,7 +16,15 @@ func (c *CLI) Wire() {
 type builder struct{}
 
 func (builder) Build(ctx context.Context, r BuildRequest) (*BuildResult, error) {
-	opts := []build.Option{
+	return build.Build(ctx, r.Recipe, r.options()...)
+}
+
+func (builder) Repro(ctx context.Context, r BuildRequest, only []string) (*ReproResult, error) {
+	return build.Repro(ctx, r.Recipe, only, r.options()...)
+}
+
+func (r BuildRequest) options() []build.Option {
+	return []build.Option{
 		build.WithArch(r.Arch),
 		build.WithOutput(r.Output),
 		build.WithCacheDir(r.CacheDir),
@@ -29,7 +37,6 @@ func (builder) Build(ctx context.Context, r BuildRequest) (*BuildResult, error) 
 		build.WithSourceDateEpoch(r.SourceDateEpoch),
 		build.WithProgress(r.ProgressMode, r.Progress),
 	}
-	return build.Build(ctx, r.Recipe, opts...)
 }
 
 func (builder) Lock(ctx context.Context, r LockRequest) (*LockResult, error) {

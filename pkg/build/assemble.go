@@ -33,8 +33,9 @@ type builtRoot struct {
 }
 
 // assemble solves the recipe's packages, installs them, and makes the root
-// disk and the initramfs, or finds both in the action cache.
-func (b *builder) assemble(ctx context.Context, locations []string) (*builtRoot, error) {
+// disk and the initramfs, or finds both in the action cache. Local is the
+// repository of the ports.
+func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error) {
 	keys, err := b.keyring()
 	if err != nil {
 		return nil, err
@@ -44,12 +45,28 @@ func (b *builder) assemble(ctx context.Context, locations []string) (*builtRoot,
 		opts = append(opts, apk.Offline())
 	}
 	var repositories []apk.Repository
-	for _, location := range locations {
+	open := func(location string) error {
 		r, err := apk.OpenRepository(ctx, location, b.arch.Apk, keys, opts...)
+		repositories = append(repositories, r)
+		return err
+	}
+	if err := open(local); err != nil {
+		return nil, err
+	}
+	if len(b.recipe.Repositories) > 0 {
+		pinned, err := b.pinnedRepository(ctx, repositories[0], keys)
 		if err != nil {
 			return nil, err
 		}
-		repositories = append(repositories, r)
+		if err := open(pinned); err != nil {
+			return nil, err
+		}
+	}
+	// Those of the command line are for trying things: nothing pins them.
+	for _, location := range b.opts.repositories {
+		if err := open(location); err != nil {
+			return nil, err
+		}
 	}
 	selected, err := apk.Solve(ctx, b.recipe.Packages, repositories)
 	if err != nil {
@@ -206,7 +223,7 @@ func (b *builder) writeErofs(ctx context.Context, path string, t *rootfs.Tree) (
 		return erofs.Info{}, fault.Wrap(fault.Environment, err)
 	}
 	defer f.Close()
-	info, err := erofs.Write(ctx, f, t, erofs.Options{Epoch: b.epoch, TempDir: filepath.Dir(path)})
+	info, err := erofs.Write(ctx, f, t, erofs.Options{Epoch: b.epoch})
 	if err != nil {
 		return erofs.Info{}, err
 	}

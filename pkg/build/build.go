@@ -136,6 +136,11 @@ func (b *builder) open(ctx context.Context, path string) (err error) {
 	if b.lock, err = lock.Load(b.lockPath); err != nil {
 		return err
 	}
+	// An input that is missing matters when something needs it, and one too
+	// many never does: recipes may share a lock.
+	if err := b.checkLock(func(s source.Stale) bool { return !s.Missing && !s.Undeclared }); err != nil {
+		return err
+	}
 	if b.epoch, err = lock.SourceDate(b.lock, b.opts.epoch); err != nil {
 		return err
 	}
@@ -156,8 +161,10 @@ func (b *builder) openStore() (err error) {
 	if b.decls, err = recipe.LoadSources(b.recipe.Resolve(b.recipe.Sources)); err != nil {
 		return err
 	}
-	if b.store, err = store.Open(filepath.Join(b.opts.cacheDir, "store")); err != nil {
-		return err
+	if b.store = b.opts.store; b.store == nil {
+		if b.store, err = store.Open(filepath.Join(b.opts.cacheDir, "store")); err != nil {
+			return err
+		}
 	}
 	b.fetcher, err = b.newFetcher()
 	return err
@@ -198,8 +205,7 @@ func (b *builder) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	repositories := append(slices.Clone(b.recipe.Repositories), b.opts.repositories...)
-	p, err := makePlan(b.recipe, ports, len(repositories) > 0)
+	p, err := makePlan(b.recipe, ports, len(b.recipe.Repositories)+len(b.opts.repositories) > 0)
 	if err != nil {
 		return err
 	}
@@ -234,7 +240,7 @@ func (b *builder) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	root, err := b.assemble(ctx, append([]string{repository}, repositories...))
+	root, err := b.assemble(ctx, repository)
 	if err != nil {
 		return err
 	}
@@ -284,6 +290,9 @@ func (b *builder) runStep(ctx context.Context, step engine.Step, read func(io.Re
 		return err
 	}
 	step.Base = image
+	if b.opts.conditions != nil {
+		b.opts.conditions.apply(&step, b.store.Path)
+	}
 	pr, pw := io.Pipe()
 	var (
 		mu       sync.Mutex

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
@@ -30,6 +31,10 @@ type options struct {
 	epoch         string
 	lock          string
 	files         *rootfs.Tree
+	// store replaces the one in cacheDir, and conditions are those its steps
+	// run under: see Repro.
+	store      *store.Store
+	conditions *conditions
 }
 
 func newOptions(opts []Option) (*options, error) {

@@ -3,8 +3,8 @@ package build
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
-	"maps"
 	"slices"
 	"strings"
 
@@ -25,9 +25,9 @@ type LockResult struct {
 }
 
 // Lock pins the inputs of the recipe at path in the lock beside it: those
-// named, or, when none is, those that are declared and not locked yet, letting
-// go of those not declared any more. The lock is written only when something
-// changed, and a lock that is not there is begun.
+// named, or, when none is, those that are not locked yet or whose entry is not
+// of what is declared, letting go of those not declared any more. The lock is
+// written only when something changed, and a lock that is not there is begun.
 //
 // Errors are those of Build that belong to fetching.
 func Lock(ctx context.Context, path string, names []string, opts ...Option) (*LockResult, error) {
@@ -39,31 +39,32 @@ func Lock(ctx context.Context, path string, names []string, opts ...Option) (*Lo
 	if err != nil {
 		return nil, err
 	}
-	var updated *lock.Lock
+	var dropped []source.Change
+	updated := b.lock
+	if updated != nil {
+		updated = updated.Clone()
+		dropped = b.dropPackages(updated, slices.Contains(names, lock.PackagesName))
+	}
+	byName := len(names) > 0
+	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == lock.PackagesName })
+	if !byName && updated != nil {
+		for _, s := range declared.Stale(b.lock) {
+			if !s.Undeclared {
+				names = append(names, s.Name)
+				continue
+			}
+			old, _ := b.lock.Source(s.Name)
+			dropped = append(dropped, source.Change{Name: s.Name, Old: old.Version})
+			updated.Sources = slices.DeleteFunc(updated.Sources, func(l lock.Source) bool { return l.Name == s.Name })
+		}
+	}
 	var changes []source.Change
-	switch missing, surplus := b.unlocked(declared); {
-	case len(names) > 0:
-		updated, changes, err = b.fetcher.Update(ctx, b.lock, declared, names)
-	case b.lock == nil:
-		updated, changes, err = b.fetcher.Update(ctx, nil, declared, nil)
-	case len(missing) == 0 && len(surplus) == 0:
-		return b.lockResult(b.lock, nil), nil
-	default:
-		trimmed := b.lock.Clone()
-		trimmed.Sources = slices.DeleteFunc(trimmed.Sources, func(s lock.Source) bool { return slices.Contains(surplus, s.Name) })
-		updated = trimmed
-		if len(missing) > 0 {
-			updated, changes, err = b.fetcher.Update(ctx, trimmed, declared, missing)
-		}
-		for _, name := range surplus {
-			old, _ := b.lock.Source(name)
-			changes = append(changes, source.Change{Name: name, Old: old.Version})
+	if len(names) > 0 || updated == nil {
+		if updated, changes, err = b.fetcher.Update(ctx, updated, declared, names); err != nil {
+			return nil, err
 		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	if len(changes) > 0 {
+	if changes = append(changes, dropped...); len(changes) > 0 {
 		if err := updated.Save(b.lockPath); err != nil {
 			return nil, err
 		}
@@ -71,9 +72,23 @@ func Lock(ctx context.Context, path string, names []string, opts ...Option) (*Lo
 	return b.lockResult(updated, changes), nil
 }
 
+// dropPackages removes the pins of packages from a lock: all, or those of
+// repositories the recipe no longer has. Which versions take their place only
+// shows when the ports are built, so the next build locks them.
+func (b *builder) dropPackages(l *lock.Lock, all bool) (dropped []source.Change) {
+	l.Packages = slices.DeleteFunc(l.Packages, func(p lock.Package) bool {
+		drop := all || !slices.Contains(b.recipe.Repositories, p.Repository)
+		if drop {
+			dropped = append(dropped, source.Change{Name: p.File(), Old: p.Version})
+		}
+		return drop
+	})
+	return dropped
+}
+
 // CheckLock compares the lock beside the recipe at path with what the recipe
-// declares and writes nothing. Inputs that are not locked are an error of
-// class fault.Usage that names them.
+// declares and writes nothing. A lock that is stale is an error of class
+// fault.Usage that says what changed.
 func CheckLock(path string, opts ...Option) (*LockResult, error) {
 	b, err := openForLock(path, opts)
 	if err != nil {
@@ -82,23 +97,35 @@ func CheckLock(path string, opts ...Option) (*LockResult, error) {
 	if b.lock == nil {
 		return nil, fault.Errorf(fault.Usage, "there is no %s", b.lockPath).Hintf("run sovereign-build lock %s", path)
 	}
-	declared, err := b.declared()
-	if err != nil {
-		return nil, err
-	}
-	missing, surplus := b.unlocked(declared)
-	switch {
-	case len(missing) > 0:
-		err = fault.Errorf(fault.Usage, "%s does not pin %s", b.lockPath, strings.Join(missing, ", ")).
-			Hintf("run sovereign-build lock %s", path)
-	case len(surplus) > 0:
-		err = fault.Errorf(fault.Usage, "%s pins %s, which nothing declares", b.lockPath, strings.Join(surplus, ", ")).
-			Hintf("run sovereign-build lock %s", path)
-	}
-	if err != nil {
+	if err := b.checkLock(func(source.Stale) bool { return true }); err != nil {
 		return nil, err
 	}
 	return b.lockResult(b.lock, nil), nil
+}
+
+// checkLock is an error when the lock is not of what is declared, in a way
+// that matters.
+func (b *builder) checkLock(matters func(source.Stale) bool) error {
+	declared, err := b.declared()
+	if err != nil {
+		return err
+	}
+	var said []string
+	for _, s := range declared.Stale(b.lock) {
+		if matters(s) {
+			said = append(said, s.String())
+		}
+	}
+	for _, p := range b.lock.Packages {
+		if !slices.Contains(b.recipe.Repositories, p.Repository) {
+			said = append(said, fmt.Sprintf("packages: %s is from %s, which is no repository of the recipe any more", p.File(), p.Repository))
+		}
+	}
+	if len(said) == 0 {
+		return nil
+	}
+	return fault.Errorf(fault.Usage, "%s is stale: %s", b.lockPath, strings.Join(said, "; ")).
+		Hintf("run sovereign-build lock %s", b.recipe.Dir)
 }
 
 // openForLock prepares what locking needs of a builder; its lock is nil when
@@ -124,31 +151,6 @@ func openForLock(path string, opts []Option) (*builder, error) {
 	return b, nil
 }
 
-// unlocked names declared inputs that the lock lacks, and locked sources that
-// are declared nowhere.
-func (b *builder) unlocked(d source.Declared) (missing, surplus []string) {
-	if b.lock == nil {
-		return slices.Sorted(maps.Keys(d.Sources)), nil
-	}
-	for _, name := range slices.Sorted(maps.Keys(d.Sources)) {
-		if _, ok := b.lock.Source(name); !ok {
-			missing = append(missing, name)
-		}
-	}
-	if d.ToolchainSuite != "" && len(b.lock.Toolchain.Packages) == 0 {
-		missing = append(missing, lock.ToolchainName)
-	}
-	if d.Go != "" && len(b.lock.Go.Modules) == 0 {
-		missing = append(missing, lock.GoName)
-	}
-	for _, s := range b.lock.Sources {
-		if _, ok := d.Sources[s.Name]; !ok {
-			surplus = append(surplus, s.Name)
-		}
-	}
-	return missing, surplus
-}
-
 func (b *builder) lockResult(l *lock.Lock, changes []source.Change) *LockResult {
-	return &LockResult{Path: b.lockPath, Inputs: len(l.Sources) + 2, Changes: changes}
+	return &LockResult{Path: b.lockPath, Inputs: len(l.Sources) + len(l.Packages) + 2, Changes: changes}
 }

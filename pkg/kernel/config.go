@@ -147,3 +147,26 @@ func sameNumber(a, b string, base int) bool {
 }
 
 func bySymbol(a, b Setting) int { return cmp.Compare(a.Symbol, b.Symbol) }
+
+// Whole reports whether the file is a whole .config as Kconfig writes it, and
+// no fragment.
+func (c *Config) Whole() bool {
+	for _, line := range c.lines[:min(len(c.lines), 4)] {
+		if bytes.HasPrefix(line, []byte("# Automatically generated file; DO NOT EDIT.")) {
+			return true
+		}
+	}
+	return false
+}
+
+// Arch is the architecture that a whole .config is for, by Go's name: "" if it
+// is none that ArchOf knows.
+func (c *Config) Arch() string {
+	switch {
+	case c.Value("X86_64") == "y":
+		return "amd64"
+	case c.Value("ARM64") == "y":
+		return "arm64"
+	}
+	return ""
+}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/kernel/kconfig"
 )
 
 // ChangeKind says what happened to a symbol between two configurations.
@@ -38,6 +40,11 @@ type Group struct {
 // way. The menus are those of the headings in the files; a symbol that is in
 // both is under b's.
 func Diff(a, b *Config) []Group {
+	return DiffBy(a, b, func(s Setting) string { return s.Menu })
+}
+
+// DiffBy is Diff with another notion of a setting's menu.
+func DiffBy(a, b *Config, menu func(Setting) string) []Group {
 	groups := map[string][]Change{}
 	add := func(menu string, s Change) {
 		switch {
@@ -53,11 +60,11 @@ func Diff(a, b *Config) []Group {
 		groups[menu] = append(groups[menu], s)
 	}
 	for s := range b.All() {
-		add(s.Menu, Change{Symbol: s.Symbol, Before: a.Value(s.Symbol), After: s.Value})
+		add(menu(s), Change{Symbol: s.Symbol, Before: a.Value(s.Symbol), After: s.Value})
 	}
 	for s := range a.All() {
 		if _, ok := b.Lookup(s.Symbol); !ok {
-			add(s.Menu, Change{Symbol: s.Symbol, Before: s.Value, After: Off})
+			add(menu(s), Change{Symbol: s.Symbol, Before: s.Value, After: Off})
 		}
 	}
 	out := make([]Group, 0, len(groups))
@@ -67,6 +74,17 @@ func Diff(a, b *Config) []Group {
 	}
 	slices.SortFunc(out, func(x, y Group) int { return cmp.Compare(x.Menu, y.Menu) })
 	return out
+}
+
+// KconfigMenus gives settings the menus of a source tree's Kconfig files, and
+// those of the file they are from where the tree does not know the symbol.
+func KconfigMenus(tree *kconfig.Tree) func(Setting) string {
+	return func(s Setting) string {
+		if !tree.Lookup(s.Symbol).Defined() {
+			return s.Menu
+		}
+		return strings.Join(tree.Menus(s.Symbol), " > ")
+	}
 }
 
 // WriteDiff writes groups for people: the menu, then "+ SYMBOL=y",

@@ -3,6 +3,10 @@
 // what Kconfig made of it, checks requirement sets and compares two
 // configurations. It also holds the scripts of the kernel's build steps.
 //
+// With the kernel's source at hand it computes what Kconfig would make of
+// fragments and explains what gets lost: see Explain, and package kconfig for
+// the Kconfig language.
+//
 // Text comes in; values, findings and text go out. The package runs nothing
 // and writes no files: it has no opinion of where a kernel is built.
 //

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/kernel/kconfig"
 )
 
 // Loss says how a symbol was lost.
@@ -33,24 +33,30 @@ type Lost struct {
 	// Depends is what Kconfig says the symbol depends on, with the place:
 	// "drivers/net/Kconfig:380: (NETDEVICES) && (INET)". Empty when unknown.
 	Depends []string `json:"depends,omitempty"`
+	// Why is what Explain or ExplainError found out.
+	Why *kconfig.Explanation `json:"why,omitempty"`
 }
 
 // String says it in one line: where, what, how, and why it was wanted.
 func (l Lost) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: ", l.Pos())
-	switch l.Loss {
-	case Unknown:
+	switch {
+	case l.Why != nil:
+		b.WriteString(l.Why.String())
+	case l.Loss == Unknown:
 		fmt.Fprintf(&b, "CONFIG_%s: no such symbol in this kernel", l.Symbol)
-	case Dropped:
+	case l.Loss == Dropped:
 		fmt.Fprintf(&b, "CONFIG_%s=%s was dropped (something it depends on is off)", l.Symbol, l.Value)
-	case Forced:
+	case l.Loss == Forced:
 		fmt.Fprintf(&b, "CONFIG_%s should be off and is %s (something selects it)", l.Symbol, l.Got)
 	default:
 		fmt.Fprintf(&b, "CONFIG_%s=%s became %s", l.Symbol, l.Value, l.Got)
 	}
 	for _, d := range l.Depends {
-		fmt.Fprintf(&b, "; depends on %s", d)
+		if l.Why == nil {
+			fmt.Fprintf(&b, "; depends on %s", d)
+		}
 	}
 	for _, s := range append([]Setting{l.Setting}, l.Also...) {
 		if s.Reason == "" {
@@ -103,6 +109,10 @@ func compare(want, got string) Loss {
 type LostError struct {
 	Lost  []Lost `json:"lost"`
 	Asked int    `json:"asked"` // symbols the fragments name
+	// Add are values to ask for so that all are kept, and Left the symbols
+	// that are lost with them too; ExplainError finds them.
+	Add  []kconfig.Value `json:"add,omitempty"`
+	Left []string        `json:"left,omitempty"`
 }
 
 // Error has a line for each lost symbol after the first line.
@@ -122,6 +132,5 @@ func VerifyError(asked *Merged, final *Config, notes Notes) error {
 	if len(lost) == 0 {
 		return nil
 	}
-	return fault.Errorf(fault.Verification, "%w", &LostError{Lost: lost, Asked: len(asked.Asked)}).
-		Hintf("ask in a fragment for what each symbol depends on (and for the menus around it), or take the symbol out")
+	return lostFault(&LostError{Lost: lost, Asked: len(asked.Asked)})
 }

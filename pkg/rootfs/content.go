@@ -82,17 +82,39 @@ func NewSpool(dir string) (*Spool, error) {
 }
 
 // Add copies r to its end into the spool and returns it as content, with its
-// length.
+// length. Long runs of zeros take no space.
 func (s *Spool) Add(r io.Reader) (Content, int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, err := io.Copy(io.NewOffsetWriter(s.f, s.off), r)
+	w := holeWriter{f: s.f, off: s.off}
+	n, err := io.CopyBuffer(&w, struct{ io.Reader }{r}, make([]byte, 64<<10))
+	if err == nil && w.hole {
+		err = s.f.Truncate(w.off)
+	}
 	if err != nil {
 		return nil, 0, fmt.Errorf("spool: %w", err)
 	}
 	c := Section(s.f, s.off, n)
 	s.off += n
 	return c, n, nil
+}
+
+// holeWriter leaves out pieces that are zeros.
+type holeWriter struct {
+	f    *os.File
+	off  int64
+	hole bool // the last piece was left out
+}
+
+func (w *holeWriter) Write(p []byte) (int, error) {
+	w.hole = len(p) > 4096 && p[0] == 0 && bytes.Equal(p[1:], p[:len(p)-1])
+	if !w.hole {
+		if n, err := w.f.WriteAt(p, w.off); err != nil {
+			return n, err
+		}
+	}
+	w.off += int64(len(p))
+	return len(p), nil
 }
 
 // Size is the number of bytes in the spool.

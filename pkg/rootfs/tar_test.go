@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -226,4 +227,41 @@ func FuzzReadTar(f *testing.F) {
 			t.Fatalf("%d entries came back as %d", tree.Len(), back.Len())
 		}
 	})
+}
+
+// Zeros of an archive take no space in the spool, and come out again.
+func TestSpoolHoles(t *testing.T) {
+	spool, err := NewSpool(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	var contents []Content
+	var want [][]byte
+	for _, size := range []int{0, 1, 5000, 1 << 20, 3<<20 + 1} {
+		for _, at := range []int{0, size / 2, size - 1, -1} {
+			b := make([]byte, size)
+			if at >= 0 && at < size {
+				b[at] = 1
+			}
+			c, n, err := spool.Add(bytes.NewReader(b))
+			if err != nil || n != int64(size) {
+				t.Fatalf("%d bytes, %v", n, err)
+			}
+			contents, want = append(contents, c), append(want, b)
+		}
+	}
+	for i, c := range contents {
+		r, err := c.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, want[i]) {
+			t.Errorf("contents %d: %d bytes, want %d, %v", i, len(got), len(want[i]), err)
+		}
+	}
+	var st syscall.Stat_t
+	if err := syscall.Fstat(int(spool.f.Fd()), &st); err != nil || st.Size != spool.Size() || st.Blocks*512 > 3<<20 {
+		t.Errorf("the file has %d bytes and takes %d, the spool %d, %v", st.Size, st.Blocks*512, spool.Size(), err)
+	}
 }

@@ -164,6 +164,19 @@ func TestPrivate(t *testing.T) {
 		}
 	})
 
+	t.Run("another directory, in memory, on another host", func(t *testing.T) {
+		files, err := run(ctx, e, Step{Name: "elsewhere", Base: base, Dir: "/var/tmp/else/where", Memory: true, Hostname: "elsewhere",
+			Script: "pwd > /out/dir; hostname > /out/host; touch here; sed -n 's, /var/tmp/else/where .*,,p' /proc/mounts > /out/mount; ls -A > /out/list"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{"dir": "/var/tmp/else/where\n", "host": "elsewhere\n", "mount": "tmpfs\n", "list": "here\n"} {
+			if files[name] != want {
+				t.Errorf("%s: %q, want %q", name, files[name], want)
+			}
+		}
+	})
+
 	t.Run("a step done before is not run again", func(t *testing.T) {
 		step := Step{Name: "once", Base: base, Script: "cat /proc/sys/kernel/random/uuid > /out/uuid", Inputs: []Input{input(t, "/src/x", "x")}}
 		before := e.Stats()

@@ -50,13 +50,19 @@ func graph(ctx context.Context, s *Step, platform ocispecs.Platform) (*llb.Defin
 		llb.OCIStore("", storeID),
 		llb.WithCustomName(baseVertex+hexa[:12]))
 
-	work := llb.Scratch()
+	work := llb.ForceNoOutput
+	if s.Memory {
+		work = llb.Tmpfs()
+	}
 	opts := []llb.RunOption{
 		llb.Args([]string{"/bin/sh", "-eu", "-c", preamble + s.Script}),
 		llb.Network(pb.NetMode_NONE),
-		llb.Dir(workDir),
+		llb.Dir(s.dir()),
 		llb.WithCustomName(s.Name),
-		llb.AddMount(workDir, work, llb.ForceNoOutput),
+		llb.AddMount(s.dir(), llb.Scratch(), work),
+	}
+	if s.Hostname != "" {
+		opts = append(opts, llb.Hostname(s.Hostname))
 	}
 	for _, kv := range environment(s.Env) {
 		k, v, _ := strings.Cut(kv, "=")

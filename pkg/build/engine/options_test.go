@@ -69,6 +69,7 @@ func TestBadSteps(t *testing.T) {
 		{"output", func(s *Step) { s.Output = "/" }},
 		{"want a clean absolute path", func(s *Step) { s.Inputs = []Input{{Dest: "/a/../b", Digest: digest}} }},
 		{"another mount", func(s *Step) { s.Inputs = []Input{{Dest: "/work", Digest: digest}} }},
+		{"want a clean absolute path", func(s *Step) { s.Dir = "work" }},
 		{"another mount", func(s *Step) { s.Inputs = []Input{{Dest: "/a", Digest: digest}, {Dest: "/a", Digest: digest}} }},
 		{"digest", func(s *Step) { s.Inputs = []Input{{Dest: "/a"}} }},
 		{"KEY=VALUE", func(s *Step) { s.Env = []string{"KEY"} }},

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"path"
 	"slices"
 	"strings"
@@ -17,8 +18,8 @@ const (
 	maxInputs = 512
 )
 
-// workDir is the directory scripts start in: empty, writable, on the engine's
-// disk and gone after the step.
+// workDir is where scripts start unless the step says otherwise: empty,
+// writable, and gone after the step.
 const workDir = "/work"
 
 // Step is one compile step.
@@ -28,8 +29,16 @@ type Step struct {
 	Name string
 	// Base is the root file system.
 	Base Image
-	// Script is run by /bin/sh -eu in /work, at most 96 KiB.
+	// Script is run by /bin/sh -eu in Dir, at most 96 KiB.
 	Script string
+	// Dir is the directory the script starts in, empty and writable; "" is
+	// /work.
+	Dir string
+	// Memory keeps Dir in memory instead of on the engine's disk. Programs
+	// then see directories in another order.
+	Memory bool
+	// Hostname is the step's host name; "" is the engine's choice.
+	Hostname string
 	// Env holds KEY=VALUE. The engine adds PATH and HOME where they are
 	// missing, nothing else.
 	Env []string
@@ -76,7 +85,10 @@ func (s *Step) check() error {
 	case !cleanAbs(s.Output):
 		return bad("output %q: want a clean absolute path", s.Output)
 	}
-	taken := []string{workDir, s.Output}
+	if !cleanAbs(s.dir()) {
+		return bad("directory %q: want a clean absolute path", s.Dir)
+	}
+	taken := []string{s.dir(), s.Output}
 	for _, in := range s.Inputs {
 		switch {
 		case !cleanAbs(in.Dest):
@@ -95,6 +107,8 @@ func (s *Step) check() error {
 	}
 	return nil
 }
+
+func (s *Step) dir() string { return cmp.Or(s.Dir, workDir) }
 
 func cleanAbs(p string) bool {
 	return len(p) > 1 && path.IsAbs(p) && path.Clean(p) == p && !strings.ContainsRune(p, 0)

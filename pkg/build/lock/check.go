@@ -49,7 +49,7 @@ func (l *Lock) check() *badValue {
 	for i, s := range l.Sources {
 		p := fmt.Sprintf("sources[%d]", i)
 		c.that(validName(s.Name), p+".name", "%q is not a name: want lower-case letters, digits, + - .", s.Name)
-		c.that(s.Name != ToolchainName && s.Name != GoName, p+".name", "%q is reserved", s.Name)
+		c.that(s.Name != ToolchainName && s.Name != GoName && s.Name != PackagesName, p+".name", "%q is reserved", s.Name)
 		c.that(!seen[s.Name], p+".name", "%q is locked twice", s.Name)
 		seen[s.Name] = true
 		c.that(validWord(s.Version), p+".version", "%q is not a version", s.Version)
@@ -63,7 +63,22 @@ func (l *Lock) check() *badValue {
 	}
 	l.checkToolchain(c)
 	l.checkGo(c)
+	l.checkPackages(c)
 	return c.bad
+}
+
+func (l *Lock) checkPackages(c *checker) {
+	seen := make(map[string]bool)
+	for i, a := range l.Packages {
+		p := fmt.Sprintf("packages[%d]", i)
+		for _, f := range []struct{ key, value string }{{"name", a.Name}, {"version", a.Version}, {"arch", a.Arch}} {
+			c.that(packageWord.MatchString(f.value), p+"."+f.key, "%q is not a package's %s", f.value, f.key)
+		}
+		c.that(!seen[a.File()], p+".name", "%q is locked twice", a.File())
+		seen[a.File()] = true
+		c.that(validWord(a.Repository), p+".repository", "%q is not a URL or directory", a.Repository)
+		c.input(p, a.Digest, a.Size)
+	}
 }
 
 func (l *Lock) checkToolchain(c *checker) {
@@ -137,6 +152,7 @@ var (
 	// epoch's colon.
 	debianVersion = regexp.MustCompile(`^[0-9][A-Za-z0-9.+~:-]{0,127}$`)
 	name          = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{0,127}$`)
+	packageWord   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_+.~-]{0,127}$`)
 	goVersion     = regexp.MustCompile(`^go1\.[0-9]{1,4}(\.[0-9]{1,4}|rc[0-9]{1,2})?$`)
 )
 

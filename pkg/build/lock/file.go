@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/strictjson"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -39,18 +40,22 @@ func Load(path string) (*Lock, error) {
 	return Parse(path, data)
 }
 
+// maxFile bounds a lock; a real one with 300 packages is under 100 KiB.
+const maxFile = 8 << 20
+
 // Parse reads a lock; file is the name used in errors. At most 8 MiB.
 func Parse(file string, data []byte) (*Lock, error) {
 	if len(data) > maxFile {
 		return nil, fault.Errorf(fault.Usage, "%s: larger than %d bytes", file, maxFile)
 	}
-	d := newDecoder(file, data)
 	l := new(Lock)
-	if err := d.decode(l); err != nil {
+	d, err := strictjson.Decode(strictjson.File{Name: file, Data: data, What: "lock",
+		Hint: "mend the file, or make a new one with sovereign-build lock"}, l)
+	if err != nil {
 		return nil, err
 	}
 	if bad := l.check(); bad != nil {
-		return nil, d.errorf(d.at[bad.path], "%w", bad)
+		return nil, d.Errorf(bad.path, "%w", bad.err)
 	}
 	l.sort()
 	return l, nil
@@ -105,6 +110,7 @@ func (l *Lock) sort() {
 	slices.SortFunc(l.Toolchain.Packages, func(a, b DebPackage) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Arch, b.Arch))
 	})
+	slices.SortFunc(l.Packages, func(a, b Package) int { return strings.Compare(a.File(), b.File()) })
 	slices.SortFunc(l.Go.Modules, func(a, b Module) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Version, b.Version))
 	})

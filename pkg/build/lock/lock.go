@@ -18,11 +18,12 @@ import (
 // Schema is the version of the format this package reads and writes.
 const Schema = 1
 
-// Names under which the two inputs that are not sources are locked, shown and
+// Names under which the inputs that are not sources are locked, shown and
 // updated.
 const (
 	ToolchainName = "toolchain"
 	GoName        = "go"
+	PackagesName  = "packages"
 )
 
 // Lock is everything a build is pinned to.
@@ -36,6 +37,34 @@ type Lock struct {
 	Sources   []Source  `json:"sources"`
 	Toolchain Toolchain `json:"toolchain"`
 	Go        Go        `json:"go"`
+	// Packages are the apk packages that come from the recipe's repositories;
+	// those of its ports are made of what is locked above.
+	Packages []Package `json:"packages,omitempty"`
+}
+
+// Package is one apk package of a repository.
+type Package struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Arch    string `json:"arch"` // apk's name: "x86_64" or "aarch64"
+	// Repository is the URL or directory, as the recipe gives it.
+	Repository string       `json:"repository"`
+	Digest     store.Digest `json:"digest"`
+	Size       int64        `json:"size"` // bytes
+}
+
+// File is the package's name in its repository: "x86_64/zlib-1.3.1-r0.apk".
+func (p Package) File() string { return p.Arch + "/" + p.Name + "-" + p.Version + ".apk" }
+
+// PackagesOf are the packages of an architecture, by apk's name of it.
+func (l *Lock) PackagesOf(arch string) []Package {
+	var of []Package
+	for _, p := range l.Packages {
+		if p.Arch == arch {
+			of = append(of, p)
+		}
+	}
+	return of
 }
 
 // Source is one upstream file.
@@ -143,5 +172,6 @@ func (l *Lock) Clone() *Lock {
 	}
 	c.Toolchain.Packages = slices.Clone(l.Toolchain.Packages)
 	c.Go.Modules = slices.Clone(l.Go.Modules)
+	c.Packages = slices.Clone(l.Packages)
 	return &c
 }

@@ -119,7 +119,7 @@ func TestParseErrors(t *testing.T) {
 		"huge":           {replace(`"size": 3`, `"size": 99999999999999999999`), `is not a whole number in range`},
 		"syntax":         {replace(`"schema": 1,`, `"schema": 1;`), `x:2:14: not JSON`},
 		"cut":            {good[:len(good)/2], "the file ends in the middle"},
-		"after":          {good + "{}", "unexpected text after"},
+		"after":          {good + "{}", "something follows the lock"},
 		"schema":         {replace(`"schema": 1`, `"schema": 2`), "x:2:13: schema: 2 is not supported"},
 		"date":           {replace(`1790000000`, `0`), "x:3:18: source_date: 0 is not from 1"},
 		"digest":         {replace(`"sha256:ba`, `"sha256:BA`), "x:9:17: sources[0].digest"},

@@ -91,6 +91,34 @@ func (f *Fetcher) Debs(ctx context.Context, t lock.Toolchain) error {
 	return f.all(ctx, jobs)
 }
 
+// Packages brings apk packages into the store, from the repositories they were
+// locked from. Errors are those of Sources, with the name "packages".
+func (f *Fetcher) Packages(ctx context.Context, packages []lock.Package) error {
+	var jobs []job
+	for _, p := range packages {
+		jobs = append(jobs, job{
+			blob: blob{name: lock.PackagesName, mirror: p.File(), digest: p.Digest, size: p.Size},
+			run: func(ctx context.Context, b blob, failed *attemptError) error {
+				f.tell(Event{Kind: Started, Name: b.name, Mirror: b.mirror, Total: b.size})
+				err := f.apk(ctx, b, p)
+				if err == nil || !tryNext(ctx, err) {
+					return err
+				}
+				failed.add(p.Repository, err)
+				return nil
+			},
+		})
+	}
+	return f.all(ctx, jobs)
+}
+
+func (f *Fetcher) apk(ctx context.Context, b blob, p lock.Package) error {
+	if strings.Contains(p.Repository, "://") {
+		return f.download(ctx, b, strings.TrimRight(p.Repository, "/")+"/"+p.File())
+	}
+	return f.copyFile(ctx, b, filepath.Join(p.Repository, filepath.FromSlash(p.File())))
+}
+
 // job is one input to fetch.
 type job struct {
 	blob blob

@@ -110,11 +110,11 @@ func (s *Store) readAction(key string) (Action, bool, error) {
 }
 
 func (s *Store) actionPath(key string) string {
-	return filepath.Join(s.dir, "actions", key+".json")
+	return filepath.Join(s.memory, "actions", key+".json")
 }
 
 func (s *Store) namePath(name string) string {
-	return filepath.Join(s.dir, "names", FromBytes([]byte(name)).Hex())
+	return filepath.Join(s.memory, "names", FromBytes([]byte(name)).Hex())
 }
 
 // readLimited reads a file of at most limit bytes; more is an error.

@@ -23,6 +23,8 @@ const staleAfter = time.Hour
 // any number of goroutines and processes.
 type Store struct {
 	dir string
+	// memory is where actions and names are.
+	memory string
 }
 
 // Open makes the directory if need be and cleans what a crash left in it.
@@ -31,7 +33,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fault.Errorf(fault.Environment, "content store %s: %w", dir, err)
 	}
-	s := &Store{dir: abs}
+	s := &Store{dir: abs, memory: abs}
 	for _, sub := range []string{"blobs/sha256", "actions", "names", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(abs, sub), 0o755); err != nil {
 			return nil, s.environment(fmt.Errorf("content store: %w", err))

@@ -291,3 +291,40 @@ func FuzzParseDigest(f *testing.F) {
 		}
 	})
 }
+
+func TestForgetful(t *testing.T) {
+	s, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, _, err := s.Put(t.Context(), strings.NewReader("out"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, gone := Key([]byte("kept")), Key([]byte("gone"))
+	for key, name := range map[string]string{kept: "port zlib", gone: "kernel"} {
+		if err := s.PutAction(key, Action{Name: name, Outputs: map[string]Digest{"out": d}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := s.Forgetful(filepath.Join(t.TempDir(), "memory"), func(name string) bool { return name == "kernel" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := f.Action(kept); !ok || err != nil {
+		t.Errorf("kept: %v, %v", ok, err)
+	}
+	if _, ok, err := f.Action(gone); ok || err != nil {
+		t.Errorf("forgotten: %v, %v", ok, err)
+	}
+	if !f.Has(d) {
+		t.Error("the blobs are not shared")
+	}
+	if err := f.PutAction(gone, Action{Name: "kernel", Outputs: map[string]Digest{"out": d}}); err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	if err := f.Actions(func(key string, _ Action) error { keys = append(keys, key); return nil }); err != nil || len(keys) != 2 || keys[0] >= keys[1] {
+		t.Errorf("actions %v, %v", keys, err)
+	}
+}

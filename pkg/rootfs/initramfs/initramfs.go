@@ -7,14 +7,12 @@
 package initramfs
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
-	"github.com/cavaliergopher/cpio"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -39,19 +37,18 @@ func Write(ctx context.Context, w io.Writer, t *rootfs.Tree, epoch int64) error 
 	return nil
 }
 
-// maxSize is the largest file in a newc archive.
-const maxSize = 1<<32 - 1
+// maxNumber is the largest size, time or owner in a newc archive.
+const maxNumber = 1<<32 - 1
 
 // WriteCPIO writes the archive without compression.
 func WriteCPIO(ctx context.Context, w io.Writer, t *rootfs.Tree, epoch int64) error {
-	if epoch < 0 || epoch > maxSize {
+	if epoch < 0 || epoch > maxNumber {
 		return fmt.Errorf("initramfs: time %d does not fit a cpio header", epoch)
 	}
-	p := &patcher{w: w}
-	a := archive{cpio: cpio.NewWriter(p), p: p, epoch: epoch, groups: map[string][]string{}, inodes: map[string]int64{}}
-	for first, names := range t.HardLinks() {
+	a := archive{w: bufio.NewWriterSize(w, 64<<10), epoch: epoch, groups: map[string][]string{}, inodes: map[string]uint32{}}
+	for _, names := range t.HardLinks() {
 		for _, name := range names {
-			a.groups[name] = append([]string{first}, names...)
+			a.groups[name] = names
 		}
 	}
 	for e := range t.All() {
@@ -62,103 +59,110 @@ func WriteCPIO(ctx context.Context, w io.Writer, t *rootfs.Tree, epoch int64) er
 			return fmt.Errorf("initramfs: %s: %w", e.Path, err)
 		}
 	}
-	if err := a.cpio.Close(); err != nil {
+	if err := a.close(); err != nil {
 		return fmt.Errorf("initramfs: %w", err)
 	}
 	return nil
 }
 
 type archive struct {
-	cpio  *cpio.Writer
-	p     *patcher
+	w     *bufio.Writer
 	epoch int64
-	inode int64
-	// groups are the names of each hard-linked file, by each of them; the
-	// first element is the group's key in inodes.
+	inode uint32
+	// groups are the names of each hard-linked file, by each of them; inodes
+	// are by the first.
 	groups map[string][]string
-	inodes map[string]int64
+	inodes map[string]uint32
 }
 
 func (a *archive) add(e rootfs.Entry) error {
 	if len(e.Xattrs) > 0 {
 		return errors.New("has extended attributes, which cpio cannot hold; remove them from the tree")
 	}
-	if e.Size > maxSize {
+	if e.Size > maxNumber {
 		return fmt.Errorf("%d bytes do not fit a cpio archive", e.Size)
 	}
-	h := &cpio.Header{
-		Name:    e.Path,
-		Mode:    cpio.FileMode(rootfs.UnixMode(e.Mode)),
-		Uid:     int(e.UID),
-		Guid:    int(e.GID),
-		Links:   1,
-		ModTime: time.Unix(a.epoch, 0),
-		Size:    e.Size,
+	h := header{mode: rootfs.UnixMode(e.Mode), uid: e.UID, gid: e.GID, links: 1, size: uint32(e.Size)}
+	switch {
+	case e.IsDir():
+		h.links = 2
+	case e.IsSymlink():
+		h.size = uint32(len(e.Link))
+	case e.IsDevice():
+		h.major, h.minor = e.Major, e.Minor
 	}
-	if e.IsDir() {
-		h.Links = 2
-	}
+	names := a.groups[e.Path]
 	if e.IsSymlink() {
-		h.Size = int64(len(e.Link))
+		names = nil // the kernel links only files
 	}
-	content := true
-	if names := a.groups[e.Path]; names != nil {
+	if names != nil {
 		// As cpio does it: one inode, the contents with the last name.
-		h.Links = len(names) - 1
-		h.Inode = a.inodes[names[0]]
-		if content = e.Path == names[len(names)-1]; !content {
-			h.Size = 0
-		}
-		if e.IsSymlink() {
-			h.Links, h.Inode, content, h.Size = 1, 0, true, int64(len(e.Link)) // the kernel links only files
+		h.links = uint32(len(names))
+		h.inode = a.inodes[names[0]]
+		if e.Path != names[len(names)-1] {
+			h.size = 0
 		}
 	}
-	if h.Inode == 0 {
+	if h.inode == 0 {
 		a.inode++
-		h.Inode = a.inode
-		if names := a.groups[e.Path]; names != nil && !e.IsSymlink() {
-			a.inodes[names[0]] = h.Inode
+		h.inode = a.inode
+		if names != nil {
+			a.inodes[names[0]] = h.inode
 		}
 	}
-	if e.IsDevice() {
-		a.p.device(e.Major, e.Minor)
-	}
-	if err := a.cpio.WriteHeader(h); err != nil {
+	if err := a.header(e.Path, h); err != nil {
 		return err
 	}
 	switch {
 	case e.IsSymlink():
-		_, err := io.WriteString(a.cpio, e.Link)
+		if _, err := a.w.WriteString(e.Link); err != nil {
+			return err
+		}
+	case h.size > 0:
+		if err := e.CopyTo(a.w); err != nil {
+			return err
+		}
+	}
+	return a.pad(int(h.size & 3))
+}
+
+// header is what differs between entries.
+type header struct {
+	inode, mode, uid, gid, links, size, major, minor uint32
+}
+
+// header writes a header and the name (the kernel's
+// Documentation/driver-api/early-userspace/buffer-format.rst).
+func (a *archive) header(name string, h header) error {
+	const headerSize = 110
+	if _, err := a.w.WriteString("070701"); err != nil {
 		return err
-	case e.IsRegular() && content && e.Size > 0:
-		return e.CopyTo(a.cpio)
 	}
-	return nil
+	for _, v := range [...]uint32{
+		h.inode, h.mode, h.uid, h.gid, h.links, uint32(a.epoch), h.size,
+		0, 0, h.major, h.minor, uint32(len(name) + 1), 0,
+	} {
+		if _, err := fmt.Fprintf(a.w, "%08X", v); err != nil {
+			return err
+		}
+	}
+	if _, err := a.w.WriteString(name + "\x00"); err != nil {
+		return err
+	}
+	return a.pad(headerSize + len(name) + 1)
 }
 
-// Where a newc header has the numbers of a device, 8 hex digits each.
-const (
-	majorAt, minorAt = 78, 86
-	headerSize       = 110
-)
-
-// patcher puts device numbers into the next header: the cpio package writes
-// zeros there. It writes each header with one call, right after the padding
-// of what came before.
-type patcher struct {
-	w            io.Writer
-	armed        bool
-	major, minor uint32
+// pad fills up to a multiple of four what is so long.
+func (a *archive) pad(n int) error {
+	_, err := a.w.Write(make([]byte, -n&3))
+	return err
 }
 
-func (p *patcher) device(major, minor uint32) { p.armed, p.major, p.minor = true, major, minor }
-
-func (p *patcher) Write(b []byte) (int, error) {
-	if p.armed && len(b) == headerSize && string(b[:6]) == "070701" {
-		b = bytes.Clone(b)
-		copy(b[majorAt:], fmt.Sprintf("%08X", p.major))
-		copy(b[minorAt:], fmt.Sprintf("%08X", p.minor))
-		p.armed = false
+// close ends the archive.
+func (a *archive) close() error {
+	a.epoch = 0
+	if err := a.header("TRAILER!!!", header{links: 1}); err != nil {
+		return err
 	}
-	return p.w.Write(b)
+	return a.w.Flush()
 }

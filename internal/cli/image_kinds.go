@@ -1,0 +1,164 @@
+package cli
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/erofs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/ext4"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/initramfs"
+)
+
+func (s *session) imageExt4Command() *cobra.Command {
+	var o ext4.Options
+	cmd := s.imageFrom(&cobra.Command{
+		Use:   "ext4 --from TREE|TAR -o FILE",
+		Short: "Write a writable ext4 file system",
+		Long: `Ext4 writes an ext4 file system with a journal and checksums that Linux mounts
+and resize2fs grows, also while it is mounted. The image is a sparse file, and
+blocks of zeros in files become holes. Without --size it is as large as the
+content needs, with an eighth and 8 MiB of free space.`,
+		Example: `  sovereign-build image ext4 --from rootfs/ -o root.ext4
+  sovereign-build image ext4 --from data.tar.zst -o data.ext4 --size 8GiB --label data`,
+	}, func(ctx context.Context, f *os.File, t *rootfs.Tree, epoch int64) (imageResult, error) {
+		o.Epoch = epoch
+		info, err := ext4.Write(ctx, f, t, o)
+		return imageResult{
+			Size: info.Size, UUID: uuidText(info.UUID),
+			FreeBytes: int64(info.FreeBlocks) * ext4.BlockSize, FreeInodes: info.FreeInodes,
+		}, err
+	})
+	flags := cmd.Flags()
+	flags.Var((*sizeFlag)(&o.Size), "size", "`size` of the image, bytes or with a unit like 512MiB (default: what the content needs)")
+	flags.StringVar(&o.Label, "label", "", "`name` of the volume, at most 16 bytes")
+	flags.Var((*uuidFlag)(&o.UUID), "uuid", "`UUID` of the file system (default: made from the content's names and attributes)")
+	flags.Var((*sizeFlag)(&o.BytesPerInode), "bytes-per-inode", "`bytes` of the image for each inode (default: 16384)")
+	flags.Var((*sizeFlag)(&o.JournalSize), "journal-size", "`size` of the journal (default: by the image's size, as mke2fs)")
+	flags.IntVar(&o.ReservedPercent, "reserved-percent", 0, "`percent` of the blocks that only root can use")
+	return cmd
+}
+
+func (s *session) imageErofsCommand() *cobra.Command {
+	var o erofs.Options
+	cmd := s.imageFrom(&cobra.Command{
+		Use:   "erofs --from TREE|TAR -o FILE",
+		Short: "Write a read-only EROFS file system",
+		Long: `Erofs writes an uncompressed EROFS image with blocks of 4096 bytes, as the root
+file system of a bundle is.`,
+		Example: `  sovereign-build image erofs --from rootfs/ -o root.erofs`,
+	}, func(ctx context.Context, f *os.File, t *rootfs.Tree, epoch int64) (imageResult, error) {
+		o.Epoch = epoch
+		info, err := erofs.Write(ctx, f, t, o)
+		return imageResult{Size: info.Size, UUID: uuidText(info.UUID)}, err
+	})
+	cmd.Flags().Var((*uuidFlag)(&o.UUID), "uuid", "`UUID` of the file system (default: made from the content)")
+	return cmd
+}
+
+func (s *session) imageCpioCommand() *cobra.Command {
+	var compress bool
+	cmd := s.imageFrom(&cobra.Command{
+		Use:   "cpio --from TREE|TAR -o FILE",
+		Short: "Write a cpio archive the kernel unpacks at boot",
+		Long: `Cpio writes an archive of the format newc, as initramfs take it. The format has
+no place for extended attributes: content with some is refused.`,
+		Example: `  sovereign-build image cpio --from early/ -o initramfs.cpio.zst --zstd`,
+	}, func(ctx context.Context, f *os.File, t *rootfs.Tree, epoch int64) (imageResult, error) {
+		write := initramfs.WriteCPIO
+		if compress {
+			write = initramfs.Write
+		}
+		return written(f, func(w io.Writer) error { return write(ctx, w, t, epoch) })
+	})
+	cmd.Flags().BoolVar(&compress, "zstd", false, "compress with zstd")
+	return cmd
+}
+
+func (s *session) imageTarCommand() *cobra.Command {
+	return s.imageFrom(&cobra.Command{
+		Use:   "tar --from TREE|TAR -o FILE",
+		Short: "Write a tar archive",
+		Long: `Tar writes a sorted archive, ustar with PAX records where they are needed,
+extended attributes in those of the prefix SCHILY.xattr.`,
+		Example: `  sovereign-build image tar --from rootfs/ -o rootfs.tar`,
+	}, func(_ context.Context, f *os.File, t *rootfs.Tree, epoch int64) (imageResult, error) {
+		return written(f, func(w io.Writer) error { return rootfs.WriteTar(w, t, epoch) })
+	})
+}
+
+// written is the result of a stream.
+func written(f *os.File, write func(io.Writer) error) (imageResult, error) {
+	if err := write(f); err != nil {
+		return imageResult{}, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return imageResult{}, err
+	}
+	return imageResult{Size: info.Size()}, nil
+}
+
+// sizeFlag is a number of bytes: plain, with a unit of a recipe ("512MiB"), or
+// with the first letter of one ("512M"), as other makers of images take it.
+type sizeFlag int64
+
+func (f *sizeFlag) Type() string { return "size" }
+
+func (f *sizeFlag) String() string {
+	if *f == 0 {
+		return ""
+	}
+	return fmt.Sprint(int64(*f))
+}
+
+func (f *sizeFlag) Set(text string) error {
+	if digits := strings.TrimRight(text, "0123456789"); digits == "" && text != "" {
+		if _, err := fmt.Sscan(text, (*int64)(f)); err != nil {
+			return fmt.Errorf("size %q is too large", text)
+		}
+		return nil
+	}
+	if n := len(text) - 1; n > 0 && strings.ContainsRune("KMGT", rune(text[n])) {
+		text += "iB"
+	}
+	var size recipe.Size
+	if err := size.UnmarshalText([]byte(text)); err != nil {
+		return err
+	}
+	*f = sizeFlag(size)
+	return nil
+}
+
+// uuidFlag is 8-4-4-4-12 hex digits.
+type uuidFlag [16]byte
+
+func (f *uuidFlag) Type() string { return "UUID" }
+
+func (f *uuidFlag) String() string {
+	if *f == (uuidFlag{}) {
+		return ""
+	}
+	return uuidText(*f)
+}
+
+func (f *uuidFlag) Set(text string) error {
+	b, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
+	if err != nil || len(b) != len(f) || uuidText([16]byte(b)) != strings.ToLower(text) {
+		return fault.Errorf(fault.Usage, "%q is not a UUID of 8-4-4-4-12 hex digits", text)
+	}
+	*f = uuidFlag(b)
+	return nil
+}
+
+func uuidText(id [16]byte) string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+}

@@ -1,0 +1,157 @@
+package build
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/build/lock"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
+)
+
+// repositoryAt is where a repository of the recipe is: a URL as it stands, a
+// directory below the recipe's.
+func (b *builder) repositoryAt(location string) string {
+	if strings.Contains(location, "://") {
+		return location
+	}
+	return b.recipe.Resolve(location)
+}
+
+// pinnedRepository is a directory with just the packages that the lock pins
+// out of the recipe's repositories, as a repository of its own. A repository
+// moves; what is in this one is what was chosen when the lock was made, by
+// digest, and needs no network once it is in the store.
+//
+// A lock without such packages for the architecture gets those that the
+// repositories have now.
+func (b *builder) pinnedRepository(ctx context.Context, local apk.Repository, keys apk.Keyring) (string, error) {
+	pins := b.lock.PackagesOf(b.arch.Apk)
+	if len(pins) == 0 {
+		var err error
+		if pins, err = b.pinPackages(ctx, local, keys); err != nil {
+			return "", err
+		}
+	}
+	resolved := slices.Clone(pins)
+	for i := range resolved {
+		resolved[i].Repository = b.repositoryAt(resolved[i].Repository)
+	}
+	if err := b.fetcher.Packages(ctx, resolved); err != nil {
+		return "", err
+	}
+	return b.layOutPinned(ctx, pins, keys)
+}
+
+// pinPackages solves the recipe's packages with what the repositories have now
+// and writes those that are from them into the lock.
+func (b *builder) pinPackages(ctx context.Context, local apk.Repository, keys apk.Keyring) ([]lock.Package, error) {
+	if b.opts.dryRun {
+		b.miss(fmt.Sprintf("packages %s: not locked yet", b.arch.Apk))
+		return nil, errDryRun
+	}
+	opts := []apk.RepositoryOption{apk.WithCache(filepath.Join(b.opts.cacheDir, "apk"))}
+	if b.opts.offline {
+		opts = append(opts, apk.Offline())
+	}
+	repositories := []apk.Repository{local}
+	given := map[string]string{} // where it is, to what the recipe says
+	for _, location := range b.recipe.Repositories {
+		at := b.repositoryAt(location)
+		given[at] = location
+		r, err := apk.OpenRepository(ctx, at, b.arch.Apk, keys, opts...)
+		if err != nil {
+			return nil, err
+		}
+		repositories = append(repositories, r)
+	}
+	selected, err := apk.Solve(ctx, b.recipe.Packages, repositories)
+	if err != nil {
+		return nil, fmt.Errorf("%s: packages: %w", b.recipe.Path, err)
+	}
+	var pins []lock.Package
+	for _, s := range selected {
+		from, ok := given[s.Repository]
+		if !ok {
+			continue
+		}
+		p := lock.Package{Name: s.Meta.Name, Version: s.Meta.Version, Arch: b.arch.Apk, Repository: from}
+		if err := b.keepPackage(ctx, s, &p); err != nil {
+			return nil, err
+		}
+		pins = append(pins, p)
+	}
+	updated := b.lock.Clone()
+	updated.Packages = append(updated.Packages, pins...)
+	if err := updated.Save(b.lockPath); err != nil {
+		return nil, err
+	}
+	b.lock = updated
+	b.say("locked %d packages for %s from %s", len(pins), b.arch.Apk, strings.Join(b.recipe.Repositories, ", "))
+	return pins, nil
+}
+
+// keepPackage puts a package into the store.
+func (b *builder) keepPackage(ctx context.Context, s apk.Selected, p *lock.Package) error {
+	path, remove, err := s.File(ctx)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	f, err := os.Open(path)
+	if err != nil {
+		return fault.Wrap(fault.Source, err)
+	}
+	defer f.Close()
+	p.Digest, p.Size, err = b.store.Put(ctx, f, "")
+	return err
+}
+
+// layOutPinned writes the repository. Its index is signed by this machine's
+// key; the packages keep their own signatures, which are verified here and
+// again when they are installed.
+func (b *builder) layOutPinned(ctx context.Context, pins []lock.Package, keys apk.Keyring) (string, error) {
+	text, err := json.Marshal(pins)
+	if err != nil {
+		return "", err
+	}
+	root := filepath.Join(b.opts.cacheDir, "apk", fmt.Sprintf("pinned-%x", sha256.Sum256(text)))
+	dir := filepath.Join(root, b.arch.Apk)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fault.Wrap(fault.Environment, err)
+	}
+	var metas []apk.Meta
+	for _, p := range pins {
+		m, err := apk.ReadMeta(b.store.Path(p.Digest), keys)
+		if err != nil {
+			return "", fmt.Errorf("%s of %s: %w", p.File(), p.Repository, err)
+		}
+		if m.Name != p.Name || m.Version != p.Version {
+			return "", fault.Errorf(fault.Verification, "%s: %s says that it is %s", b.lockPath, p.File(), m.ID())
+		}
+		metas = append(metas, m)
+		path := filepath.Join(root, filepath.FromSlash(p.File()))
+		if info, err := os.Stat(path); err == nil && info.Size() == p.Size {
+			continue
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", fault.Wrap(fault.Environment, err)
+		}
+		if err := b.export(ctx, p.Digest, path); err != nil {
+			return "", err
+		}
+	}
+	var index bytes.Buffer
+	if err := apk.WriteIndex(&index, metas, b.key, b.epoch); err != nil {
+		return "", err
+	}
+	return root, writeFile(filepath.Join(dir, indexFile), &index)
+}

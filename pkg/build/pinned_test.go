@@ -1,0 +1,177 @@
+package build
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sovereign-build/sovereign/pkg/build/lock"
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
+	"github.com/sovereign-build/sovereign/pkg/build/source"
+	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
+)
+
+// publish writes packages and an index of them to DIR/x86_64, as a repository
+// that serves just these.
+func publish(t *testing.T, dir string, key *apk.SigningKey, metas ...apk.Meta) {
+	t.Helper()
+	dir = filepath.Join(dir, "x86_64")
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range metas {
+		metas[i].Arch, metas[i].License = "x86_64", "MIT"
+		tree := rootfs.New()
+		if err := tree.Add(rootfs.Regular("usr/share/"+metas[i].Name, 0o644, []byte(metas[i].Version))); err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		m, err := apk.Write(&b, metas[i], tree, key, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		metas[i] = m
+		if err := os.WriteFile(filepath.Join(dir, m.FileName()), b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var index bytes.Buffer
+	if err := apk.WriteIndex(&index, metas, key, 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, indexFile), index.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPinnedPackages follows a repository that moves on.
+func TestPinnedPackages(t *testing.T) {
+	theirs, err := apk.GenerateKey("theirs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := apk.GenerateKey("ours")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := theirs.Keyring()
+	for name, key := range ours.Keyring() {
+		keys[name] = key
+	}
+	remote, local, recipeDir := t.TempDir(), t.TempDir(), t.TempDir()
+	server := httptest.NewServer(http.FileServer(http.Dir(remote)))
+	defer server.Close()
+	publish(t, local, ours, apk.Meta{Name: "app", Version: "1.0-r0", Depends: []string{"lib"}})
+	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "1.0-r0"}, apk.Meta{Name: "unused", Version: "1.0-r0"})
+
+	lockPath := filepath.Join(recipeDir, LockFile)
+	if err := (&lock.Lock{SourceDate: 1}).Save(lockPath); err != nil {
+		t.Fatal(err)
+	}
+	// solve is what a build with this cache, "" for a new one, would install.
+	solve := func(cache string, offline bool) (string, error) {
+		t.Helper()
+		if cache == "" {
+			cache = t.TempDir()
+		}
+		b := &builder{
+			opts:   &options{cacheDir: cache, offline: offline, progress: &strings.Builder{}},
+			recipe: &recipe.Recipe{Dir: recipeDir, Path: "recipe.yaml", Packages: []string{"app"}, Repositories: []string{server.URL}},
+			arch:   arch{Apk: "x86_64"}, lockPath: lockPath, key: ours, epoch: 1,
+		}
+		var err error
+		if b.lock, err = lock.Load(lockPath); err != nil {
+			t.Fatal(err)
+		}
+		if b.store, err = store.Open(filepath.Join(cache, "store")); err != nil {
+			t.Fatal(err)
+		}
+		if b.fetcher, err = b.newFetcher(); err != nil {
+			t.Fatal(err)
+		}
+		ports, err := apk.OpenRepository(t.Context(), local, "x86_64", keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir, err := b.pinnedRepository(t.Context(), ports, keys)
+		if err != nil {
+			return "", err
+		}
+		pinned, err := apk.OpenRepository(t.Context(), dir, "x86_64", keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		selected, err := apk.Solve(t.Context(), b.recipe.Packages, []apk.Repository{ports, pinned})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []string
+		for _, s := range selected {
+			ids = append(ids, s.Meta.ID())
+		}
+		return strings.Join(ids, " "), nil
+	}
+	check := func(what, got string, err error) {
+		t.Helper()
+		if err != nil || !strings.Contains(got, "lib-1.0-r0") || !strings.Contains(got, "app-1.0-r0") {
+			t.Errorf("%s: %q, %v", what, got, err)
+		}
+	}
+
+	cache := t.TempDir()
+	got, err := solve(cache, false)
+	check("the first build", got, err)
+	l, err := lock.Load(lockPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(l.Packages) != 1 || l.Packages[0].File() != "x86_64/lib-1.0-r0.apk" || l.Packages[0].Repository != server.URL {
+		t.Fatalf("the lock has %+v", l.Packages)
+	}
+
+	// On another machine, while the repository has both.
+	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "1.0-r0"}, apk.Meta{Name: "lib", Version: "2.0-r0"})
+	got, err = solve("", false)
+	check("another machine", got, err)
+
+	// The old version has left: whoever has it goes on, offline too.
+	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "2.0-r0"})
+	got, err = solve(cache, true)
+	check("offline", got, err)
+	_, err = solve("", false)
+	var missing *source.MissingError
+	if !errors.As(err, &missing) || !strings.Contains(fault.HintOf(err), "lock --update packages") {
+		t.Errorf("a package that is gone: %v (%s)", err, fault.HintOf(err))
+	}
+
+	// Other bytes under the old name.
+	if err := os.WriteFile(filepath.Join(remote, "x86_64", "lib-1.0-r0.apk"), make([]byte, l.Packages[0].Size), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = solve("", false); fault.ClassOf(err) != fault.Verification {
+		t.Errorf("other bytes: %v", err)
+	}
+
+	// Let go of the pins, the next build takes what is there.
+	b := &builder{recipe: &recipe.Recipe{Repositories: []string{server.URL}}}
+	if dropped := b.dropPackages(l, false); len(dropped) != 0 {
+		t.Errorf("dropped %v of a repository the recipe has", dropped)
+	}
+	if dropped := b.dropPackages(l, true); len(dropped) != 1 {
+		t.Errorf("dropped %v", dropped)
+	}
+	if err := l.Save(lockPath); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = solve(cache, false); err != nil || !strings.Contains(got, "lib-2.0-r0") {
+		t.Errorf("after the update: %q, %v", got, err)
+	}
+}

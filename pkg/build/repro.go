@@ -1,0 +1,233 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/pkg/build/compare"
+	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
+)
+
+// ReproResult says whether two builds of a recipe came out the same.
+type ReproResult struct {
+	Name string `json:"name"`
+	Arch string `json:"arch"`
+	// Same is true when the bundles are, byte for byte, and so is what every
+	// step that was done twice made.
+	Same   bool   `json:"same"`
+	First  string `json:"first"`  // the first bundle's digest
+	Second string `json:"second"` // the second's
+	// Steps are those that were done a second time, in the order of names.
+	Steps []ReproStep `json:"steps"`
+	// Conditions are what was different for the second build.
+	Conditions []Condition `json:"conditions"`
+	// Difference is what differs between the bundles, nil for nothing. Kept
+	// is then the directory with the second bundle and diffoscope's reports.
+	Difference *compare.Report `json:"difference,omitempty"`
+	Kept       string          `json:"kept,omitempty"`
+	Seconds    float64         `json:"seconds"` // of the second build
+}
+
+// ReproStep is one step that was done twice.
+type ReproStep struct {
+	Name string `json:"name"` // "port zlib amd64"
+	Same bool   `json:"same"`
+	// Outputs that differ, sorted by name.
+	Outputs []ReproOutput `json:"outputs,omitempty"`
+}
+
+// ReproOutput is one output that differs.
+type ReproOutput struct {
+	Name   string       `json:"name"`
+	First  store.Digest `json:"first"`
+	Second store.Digest `json:"second"`
+	// Changes are the files of a package, or one change for another file;
+	// empty when only one build has the output.
+	Changes []rootfs.Change `json:"changes,omitempty"`
+}
+
+// Repro builds the recipe at path as Build does, from the cache where it can,
+// and then a second time under other conditions: another cache, engine,
+// toolchain image, working directory, order of files, umask, locale, time
+// zone, user, number of jobs and, where libfaketime is installed, clock. Only
+// names the steps to do again ("kernel", "port zlib"); empty is all of them.
+// It reports what came out differently. While it runs, the umask of the
+// process is another.
+//
+// Two builds that differ are no error: look at Same.
+func Repro(ctx context.Context, path string, only []string, opts ...Option) (_ *ReproResult, err error) {
+	o, err := newOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	first, err := Build(ctx, path, opts...)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(o.cacheDir, "repro"), 0o755); err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	dir, err := os.MkdirTemp(filepath.Join(o.cacheDir, "repro"), first.Name+"-"+first.Arch+"-")
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	keep := false
+	defer func() {
+		if !keep {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
+
+	main, err := store.Open(filepath.Join(o.cacheDir, "store"))
+	if err != nil {
+		return nil, err
+	}
+	again := func(name string) bool { return doneAgain(name, only) }
+	blank, err := main.Forgetful(filepath.Join(dir, "memory"), again)
+	if err != nil {
+		return nil, err
+	}
+	where, list, err := elsewhere(ctx, main, findFaketime())
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Umask(unix.Umask(0o077))
+	second, err := Build(ctx, path, append(slices.Clone(opts), func(o *options) error {
+		o.cacheDir, o.output = dir, filepath.Join(dir, "out")
+		o.store, o.conditions = blank, &where
+		return nil
+	})...)
+	if err != nil {
+		return nil, err
+	}
+
+	r := &ReproResult{Name: first.Name, Arch: first.Arch, First: first.Digest, Second: second.Digest, Conditions: list, Seconds: second.Seconds}
+	if r.Steps, err = reproSteps(ctx, main, blank, again); err != nil {
+		return nil, err
+	}
+	if len(r.Steps) == 0 {
+		return nil, fault.Errorf(fault.Usage, "no step is called %s", strings.Join(only, " or ")).
+			Hintf("name a step as a build does: kernel, or port zlib")
+	}
+	r.Same = first.Digest == second.Digest && !slices.ContainsFunc(r.Steps, func(s ReproStep) bool { return !s.Same })
+	if first.Digest != second.Digest {
+		if r.Difference, err = compare.Bundles(ctx, first.Bundle, second.Bundle, dir); err != nil {
+			return nil, err
+		}
+	}
+	if !r.Same {
+		keep, r.Kept = true, dir
+		err = diffoscope(ctx, dir, main, r.Steps)
+	}
+	return r, err
+}
+
+// doneAgain says whether a second build does the step again. Fetching and
+// unpacking are checked by digests and are not repeated.
+func doneAgain(name string, only []string) bool {
+	if len(only) == 0 {
+		only = []string{"kernel", "port", "root"}
+	}
+	return slices.ContainsFunc(only, func(o string) bool { return strings.HasPrefix(name+" ", o+" ") })
+}
+
+// reproSteps compares what the steps of the second build made with what the
+// first's made of the same inputs. A step whose inputs differ is not listed:
+// the step that made the input is.
+func reproSteps(ctx context.Context, main, blank *store.Store, again func(string) bool) ([]ReproStep, error) {
+	var steps []ReproStep
+	err := blank.Actions(func(key string, second store.Action) error {
+		if !again(second.Name) {
+			return nil
+		}
+		first, ok, err := main.Action(key)
+		if err != nil || !ok {
+			return err
+		}
+		s := ReproStep{Name: second.Name, Same: true}
+		both := maps.Clone(first.Outputs)
+		maps.Copy(both, second.Outputs)
+		for _, name := range sortedKeys(both) {
+			out := ReproOutput{Name: name, First: first.Outputs[name], Second: second.Outputs[name]}
+			if out.First == out.Second {
+				continue
+			}
+			s.Same = false
+			if out.First != "" && out.Second != "" {
+				if out.Changes, err = changesOf(ctx, main, out); err != nil {
+					return err
+				}
+			}
+			s.Outputs = append(s.Outputs, out)
+		}
+		steps = append(steps, s)
+		return nil
+	})
+	slices.SortFunc(steps, func(a, b ReproStep) int { return strings.Compare(a.Name, b.Name) })
+	return steps, err
+}
+
+// changesOf names the files that differ in two outputs.
+func changesOf(ctx context.Context, st *store.Store, out ReproOutput) ([]rootfs.Change, error) {
+	var trees [2]*rootfs.Tree
+	for i, d := range []store.Digest{out.First, out.Second} {
+		if strings.HasPrefix(out.Name, "apk ") {
+			key, err := signingKey()
+			if err != nil {
+				return nil, err
+			}
+			p, err := apk.OpenContext(ctx, st.Path(d), key.Keyring())
+			if err != nil {
+				return nil, err
+			}
+			defer p.Close()
+			trees[i] = p.Tree
+			continue
+		}
+		size, err := st.Size(d)
+		if err != nil {
+			return nil, err
+		}
+		trees[i] = rootfs.New()
+		if err := trees[i].Add(rootfs.Entry{Path: filepath.Base(out.Name), Mode: 0o644, Size: size, Content: rootfs.File(st.Path(d))}); err != nil {
+			return nil, err
+		}
+	}
+	return rootfs.Diff(ctx, trees[0], trees[1])
+}
+
+// diffoscope writes its report on every pair that differs, where it is
+// installed.
+func diffoscope(ctx context.Context, dir string, st *store.Store, steps []ReproStep) error {
+	program, err := exec.LookPath("diffoscope")
+	if err != nil {
+		return nil
+	}
+	for _, s := range steps {
+		for _, out := range s.Outputs {
+			if out.First == "" || out.Second == "" {
+				continue
+			}
+			report := filepath.Join(dir, strings.ReplaceAll(s.Name+" "+filepath.Base(out.Name), " ", "-")+".diffoscope.txt")
+			cmd := exec.CommandContext(ctx, program, "--text", report, st.Path(out.First), st.Path(out.Second))
+			text, err := cmd.CombinedOutput()
+			var exit *exec.ExitError
+			// It ends with 1 when it found a difference.
+			if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
+				return fault.Errorf(fault.Environment, "diffoscope: %w: %s", err, text)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,44 @@
+package build
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// TestStaleLock changes what the project's own recipe declares and wants the
+// lock refused, before anything is fetched or built.
+func TestStaleLock(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../../recipes")); err != nil {
+		t.Fatal(err)
+	}
+	opts := []Option{WithCacheDir(t.TempDir()), WithOutput(t.TempDir()), WithDryRun(true), WithOffline(true)}
+	sql := filepath.Join(dir, "sql")
+	if _, err := CheckLock(sql, opts...); err != nil {
+		t.Fatalf("the lock in the repository: %v", err)
+	}
+	sources := filepath.Join(dir, "sources.yaml")
+	text, err := os.ReadFile(sources)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(text), `series: "6.12"`, `series: "6.18"`, 1)
+	if err := os.WriteFile(sources, []byte(changed), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, err error) {
+		t.Helper()
+		if fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "is stale: linux: 6.12.") || !strings.Contains(err.Error(), " is not in the series 6.18") ||
+			fault.HintOf(err) != "run sovereign-build lock "+sql {
+			t.Errorf("%s: %v (%s)", what, err, fault.HintOf(err))
+		}
+	}
+	_, err = CheckLock(sql, opts...)
+	check("check", err)
+	_, err = Build(t.Context(), sql, opts...)
+	check("build", err)
+}

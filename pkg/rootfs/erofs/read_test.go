@@ -1,0 +1,70 @@
+package erofs
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
+)
+
+func TestReadBack(t *testing.T) {
+	tree := build(t, sample(), "many/zz-link")
+	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := Write(t.Context(), f, tree, Options{Epoch: epoch}); err != nil {
+		t.Fatal(err)
+	}
+	back, err := Read(t.Context(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err := rootfs.Diff(t.Context(), tree, back)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range changes {
+		t.Errorf("%+v", c)
+	}
+}
+
+// FuzzRead checks that damage is an error, never a panic.
+func FuzzRead(f *testing.F) {
+	tree := rootfs.New()
+	for _, e := range []rootfs.Entry{
+		rootfs.Regular("etc/passwd", 0o644, []byte("root:x:0:0")),
+		rootfs.Symlink("bin/sh", "busybox"),
+		{Path: "x", Mode: 0o600, Xattrs: map[string][]byte{"user.a": {1}}},
+	} {
+		if err := tree.Add(e); err != nil {
+			f.Fatal(err)
+		}
+	}
+	image, err := os.Create(filepath.Join(f.TempDir(), "image"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer image.Close()
+	if _, err := Write(f.Context(), image, tree, Options{}); err != nil {
+		f.Fatal(err)
+	}
+	whole, err := os.ReadFile(image.Name())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
+	f.Add(whole[:1100])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		tree, err := Read(t.Context(), bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		if _, err := rootfs.Diff(t.Context(), tree, rootfs.New()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -1,0 +1,17 @@
+// Package fat writes a tree as a FAT16 or FAT32 file system, as firmware wants
+// it for an EFI system partition: long file names, two FATs, on FAT32 the FSInfo
+// sector and a backup of the boot sectors.
+//
+// A rootfs.Tree comes in; an image goes out, the same bytes for the same tree:
+// every time is the caller's, clusters are taken in the order of paths, and
+// the volume's serial number is derived from the contents unless it is given.
+// Contents are streamed, and only what is not zero is written, so that a file
+// stays sparse.
+//
+// FAT has no owners, modes, extended attributes or links: the first three are
+// left out, a hard link becomes a copy, and symbolic links, devices, pipes and
+// sockets are refused. Names that differ only in case are refused too.
+//
+// The format is that of Microsoft's "FAT: General Overview of On-Disk Format",
+// version 1.03, which the UEFI specification refers to.
+package fat
