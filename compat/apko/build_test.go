@@ -68,7 +68,7 @@ func rootImage(ctx context.Context, dir, key, out string, world []string) error 
 		return err
 	}
 	defer f.Close()
-	if _, err := erofs.Write(ctx, f, tree, erofs.Options{Epoch: epoch, TempDir: filepath.Dir(out)}); err != nil {
+	if _, err := erofs.Write(ctx, f, tree, erofs.Options{Epoch: epoch}); err != nil {
 		return err
 	}
 	return f.Close()

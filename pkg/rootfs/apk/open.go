@@ -133,8 +133,10 @@ func OpenContext(ctx context.Context, path string, keys Keyring, opts ...OpenOpt
 	if err != nil {
 		return nil, fault.Errorf(fault.Source, "package %s (%s): data: %w", p.Meta.ID(), path, err)
 	}
+	inflated := readAhead(gz)
+	defer inflated.Close()
 	p.sums = map[string][]byte{}
-	p.Tree, err = rootfs.ReadTar(ctx, gz, o.spool, rootfs.WithLimits(o.limits), rootfs.WithVisitor(func(h *tar.Header, e rootfs.Entry) error {
+	p.Tree, err = rootfs.ReadTar(ctx, inflated, o.spool, rootfs.WithLimits(o.limits), rootfs.WithVisitor(func(h *tar.Header, e rootfs.Entry) error {
 		sum, err := checkEntry(p.Meta.ID(), h, e)
 		if sum != nil {
 			p.sums[e.Path] = sum
