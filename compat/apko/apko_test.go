@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -84,14 +85,25 @@ func TestBuilt(t *testing.T) {
 }
 
 // agree installs the world with both clients: apko has to accept the index's
-// signature and every package, and its database has to say what ours says.
+// signature and every package, its database has to say what ours says, and
+// every path of our tree has to be the same in its.
 func agree(t *testing.T, dir, publicKey string, world []string, compared ...string) {
+	t.Helper()
+	ours := agreeOn(t, dir, "x86_64", publicKey, world, false)
+	for _, p := range compared {
+		if _, ok := ours.Lookup(p); !ok {
+			t.Errorf("%s is not there", p)
+		}
+	}
+}
+
+func agreeOn(t *testing.T, dir, arch, publicKey string, world []string, scripts bool) *rootfs.Tree {
 	t.Helper()
 	trusted, err := apk.LoadKeyring(publicKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	repository, err := apk.OpenRepository(t.Context(), dir, "x86_64", trusted)
+	repository, err := apk.OpenRepository(t.Context(), dir, arch, trusted)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,15 +115,28 @@ func agree(t *testing.T, dir, publicKey string, world []string, compared ...stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer spool.Close()
+	t.Cleanup(func() { spool.Close() })
+	o := apk.InstallOptions{Spool: spool, World: world, Arch: arch}
+	if scripts { // apko runs none either
+		list, err := apk.Scripts(t.Context(), selected)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range list {
+			o.Actions = append(o.Actions, apk.Action{Package: s.Package, Kind: s.Kind, Digest: s.Digest})
+		}
+	}
 	ours := rootfs.New()
-	if err := apk.Install(t.Context(), ours, selected, apk.InstallOptions{Spool: spool, World: world, Arch: "x86_64"}); err != nil {
+	if err := apk.Install(t.Context(), ours, selected, o); err != nil {
 		t.Fatal(err)
+	}
+	if changes, err := apk.Audit(ours); err != nil || len(changes) > 0 {
+		t.Errorf("audit of what was just installed: %v, %v", changes, err)
 	}
 
 	ctx := t.Context()
 	theirs := apkofs.NewMemFS()
-	a, err := apko.New(ctx, apko.WithFS(theirs), apko.WithArch("x86_64"), apko.WithIgnoreMknodErrors(true))
+	a, err := apko.New(ctx, apko.WithFS(theirs), apko.WithArch(arch), apko.WithIgnoreMknodErrors(true))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,14 +159,41 @@ func agree(t *testing.T, dir, publicKey string, world []string, compared ...stri
 		t.Fatal(err)
 	}
 	if got, want := comparable(text(t, ours, "lib/apk/db/installed")), comparable(string(db)); !slices.Equal(got, want) {
-		t.Errorf("our database has\n%s\napko's has\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		t.Errorf("only our database has\n%s\nonly apko's has\n%s", strings.Join(minus(got, want), "\n"), strings.Join(minus(want, got), "\n"))
 	}
-	for _, p := range compared {
-		data, err := theirs.ReadFile(p)
-		if err != nil || string(data) != text(t, ours, p) {
-			t.Errorf("%s: %v, %d bytes", p, err, len(data))
+	// apko reads our database too, less the sums of extended attributes, which
+	// apk writes after the mode and apko does not know.
+	installed, err := apko.ParseInstalled(strings.NewReader(regexp.MustCompile(`(?m)^([aM]:\d+:\d+:\d+):Q1.*$`).ReplaceAllString(text(t, ours, "lib/apk/db/installed"), "$1")))
+	if err != nil || len(installed) != len(selected) {
+		t.Errorf("apko reads %d packages from our database, not %d: %v", len(installed), len(selected), err)
+	}
+	for e := range ours.All() {
+		if strings.HasPrefix(e.Path, "lib/apk") || strings.HasPrefix(e.Path, "etc/apk") || e.Path == "lib" {
+			continue
+		}
+		if e.IsSymlink() {
+			if target, err := theirs.Readlink(e.Path); err != nil || target != e.Link {
+				t.Errorf("%s links to %s, apko's to %s, %v", e.Path, e.Link, target, err)
+			}
+			continue
+		}
+		info, err := theirs.Stat(e.Path)
+		if err != nil {
+			t.Errorf("apko has no %s: %v", e.Path, err)
+			continue
+		}
+		switch {
+		case info.Mode().Type() != e.Mode.Type():
+			t.Errorf("%s is %v, apko's is %v", e.Path, e.Mode, info.Mode())
+		case info.Mode().Perm() != e.Mode.Perm() && !e.IsDir():
+			t.Errorf("%s is %v, apko's is %v", e.Path, e.Mode, info.Mode())
+		case e.IsRegular():
+			if data, err := theirs.ReadFile(e.Path); err != nil || string(data) != text(t, ours, e.Path) {
+				t.Errorf("%s: other contents than apko's %d bytes, %v", e.Path, len(data), err)
+			}
 		}
 	}
+	return ours
 }
 
 func text(t *testing.T, tree *rootfs.Tree, path string) string {

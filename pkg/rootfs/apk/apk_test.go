@@ -64,11 +64,16 @@ func (r *repo) path(m Meta) string { return filepath.Join(r.dir, "x86_64", m.Fil
 
 func (r *repo) add(m Meta, entries ...rootfs.Entry) Meta {
 	r.t.Helper()
+	return r.addScripts(m, nil, entries...)
+}
+
+func (r *repo) addScripts(m Meta, scripts map[string]string, entries ...rootfs.Entry) Meta {
+	r.t.Helper()
 	if m.Arch == "" {
 		m.Arch = "x86_64"
 	}
 	var b bytes.Buffer
-	m, err := Write(&b, m, tree(r.t, entries...), testKeys()[0], epoch)
+	m, err := write(&b, m, scripts, tree(r.t, entries...), testKeys()[0], epoch)
 	if err != nil {
 		r.t.Fatal(err)
 	}

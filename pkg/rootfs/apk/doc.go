@@ -20,4 +20,18 @@
 // fault.Verification that names the package and the file. The package never
 // runs an install script, never installs what it could not verify, and reads
 // from a network only where the caller gave a URL.
+//
+// # Choosing
+//
+// Solve follows what apk-package(5), apk-repositories(5) and apk-world(5) say
+// of versions, provides, provider_priority, install_if, conflicts and tagged
+// repositories. compat/apko holds it against those rules and another solver
+// over a thousand worlds of Alpine's real indexes.
+//
+// # Scripts
+//
+// Scripts lists what packages would run. Install refuses each, with its text
+// and digest, unless an Action is declared for that very text: a list of steps
+// such as AddUser, MakeDir or Applets, or none. The scripts stay in the
+// database, where apk in the guest finds them.
 package apk

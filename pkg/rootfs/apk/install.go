@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
-	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -23,9 +21,9 @@ type InstallOptions struct {
 	// Repositories are written to etc/apk/repositories: those the image
 	// itself may use, not those it was built from.
 	Repositories []string
-	// AllowScripts names packages whose install scripts are known to be
-	// unneeded here. They are kept in the database and not run.
-	AllowScripts []string
+	// Actions stand for the packages' scripts, which are kept in the database
+	// and never run. Those of packages that are not installed do nothing.
+	Actions []Action
 	// Epoch is the time in scripts.tar, Unix seconds.
 	Epoch int64
 	// Progress, if not nil, is called before each package.
@@ -34,17 +32,16 @@ type InstallOptions struct {
 	NoDatabase bool
 }
 
-// Paths of apk's database.
-const (
-	dbDir         = "lib/apk/db"
-	installedPath = dbDir + "/installed"
-)
+// dbDir is the directory of apk's database.
+const dbDir = "lib/apk/db"
 
 // installed is a package in the tree, for the database.
 type installed struct {
 	meta    Meta
+	tag     string // the repository's
 	scripts map[string]string
 	tree    *rootfs.Tree
+	sums    map[string][]byte
 	// owned are the paths that are this package's in the end, without
 	// directories.
 	owned    map[string]bool
@@ -63,6 +60,7 @@ func Install(ctx context.Context, t *rootfs.Tree, pkgs []Selected, o InstallOpti
 	}
 	owner := map[string]*installed{}
 	var done []*installed
+	var actions []Action
 	for i, s := range pkgs {
 		if o.Progress != nil {
 			o.Progress(i+1, len(pkgs), s.Meta)
@@ -71,17 +69,22 @@ func Install(ctx context.Context, t *rootfs.Tree, pkgs []Selected, o InstallOpti
 		if err != nil {
 			return err
 		}
-		in := &installed{meta: p.Meta, scripts: p.Scripts, tree: p.Tree, owned: map[string]bool{}}
+		in := &installed{meta: p.Meta, tag: s.Tag, scripts: p.Scripts, tree: p.Tree, sums: p.sums, owned: map[string]bool{}}
 		if in.replaces, err = parseDependencies("replaces", p.Meta.Replaces); err != nil {
 			return fault.Errorf(fault.Source, "package %s: %w", p.Meta.ID(), err)
 		}
-		if err := checkScripts(in, o.AllowScripts); err != nil {
+		own, err := actionsFor(scriptsOf(p.Meta, p.Scripts), o.Actions)
+		if err != nil {
 			return err
 		}
+		actions = append(actions, own...)
 		if err := in.add(t, owner); err != nil {
 			return err
 		}
 		done = append(done, in)
+	}
+	if err := run(t, actions); err != nil {
+		return err
 	}
 	if o.NoDatabase {
 		return nil
@@ -100,24 +103,26 @@ func (s Selected) Open(ctx context.Context, spool *rootfs.Spool) (*Package, erro
 	return OpenContext(ctx, path, nil, Pinned(s.Meta), InSpool(spool))
 }
 
-func checkScripts(in *installed, allow []string) error {
-	if slices.Contains(allow, in.meta.Name) {
-		return nil
-	}
-	for _, kind := range [...]string{"pre-install", "post-install", "trigger"} {
-		if text, ok := in.scripts[kind]; ok {
-			return fault.Errorf(fault.Usage, "package %s wants to run a %s script, which is never done:\n%s", in.meta.ID(), kind, strings.TrimRight(text, "\n")).
-				Hintf("do what it does in the recipe (users, files) and allow the script of %s to be left out", in.meta.Name)
+// replacing returns the priority with which a package may overwrite files of
+// another, -1 if it may not.
+func (in *installed) replacing(other *installed) int {
+	for _, d := range in.replaces {
+		if d.Name == other.meta.Name && d.Matches(other.meta.Version) {
+			return in.meta.ReplacesPriority
 		}
 	}
-	return nil
+	return -1
 }
 
-// replacing says whether a package may overwrite files of another.
-func (in *installed) replacing(other *installed) bool {
-	return slices.ContainsFunc(in.replaces, func(d Dependency) bool {
-		return d.Name == other.meta.Name && d.matches(other.meta.Version)
-	})
+// takes says whose a file that two packages have is: the later one's if they
+// are of one origin, or if it replaces the earlier one with no lower priority
+// than that replaces it; ok is false if neither replaces the other.
+func (in *installed) takes(earlier *installed) (later, ok bool) {
+	if in.meta.Origin != "" && in.meta.Origin == earlier.meta.Origin {
+		return true, true
+	}
+	mine, theirs := in.replacing(earlier), earlier.replacing(in)
+	return mine >= theirs, mine >= 0 || theirs >= 0
 }
 
 func (in *installed) add(t *rootfs.Tree, owner map[string]*installed) error {
@@ -157,15 +162,15 @@ func (in *installed) addEntry(t *rootfs.Tree, e rootfs.Entry, owner map[string]*
 		}
 	}
 	if other := owner[e.Path]; other != nil {
-		switch {
-		case in.replacing(other):
-			delete(other.owned, e.Path)
-		case other.replacing(in):
-			return nil
-		default:
+		later, ok := in.takes(other)
+		if !ok {
 			return fault.Errorf(fault.Usage, "packages %s and %s both have the file %s", other.meta.ID(), in.meta.ID(), e.Path).
 				Hintf("take one of them out of the recipe's packages, or let one say replaces: %s", other.meta.Name)
 		}
+		if !later {
+			return nil
+		}
+		delete(other.owned, e.Path)
 	} else if exists {
 		return fault.Errorf(fault.Usage, "package %s: %s is in the tree already, and no package owns it", in.meta.ID(), e.Path).
 			Hintf("install packages before adding files")

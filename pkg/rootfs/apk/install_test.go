@@ -151,21 +151,77 @@ func TestFileConflictsAndReplaces(t *testing.T) {
 	}
 }
 
-func TestScriptsAreRefused(t *testing.T) {
-	in := &installed{meta: Meta{Name: "p", Version: "1-r0", Checksum: "Q1x"}, scripts: map[string]string{"post-install": "#!/bin/sh\nadduser p\n", "post-deinstall": "x"}}
-	err := checkScripts(in, nil)
-	if fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "adduser p") || !strings.Contains(fault.HintOf(err), "allow") {
+func TestScripts(t *testing.T) {
+	r := newRepo(t)
+	m := r.addScripts(Meta{Name: "p", Version: "1-r0", Triggers: []string{"/usr/lib/*"}}, map[string]string{
+		"post-install": "#!/bin/sh\nadduser p\n", "trigger": "#!/bin/sh\nexec ldconfig\n", "post-deinstall": "x"},
+		rootfs.Regular("usr/bin/p", 0o755, []byte("p")))
+	_, err := installWorld(t, r, InstallOptions{}, "p")
+	if fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "adduser p") || !strings.Contains(fault.HintOf(err), "action") {
 		t.Errorf("got %v", err)
 	}
-	if err := checkScripts(in, []string{"p"}); err != nil {
-		t.Errorf("allowed: %v", err)
-	}
-	tr := rootfs.New()
-	in.tree = rootfs.New()
-	if err := writeDatabase(tr, []*installed{in}, InstallOptions{Epoch: epoch}); err != nil {
+	selected, err := Solve(context.Background(), []string{"p"}, []Repository{r.open()})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if s := text(t, tr, "lib/apk/db/scripts.tar"); !strings.HasPrefix(s, "p-1-r0.Q1x.post-deinstall\x00") {
+	scripts, err := Scripts(context.Background(), selected)
+	if err != nil || len(scripts) != 2 || scripts[0].Kind != "post-install" || scripts[1].Kind != "trigger" || scripts[1].Triggers[0] != "/usr/lib/*" {
+		t.Fatalf("scripts are %+v, %v", scripts, err)
+	}
+	actions := []Action{
+		{Package: "p", Kind: "post-install", Digest: scripts[0].Digest, Steps: []Step{
+			AddGroup{"p", 70}, AddUser{Name: "p", UID: 70, GID: 70, Home: "/var/lib/p"}, AddMember{"p", "p"},
+			MakeDir{Path: "/var/lib/p", Mode: 0o700, UID: 70, GID: 70}, MakeLink{"/usr/bin/q", "p"}, MakeLink{"/usr/bin/p", "never"},
+			MakeFile{"/etc/p.list", 0o644, []byte("/bin/one\n/usr/bin/p\n")}, Applets{"/etc/p.list", "/usr/bin/p"},
+		}},
+		{Package: "p", Kind: "trigger", Digest: scripts[1].Digest},
+	}
+	tr, err := installWorld(t, r, InstallOptions{Actions: actions, Epoch: epoch}, "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{"etc/passwd": "p:x:70:70::/var/lib/p:/sbin/nologin\n", "etc/group": "p:x:70:p\n", "etc/shadow": "p:!::0:::::\n", "usr/bin/p": "p",
+		"lib/apk/db/triggers": m.Checksum + " /usr/lib/*\n"} {
+		if got := text(t, tr, path); got != want {
+			t.Errorf("%s is %q, want %q", path, got, want)
+		}
+	}
+	if e, _ := tr.Lookup("var/lib/p"); e.UID != 70 || e.Mode != fs.ModeDir|0o700 {
+		t.Errorf("%+v", e)
+	}
+	if e, _ := tr.Lookup("bin/one"); e.Link != "/usr/bin/p" {
+		t.Errorf("%+v", e)
+	}
+	if s := text(t, tr, "lib/apk/db/scripts.tar"); !strings.HasPrefix(s, "p-1-r0."+m.Checksum+".post-deinstall\x00") {
 		t.Errorf("scripts.tar begins with %q", s[:40])
+	}
+	actions[0].Steps = []Step{AddGroup{"p", 70}, AddGroup{"p", 71}}
+	if _, err := installWorld(t, r, InstallOptions{Actions: actions}, "p"); err == nil || !strings.Contains(err.Error(), "step 2") {
+		t.Errorf("another number for a group: %v", err)
+	}
+	actions[0].Digest = actions[1].Digest
+	if _, err := installWorld(t, r, InstallOptions{Actions: actions}, "p"); err == nil || !strings.Contains(err.Error(), scripts[0].Digest) {
+		t.Errorf("an action for another text: %v", err)
+	}
+}
+
+func TestReplacesPriorityAndOrigin(t *testing.T) {
+	r := newRepo(t)
+	file := func(s string) rootfs.Entry { return rootfs.Regular("etc/x", 0o644, []byte(s)) }
+	r.add(Meta{Name: "a", Version: "1-r0", Replaces: []string{"b"}, ReplacesPriority: 2}, file("a"))
+	r.add(Meta{Name: "b", Version: "1-r0", Replaces: []string{"a"}, ReplacesPriority: 1}, file("b"))
+	r.add(Meta{Name: "c", Version: "1-r0", Origin: "src"}, file("c"))
+	r.add(Meta{Name: "d", Version: "1-r0", Origin: "src"}, file("d"))
+	for world, want := range map[string]string{"a b": "a", "b a": "a", "c d": "d", "d c": "c"} {
+		tr, err := installWorld(t, r, InstallOptions{}, strings.Fields(world)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := text(t, tr, "etc/x"); got != want {
+			t.Errorf("%s: etc/x is %s's, want %s's", world, got, want)
+		}
+		if db := text(t, tr, "lib/apk/db/installed"); strings.Contains(world, "a") && !strings.Contains(db, "r:b\nq:2\n") {
+			t.Errorf("%s: the database has\n%s", world, db)
+		}
 	}
 }

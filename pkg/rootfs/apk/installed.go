@@ -42,11 +42,12 @@ func writeDatabase(t *rootfs.Tree, pkgs []*installed, o InstallOptions) error {
 		}
 		return []byte(strings.Join(l, "\n") + "\n")
 	}
+	dir := dbDirOf(t)
 	for _, e := range []rootfs.Entry{
-		rootfs.Regular(installedPath, 0o644, []byte(db.String())),
-		rootfs.Regular(dbDir+"/scripts.tar", 0o644, tarball.Bytes()),
-		rootfs.Regular(dbDir+"/triggers", 0o644, []byte(triggers.String())),
-		rootfs.Regular(dbDir+"/lock", 0o600, nil),
+		rootfs.Regular(dir+"/installed", 0o644, []byte(db.String())),
+		rootfs.Regular(dir+"/scripts.tar", 0o644, tarball.Bytes()),
+		rootfs.Regular(dir+"/triggers", 0o644, []byte(triggers.String())),
+		rootfs.Regular(dir+"/lock", 0o600, nil),
 		rootfs.Regular("etc/apk/world", 0o644, lines(slices.Compact(world))),
 		rootfs.Regular("etc/apk/arch", 0o644, lines([]string{o.Arch})),
 		rootfs.Regular("etc/apk/repositories", 0o644, lines(o.Repositories)),
@@ -65,6 +66,12 @@ func (in *installed) record(b *strings.Builder) error {
 	b.WriteString(in.meta.record())
 	if len(in.meta.Replaces) > 0 {
 		b.WriteString("r:" + strings.Join(in.meta.Replaces, " ") + "\n")
+	}
+	if in.meta.ReplacesPriority != 0 {
+		fmt.Fprintf(b, "q:%d\n", in.meta.ReplacesPriority)
+	}
+	if in.tag != "" {
+		b.WriteString("s:" + in.tag + "\n")
 	}
 	inDir := map[string][]rootfs.Entry{}
 	dirs := map[string]rootfs.Entry{}
@@ -97,7 +104,7 @@ func (in *installed) record(b *strings.Builder) error {
 			if e.UID != 0 || e.GID != 0 || e.Mode != 0o644 || len(e.Xattrs) > 0 {
 				b.WriteString("a:" + acl(e) + "\n")
 			}
-			sum, ok, err := entrySum(e)
+			sum, ok, err := in.sum(e)
 			if err != nil {
 				return fmt.Errorf("package %s: %w", in.meta.ID(), err)
 			}
@@ -110,6 +117,16 @@ func (in *installed) record(b *strings.Builder) error {
 	return nil
 }
 
+// sum is entrySum, which was taken of most entries when the package was opened.
+func (in *installed) sum(e rootfs.Entry) ([]byte, bool, error) {
+	for _, name := range [...]string{e.Path, e.Hard} {
+		if sum := in.sums[name]; sum != nil {
+			return sum, true, nil
+		}
+	}
+	return entrySum(e)
+}
+
 // acl is owner, mode in octal and the checksum of extended attributes: each
 // name with a NUL and its value, sorted by name.
 func acl(e rootfs.Entry) string {
@@ -117,10 +134,14 @@ func acl(e rootfs.Entry) string {
 	if len(e.Xattrs) == 0 {
 		return s
 	}
+	return s + ":" + checksumString(xattrSum(e.Xattrs))
+}
+
+func xattrSum(xattrs map[string][]byte) []byte {
 	h := sha1.New()
-	for _, name := range slices.Sorted(maps.Keys(e.Xattrs)) {
+	for _, name := range slices.Sorted(maps.Keys(xattrs)) {
 		h.Write(append([]byte(name), 0))
-		h.Write(e.Xattrs[name])
+		h.Write(xattrs[name])
 	}
-	return s + ":" + checksumString(h.Sum(nil))
+	return h.Sum(nil)
 }

@@ -200,6 +200,7 @@ func (k Keyring) verify(what string, sigs []signature, sum func(crypto.Hash) ([]
 			Hintf("sign it with a key of the keyring (%s)", k.names())
 	}
 	var unknown []string
+	var wrong error
 	for _, s := range sigs {
 		pub, ok := k[s.key]
 		if !ok {
@@ -210,11 +211,18 @@ func (k Keyring) verify(what string, sigs []signature, sum func(crypto.Hash) ([]
 		if err != nil {
 			return err
 		}
-		if err := rsa.VerifyPKCS1v15(pub, s.hash, digest, s.sig); err != nil {
-			return fault.Errorf(fault.Verification, "%s: the signature is not that of key %s: %w", what, s.key, err).
+		// One good signature of a trusted key is enough.
+		err = rsa.VerifyPKCS1v15(pub, s.hash, digest, s.sig)
+		if err == nil {
+			return nil
+		}
+		if wrong == nil {
+			wrong = fault.Errorf(fault.Verification, "%s: the signature is not that of key %s: %w", what, s.key, err).
 				Hintf("fetch it again; if it stays so, it was changed after signing or the key was replaced")
 		}
-		return nil
+	}
+	if wrong != nil {
+		return wrong
 	}
 	return fault.Errorf(fault.Verification, "%s: signed by %s, trusted are %s", what, strings.Join(unknown, ", "), k.names()).
 		Hintf("add the key to the recipe's keys if you trust it")

@@ -26,6 +26,7 @@ type Meta struct {
 	InstallIf []string
 
 	ProviderPriority int
+	ReplacesPriority int    // not in an index
 	BuildDate        int64  // Unix seconds
 	Size             int64  // of the .apk, bytes; not in .PKGINFO
 	InstalledSize    int64  // bytes
@@ -33,7 +34,7 @@ type Meta struct {
 
 	Maintainer string
 	Commit     string
-	Triggers   []string // directories; not in an index
+	Triggers   []string // directories, with * and ?; not in an index
 	DataHash   string   // SHA-256 of the data member, hex; not in an index
 }
 
@@ -48,22 +49,22 @@ const maxRecord = 1 << 20
 
 // check says what is wrong with the fields.
 func (m Meta) check() error {
-	if !validPackageName(m.Name) {
-		return fmt.Errorf("package name %q is not letters, digits and + - . _", m.Name)
+	if err := m.checkFileName(); err != nil {
+		return err
 	}
 	if !ValidVersion(m.Version) {
 		return fmt.Errorf("package %s: %q is not a version", m.Name, m.Version)
 	}
-	if !validPackageName(m.Arch) {
-		return fmt.Errorf("package %s: architecture %q is not letters, digits and _", m.ID(), m.Arch)
-	}
 	for _, f := range [...]struct {
 		name  string
 		words []string
-	}{{"depend", m.Depends}, {"provides", m.Provides}, {"replaces", m.Replaces}, {"install_if", m.InstallIf}} {
+	}{{"depend", m.Depends}, {"replaces", m.Replaces}, {"install_if", m.InstallIf}} {
 		if _, err := parseDependencies(f.name, f.words); err != nil {
 			return fmt.Errorf("package %s: %w", m.ID(), err)
 		}
+	}
+	if _, err := parseProvides(m.Provides); err != nil {
+		return fmt.Errorf("package %s: %w", m.ID(), err)
 	}
 	for _, t := range m.Triggers {
 		if strings.ContainsAny(t, " \n") {
@@ -77,6 +78,20 @@ func (m Meta) check() error {
 	}
 	if m.Size < 0 || m.InstalledSize < 0 {
 		return fmt.Errorf("package %s: a size is negative", m.ID())
+	}
+	return nil
+}
+
+// checkFileName says what is wrong with the fields that paths are made of.
+func (m Meta) checkFileName() error {
+	if !validPackageName(m.Name) {
+		return fmt.Errorf("package name %q is not letters, digits and + - . _", m.Name)
+	}
+	if !validPackageName(strings.ReplaceAll(m.Version, "~", "_")) {
+		return fmt.Errorf("package %s: %q is not a version", m.Name, m.Version)
+	}
+	if !validPackageName(m.Arch) {
+		return fmt.Errorf("package %s: architecture %q is not letters, digits and _", m.ID(), m.Arch)
 	}
 	return nil
 }
@@ -124,6 +139,9 @@ func (m Meta) pkginfo() string {
 	field("maintainer", m.Maintainer)
 	if m.ProviderPriority != 0 {
 		field("provider_priority", strconv.Itoa(m.ProviderPriority))
+	}
+	if m.ReplacesPriority != 0 {
+		field("replaces_priority", strconv.Itoa(m.ReplacesPriority))
 	}
 	field("license", m.License)
 	for _, f := range [...]struct {
@@ -177,6 +195,8 @@ func parsePkginfo(r io.Reader) (Meta, error) {
 			m.Maintainer = value
 		case "provider_priority":
 			m.ProviderPriority, err = strconv.Atoi(value)
+		case "replaces_priority":
+			m.ReplacesPriority, err = strconv.Atoi(value)
 		case "license":
 			m.License = value
 		case "replaces":
@@ -238,7 +258,8 @@ func (m Meta) record() string {
 // 25,000 in one.
 const maxPackages = 200_000
 
-// parseRecords reads APKINDEX.
+// parseRecords reads APKINDEX. A version or dependency that cannot be read
+// makes its package unusable (Solve says why), not the index.
 func parseRecords(r io.Reader) ([]Meta, error) {
 	var (
 		out   []Meta
@@ -249,7 +270,7 @@ func parseRecords(r io.Reader) ([]Meta, error) {
 		if start == 0 {
 			return nil
 		}
-		if err := m.check(); err != nil {
+		if err := m.checkFileName(); err != nil {
 			return fmt.Errorf("APKINDEX:%d: %w", start, err)
 		}
 		if _, err := parseChecksum(m.Checksum); err != nil {
@@ -272,43 +293,7 @@ func parseRecords(r io.Reader) ([]Meta, error) {
 		if start == 0 {
 			start = n
 		}
-		var err error
-		switch key {
-		case "C":
-			m.Checksum = value
-		case "P":
-			m.Name = value
-		case "V":
-			m.Version = value
-		case "A":
-			m.Arch = value
-		case "S":
-			m.Size, err = strconv.ParseInt(value, 10, 64)
-		case "I":
-			m.InstalledSize, err = strconv.ParseInt(value, 10, 64)
-		case "T":
-			m.Description = value
-		case "U":
-			m.URL = value
-		case "L":
-			m.License = value
-		case "o":
-			m.Origin = value
-		case "m":
-			m.Maintainer = value
-		case "t":
-			m.BuildDate, err = strconv.ParseInt(value, 10, 64)
-		case "c":
-			m.Commit = value
-		case "k":
-			m.ProviderPriority, err = strconv.Atoi(value)
-		case "D":
-			m.Depends = strings.Fields(value)
-		case "p":
-			m.Provides = strings.Fields(value)
-		case "i":
-			m.InstallIf = strings.Fields(value)
-		}
+		err := m.setField(key[0], value)
 		if err != nil {
 			return fmt.Errorf("APKINDEX:%d: %w", n, err)
 		}
@@ -318,6 +303,48 @@ func parseRecords(r io.Reader) ([]Meta, error) {
 		return nil, err
 	}
 	return out, flush()
+}
+
+// setField sets one field of a record; those that this package has no use for
+// are passed over.
+func (m *Meta) setField(key byte, value string) (err error) {
+	switch key {
+	case 'C':
+		m.Checksum = value
+	case 'P':
+		m.Name = value
+	case 'V':
+		m.Version = value
+	case 'A':
+		m.Arch = value
+	case 'S':
+		m.Size, err = strconv.ParseInt(value, 10, 64)
+	case 'I':
+		m.InstalledSize, err = strconv.ParseInt(value, 10, 64)
+	case 'T':
+		m.Description = value
+	case 'U':
+		m.URL = value
+	case 'L':
+		m.License = value
+	case 'o':
+		m.Origin = value
+	case 'm':
+		m.Maintainer = value
+	case 't':
+		m.BuildDate, err = strconv.ParseInt(value, 10, 64)
+	case 'c':
+		m.Commit = value
+	case 'k':
+		m.ProviderPriority, err = strconv.Atoi(value)
+	case 'D':
+		m.Depends = strings.Fields(value)
+	case 'p':
+		m.Provides = strings.Fields(value)
+	case 'i':
+		m.InstallIf = strings.Fields(value)
+	}
+	return err
 }
 
 func eachLine(r io.Reader, do func(n int, line string) error) error {

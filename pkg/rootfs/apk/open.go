@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"strings"
 
@@ -33,6 +32,8 @@ type Package struct {
 	Tree *rootfs.Tree
 
 	own *rootfs.Spool
+	// sums are the SHA-1 sums of files and symbolic links by path.
+	sums map[string][]byte
 }
 
 // Close frees the contents of the package's files.
@@ -70,6 +71,9 @@ func Open(path string, keys Keyring, opts ...OpenOption) (*Package, error) {
 	return OpenContext(context.Background(), path, keys, opts...)
 }
 
+// maxInMemory is the largest data member, compressed, that is read at once.
+const maxInMemory = 32 << 20
+
 // OpenContext is Open with a context.
 func OpenContext(ctx context.Context, path string, keys Keyring, opts ...OpenOption) (_ *Package, err error) {
 	o := openOptions{limits: rootfs.DefaultLimits()}
@@ -102,23 +106,42 @@ func OpenContext(ctx context.Context, path string, keys Keyring, opts ...OpenOpt
 			}
 		}()
 	}
-	data := func() io.Reader {
-		return io.NewSectionReader(f, control.end, info.Size()-control.end)
-	}
+	// Most packages fit in memory, where the decompressor is fastest.
+	section := io.NewSectionReader(f, control.end, info.Size()-control.end)
+	data := io.Reader(bufio.NewReaderSize(section, 1<<20))
 	sum := sha256.New()
-	if _, err := io.Copy(sum, data()); err != nil {
-		return nil, fmt.Errorf("package %s: %w", path, err)
+	if section.Size() <= maxInMemory {
+		all := make([]byte, section.Size())
+		if _, err := io.ReadFull(section, all); err != nil {
+			return nil, fmt.Errorf("package %s: %w", path, err)
+		}
+		sum.Write(all)
+		data = bytes.NewReader(all)
+	} else {
+		if _, err := io.Copy(sum, section); err != nil {
+			return nil, fmt.Errorf("package %s: %w", path, err)
+		}
+		if _, err := section.Seek(0, io.SeekStart); err != nil {
+			return nil, fmt.Errorf("package %s: %w", path, err)
+		}
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != p.Meta.DataHash {
 		return nil, fault.Errorf(fault.Verification, "package %s (%s): the data has sha256 %s, .PKGINFO says %s", p.Meta.ID(), path, got, orNothing(p.Meta.DataHash)).
 			Hintf("the package is damaged or was changed: fetch or build it again")
 	}
-	gz, err := kgzip.NewReader(bufio.NewReader(data()))
+	gz, err := kgzip.NewReader(data)
 	if err != nil {
 		return nil, fault.Errorf(fault.Source, "package %s (%s): data: %w", p.Meta.ID(), path, err)
 	}
-	p.Tree, err = rootfs.ReadTar(ctx, gz, o.spool, rootfs.WithLimits(o.limits), rootfs.WithVisitor(func(h *tar.Header, e rootfs.Entry) error {
-		return checkEntry(p.Meta.ID(), h, e)
+	inflated := readAhead(gz)
+	defer inflated.Close()
+	p.sums = map[string][]byte{}
+	p.Tree, err = rootfs.ReadTar(ctx, inflated, o.spool, rootfs.WithLimits(o.limits), rootfs.WithVisitor(func(h *tar.Header, e rootfs.Entry) error {
+		sum, err := checkEntry(p.Meta.ID(), h, e)
+		if sum != nil {
+			p.sums[e.Path] = sum
+		}
+		return err
 	}))
 	if err != nil {
 		var verification *fault.Error
@@ -211,47 +234,47 @@ func scriptKinds(name string) bool {
 	return false
 }
 
-// checkEntry compares an entry with its checksum. Hard links have none of
-// their own in packages made by abuild.
-func checkEntry(id string, h *tar.Header, e rootfs.Entry) error {
+// checkEntry compares an entry with its checksum, which it returns. Hard links
+// have none of their own in packages made by abuild.
+func checkEntry(id string, h *tar.Header, e rootfs.Entry) ([]byte, error) {
 	want, have := h.PAXRecords[checksumKey]
 	if e.Hard != "" || !have && !e.IsRegular() {
-		return nil
+		return nil, nil
 	}
 	if !have {
-		return fault.Errorf(fault.Verification, "package %s: %s has no checksum", id, e.Path).
+		return nil, fault.Errorf(fault.Verification, "package %s: %s has no checksum", id, e.Path).
 			Hintf("build the package again with a tool that writes %s", checksumKey)
 	}
 	sum, ok, err := entrySum(e)
-	if err != nil {
-		return err
+	if err != nil || !ok {
+		return nil, err
 	}
-	if ok && !strings.EqualFold(hex.EncodeToString(sum), want) {
-		return fault.Errorf(fault.Verification, "package %s: %s has SHA-1 %x, the package says %s", id, e.Path, sum, want).
+	if !strings.EqualFold(hex.EncodeToString(sum), want) {
+		return nil, fault.Errorf(fault.Verification, "package %s: %s has SHA-1 %x, the package says %s", id, e.Path, sum, want).
 			Hintf("the package is damaged or was changed: fetch or build it again")
 	}
-	return nil
+	return sum, nil
 }
 
 // ReadMeta reads what a package says of itself, with its checksum and size,
 // after verifying its signature. The data is not read.
 func ReadMeta(path string, keys Keyring) (Meta, error) {
+	c, err := readControlOf(path, keys, nil)
+	return c.meta, err
+}
+
+// readControlOf is readControl for a file.
+func readControlOf(path string, keys Keyring, pin *Meta) (control, error) {
 	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Meta{}, fault.Errorf(fault.Source, "package: %w", err)
-	}
 	if err != nil {
-		return Meta{}, fmt.Errorf("package: %w", err)
+		return control{}, fault.Errorf(fault.Source, "package: %w", err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return Meta{}, fmt.Errorf("package %s: %w", path, err)
+		return control{}, fmt.Errorf("package %s: %w", path, err)
 	}
-	c, err := readControl(path, f, info.Size(), keys, nil)
-	if err != nil {
-		return Meta{}, err
-	}
+	c, err := readControl(path, f, info.Size(), keys, pin)
 	c.meta.Size = info.Size()
-	return c.meta, nil
+	return c, err
 }

@@ -22,6 +22,9 @@ type Repository struct {
 	// Location is the directory or URL as it was given; packages are in
 	// Location/Arch/NAME-VERSION.apk.
 	Location string
+	// Tag is that of a pinned repository, which serves only worlds that ask
+	// for it: "name@tag".
+	Tag      string
 	Arch     string
 	Packages []Meta
 
@@ -51,8 +54,9 @@ func WithClient(c *http.Client) RepositoryOption { return func(s *source) { s.cl
 func Offline() RepositoryOption { return func(s *source) { s.offline = true } }
 
 // OpenRepository reads and verifies LOCATION/ARCH/APKINDEX.tar.gz. The
-// location is a directory or an http or https URL; arch is apk's name of the
-// architecture, x86_64 or aarch64.
+// location is a directory or an http or https URL, with a tag before it as in
+// etc/apk/repositories for a pinned repository ("@edge https://…"); arch is
+// apk's name of the architecture, x86_64 or aarch64.
 func OpenRepository(ctx context.Context, location, arch string, keys Keyring, opts ...RepositoryOption) (Repository, error) {
 	s := source{client: http.DefaultClient}
 	for _, opt := range opts {
@@ -61,7 +65,14 @@ func OpenRepository(ctx context.Context, location, arch string, keys Keyring, op
 	if !validPackageName(arch) {
 		return Repository{}, fault.Errorf(fault.Usage, "repository %s: %q is not an architecture", location, arch).Hintf("use x86_64 or aarch64")
 	}
-	r := Repository{Location: location, Arch: arch}
+	tag := ""
+	if rest, ok := strings.CutPrefix(location, "@"); ok {
+		if tag, location, ok = strings.Cut(rest, " "); !ok || !validPackageName(tag) {
+			return Repository{}, fault.Errorf(fault.Usage, "repository @%s: not @TAG LOCATION", rest).Hintf("write a tag of letters and digits, a space and the location")
+		}
+		location = strings.TrimSpace(location)
+	}
+	r := Repository{Location: location, Tag: tag, Arch: arch}
 	switch u, err := url.Parse(location); {
 	case err == nil && (u.Scheme == "http" || u.Scheme == "https"):
 		s.url = strings.TrimRight(location, "/") + "/" + arch

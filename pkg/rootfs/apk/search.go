@@ -1,7 +1,9 @@
 package apk
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -24,15 +26,19 @@ func (n need) source() string {
 	return n.by.Meta.ID()
 }
 
-// search is one run of the solver: depth first, the need with the fewest
-// choices next, and back to the latest decision that had to do with a failure.
+// search is one run of the solver: depth first, needs that one package alone
+// can meet before those with a choice of packages, and back to the latest
+// decision that had to do with a failure.
 type search struct {
 	ctx    context.Context
 	u      *universe
 	chosen map[string]*candidate // by package name
-	level  map[*candidate]int    // when it was chosen, from 1; 0 is the world
+	level  []int                 // by candidate: when it was chosen, from 1; 0 is not
 	why    map[*candidate]string // who wanted it first
-	needs  []need
+	tags   map[*candidate][]string
+	pins   map[*candidate]string // the tag that world names it with
+	needs  needs
+	added  []*candidate // by install_if, in order
 	steps  int
 	// failure is the one met with the most packages chosen: what people can
 	// do something about.
@@ -40,36 +46,105 @@ type search struct {
 	depth   int
 }
 
-// solve returns the chosen packages by name.
-func (u *universe) solve(ctx context.Context, world []Dependency) (map[string]*candidate, error) {
-	s := &search{ctx: ctx, u: u, chosen: map[string]*candidate{}, level: map[*candidate]int{}, why: map[*candidate]string{}, depth: -1}
+// needs are what is to be met. A copy of the value is a point to go back to.
+type needs struct {
+	refused []need // conflicts
+	simple  []need // one package alone can meet these; those before met are met
+	met     int
+	choice  []need // several can
+}
+
+func newSearch(ctx context.Context, u *universe, world []Dependency) *search {
+	s := &search{ctx: ctx, u: u, chosen: map[string]*candidate{}, level: make([]int, u.count), why: map[*candidate]string{},
+		tags: map[*candidate][]string{}, pins: map[*candidate]string{}, depth: -1}
 	for _, d := range world {
-		s.needs = append(s.needs, need{d, nil})
+		s.want(d, nil)
+		for _, c := range u.providers[d.Name] {
+			if !d.Conflict && c.satisfies(d) && (d.Tag != "" || s.pins[c] == "") {
+				s.pins[c] = d.Tag
+			}
+		}
 	}
+	return s
+}
+
+func (s *search) want(d Dependency, by *candidate) {
+	list := &s.needs.choice
+	if d.Conflict {
+		list = &s.needs.refused
+	} else if s.u.alone(d.Name) {
+		list = &s.needs.simple
+	}
+	*list = append(*list, need{d, by})
+}
+
+// levelOf is when a package was chosen; the world's level is 0.
+func (s *search) levelOf(c *candidate) int {
+	if c == nil {
+		return 0
+	}
+	return s.level[c.id]
+}
+
+// solve meets the world's needs, then adds what install_if asks for until
+// nothing more comes in. A package that cannot be added is left out.
+func (s *search) solve() error {
 	ok, _, err := s.run()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !ok {
-		return nil, s.failure
+		return s.failure
 	}
-	for _, c := range s.chosen {
-		c.Why = s.why[c]
+	left := map[*candidate]bool{}
+	for {
+		c, by := s.nextInstallIf(left)
+		if c == nil {
+			return nil
+		}
+		left[c] = true
+		before := s.needs
+		s.want(Dependency{Name: c.Meta.Name, Op: "=", Version: c.Meta.Version}, by)
+		ok, _, err := s.run()
+		if err != nil {
+			return err
+		}
+		if have := s.chosen[c.Meta.Name]; ok && have != nil {
+			s.why[have] = "install_if: " + strings.Join(c.Meta.InstallIf, " ")
+			s.added = append(s.added, have)
+		} else {
+			s.needs = before
+		}
 	}
-	return s.chosen, nil
+}
+
+// nextInstallIf returns the first package whose install_if is met and that was
+// not tried, with one that met it: if the package is of a repository with a
+// tag, one that may have it.
+func (s *search) nextInstallIf(left map[*candidate]bool) (c, by *candidate) {
+	for _, c := range s.u.installIf {
+		met := !slices.ContainsFunc(c.installIf, func(d Dependency) bool { return (s.hit(d, nil) != nil) == d.Conflict })
+		if !met || s.chosen[c.Meta.Name] != nil || left[c] {
+			continue
+		}
+		for _, d := range c.installIf {
+			if by := s.hit(d, nil); by != nil && (c.Tag == "" || slices.Contains(s.tags[by], c.Tag)) {
+				return c, by
+			}
+		}
+	}
+	return nil, nil
 }
 
 // fail records why a need cannot be met.
-func (s *search) fail(format string, args ...any) *fault.Error {
-	err := fault.Errorf(fault.Usage, format, args...)
+func (s *search) fail(hint, format string, args ...any) {
 	if len(s.chosen) > s.depth {
-		s.depth, s.failure = len(s.chosen), err
+		s.depth, s.failure = len(s.chosen), fault.Errorf(fault.Usage, format, args...).Hintf("%s", hint)
 	}
-	return err
 }
 
 // run meets all needs. Where it cannot, blame are the levels of the decisions
-// that have to do with it.
+// that have to do with it, and everything is as it was.
 func (s *search) run() (ok bool, blame map[int]bool, err error) {
 	if err := s.ctx.Err(); err != nil {
 		return false, nil, err
@@ -84,26 +159,23 @@ func (s *search) run() (ok bool, blame map[int]bool, err error) {
 	if len(options) == 0 {
 		return false, blame, nil
 	}
-	if names := ambiguous(n.Name, options); len(names) > 1 {
-		s.fail("packages: %s, wanted by %s, is provided by %s; none of them is preferred", n, n.source(), strings.Join(names, " and ")).
-			Hintf("add one of %s to the recipe's packages", strings.Join(names, ", "))
+	options, names := automatic(n.Name, options)
+	if len(options) == 0 {
+		s.fail("add one of "+strings.Join(names, ", ")+" to the recipe's packages",
+			"packages: %s, wanted by %s, is provided by %s; none of them is preferred", n, n.source(), strings.Join(names, " and "))
 		return false, blame, nil
 	}
-	mine := len(s.chosen) + 1
+	mine, need, before := len(s.chosen)+1, *n, s.needs
 	for _, c := range options {
-		before := len(s.needs)
-		s.chosen[c.Meta.Name], s.level[c] = c, mine
-		s.why[c] = n.source() + ": " + n.String()
-		for _, d := range c.depends {
-			s.needs = append(s.needs, need{d, c})
-		}
+		s.choose(c, need, mine)
 		ok, why, err := s.run()
 		if ok || err != nil {
 			return ok, nil, err
 		}
 		delete(s.chosen, c.Meta.Name)
-		delete(s.level, c)
-		s.needs = s.needs[:before]
+		delete(s.tags, c)
+		s.level[c.id] = 0
+		s.needs = before
 		if !why[mine] {
 			return false, why, nil // another choice here changes nothing
 		}
@@ -116,40 +188,44 @@ func (s *search) run() (ok bool, blame map[int]bool, err error) {
 	return false, blame, nil
 }
 
-// next finds the unmet need with the fewest options, the earliest of those,
-// and its options. No option means a failure, whose causes are in blame; nil
-// means that all needs are met.
+// choose takes a package for a need.
+func (s *search) choose(c *candidate, n need, level int) {
+	s.chosen[c.Meta.Name], s.level[c.id] = c, level
+	s.why[c] = n.source() + ": " + n.String()
+	if n.by != nil && len(s.tags[n.by]) > 0 {
+		s.tags[c] = slices.Clone(s.tags[n.by])
+	}
+	if tag := s.pins[c]; tag != "" {
+		s.tags[c] = append(s.tags[c], tag)
+	}
+	for _, d := range c.depends {
+		s.want(d, c)
+	}
+}
+
+// next finds an unmet need and its options: the first that one package alone
+// can meet, or that with the fewest packages. No option means a failure, whose
+// causes are in blame; nil means that all needs are met.
 func (s *search) next() (best *need, options []*candidate, blame map[int]bool) {
-	rank := 1 << 30
-	for i := range s.needs {
-		n := &s.needs[i]
-		if n.Conflict {
-			if c := s.hit(n.Dependency, n.by); c != nil {
-				s.fail("packages: %s, wanted by %s, must not be installed with %s, wanted by %s", c.Meta.ID(), s.why[c], n.source(), n.String()).
-					Hintf("take one of the two out of the recipe's packages")
-				return n, nil, map[int]bool{s.level[n.by]: true, s.level[c]: true}
-			}
-			continue
+	for ; s.needs.met < len(s.needs.simple); s.needs.met++ {
+		n := &s.needs.simple[s.needs.met]
+		if s.hit(n.Dependency, nil) == nil {
+			options, blame = s.options(n)
+			return n, options, blame
 		}
+	}
+	rank := 0
+	for i := range s.needs.choice {
+		n := &s.needs.choice[i]
 		if s.hit(n.Dependency, nil) != nil {
 			continue
 		}
-		fits, why, reasons := s.options(n)
-		if len(fits) == 0 {
-			text := s.u.describe(n.Name)
-			if len(reasons) > 0 {
-				text = strings.Join(reasons, "; ")
-			}
-			s.fail("packages: %s, wanted by %s, cannot be had: %s", n, s.chain(*n), text).
-				Hintf("change the recipe's packages, or add a repository or port that has it")
-			return n, nil, why
-		}
-		names := len(packageNames(fits))
-		if r := names<<16 + min(len(fits), 1<<16-1); names > 1 && r < rank || names == 1 && 1<<16 < rank {
-			if names == 1 {
-				r = 1 << 16
-			}
+		fits, why := s.options(n)
+		if r := len(packageNames(fits)); best == nil || r < rank {
 			best, options, blame, rank = n, fits, why, r
+		}
+		if rank == 0 {
+			break
 		}
 	}
 	return best, options, blame
@@ -158,73 +234,102 @@ func (s *search) next() (best *need, options []*candidate, blame map[int]bool) {
 // hit returns a chosen package that a dependency speaks of, except one.
 func (s *search) hit(d Dependency, except *candidate) *candidate {
 	for _, c := range s.u.providers[d.Name] {
-		if s.chosen[c.Meta.Name] == c && c != except && c.satisfies(d) {
+		if s.level[c.id] != 0 && c != except && c.satisfies(d) {
 			return c
 		}
 	}
 	return nil
 }
 
-// options are the packages that meet a need and go with what is chosen. blame
-// are the levels that excluded the others, reasons say it in words.
-func (s *search) options(n *need) (fits []*candidate, blame map[int]bool, reasons []string) {
-	blame = map[int]bool{s.level[n.by]: true}
-	reason := func(c *candidate, text string) {
-		if len(reasons) < 6 {
-			reasons = append(reasons, c.Meta.ID()+" in "+c.Repository+" "+text)
+// options are the packages that meet a need and go with what is chosen, those
+// of the preferred repositories first. blame are the levels that excluded the
+// others. Having none is recorded as a failure.
+func (s *search) options(n *need) (fits []*candidate, blame map[int]bool) {
+	blame = map[int]bool{s.levelOf(n.by): true}
+	var others []*candidate
+	var reasons []string
+	reason := func(c *candidate, format string, args ...any) {
+		if len(fits) == 0 && len(reasons) < 6 {
+			reasons = append(reasons, c.Meta.ID()+" in "+c.Repository+" "+fmt.Sprintf(format, args...))
 		}
 	}
 	for _, c := range s.u.providers[n.Name] {
 		if !c.satisfies(n.Dependency) {
 			v, _ := c.version(n.Name)
-			if v == "" {
-				v = "no version"
-			}
-			reason(c, "provides "+n.Name+" as "+v)
+			reason(c, "provides %s as %s", n.Name, cmp.Or(v, "no version"))
 			continue
 		}
-		if other, why := s.clash(c); other != nil {
-			blame[s.level[other]] = true
-			reason(c, why)
+		if c.Tag != "" && s.pins[c] != c.Tag && (n.by == nil || !slices.Contains(s.tags[n.by], c.Tag)) {
+			reason(c, "is for those only who ask for @%s", c.Tag)
 			continue
 		}
-		fits = append(fits, c)
+		if other, clash := s.clash(c); clash != nil {
+			blame[s.levelOf(other)] = true
+			reason(c, "%s", clash())
+			continue
+		}
+		if c.Tag == s.pins[c] {
+			fits = append(fits, c)
+		} else {
+			others = append(others, c)
+		}
 	}
-	return fits, blame, reasons
+	if fits = append(fits, others...); len(fits) == 0 {
+		text := strings.Join(reasons, "; ")
+		if text == "" {
+			text = s.u.describe(n.Name)
+		}
+		s.fail("change the recipe's packages, or add a repository or port that has it",
+			"packages: %s, wanted by %s, cannot be had: %s", n, s.chain(*n), text)
+	}
+	return fits, blame
 }
 
-// clash returns a chosen package that c cannot be installed with.
-func (s *search) clash(c *candidate) (*candidate, string) {
+// clash returns a chosen package that c cannot be installed with, nil for the
+// world itself, and what says so; that is nil where nothing is against c.
+func (s *search) clash(c *candidate) (*candidate, func() string) {
 	if other := s.chosen[c.Meta.Name]; other != nil {
-		return other, "is not the version chosen already: " + other.Meta.ID() + ", wanted by " + s.why[other]
+		return other, func() string {
+			return "is not the version chosen already: " + other.Meta.ID() + ", wanted by " + s.why[other]
+		}
 	}
 	// A name with a version has one provider.
-	names := []string{c.Meta.Name}
-	for _, p := range c.provides {
-		if p.Version != "" {
-			names = append(names, p.Name)
-		}
-	}
-	for _, name := range names {
+	taken := func(name, version string) *candidate {
 		for _, other := range s.u.providers[name] {
-			if s.chosen[other.Meta.Name] != other {
+			if s.level[other.id] == 0 {
 				continue
 			}
-			if v, _ := other.version(name); v != "" {
-				return other, "provides " + name + ", and so does " + other.Meta.ID() + ", wanted by " + s.why[other]
+			if v, _ := other.version(name); v != "" || version != "" {
+				return other
+			}
+		}
+		return nil
+	}
+	name, other := c.Meta.Name, taken(c.Meta.Name, c.Meta.Version)
+	for i := 0; other == nil && i < len(c.provides); i++ {
+		name, other = c.provides[i].Name, taken(c.provides[i].Name, c.provides[i].Version)
+	}
+	if other != nil {
+		return other, func() string {
+			return "provides " + name + ", and so does " + other.Meta.ID() + ", wanted by " + s.why[other]
+		}
+	}
+	for _, n := range s.needs.refused {
+		if n.by != c && c.satisfies(n.Dependency) {
+			return n.by, func() string { return "is refused by " + n.source() + " (" + n.String() + ")" }
+		}
+	}
+	for _, d := range c.depends {
+		if !d.Conflict {
+			continue
+		}
+		if other := s.hit(d, c); other != nil {
+			return other, func() string {
+				return "refuses " + other.Meta.ID() + " (" + d.String() + "), wanted by " + s.why[other]
 			}
 		}
 	}
-	for i := range s.needs {
-		n := &s.needs[i]
-		if !n.Conflict || n.by == nil || n.by == c || !c.satisfies(n.Dependency) {
-			continue
-		}
-		if s.chosen[n.by.Meta.Name] == n.by {
-			return n.by, "is refused by " + n.by.Meta.ID() + " (" + n.String() + ")"
-		}
-	}
-	return nil, ""
+	return nil, nil
 }
 
 // chain is what led to a need: "icu-libs-76.1-r0 < postgresql17-17.12-r0 < world".
@@ -253,15 +358,20 @@ func packageNames(list []*candidate) []string {
 	return names
 }
 
-// ambiguous returns the packages between which only the caller can choose:
-// several provide the name without a version and none has a priority. A name
-// with versions goes to the highest.
-func ambiguous(name string, options []*candidate) []string {
-	if options[0].Meta.Name == name || options[0].Meta.ProviderPriority != 0 {
-		return nil
+// automatic returns the options that may be taken without being asked for by
+// their own names: those with the name itself, with a version of it, or with a
+// provider_priority; or else the only package there is. Without any, names are
+// the packages between which the caller has to choose.
+func automatic(name string, options []*candidate) (ok []*candidate, names []string) {
+	for _, c := range options {
+		if v, _ := c.version(name); v != "" || c.Meta.ProviderPriority != 0 {
+			ok = append(ok, c)
+		}
 	}
-	if v, _ := options[0].version(name); v != "" {
-		return nil
+	if len(ok) == 0 {
+		if names = packageNames(options); len(names) == 1 {
+			return options, nil
+		}
 	}
-	return packageNames(options)
+	return ok, names
 }

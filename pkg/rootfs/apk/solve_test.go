@@ -86,7 +86,7 @@ func TestSolve(t *testing.T) {
 		{"dash busybox-binsh", "", "cmd:sh"},
 		{"best", "", "x1 and x2"},
 		{"two", "", "deep, wanted by x1-2-r0"},
-		{"no@tag", "", "tags"},
+		{"no@tag", "", "no repository has the tag @tag"},
 	} {
 		got, err := Solve(ctx, strings.Fields(c.world), []Repository{packages(t, "ports", base)})
 		if c.err != "" {
@@ -131,6 +131,114 @@ func TestSolvePrefersVersionThenRepository(t *testing.T) {
 	}
 	if want := []string{"ports:a-1-r0", "mirror:b-2-r0", "ports:c-2-r0"}; !slices.Equal(from, want) {
 		t.Errorf("got %v, want %v", from, want)
+	}
+}
+
+func TestSolvePinned(t *testing.T) {
+	stable := packages(t, "stable", `
+		app 1-r0 lib
+		lib 1-r0
+		tool 1-r0
+		plug 1-r0 | plugin
+	`)
+	edge := packages(t, "edge", `
+		app 2-r0 lib>=2 extra
+		lib 2-r0
+		tool 2-r0
+		extra 1-r0
+		only 1-r0 lib
+		app-doc 2-r0 | | docs app=2-r0
+		plug 9-r0 | plugin
+	`)
+	edge.Tag = "edge"
+	testing := packages(t, "testing", "app 3-r0\ndocs 1-r0")
+	testing.Tag = "testing"
+	docs := packages(t, "docs", "docs 1-r0")
+	for _, c := range []struct{ world, want, err string }{
+		{"app", "stable:lib-1-r0 stable:app-1-r0", ""},
+		{"app@edge", "edge:lib-2-r0 edge:extra-1-r0 edge:app-2-r0", ""},
+		{"only@edge", "stable:lib-1-r0 edge:only-1-r0", ""},
+		{"app@testing", "testing:app-3-r0", ""},
+		{"tool app@edge", "stable:tool-1-r0 edge:lib-2-r0 edge:extra-1-r0 edge:app-2-r0", ""},
+		{"docs app@edge", "docs:docs-1-r0 edge:lib-2-r0 edge:extra-1-r0 edge:app-2-r0 edge:app-doc-2-r0", ""},
+		{"docs app", "docs:docs-1-r0 stable:lib-1-r0 stable:app-1-r0", ""},
+		{"lib@edge app", "edge:lib-2-r0 stable:app-1-r0", ""},
+		{"app>=2", "", "app-2-r0 in edge is for those only who ask for @edge"},
+		{"app>=2@edge", "edge:lib-2-r0 edge:extra-1-r0 edge:app-2-r0", ""},
+		{"plugin", "stable:plug-1-r0", ""},
+		{"app@nowhere", "", "no repository has the tag @nowhere"},
+	} {
+		got, err := Solve(context.Background(), strings.Fields(c.world), []Repository{stable, edge, testing, docs})
+		if c.err != "" {
+			if fault.ClassOf(err) != fault.Usage || !strings.Contains(fmt.Sprint(err), c.err) {
+				t.Errorf("%s: got %v, want an error with %q", c.world, err, c.err)
+			}
+			continue
+		}
+		var from []string
+		for _, s := range got {
+			from = append(from, s.Repository+":"+s.Meta.ID())
+		}
+		if err != nil || strings.Join(from, " ") != c.want {
+			t.Errorf("%s: got %v, %v, want %s", c.world, from, err, c.want)
+		}
+	}
+}
+
+func TestSolvePreferences(t *testing.T) {
+	repo := packages(t, "ports", `
+		virtual-a 1-r0 | shell priority:10
+		virtual-b 1-r0 | shell priority:20
+		versioned-a 1-r0 | cmd:x=1 priority:90
+		versioned-b 1-r0 | cmd:x=2 priority:1
+		real 1-r0
+		fake 1-r0 | real=2
+		owner 1-r0 | thing=1
+		guest 1-r0 | thing
+		friend 1-r0 | shell
+		rebel 1-r0 thing=1 guest
+		noted 1~ab12-r0
+		noted 1~ab13-r0
+	`)
+	odd := packages(t, "odd", `
+		broken 1-r0 a>>b
+		pkgconf 1-r0 | pc:librtmp=v2.4
+		user 1-r0 pc:librtmp
+	`)
+	for i := range repo.Packages {
+		repo.Packages[i].Checksum = checksumString([]byte(fmt.Sprintf("%020d", i)))
+	}
+	foreign := Repository{Location: "foreign", Arch: "aarch64", Packages: []Meta{{Name: "alien", Version: "1", Arch: "x86_64"}, {Name: "text", Version: "1", Arch: "noarch"}}}
+	for _, c := range []struct{ world, want, err string }{
+		{"shell", "virtual-b", ""},
+		{"shell virtual-a", "virtual-a", ""},
+		{"shell friend", "friend", ""},
+		{"cmd:x", "versioned-b", ""},
+		{"cmd:x<2", "versioned-a", ""},
+		{"real", "fake", ""},
+		{"real<2", "real", ""},
+		{"virtual-a virtual-b", "virtual-a virtual-b", ""},
+		{"owner guest", "", "provides thing, and so does"},
+		{"rebel", "", "thing"},
+		{"noted", "noted", ""},
+		{"noted~1~ab12", "noted", ""},
+		{"user", "pkgconf user", ""},
+		{"broken", "", "broken-1-r0 in odd cannot be used"},
+		{"alien", "", "it is for x86_64, not aarch64"},
+		{"text", "text", ""},
+		{"real><" + repo.Packages[4].Checksum, "real", ""},
+		{"real><" + repo.Packages[0].Checksum, "", "real"},
+	} {
+		got, err := Solve(context.Background(), strings.Fields(c.world), []Repository{repo, odd, foreign})
+		if c.err != "" {
+			if fault.ClassOf(err) != fault.Usage || !strings.Contains(fmt.Sprint(err), c.err) {
+				t.Errorf("%s: got %v, %v, want an error with %q", c.world, show(got), err, c.err)
+			}
+			continue
+		}
+		if err != nil || show(got) != c.want {
+			t.Errorf("%s: got %v, %v, want %s", c.world, show(got), err, c.want)
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ const (
 	tokenLetter
 	tokenSuffix
 	tokenSuffixNo
+	tokenHash // of the commit it was built from, after a ~
 	tokenRevision
 	tokenEnd
 )
@@ -67,6 +68,14 @@ func (s *scanner) token() (v int64, text string) {
 		}
 	case tokenLetter:
 		v, n = int64(s.rest[0]), 1
+	case tokenHash:
+		for n < len(s.rest) && (digit(s.rest[n]) || 'a' <= s.rest[n] && s.rest[n] <= 'f') {
+			n++
+		}
+		if n == 0 {
+			s.next = tokenInvalid
+			return -1, ""
+		}
 	case tokenSuffix:
 		var ok bool
 		if v, n, ok = suffixValue(s.rest); !ok {
@@ -101,6 +110,8 @@ func (s *scanner) advance() {
 		next, s.rest = tokenComponent, s.rest[1:]
 	case c == '_' && was <= tokenSuffixNo:
 		next, s.rest = tokenSuffix, s.rest[1:]
+	case c == '~' && was < tokenHash:
+		next, s.rest = tokenHash, s.rest[1:]
 	case was < tokenRevision && strings.HasPrefix(s.rest, "-r"):
 		next, s.rest = tokenRevision, s.rest[2:]
 	}
@@ -112,7 +123,7 @@ func (s *scanner) advance() {
 
 // ValidVersion says whether v is a version as apk understands it: numbers with
 // dots, a letter, suffixes (_alpha, _beta, _pre, _rc, _cvs, _svn, _git, _hg,
-// _p, each with a number or none), and -rN.
+// _p, each with a number or none), ~HASH in lower case hex, and -rN.
 func ValidVersion(v string) bool {
 	s := scanner{tokenFirst, v}
 	for s.next != tokenEnd && s.next != tokenInvalid {
@@ -130,11 +141,11 @@ func CompareVersions(a, b string) int { return compareVersions(a, b, false) }
 func compareVersions(a, b string, prefix bool) int {
 	x, y := scanner{tokenFirst, a}, scanner{tokenFirst, b}
 	for x.next == y.next && x.next != tokenEnd && x.next != tokenInvalid {
-		component := x.next == tokenComponent
+		component, hash := x.next == tokenComponent, x.next == tokenHash
 		v, s := x.token()
 		w, t := y.token()
 		c := cmp.Compare(v, w)
-		if component && (strings.HasPrefix(s, "0") || strings.HasPrefix(t, "0")) {
+		if hash || component && (strings.HasPrefix(s, "0") || strings.HasPrefix(t, "0")) {
 			c = strings.Compare(s, t) // 1.06 is less than 1.1: a decimal fraction
 		}
 		if c != 0 {

@@ -44,6 +44,16 @@ func TestCompareVersions(t *testing.T) {
 		3.0.24 = 3.0.24
 		76.1 = 76.1
 		0 = 0
+		1.0~ab12 < 1.0~ab13
+		1.0_p1~ab12-r0 > 1.0-r9
+		1.0~ab12 > 1.0
+		1.0~ab12-r1 < 1.0~ab12-r2
+		1.0_hg > 1.0_git
+		1.0_p2 > 1.0_hg20
+		1.0_rc1_p1 < 1.0
+		1.0_rc1_git20240101 > 1.0_rc1
+		1.0a_rc1 < 1.0a
+		1.0a_rc1 > 1.0
 	`) {
 		f := strings.Fields(line)
 		if len(f) != 3 {
@@ -65,7 +75,7 @@ func TestCompareVersions(t *testing.T) {
 }
 
 func TestInvalidVersions(t *testing.T) {
-	for _, v := range []string{"", "a", "1.", ".1", "1..2", "1-r", "1_foo", "1.2bc", "1-rc1", "1.2-r1.2", "1 ", "v1", "1_", "1-1", "1:2", "1.1234567890123456789", "1-r0-r1", "1é"} {
+	for _, v := range []string{"", "a", "1.", ".1", "1..2", "1-r", "1_foo", "1.2bc", "1-rc1", "1.2-r1.2", "1 ", "v1", "1_", "1-1", "1:2", "1.1234567890123456789", "1-r0-r1", "1é", "1~", "1~g", "1~AB", "1-r0~ab", "1~ab~cd", "1~ab_p1", "1_rc1a", "1ab"} {
 		if ValidVersion(v) {
 			t.Errorf("%q is valid", v)
 		}
@@ -91,17 +101,26 @@ func TestDependencies(t *testing.T) {
 		{"so:libz.so.1", "1.3.1", "yes"},
 		{"so:libz.so.1=1.3", "", "no"},
 		{"!zlib<1", "0.9", "yes"},
+		{"zlib>~1.3", "1.3.1-r7", "yes"},
+		{"zlib>~1.3", "1.2.9", "no"},
+		{"zlib<~1.3", "1.3.1-r7", "yes"},
+		{"zlib<~1.3", "1.4", "no"},
+		{"zlib~1.3_rc", "1.3_rc1", "yes"},
+		{"zlib~1.3.1", "1.3.1_p2-r0", "yes"},
+		{"zlib~1.3.1~ab12", "1.3.1~ab12-r3", "yes"},
+		{"zlib=1.3@edge", "1.3", "yes"},
+		{"zlib><Q1jvvTDv4rqH0Txs4oUyj1bhgmJec=", "1.3", "no"},
 	} {
 		d, err := ParseDependency(c.dep)
 		if err != nil {
 			t.Errorf("%s: %v", c.dep, err)
 			continue
 		}
-		if got := d.matches(c.version); got != (c.ok == "yes") {
+		if got := d.Matches(c.version); got != (c.ok == "yes") {
 			t.Errorf("%s with version %q: %v", c.dep, c.version, got)
 		}
 	}
-	for _, bad := range []string{"", "!", "zlib>", "zlib=x", "zlib==1", "zlib><1", "zlib@edge", "a b", "zlib>=1@x", "a\nb", "!!a", strings.Repeat("a", 2000)} {
+	for _, bad := range []string{"", "!", "zlib>", "zlib=x", "zlib==1", "zlib><1", "zlib><Q1", "zlib@", "@edge", "!zlib@edge", "zlib@a@b", "a b", "zlib~>1", "a\nb", "!!a", strings.Repeat("a", 2000)} {
 		if d, err := ParseDependency(bad); err == nil {
 			t.Errorf("%q was read as %+v", bad, d)
 		}
@@ -123,7 +142,7 @@ func FuzzCompareVersions(f *testing.F) {
 }
 
 func FuzzParseDependency(f *testing.F) {
-	for _, s := range []string{"zlib>=1.3", "!foo~2", "so:libz.so.1", "cmd:[", "a=1=2"} {
+	for _, s := range []string{"zlib>=1.3", "!foo~2", "so:libz.so.1", "cmd:[", "a=1=2", "a@edge", "a>~1_p1~ab-r2@x", "a><Q1jvvTDv4rqH0Txs4oUyj1bhgmJec="} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -8,7 +8,9 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
@@ -21,6 +23,11 @@ const checksumKey = "APK-TOOLS.checksum.SHA1"
 // All times are epoch. The data member goes through a temporary file, because
 // the control member before it holds its digest.
 func Write(w io.Writer, m Meta, t *rootfs.Tree, key *SigningKey, epoch int64) (Meta, error) {
+	return write(w, m, nil, t, key, epoch)
+}
+
+// write is Write with scripts by kind, which tests need.
+func write(w io.Writer, m Meta, scripts map[string]string, t *rootfs.Tree, key *SigningKey, epoch int64) (Meta, error) {
 	if m.BuildDate == 0 {
 		m.BuildDate = epoch
 	}
@@ -48,7 +55,11 @@ func Write(w io.Writer, m Meta, t *rootfs.Tree, key *SigningKey, epoch int64) (M
 	m.DataHash = hex.EncodeToString(sum.Sum(nil))
 
 	var control bytes.Buffer
-	if err := writeMember(&control, epoch, false, memberFile{".PKGINFO", []byte(m.pkginfo()), 0o644}); err != nil {
+	files := []memberFile{{".PKGINFO", []byte(m.pkginfo()), 0o644}}
+	for _, kind := range slices.Sorted(maps.Keys(scripts)) {
+		files = append(files, memberFile{"." + kind, []byte(scripts[kind]), 0o755})
+	}
+	if err := writeMember(&control, epoch, false, files...); err != nil {
 		return m, fmt.Errorf("package %s: %w", m.ID(), err)
 	}
 	controlSum := sha1.Sum(control.Bytes())
