@@ -82,8 +82,13 @@ func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error
 	if err != nil {
 		return nil, err
 	}
+	writers, err := b.writers(ctx)
+	if err != nil {
+		return nil, err
+	}
 	in := inputs{
-		"format":       "root/1",
+		"format":       "root/2",
+		"writers":      writers,
 		"arch":         b.arch.Apk,
 		"recipe files": files.String(),
 		"source date":  strconv.FormatInt(b.epoch, 10),
@@ -166,7 +171,11 @@ func (b *builder) writeRoot(ctx context.Context, t *rootfs.Tree) (outputs, error
 		return nil, fault.Errorf(fault.Usage, "%s: no package brings /%s, the guest's PID 1", b.recipe.Path, guestInit).
 			Hintf("add sovereign-init to packages:")
 	}
-	dir, err := os.MkdirTemp(filepath.Join(b.opts.cacheDir, "tmp"), "root-")
+	temp := filepath.Join(b.opts.cacheDir, "tmp")
+	if err := os.MkdirAll(temp, 0o755); err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	dir, err := os.MkdirTemp(temp, "root-")
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}

@@ -1,0 +1,45 @@
+package build
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
+)
+
+// writers stands in the root image's key for the code that makes images: it is
+// what that code makes of a small tree with an entry of every kind. A change
+// of a format then makes new images by itself, and a change that leaves the
+// bytes alone keeps those in the cache.
+func (b *builder) writers(ctx context.Context) (string, error) {
+	t := rootfs.New()
+	block := bytes.Repeat([]byte("0123456789abcdef"), 256)
+	entries := []rootfs.Entry{
+		rootfs.Regular(guestInit, 0o755, append(bytes.Clone(block), "tail"...)),
+		rootfs.Regular("etc/empty", 0o600, nil),
+		rootfs.Regular("etc/block", 0o644, block),
+		rootfs.Regular("etc/zeros", 0o644, make([]byte, 3*len(block))),
+		{Path: "bin/su", Mode: fs.ModeSetuid | 0o755, UID: 70_000, GID: 80_000},
+		{Path: "bin/ping", Mode: 0o755, Xattrs: map[string][]byte{"security.capability": {1, 0, 0, 2}}},
+		{Path: "tmp", Mode: fs.ModeDir | fs.ModeSticky | 0o777},
+		{Path: "dev/null", Mode: fs.ModeDevice | fs.ModeCharDevice | 0o666, Major: 1, Minor: 3},
+		{Path: "run/fifo", Mode: fs.ModeNamedPipe | 0o600},
+		rootfs.Symlink("sbin/init", "sovereign-init"),
+		rootfs.Hardlink("bin/link", "etc/block"),
+	}
+	for i := range 400 { // a directory of several blocks
+		entries = append(entries, rootfs.Regular(fmt.Sprintf("many/a-file-with-a-name-%03d", i), 0o644, nil))
+	}
+	for _, e := range entries {
+		if err := t.Add(e); err != nil {
+			return "", err
+		}
+	}
+	out, err := b.writeRoot(ctx, t)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("%s %s", out["disk"], out["initramfs"]), nil
+}
