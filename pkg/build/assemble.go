@@ -54,12 +54,14 @@ func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error
 		return nil, err
 	}
 	if len(b.recipe.Repositories) > 0 {
-		pinned, err := b.pinnedRepository(ctx, repositories[0], keys)
+		pinned, err := b.pinnedRepositories(ctx, repositories[0], keys)
 		if err != nil {
 			return nil, err
 		}
-		if err := open(pinned); err != nil {
-			return nil, err
+		for _, location := range pinned {
+			if err := open(location); err != nil {
+				return nil, err
+			}
 		}
 	}
 	// Those of the command line are for trying things: nothing pins them.

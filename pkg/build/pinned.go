@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 )
@@ -27,29 +28,55 @@ func (b *builder) repositoryAt(location string) string {
 	return b.recipe.Resolve(location)
 }
 
-// pinnedRepository is a directory with just the packages that the lock pins
-// out of the recipe's repositories, as a repository of its own. A repository
-// moves; what is in this one is what was chosen when the lock was made, by
+// ofRecipe says whether the recipe still has the repository of a pin.
+func (b *builder) ofRecipe(p lock.Package) bool {
+	return slices.ContainsFunc(b.recipe.Repositories, func(r string) bool {
+		tag, location := recipe.SplitTag(r)
+		return tag == p.Tag && location == p.Repository
+	})
+}
+
+// pinnedRepositories are directories with just the packages that the lock pins
+// out of the recipe's repositories, as repositories of their own, one for each
+// tag. A repository moves; what is in these is what was chosen when the lock was made, by
 // digest, and needs no network once it is in the store.
 //
 // A lock without such packages for the architecture gets those that the
 // repositories have now.
-func (b *builder) pinnedRepository(ctx context.Context, local apk.Repository, keys apk.Keyring) (string, error) {
+func (b *builder) pinnedRepositories(ctx context.Context, local apk.Repository, keys apk.Keyring) ([]string, error) {
 	pins := b.lock.PackagesOf(b.arch.Apk)
 	if len(pins) == 0 {
 		var err error
 		if pins, err = b.pinPackages(ctx, local, keys); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
 	resolved := slices.Clone(pins)
-	for i := range resolved {
-		resolved[i].Repository = b.repositoryAt(resolved[i].Repository)
+	byTag := map[string][]lock.Package{}
+	for i, p := range pins {
+		resolved[i].Repository = b.repositoryAt(p.Repository)
+		byTag[p.Tag] = append(byTag[p.Tag], p)
 	}
 	if err := b.fetcher.Packages(ctx, resolved); err != nil {
-		return "", err
+		return nil, err
 	}
-	return b.layOutPinned(ctx, pins, keys)
+	var locations []string
+	for _, tag := range sortedKeys(byTag) {
+		dir, err := b.layOutPinned(ctx, byTag[tag], keys)
+		if err != nil {
+			return nil, err
+		}
+		locations = append(locations, tagged(tag, dir))
+	}
+	return locations, nil
+}
+
+// tagged is a location as OpenRepository takes it.
+func tagged(tag, location string) string {
+	if tag == "" {
+		return location
+	}
+	return "@" + tag + " " + location
 }
 
 // pinPackages solves the recipe's packages with what the repositories have now
@@ -65,10 +92,11 @@ func (b *builder) pinPackages(ctx context.Context, local apk.Repository, keys ap
 	}
 	repositories := []apk.Repository{local}
 	given := map[string]string{} // where it is, to what the recipe says
-	for _, location := range b.recipe.Repositories {
+	for _, repository := range b.recipe.Repositories {
+		tag, location := recipe.SplitTag(repository)
 		at := b.repositoryAt(location)
 		given[at] = location
-		r, err := apk.OpenRepository(ctx, at, b.arch.Apk, keys, opts...)
+		r, err := apk.OpenRepository(ctx, tagged(tag, at), b.arch.Apk, keys, opts...)
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +112,7 @@ func (b *builder) pinPackages(ctx context.Context, local apk.Repository, keys ap
 		if !ok {
 			continue
 		}
-		p := lock.Package{Name: s.Meta.Name, Version: s.Meta.Version, Arch: b.arch.Apk, Repository: from}
+		p := lock.Package{Name: s.Meta.Name, Version: s.Meta.Version, Arch: b.arch.Apk, Repository: from, Tag: s.Tag}
 		if err := b.keepPackage(ctx, s, &p); err != nil {
 			return nil, err
 		}

@@ -69,6 +69,8 @@ func TestPinnedPackages(t *testing.T) {
 	remote, local, recipeDir := t.TempDir(), t.TempDir(), t.TempDir()
 	server := httptest.NewServer(http.FileServer(http.Dir(remote)))
 	defer server.Close()
+	edge := t.TempDir()
+	publish(t, edge, theirs, apk.Meta{Name: "new", Version: "9.0-r0"}, apk.Meta{Name: "lib", Version: "9.0-r0"})
 	publish(t, local, ours, apk.Meta{Name: "app", Version: "1.0-r0", Depends: []string{"lib"}})
 	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "1.0-r0"}, apk.Meta{Name: "unused", Version: "1.0-r0"})
 
@@ -84,7 +86,7 @@ func TestPinnedPackages(t *testing.T) {
 		}
 		b := &builder{
 			opts:   &options{cacheDir: cache, offline: offline, progress: &strings.Builder{}},
-			recipe: &recipe.Recipe{Dir: recipeDir, Path: "recipe.yaml", Packages: []string{"app"}, Repositories: []string{server.URL}},
+			recipe: &recipe.Recipe{Dir: recipeDir, Path: "recipe.yaml", Packages: []string{"app", "new@edge"}, Repositories: []string{server.URL, "@edge " + edge}},
 			arch:   arch{Apk: "x86_64"}, lockPath: lockPath, key: ours, epoch: 1,
 		}
 		var err error
@@ -101,15 +103,19 @@ func TestPinnedPackages(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		dir, err := b.pinnedRepository(t.Context(), ports, keys)
+		repositories := []apk.Repository{ports}
+		pinned, err := b.pinnedRepositories(t.Context(), ports, keys)
 		if err != nil {
 			return "", err
 		}
-		pinned, err := apk.OpenRepository(t.Context(), dir, "x86_64", keys)
-		if err != nil {
-			t.Fatal(err)
+		for _, location := range pinned {
+			r, err := apk.OpenRepository(t.Context(), location, "x86_64", keys)
+			if err != nil {
+				t.Fatal(err)
+			}
+			repositories = append(repositories, r)
 		}
-		selected, err := apk.Solve(t.Context(), b.recipe.Packages, []apk.Repository{ports, pinned})
+		selected, err := apk.Solve(t.Context(), b.recipe.Packages, repositories)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +127,7 @@ func TestPinnedPackages(t *testing.T) {
 	}
 	check := func(what, got string, err error) {
 		t.Helper()
-		if err != nil || !strings.Contains(got, "lib-1.0-r0") || !strings.Contains(got, "app-1.0-r0") {
+		if err != nil || !strings.Contains(got, "lib-1.0-r0") || !strings.Contains(got, "new-9.0-r0") || !strings.Contains(got, "app-1.0-r0") {
 			t.Errorf("%s: %q, %v", what, got, err)
 		}
 	}
@@ -133,7 +139,8 @@ func TestPinnedPackages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(l.Packages) != 1 || l.Packages[0].File() != "x86_64/lib-1.0-r0.apk" || l.Packages[0].Repository != server.URL {
+	if len(l.Packages) != 2 || l.Packages[0].File() != "x86_64/lib-1.0-r0.apk" || l.Packages[0].Repository != server.URL ||
+		l.Packages[1].Tag != "edge" || l.Packages[1].Repository != edge {
 		t.Fatalf("the lock has %+v", l.Packages)
 	}
 
@@ -161,11 +168,11 @@ func TestPinnedPackages(t *testing.T) {
 	}
 
 	// Let go of the pins, the next build takes what is there.
-	b := &builder{recipe: &recipe.Recipe{Repositories: []string{server.URL}}}
+	b := &builder{recipe: &recipe.Recipe{Repositories: []string{server.URL, "@edge " + edge}}}
 	if dropped := b.dropPackages(l, false); len(dropped) != 0 {
 		t.Errorf("dropped %v of a repository the recipe has", dropped)
 	}
-	if dropped := b.dropPackages(l, true); len(dropped) != 1 {
+	if dropped := b.dropPackages(l, true); len(dropped) != 2 {
 		t.Errorf("dropped %v", dropped)
 	}
 	if err := l.Save(lockPath); err != nil {

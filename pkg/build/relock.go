@@ -77,7 +77,7 @@ func Lock(ctx context.Context, path string, names []string, opts ...Option) (*Lo
 // shows when the ports are built, so the next build locks them.
 func (b *builder) dropPackages(l *lock.Lock, all bool) (dropped []source.Change) {
 	l.Packages = slices.DeleteFunc(l.Packages, func(p lock.Package) bool {
-		drop := all || !slices.Contains(b.recipe.Repositories, p.Repository)
+		drop := all || !b.ofRecipe(p)
 		if drop {
 			dropped = append(dropped, source.Change{Name: p.File(), Old: p.Version})
 		}
@@ -117,7 +117,7 @@ func (b *builder) checkLock(matters func(source.Stale) bool) error {
 		}
 	}
 	for _, p := range b.lock.Packages {
-		if !slices.Contains(b.recipe.Repositories, p.Repository) {
+		if !b.ofRecipe(p) {
 			said = append(said, fmt.Sprintf("packages: %s is from %s, which is no repository of the recipe any more", p.File(), p.Repository))
 		}
 	}

@@ -77,6 +77,7 @@ func (l *Lock) checkPackages(c *checker) {
 		c.that(!seen[a.File()], p+".name", "%q is locked twice", a.File())
 		seen[a.File()] = true
 		c.that(validWord(a.Repository), p+".repository", "%q is not a URL or directory", a.Repository)
+		c.that(a.Tag == "" || packageWord.MatchString(a.Tag), p+".tag", "%q is not a repository's tag", a.Tag)
 		c.input(p, a.Digest, a.Size)
 	}
 }

@@ -47,8 +47,10 @@ type Package struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
 	Arch    string `json:"arch"` // apk's name: "x86_64" or "aarch64"
-	// Repository is the URL or directory, as the recipe gives it.
+	// Repository is the URL or directory, as the recipe gives it, and Tag the
+	// tag that stands before it there, without the @.
 	Repository string       `json:"repository"`
+	Tag        string       `json:"tag,omitempty"`
 	Digest     store.Digest `json:"digest"`
 	Size       int64        `json:"size"` // bytes
 }

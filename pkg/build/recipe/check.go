@@ -16,7 +16,7 @@ var (
 	packagePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._+-]{0,127}$`)
 	versionPattern = regexp.MustCompile(`^[0-9][0-9a-zA-Z._~-]*$`)
 	// apk's dependency: !name, name>=version, a virtual name like so:libc.so, a file.
-	dependencyPattern = regexp.MustCompile(`^!?[a-zA-Z0-9/][a-zA-Z0-9._+:/-]*(\[[a-z]+\])?((>=|<=|[<>=~]|=~|>~|<~)[0-9a-zA-Z$][0-9a-zA-Z._~{}$-]*)?$`)
+	dependencyPattern = regexp.MustCompile(`^!?[a-zA-Z0-9/][a-zA-Z0-9._+:/-]*(\[[a-z]+\])?(@[a-zA-Z0-9][a-zA-Z0-9._-]*)?((>=|<=|[<>=~]|=~|>~|<~)[0-9a-zA-Z$][0-9a-zA-Z._~{}$-]*)?$`)
 	modePattern       = regexp.MustCompile(`^[0-7]{3,4}$`)
 	environPattern    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )

@@ -37,6 +37,9 @@ func checkRecipe(doc *document, r *Recipe) error {
 	}
 	checkKernel(c, r)
 	for i, repo := range r.Repositories {
+		if _, repo = SplitTag(repo); repo == "" {
+			c.failf(index("repositories", i), "repository %q is not a location, or a tag and a location: @edge https://…", r.Repositories[i])
+		}
 		if u, err := url.Parse(repo); strings.Contains(repo, "://") && (err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http")) {
 			c.failf(index("repositories", i), "repository %q is neither an http or https URL nor a directory", repo)
 		}

@@ -153,3 +153,14 @@ func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
 }
+
+// SplitTag takes a repository as a recipe gives it apart: "@edge https://…" has
+// the tag "edge". A repository without a tag has the empty one.
+func SplitTag(repository string) (tag, location string) {
+	rest, tagged := strings.CutPrefix(repository, "@")
+	if !tagged {
+		return "", repository
+	}
+	tag, location, _ = strings.Cut(rest, " ")
+	return tag, strings.TrimSpace(location)
+}

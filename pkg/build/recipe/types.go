@@ -33,7 +33,8 @@ type Recipe struct {
 	Kernel Kernel `yaml:"kernel"`
 
 	// Repositories are more apk repositories, URLs or directories, after the
-	// ports'.
+	// ports'. One with a tag before it ("@edge https://…") serves only packages
+	// that ask for it ("name@edge").
 	Repositories []string `yaml:"repositories,omitempty"`
 	// Keys are the files of the public keys the repositories are signed with,
 	// relative to the recipe.
