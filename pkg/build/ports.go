@@ -28,6 +28,10 @@ import (
 //go:embed runport.sh
 var runPort string
 
+// metasOutput is what a port's packages say of themselves, as JSON: for this
+// program alone, which may write it in other words in its next version.
+const metasOutput = "metas"
+
 // built is one package made from source.
 type built struct {
 	Meta apk.Meta
@@ -266,19 +270,19 @@ func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version s
 	if err != nil {
 		return nil, err
 	}
-	out["metas"], _, err = b.store.Put(ctx, bytes.NewReader(text), "")
+	out[metasOutput], _, err = b.store.Put(ctx, bytes.NewReader(text), "")
 	return out, err
 }
 
 // packagesOf reads a port step's outputs back.
 func (b *builder) packagesOf(out outputs) ([]built, error) {
-	text, err := b.readBlob(out["metas"])
+	text, err := b.readBlob(out[metasOutput])
 	if err != nil {
 		return nil, err
 	}
 	var metas []apk.Meta
 	if err := json.Unmarshal(text, &metas); err != nil {
-		return nil, fault.Errorf(fault.Internal, "store: package metadata %s: %w", out["metas"], err)
+		return nil, fault.Errorf(fault.Internal, "store: package metadata %s: %w", out[metasOutput], err)
 	}
 	var made []built
 	for _, m := range metas {
