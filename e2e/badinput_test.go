@@ -81,6 +81,15 @@ func TestUnsatisfiablePackage(t *testing.T) {
 	}
 }
 
+// TestLostSymbol asks for a symbol without what it depends on: the kernel's own
+// tool drops it without a word.
+func TestLostSymbol(t *testing.T) {
+	arch, dir, out := archOf(t), recipes(t), t.TempDir()
+	edit(t, dir+"/kernel/network.config", "CONFIG_NET=y\n", "CONFIG_NET=y\nCONFIG_MAC80211=y\n")
+	refused(t, nil, 6, []string{"network.config:", "MAC80211=y lost", "hint: add to a fragment", "CONFIG_WIRELESS=y", "CONFIG_CFG80211=y"},
+		"build", dir+"/sql", "--arch", arch, "--output", out, "--progress", "quiet")
+}
+
 func TestTamperedPackage(t *testing.T) {
 	arch, dir := archOf(t), recipes(t)
 	apkArch := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[arch]

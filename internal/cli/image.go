@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,6 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/pkg/build/disk"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
@@ -175,40 +175,9 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 
 // replaceFile calls write with a new file and gives it the name path when it
 // is complete and on the disk. An error leaves nothing behind.
-func replaceFile(path string, write func(*os.File) error) (err error) {
+func replaceFile(path string, write func(*os.File) error) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return fault.Errorf(fault.Usage, "%s is not a regular file and will not be replaced", path).Hintf("name a file")
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".partial-*")
-	if err != nil {
-		return fault.Wrap(fault.Environment, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
-		}
-	}()
-	if err := write(f); err != nil {
-		return imageError(path, err)
-	}
-	if err := f.Chmod(0o644); err != nil {
-		return imageError(path, err)
-	}
-	if err := f.Sync(); err != nil {
-		return imageError(path, err)
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return imageError(path, err)
-	}
-	return f.Close()
-}
-
-// imageError gives errors of the machine's file systems their class. One that
-// has a class keeps it.
-func imageError(path string, err error) error {
-	var file *fs.PathError
-	if fault.ClassOf(err) == fault.Internal && errors.As(err, &file) {
-		return fault.Errorf(fault.Environment, "%w", err).Hintf("check the space and rights in %s", filepath.Dir(path))
-	}
-	return err
+	return disk.Replace(path, write)
 }

@@ -165,20 +165,7 @@ func (s *session) output(name string, write func(io.Writer) error) error {
 	if name == "-" {
 		return write(s.Stdout)
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".partial-")
-	if err != nil {
-		return fault.Wrap(fault.Environment, err)
-	}
-	if err = write(f); err == nil {
-		err = fault.Wrap(fault.Environment, errors.Join(f.Chmod(0o644), f.Sync()))
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = fault.Wrap(fault.Environment, os.Rename(f.Name(), name))
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
+	return replaceFile(name, func(f *os.File) error { return write(f) })
 }
 
 // input gives read standard input for "-", else the file.

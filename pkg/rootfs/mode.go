@@ -80,3 +80,24 @@ func ModeFromUnix(u uint32) fs.FileMode {
 	}
 	return m
 }
+
+// DirentType is the number that directory entries of ext4 and EROFS carry for
+// the type of m, Linux's FT_* of include/linux/fs_types.h.
+func DirentType(m fs.FileMode) byte {
+	switch m.Type() {
+	case fs.ModeDir:
+		return 2
+	case fs.ModeDevice | fs.ModeCharDevice:
+		return 3
+	case fs.ModeDevice:
+		return 4
+	case fs.ModeNamedPipe:
+		return 5
+	case fs.ModeSocket:
+		return 6
+	case fs.ModeSymlink:
+		return 7
+	default:
+		return 1
+	}
+}

@@ -3,7 +3,6 @@ package erofs
 import (
 	"encoding/binary"
 	"hash/crc32"
-	"io/fs"
 
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
@@ -83,24 +82,4 @@ func (n *node) encodeInode(e rootfs.Entry, epoch int64, serial uint32) []byte {
 	le.PutUint64(b[32:], uint64(epoch))
 	le.PutUint32(b[44:], n.links)
 	return b
-}
-
-// fileType is the type a directory entry carries.
-func fileType(m fs.FileMode) byte {
-	switch m.Type() {
-	case fs.ModeDir:
-		return 2
-	case fs.ModeDevice | fs.ModeCharDevice:
-		return 3
-	case fs.ModeDevice:
-		return 4
-	case fs.ModeNamedPipe:
-		return 5
-	case fs.ModeSocket:
-		return 6
-	case fs.ModeSymlink:
-		return 7
-	default:
-		return 1
-	}
 }

@@ -100,7 +100,7 @@ func newPlan(t *rootfs.Tree) (*plan, error) {
 
 // add adds an inode with all that is known of it on its own.
 func (p *plan) add(e rootfs.Entry, parent int32, links uint32) error {
-	n := node{path: e.Path, parent: parent, kind: fileType(e.Mode), links: links, size: e.Size}
+	n := node{path: e.Path, parent: parent, kind: rootfs.DirentType(e.Mode), links: links, size: e.Size}
 	if e.IsDevice() && (e.Major >= 1<<12 || e.Minor >= 1<<20) {
 		return fault.Errorf(fault.Usage, "%s: device %d:%d is out of range", e.Path, e.Major, e.Minor)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
 const (
@@ -56,7 +57,7 @@ func (w *writer) entries(d *directory, isRoot bool) []dirent {
 	list := make([]dirent, 0, len(d.children)+1)
 	for _, i := range d.children {
 		e, _ := w.plan.tree.Lookup(w.plan.paths[i])
-		list = append(list, dirent{name: path.Base(e.Path), inode: w.plan.inodes[i], kind: fileType(e.Mode)})
+		list = append(list, dirent{name: path.Base(e.Path), inode: w.plan.inodes[i], kind: rootfs.DirentType(e.Mode)})
 	}
 	if isRoot && w.plan.addLostFound {
 		list = append(list, dirent{name: lostFound, inode: lostFoundInode, kind: 2})

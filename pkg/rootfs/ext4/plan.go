@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
-	"io/fs"
 	"maps"
 	"path"
 	"slices"
@@ -194,24 +193,4 @@ func hashSeed(uuid [16]byte) (seed [4]uint32) {
 		seed[i] = binary.LittleEndian.Uint32(sum[4*i:])
 	}
 	return seed
-}
-
-// fileType is the type a directory entry carries.
-func fileType(m fs.FileMode) byte {
-	switch m.Type() {
-	case fs.ModeDir:
-		return 2
-	case fs.ModeDevice | fs.ModeCharDevice:
-		return 3
-	case fs.ModeDevice:
-		return 4
-	case fs.ModeNamedPipe:
-		return 5
-	case fs.ModeSocket:
-		return 6
-	case fs.ModeSymlink:
-		return 7
-	default:
-		return 1
-	}
 }
