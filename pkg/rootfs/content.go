@@ -82,21 +82,49 @@ func NewSpool(dir string) (*Spool, error) {
 }
 
 // Add copies r to its end into the spool and returns it as content, with its
-// length. Long runs of zeros take no space.
+// length. Long runs of zeros take no space. Other calls wait meanwhile: where
+// the length is known, AddN is the better way.
 func (s *Spool) Add(r io.Reader) (Content, int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := holeWriter{f: s.f, off: s.off}
-	n, err := io.CopyBuffer(&w, struct{ io.Reader }{r}, make([]byte, 64<<10))
-	if err == nil && w.hole {
-		err = s.f.Truncate(w.off)
-	}
+	n, err := s.copy(s.off, r)
 	if err != nil {
-		return nil, 0, fmt.Errorf("spool: %w", err)
+		return nil, 0, err
 	}
 	c := Section(s.f, s.off, n)
 	s.off += n
 	return c, n, nil
+}
+
+// AddN copies n bytes of r, which must have as many, and returns them as
+// content. Long runs of zeros take no space.
+func (s *Spool) AddN(r io.Reader, n int64) (Content, error) {
+	s.mu.Lock()
+	off := s.off
+	s.off += n
+	s.mu.Unlock()
+	got, err := s.copy(off, io.LimitReader(r, n))
+	if err != nil {
+		return nil, err
+	}
+	if got < n {
+		return nil, fmt.Errorf("spool: %w after %d of %d bytes", io.ErrUnexpectedEOF, got, n)
+	}
+	return Section(s.f, off, n), nil
+}
+
+// copy writes r at off. What is last is written even where it is zeros, so
+// that the file reaches as far as its contents.
+func (s *Spool) copy(off int64, r io.Reader) (int64, error) {
+	w := holeWriter{f: s.f, off: off}
+	n, err := io.CopyBuffer(&w, struct{ io.Reader }{r}, make([]byte, 64<<10))
+	if err == nil && w.hole {
+		_, err = s.f.WriteAt([]byte{0}, w.off-1)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("spool: %w", err)
+	}
+	return n, nil
 }
 
 // holeWriter leaves out pieces that are zeros.

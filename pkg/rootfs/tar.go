@@ -84,11 +84,11 @@ func ReadTar(ctx context.Context, r io.Reader, spool *Spool, opts ...TarOption) 
 			return nil, fault.Errorf(fault.Source, "tar: %s: more than %d bytes in all", e.Path, o.limits.Bytes)
 		}
 		if e.IsRegular() && e.Hard == "" && h.Size > 0 {
-			c, size, err := spool.Add(&contextReader{ctx, tr})
+			c, err := spool.AddN(&contextReader{ctx, tr}, h.Size)
 			if err != nil {
 				return nil, readError("tar: %s: %w", e.Path, err)
 			}
-			e.Content, e.Size = c, size
+			e.Content, e.Size = c, h.Size
 		}
 		if o.visit != nil {
 			if err := o.visit(h, e); err != nil {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -227,6 +229,36 @@ func FuzzReadTar(f *testing.F) {
 			t.Fatalf("%d entries came back as %d", tree.Len(), back.Len())
 		}
 	})
+}
+
+// Contents of known length are added at the same time, and what is too short
+// is an error.
+func TestSpoolAddN(t *testing.T) {
+	spool := newSpool(t)
+	var wait sync.WaitGroup
+	for i := range 8 {
+		wait.Go(func() {
+			want := bytes.Repeat([]byte{byte(i)}, 300_000+i)
+			c, err := spool.AddN(io.MultiReader(bytes.NewReader(want), strings.NewReader("more")), int64(len(want)))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			r, err := c.Open()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer r.Close()
+			if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("contents %d: %d bytes, want %d, %v", i, len(got), len(want), err)
+			}
+		})
+	}
+	wait.Wait()
+	if _, err := spool.AddN(strings.NewReader("short"), 6); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("short: %v", err)
+	}
 }
 
 // Zeros of an archive take no space in the spool, and come out again.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
+	"sync"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -61,11 +63,13 @@ func Install(ctx context.Context, t *rootfs.Tree, pkgs []Selected, o InstallOpti
 	owner := map[string]*installed{}
 	var done []*installed
 	var actions []Action
+	next, stop := openAhead(ctx, pkgs, o.Spool)
+	defer stop()
 	for i, s := range pkgs {
 		if o.Progress != nil {
 			o.Progress(i+1, len(pkgs), s.Meta)
 		}
-		p, err := s.Open(ctx, o.Spool)
+		p, err := next()
 		if err != nil {
 			return err
 		}
@@ -90,6 +94,45 @@ func Install(ctx context.Context, t *rootfs.Tree, pkgs []Selected, o InstallOpti
 		return nil
 	}
 	return writeDatabase(t, done, o)
+}
+
+// opensAtOnce is how many packages are fetched, inflated and verified at a
+// time. Each takes a core, and up to maxInMemory of memory.
+func opensAtOnce() int { return min(runtime.GOMAXPROCS(0), 4) }
+
+// openAhead opens packages at the same time and gives them out in their order.
+// stop has to be called, and waits until nothing is under way.
+func openAhead(ctx context.Context, pkgs []Selected, spool *rootfs.Spool) (next func() (*Package, error), stop func()) {
+	type opened struct {
+		p   *Package
+		err error
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wait sync.WaitGroup
+	slots := make(chan struct{}, opensAtOnce())
+	// In the order of pkgs; each holds one result.
+	results := make(chan chan opened, len(pkgs))
+	wait.Go(func() {
+		for _, s := range pkgs {
+			slots <- struct{}{} // given back by every open, also a cancelled one
+			result := make(chan opened, 1)
+			results <- result
+			wait.Go(func() {
+				defer func() { <-slots }()
+				if err := ctx.Err(); err != nil {
+					result <- opened{nil, err}
+					return
+				}
+				p, err := s.Open(ctx, spool)
+				result <- opened{p, err}
+			})
+		}
+	})
+	next = func() (*Package, error) {
+		r := <-<-results
+		return r.p, r.err
+	}
+	return next, func() { cancel(); wait.Wait() }
 }
 
 // Open fetches the package where needed and verifies it against the index it

@@ -85,14 +85,11 @@ func readMember(h *cpio.Header, contents io.Reader, spool *rootfs.Spool) (member
 			m.inode = h.Inode
 		}
 		if h.Size > 0 {
-			c, n, err := spool.Add(contents)
-			if err == nil && n != h.Size {
-				err = io.ErrUnexpectedEOF
-			}
+			c, err := spool.AddN(contents, h.Size)
 			if err != nil {
 				return m, err
 			}
-			m.Content, m.Size = c, n
+			m.Content, m.Size = c, h.Size
 		}
 	case m.IsSymlink():
 		m.Link = h.Linkname
