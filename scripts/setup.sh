@@ -24,6 +24,7 @@ test dosfstools fsck.vfat
 test mtools mcopy
 test qemu-utils qemu-img
 test ovmf /usr/share/OVMF/OVMF_CODE_4M.fd
+test systemd-boot-efi /usr/lib/systemd/boot/efi/linuxx64.efi.stub
 test qemu-efi-aarch64 /usr/share/AAVMF/AAVMF_CODE.fd
 test e2fsprogs mkfs.ext4
 test libarchive-tools bsdtar
