@@ -132,7 +132,10 @@ repositories: [repository]
 keys: [theirs.rsa.pub]
 packages: [sovereign-init, extra]
 vm: {memory: 64MiB, cpus: 1, data: 64MiB}
-services: []
+services:
+  - name: nothing
+    command: [/sbin/sovereign-init]
+    health: {command: [/sbin/sovereign-init]}
 `,
 		"sources.yaml": "linux:\n  debian: {suite: trixie, source: linux}\n",
 		"demo.config":  "# A stand-in has one symbol.\nCONFIG_DEMO=y\n",
