@@ -23,7 +23,7 @@ import (
 func (s *session) imageCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "image",
-		Short: "Make images of directories and tar archives",
+		Short: "Make images of directories, tar archives and other images",
 		Long: `Image writes file system images, archives and disks the way a build does: without
 root, without mounts, without other programs, and the same bytes for the same
 content whatever the machine, the copy or the time. Every time in an image is
@@ -76,7 +76,7 @@ func (s *session) imageFrom(cmd *cobra.Command, write func(ctx context.Context, 
 		result.File, result.Format, result.Entries = output, cmd.Name(), tree.Len()
 		return s.printer().result(result, result.writeText)
 	}
-	cmd.Flags().StringVar(&from, "from", "", "`directory` or tar archive (plain, gzip or zstd; - is standard input) to make it of")
+	cmd.Flags().StringVar(&from, "from", "", "`directory`, tar archive (plain, gzip or zstd; - is standard input) or image of ext2, ext3, ext4 or EROFS to make it of")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "`file` to write; one that is there is replaced")
 	return exits(cmd, fault.Environment, fault.Source)
 }
@@ -109,7 +109,7 @@ func (s *session) imageEpoch() (int64, error) {
 	return epoch, nil
 }
 
-// readTree reads a directory or an archive; temporary files go to tempDir.
+// readTree reads a directory, an archive or an image; temporary files go to tempDir.
 // The tree is usable until done is called.
 func (s *session) readTree(ctx context.Context, from, tempDir string) (_ *rootfs.Tree, done func(), err error) {
 	var in io.Reader = s.Stdin
@@ -131,6 +131,19 @@ func (s *session) readTree(ctx context.Context, from, tempDir string) (_ *rootfs
 				return nil, nil, fault.Wrap(fault.Usage, err)
 			}
 			return tree, func() {}, nil
+		}
+		if info.Mode().IsRegular() {
+			read, err := imageReader(f)
+			if err != nil {
+				return nil, nil, errors.Join(err, f.Close())
+			}
+			if read != nil {
+				tree, err := read(ctx, f)
+				if err != nil {
+					return nil, nil, errors.Join(fmt.Errorf("%s: %w", from, err), f.Close())
+				}
+				return tree, func() { _ = f.Close() }, nil // only read
+			}
 		}
 		defer f.Close()
 		in = f

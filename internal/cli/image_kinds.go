@@ -54,7 +54,8 @@ func (s *session) imageErofsCommand() *cobra.Command {
 		Short: "Write a read-only EROFS file system",
 		Long: `Erofs writes an uncompressed EROFS image with blocks of 4096 bytes, as the root
 file system of a bundle is.`,
-		Example: `  sovereign-build image erofs --from rootfs/ -o root.erofs`,
+		Example: `  sovereign-build image erofs --from rootfs/ -o root.erofs
+  sovereign-build image erofs --from root.ext4 -o root.erofs`,
 	}, func(ctx context.Context, f *os.File, t *rootfs.Tree, epoch int64) (imageResult, error) {
 		o.Epoch = epoch
 		info, err := erofs.Write(ctx, f, t, o)

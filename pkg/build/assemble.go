@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -103,6 +104,17 @@ func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error
 	for i, d := range b.recipe.Packages {
 		in[fmt.Sprintf("world %d", i)] = d
 	}
+	actions, err := scriptActions(b.recipe.Actions)
+	if err != nil {
+		return nil, fmt.Errorf("%s: actions: %w", b.recipe.Path, err)
+	}
+	for i, a := range b.recipe.Actions {
+		text, err := json.Marshal(a)
+		if err != nil {
+			return nil, err
+		}
+		in[fmt.Sprintf("action %d", i)] = string(text)
+	}
 
 	out, err := b.cached(ctx, "root "+b.recipe.Name+" "+b.arch.Go, in, false, func(ctx context.Context) (outputs, error) {
 		spool, err := b.spool()
@@ -112,7 +124,7 @@ func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error
 		defer spool.Close()
 		t, err := b.ownTree(func(t *rootfs.Tree) error {
 			return apk.Install(ctx, t, selected, apk.InstallOptions{
-				Spool: spool, World: b.recipe.Packages, Arch: b.arch.Apk, Repositories: b.recipe.Repositories, Epoch: b.epoch,
+				Spool: spool, World: b.recipe.Packages, Arch: b.arch.Apk, Repositories: b.recipe.Repositories, Actions: actions, Epoch: b.epoch,
 			})
 		})
 		if err != nil {

@@ -113,8 +113,12 @@ func (t *Tree) checkNew(e *Entry) error {
 		return nil
 	}
 	for dir := path.Dir(e.Path); dir != Root; dir = path.Dir(dir) {
-		if p, ok := t.nodes[dir]; ok && !p.IsDir() {
+		p, ok := t.nodes[dir]
+		if ok && !p.IsDir() {
 			return fmt.Errorf("%s: the parent %s is not a directory but %v", e.Path, dir, p.Mode)
+		}
+		if ok {
+			break // whose own parents are directories
 		}
 	}
 	return nil

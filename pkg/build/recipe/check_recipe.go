@@ -48,6 +48,7 @@ func checkRecipe(doc *document, r *Recipe) error {
 		c.failf("packages", "packages is empty, an image needs at least sovereign-init")
 	}
 	c.dependencies("packages", r.Packages)
+	checkActions(c, r.Actions)
 	users := checkUsers(c, r.Users)
 	checkFiles(c, r.Files, users)
 	c.mebibytes("vm.memory", r.VM.Memory, minMemory)

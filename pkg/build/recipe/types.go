@@ -42,6 +42,8 @@ type Recipe struct {
 	// Packages is the world: apk dependencies, "icu-data-full" or
 	// "postgresql17>=17.4".
 	Packages []string `yaml:"packages"`
+	// Actions stand for the packages' install scripts, which are never run.
+	Actions []Action `yaml:"actions,omitempty"`
 
 	// Users are accounts in the image, beside root and nobody.
 	Users []User `yaml:"users,omitempty"`

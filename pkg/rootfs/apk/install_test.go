@@ -200,7 +200,7 @@ func TestScripts(t *testing.T) {
 		t.Errorf("another number for a group: %v", err)
 	}
 	actions[0].Digest = actions[1].Digest
-	if _, err := installWorld(t, r, InstallOptions{Actions: actions}, "p"); err == nil || !strings.Contains(err.Error(), scripts[0].Digest) {
+	if _, err := installWorld(t, r, InstallOptions{Actions: actions}, "p"); err == nil || !strings.Contains(err.Error(), scripts[0].Digest) || !strings.Contains(fault.HintOf(err), "another text") {
 		t.Errorf("an action for another text: %v", err)
 	}
 }

@@ -77,25 +77,28 @@ func Scripts(ctx context.Context, pkgs []Selected) ([]Script, error) {
 	return out, nil
 }
 
-// refuse is the error for a script that no action stands for.
-func (s Script) refuse() error {
+// refuse is the error for a script that no action stands for. other says that
+// there is one for another text of it.
+func (s Script) refuse(other bool) error {
 	when := ""
 	if len(s.Triggers) > 0 {
 		when = " for changes in " + strings.Join(s.Triggers, " ")
 	}
-	return fault.Errorf(fault.Usage, "package %s-%s wants to run a %s script%s, which is never done; it has sha256 %s:\n%s", s.Package, s.Version, s.Kind, when, s.Digest, strings.TrimRight(s.Text, "\n")).
-		Hintf("declare an action for the %s script of %s with this digest that does the same, or has no steps if it is not needed", s.Kind, s.Package)
+	e := fault.Errorf(fault.Usage, "package %s-%s wants to run a %s script%s, which is never done; it is sha256:%s:\n%s", s.Package, s.Version, s.Kind, when, s.Digest, strings.TrimRight(s.Text, "\n"))
+	if other {
+		return e.Hintf("the action declared for the %s script of %s is for another text; see whether its steps still do the same, and give it this digest", s.Kind, s.Package)
+	}
+	return e.Hintf("declare an action for the %s script of %s with this digest that does the same, or has no steps if it is not needed", s.Kind, s.Package)
 }
 
 // actionsFor pairs each script with its action.
 func actionsFor(scripts []Script, actions []Action) ([]Action, error) {
 	var out []Action
 	for _, s := range scripts {
-		i := slices.IndexFunc(actions, func(a Action) bool {
-			return a.Package == s.Package && a.Kind == s.Kind && strings.EqualFold(a.Digest, s.Digest)
-		})
+		ofScript := func(a Action) bool { return a.Package == s.Package && a.Kind == s.Kind }
+		i := slices.IndexFunc(actions, func(a Action) bool { return ofScript(a) && strings.EqualFold(a.Digest, s.Digest) })
 		if i < 0 {
-			return nil, s.refuse()
+			return nil, s.refuse(slices.ContainsFunc(actions, ofScript))
 		}
 		out = append(out, actions[i])
 	}
