@@ -204,3 +204,7 @@ func (in *installed) check() error {
 	}
 	return nil
 }
+
+// SupervisorSocket is the file in the state directory at which its supervisor
+// listens. A connection, without a word, makes it look at every instance.
+const SupervisorSocket = "sovereignd.sock"
