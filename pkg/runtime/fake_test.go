@@ -72,6 +72,9 @@ func fakeMachine(mode string) error {
 	fmt.Fprintln(console, "[0.0] Linux version 6.12")
 	ctx, end := context.WithCancel(context.Background())
 	g := &fakeGuest{mode: mode, end: end, until: time.Now().Add(200 * time.Millisecond)}
+	if mode == "quick" {
+		g.until = time.Now()
+	}
 	go func() {
 		for { // a word on the control socket is the plug pulled
 			c, err := control.Accept()
@@ -152,7 +155,11 @@ func (g *fakeGuest) Logs(context.Context, string, bool) (io.ReadCloser, error) {
 }
 
 func (g *fakeGuest) Shutdown(context.Context) error {
-	if g.mode != "stubborn" {
+	switch g.mode {
+	case "stubborn":
+	case "quick":
+		time.AfterFunc(10*time.Millisecond, g.end)
+	default:
 		time.AfterFunc(100*time.Millisecond, g.end)
 	}
 	return nil

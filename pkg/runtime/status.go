@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"time"
 
@@ -86,7 +87,7 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 		return s, err
 	}
 	if i.rec.Active != "" {
-		if s.Supervision, err = i.supervision(ctx); err != nil {
+		if s.Supervision, err = i.Supervision(ctx); err != nil {
 			return s, err
 		}
 	}
@@ -119,7 +120,7 @@ func (i *Instance) stoppedState() (State, string) {
 		last = end.Why
 	}
 	switch {
-	case i.rec.Wanted == Up && i.rec.Trial == nil && !i.rec.Policy.allows(i.rec.Ends.InARow):
+	case i.rec.gaveUp():
 		return GaveUp, fmt.Sprintf("%d ends in a row, the last: %s", i.rec.Ends.InARow, last)
 	case i.rec.Wanted == Up:
 		return Restarting, last
@@ -129,7 +130,8 @@ func (i *Instance) stoppedState() (State, string) {
 	return Stopped, ""
 }
 
-func (i *Instance) supervision(ctx context.Context) (*Supervision, error) {
+// Supervision is what the record says of an instance that was installed.
+func (i *Instance) Supervision(ctx context.Context) (*Supervision, error) {
 	_, runs, err := i.r.device.Listener(ctx, filepath.Join(i.r.dir, SupervisorSocket))
 	if err != nil {
 		return nil, err
@@ -137,7 +139,8 @@ func (i *Instance) supervision(ctx context.Context) (*Supervision, error) {
 	in := i.rec.installed
 	return &Supervision{
 		Wanted: in.Wanted, Policy: in.Policy, Supervisor: runs, Active: in.Active, Previous: in.Previous,
-		Slots: in.Slots, Ends: in.Ends, Trial: in.Trial, LastUpdate: in.Outcome,
+		Slots: maps.Clone(in.Slots), Ends: in.Ends, Trial: in.Trial, LastUpdate: in.Outcome,
+		GaveUp: in.gaveUp(),
 	}, nil
 }
 

@@ -151,8 +151,10 @@ type Supervision struct {
 	Previous   SlotName          `json:"previous,omitempty"`
 	Slots      map[SlotName]Slot `json:"slots"`
 	Ends       Ends              `json:"ends"`
-	Trial      *Trial            `json:"trial,omitempty"`
-	LastUpdate *Outcome          `json:"last_update,omitempty"`
+	// GaveUp says that the policy allows no further start.
+	GaveUp     bool     `json:"gave_up"`
+	Trial      *Trial   `json:"trial,omitempty"`
+	LastUpdate *Outcome `json:"last_update,omitempty"`
 }
 
 // installed is the part of the record that Up, Update and Rollback write.
@@ -171,6 +173,11 @@ type installed struct {
 	Trial   *Trial   `json:"trial,omitempty"`
 	Outcome *Outcome `json:"last_update,omitempty"`
 	Ends    Ends     `json:"ends,omitzero"`
+}
+
+// gaveUp says whether nothing is going to start the machine that does not run.
+func (in *installed) gaveUp() bool {
+	return in.Wanted == Up && in.Trial == nil && !in.Policy.allows(in.Ends.InARow)
 }
 
 // check says what is wrong with the values, as far as the code relies on them.

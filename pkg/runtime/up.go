@@ -214,3 +214,10 @@ func (i *Instance) Restart(ctx context.Context, grace time.Duration) (StopResult
 		return nil
 	}, grace)
 }
+
+// Halt stops the machine in order and leaves it to its supervisor when it is
+// started again: what a supervisor does that is itself about to end with its
+// host. grace is as in Stop.
+func (i *Instance) Halt(ctx context.Context, grace time.Duration) (StopResult, error) {
+	return i.halted(ctx, func(*Instance) error { return nil }, grace)
+}
