@@ -171,7 +171,11 @@ func TestUpHealDown(t *testing.T) {
 	}
 	until(t, "another process", func() bool {
 		i, err := f.Instance(t.Context(), "sql")
-		return err == nil && i.Runs() && process(t, i) != first
+		if err != nil {
+			return false
+		}
+		p, alive, err := i.Process(t.Context())
+		return err == nil && alive && p != first
 	})
 	i = ready(t, f)
 	if s := supervision(t, f); s.Ends.Total != 1 || s.Ends.InARow != 1 || !strings.Contains(s.Ends.Last.Why, "Linux version") {
@@ -246,8 +250,12 @@ func TestKilledAnywhere(t *testing.T) {
 		d := daemon(t, f)
 		switch n % 4 {
 		case 1:
-			if i, err := f.Instance(t.Context(), "sql"); err == nil && i.Runs() {
-				if err := (local.Device{}).Signal(t.Context(), process(t, i), unix.SIGKILL); err != nil {
+			i, err := f.Instance(t.Context(), "sql")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p, alive, err := i.Process(t.Context()); err == nil && alive {
+				if err := (local.Device{}).Signal(t.Context(), p, unix.SIGKILL); err != nil {
 					t.Error(err)
 				}
 			}
