@@ -215,8 +215,11 @@ func (m *machine) killSupervisor() bool {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	if ok {
+	for alive := ok; alive; {
 		m.signal(p, syscall.SIGKILL)
+		if alive, err = (local.Device{}).Alive(context.Background(), p); err != nil {
+			m.t.Fatal(err)
+		}
 	}
 	return ok
 }
