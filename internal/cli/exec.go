@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/internal/terminal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -151,7 +153,8 @@ func (s *session) execTerminal(ctx context.Context, i Instance, r agent.ExecRequ
 			err = restoreErr
 		}
 	}()
-	ctx, cancel := context.WithCancel(ctx)
+	// A closed window, too, must give the terminal back.
+	ctx, cancel := signal.NotifyContext(ctx, unix.SIGHUP)
 	defer cancel()
 	std.Resize = sizes(ctx, tty)
 	return i.Exec(ctx, r, std)
