@@ -31,6 +31,9 @@ func passesOn(cmd *cobra.Command) bool { return cmd.Annotations[passesOnKey] != 
 // exitsLike notes the exit codes of a command that passes on the guest's.
 func exitsLike(cmd *cobra.Command, program string) *cobra.Command {
 	cmd.Annotations = map[string]string{passesOnKey: "yes"}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fault.Errorf(fault.Usage, "%w", err).Hintf("write -- before what is for %s", program)
+	})
 	cmd.Long = strings.TrimSpace(cmd.Long) + fmt.Sprintf(`
 
 EXIT STATUS
