@@ -22,6 +22,9 @@ import (
 // fake stands in for pkg/build and pkg/runtime: it keeps what it was asked
 // and answers with err, or a good result.
 type fake struct {
+	statuses    func() []MachineStatus // nil: one machine that is ready
+	manySecrets bool
+
 	err   error
 	build BuildRequest
 	lock  LockRequest
@@ -87,6 +90,9 @@ func (f *fake) URL(context.Context, string, int) (string, error) {
 }
 
 func (f *fake) Status(context.Context, string) ([]MachineStatus, error) {
+	if f.statuses != nil {
+		return f.statuses(), f.err
+	}
 	return []MachineStatus{{Name: "sql", State: "ready", Ports: map[string]int{"5432": 40001},
 		Services: []ServiceStatus{{Name: "postgresql", State: "running", Healthy: true}}}}, f.err
 }

@@ -62,6 +62,7 @@ func (o *runFlags) sizeFlags(f *pflag.FlagSet) {
 	f.IntVar(&o.CPUs, "cpus", 0, "`number` of CPUs (default: the bundle's)")
 	f.StringVar(&o.Accel, "accel", "auto", "auto, kvm or tcg; auto takes KVM where a guest really boots with it")
 	f.BoolVar(&o.Outbound, "outbound", false, "let the guest connect to the world; without it only forwarded ports pass")
+	f.BoolVar(&o.Bounce, "bounce", false, "force the guest's transfers through bounce buffers, as in a protected VM: for measuring, it is slower and protects nothing")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "`time` the services have to become healthy")
 }
 
