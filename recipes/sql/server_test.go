@@ -539,6 +539,10 @@ func TestReindex(t *testing.T) {
 	if files() != after {
 		t.Error("a second run rebuilt the index")
 	}
+	s.stop()
+	if code, out := s.script("postgresql-reindex"); code == 0 {
+		t.Errorf("without a server: exit 0: %s", out)
+	}
 }
 
 // literal quotes text for SQL.
