@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -41,13 +42,13 @@ func (c *CLI) Run(ctx context.Context) int {
 	root.SetIn(c.Stdin)
 	root.SetOut(c.Stdout)
 	root.SetErr(c.Stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	var t told
 	if errors.As(err, &t) {
-		return int(t.class)
+		return t.code
 	}
 	class := fault.ClassOf(err)
 	if ctx.Err() != nil {
@@ -57,14 +58,18 @@ func (c *CLI) Run(ctx context.Context) int {
 	}
 	// A wrong flag is found before --json is read.
 	s.json = s.json || slices.Contains(c.Args, "--json")
-	s.printer().fail(class, err)
-	return int(class)
+	code := int(class)
+	if passesOn(cmd) && class != fault.Cancelled {
+		code = notRun
+	}
+	s.printer().fail(class, code, err)
+	return code
 }
 
 // told ends a command whose result has already said why it is no success.
-type told struct{ class fault.Class }
+type told struct{ code int }
 
-func (t told) Error() string { return className(t.class) }
+func (t told) Error() string { return "exit code " + strconv.Itoa(t.code) }
 
 // env returns the value of an environment variable, "" if it is not set.
 func (c *CLI) env(name string) string {
@@ -115,9 +120,12 @@ system built from pinned sources, and runs the bundle as a virtual machine.`,
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	root.AddCommand(
 		s.buildCommand(), s.runCommand(), s.stopCommand(), s.dsnCommand(), s.statusCommand(),
+		s.execCommand(), s.psqlCommand(), s.consoleCommand(), s.logsCommand(), s.bootChartCommand(), s.doctorCommand(),
+		s.credentialsCommand(), s.secretCommand(), s.reindexCommand(), s.balloonCommand(), s.growCommand(),
 		s.lockCommand(), s.storeCommand(), s.reproCommand(), s.diffCommand(), s.ociCommand(), s.kernelCommand(), s.imageCommand(),
 		s.schemaCommand(), s.completionCommand(), s.versionCommand(),
 	)
+	s.complete(root)
 	finish(root)
 	return root
 }

@@ -28,6 +28,9 @@ type fake struct {
 	run   RunRequest
 	calls []string
 	watch func(ctx context.Context) error
+
+	statuses    func() []MachineStatus // nil: one machine that is ready
+	manySecrets bool
 }
 
 func (f *fake) Build(_ context.Context, r BuildRequest) (*BuildResult, error) {
@@ -84,6 +87,9 @@ func (f *fake) URL(context.Context, string, int) (string, error) {
 }
 
 func (f *fake) Status(context.Context, string) ([]MachineStatus, error) {
+	if f.statuses != nil {
+		return f.statuses(), f.err
+	}
 	return []MachineStatus{{Name: "sql", State: "ready", Ports: map[string]int{"5432": 40001},
 		Services: []ServiceStatus{{Name: "postgresql", State: "running", Healthy: true}}}}, f.err
 }

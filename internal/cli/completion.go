@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"context"
+	"strings"
+
 	"github.com/spf13/cobra"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -8,11 +11,13 @@ import (
 
 func (s *session) completionCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "completion bash|zsh|fish",
-		Short:   "Print a shell's completion script",
-		Long:    `Completion prints a script that teaches a shell to complete commands and flags.`,
-		Example: `  source <(sovereign-build completion bash)`,
-		Args:    operands("SHELL"),
+		Use:   "completion bash|zsh|fish",
+		Short: "Print a shell's completion script",
+		Long: `Completion prints a script that teaches a shell to complete commands and flags,
+and the names of machines, their services and their secrets.`,
+		Example:   `  source <(sovereign-build completion bash)`,
+		Args:      operands("SHELL"),
+		ValidArgs: []string{"bash", "zsh", "fish"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch args[0] {
 			case "bash":
@@ -26,4 +31,64 @@ func (s *session) completionCommand() *cobra.Command {
 		},
 	}
 	return exits(cmd)
+}
+
+// complete teaches the commands what their operands can be, by the words of
+// their usage lines: NAME is a machine, SERVICE one of its services,
+// SERVICE/SECRET a secret that its URLs name.
+func (s *session) complete(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		s.complete(sub)
+	}
+	words := strings.Fields(strings.NewReplacer("[", "", "]", "").Replace(cmd.Use))[1:]
+	if cmd.ValidArgs != nil || cmd.ValidArgsFunction != nil || len(words) == 0 || !strings.HasPrefix(words[0], "NAME") {
+		return
+	}
+	cmd.ValidArgsFunction = func(called *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			files := cobra.ShellCompDirectiveNoFileComp
+			if words[0] != "NAME" {
+				files = cobra.ShellCompDirectiveDefault // a bundle's directory will do
+			}
+			return s.names(), files
+		}
+		if len(args) >= len(words) && !strings.HasSuffix(cmd.Use, "...]") {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		switch word := words[min(len(args), len(words)-1)]; {
+		case word == "SERVICE/SECRET":
+			return s.ofInstance(called.Context(), args[0], secretNames), cobra.ShellCompDirectiveNoFileComp
+		case strings.HasPrefix(word, "SERVICE"):
+			return s.ofInstance(called.Context(), args[0], Instance.LogNames), cobra.ShellCompDirectiveNoFileComp
+		case word == "BUNDLE":
+			return nil, cobra.ShellCompDirectiveFilterDirs
+		}
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// names and ofInstance complete nothing where there is an error: the command
+// itself will say it.
+func (s *session) names() []string {
+	names, err := s.Runtime.Names()
+	if err != nil {
+		return nil
+	}
+	return names
+}
+
+func (s *session) ofInstance(ctx context.Context, name string, get func(Instance) []string) []string {
+	i, err := s.Runtime.Instance(ctx, name)
+	if err != nil {
+		return nil
+	}
+	return get(i)
+}
+
+func secretNames(i Instance) []string {
+	var names []string
+	for _, ref := range i.Secrets() {
+		names = append(names, ref.Service+"/"+ref.Name)
+	}
+	return names
 }

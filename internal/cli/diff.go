@@ -27,7 +27,7 @@ It exits 0 when the bundles are the same and 7 when they differ.`,
 			if err := s.printer().result(report, report.WriteText); err != nil || report.Equal {
 				return err
 			}
-			return told{fault.Differ}
+			return told{int(fault.Differ)}
 		},
 	}
 	return exits(cmd, fault.Verification, fault.Differ)

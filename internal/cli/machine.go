@@ -22,6 +22,10 @@ type Runtime interface {
 	URL(ctx context.Context, name string, port int) (string, error)
 	// Status returns the named machine, or all.
 	Status(ctx context.Context, name string) ([]MachineStatus, error)
+	// Names are those of all machines on this host.
+	Names() ([]string, error)
+	// Instance is the way into a machine.
+	Instance(ctx context.Context, name string) (Instance, error)
 }
 
 // RunRequest is what the flags of run say.
@@ -32,6 +36,7 @@ type RunRequest struct {
 	CPUs      int         // 0 is the manifest's
 	Accel     string      // "auto", "kvm" or "tcg"
 	Outbound  bool        // the guest may connect to the world
+	Bounce    bool        // its transfers go by way of bounce buffers
 	Timeout   time.Duration
 }
 
@@ -56,11 +61,23 @@ type Machine struct {
 
 // MachineStatus is one machine, as status prints it.
 type MachineStatus struct {
-	Name     string          `json:"name"`
-	State    string          `json:"state"`
-	Message  string          `json:"message,omitempty"`
-	Ports    map[string]int  `json:"ports,omitempty"`
+	Name    string         `json:"name"`
+	State   string         `json:"state"`
+	Message string         `json:"message,omitempty"`
+	Ports   map[string]int `json:"ports,omitempty"`
+	// Data is the room on the data disk, in bytes; Clock where the guest's
+	// time comes from: "rtc", "ntp" or "unset". Both are the guest's words.
+	Data     *DataStatus     `json:"data,omitempty"`
+	Clock    string          `json:"clock,omitempty"`
 	Services []ServiceStatus `json:"services,omitempty"`
+}
+
+// DataStatus is the room on a data disk, in bytes.
+type DataStatus struct {
+	Size int64 `json:"size"`
+	Free int64 `json:"free"`
+	// NearlyFull: it is time to grow it, or to throw something away.
+	NearlyFull bool `json:"nearly_full"`
 }
 
 // ServiceStatus is one service of a machine.
@@ -70,4 +87,8 @@ type ServiceStatus struct {
 	Healthy  bool   `json:"healthy"`
 	Restarts int    `json:"restarts"`
 	Message  string `json:"message,omitempty"`
+	// Warning is what a healthy service has to say.
+	Warning string `json:"warning,omitempty"`
+	// Optional: the machine is ready without it.
+	Optional bool `json:"optional,omitempty"`
 }

@@ -18,8 +18,9 @@ type printer interface {
 	result(v any, text func(w io.Writer) error) error
 	// note prints a line about what is going on.
 	note(line string)
-	// fail prints the error the command ends with.
-	fail(class fault.Class, err error)
+	// fail prints the error the command ends with, and for programs its exit
+	// code.
+	fail(class fault.Class, code int, err error)
 }
 
 func (s *session) printer() printer {
@@ -35,7 +36,7 @@ func (p textPrinter) result(_ any, text func(w io.Writer) error) error { return 
 
 func (p textPrinter) note(line string) { fmt.Fprintln(p.err, line) }
 
-func (p textPrinter) fail(_ fault.Class, err error) {
+func (p textPrinter) fail(_ fault.Class, _ int, err error) {
 	fmt.Fprintf(p.err, "sovereign-build: %v\n", err)
 	var step *engine.StepError
 	if errors.As(err, &step) {
@@ -71,8 +72,8 @@ type failure struct {
 	Tail []string `json:"tail,omitempty"`
 }
 
-func (p jsonPrinter) fail(class fault.Class, err error) {
-	f := failure{Error: err.Error(), Class: className(class), Code: int(class), Hint: fault.HintOf(err)}
+func (p jsonPrinter) fail(class fault.Class, code int, err error) {
+	f := failure{Error: err.Error(), Class: className(class), Code: code, Hint: fault.HintOf(err)}
 	var step *engine.StepError
 	if errors.As(err, &step) {
 		f.Log, f.Tail = step.Log, step.Tail

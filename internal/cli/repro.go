@@ -45,7 +45,7 @@ It exits 0 when everything is the same and 7 when something differs.`,
 			if err := s.printer().result(result, func(w io.Writer) error { return writeRepro(w, result) }); err != nil || result.Same {
 				return err
 			}
-			return told{fault.Differ}
+			return told{int(fault.Differ)}
 		},
 	}
 	r.addFlags(cmd)

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
@@ -32,7 +34,7 @@ func (machines) Start(ctx context.Context, q RunRequest, report func(string)) (*
 	}
 	told := func(e runtime.Event) { report(e.Text) }
 	i, err := r.Start(ctx, q.Bundle, runtime.StartOptions{
-		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: q.Outbound, Report: told,
+		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: q.Outbound, Bounce: q.Bounce, Report: told,
 	})
 	if err != nil {
 		return nil, err
@@ -155,27 +157,27 @@ func (m machines) Status(ctx context.Context, name string) ([]MachineStatus, err
 	if err != nil {
 		return nil, err
 	}
-	var all []runtime.Status
+	names := []string{name}
 	if name == "" {
-		if all, err = r.List(ctx); err != nil {
+		if names, err = r.Names(); err != nil {
 			return nil, err
 		}
-	} else {
-		i, err := r.Instance(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		s, err := i.Status(ctx)
-		if err != nil {
-			return nil, err
-		}
-		all = []runtime.Status{s}
 	}
-	out := make([]MachineStatus, 0, len(all))
-	for _, s := range all {
-		out = append(out, machineStatus(s))
+	// At a time: a guest that does not answer costs seconds.
+	out := make([]MachineStatus, len(names))
+	group, ctx := errgroup.WithContext(ctx)
+	for n, name := range names {
+		group.Go(func() error {
+			i, err := r.Instance(ctx, name)
+			if err != nil {
+				return err
+			}
+			s, err := i.Status(ctx)
+			out[n] = machineStatus(s)
+			return err
+		})
 	}
-	return out, nil
+	return out, group.Wait()
 }
 
 func machineStatus(s runtime.Status) MachineStatus {
@@ -190,8 +192,5 @@ func machineStatus(s runtime.Status) MachineStatus {
 	if m.Message == "" {
 		m.Message = s.Guest.Message
 	}
-	for _, v := range s.Guest.Services {
-		m.Services = append(m.Services, ServiceStatus{Name: v.Name, State: string(v.State), Healthy: v.Healthy, Restarts: v.Restarts, Message: v.Message})
-	}
-	return m
+	return m.guest(s.Guest)
 }

@@ -86,7 +86,7 @@ func (r *Runtime) Instance(ctx context.Context, name string) (*Instance, error) 
 	}
 	i, err := r.load(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		known, listErr := r.names()
+		known, listErr := r.Names()
 		e := fault.Errorf(fault.Usage, "there is no instance %q", name)
 		if listErr != nil || len(known) == 0 {
 			return nil, e.Hintf("start one with sovereign-build run BUNDLE")
@@ -103,8 +103,8 @@ func (r *Runtime) Instance(ctx context.Context, name string) (*Instance, error) 
 	return i, nil
 }
 
-// names lists the instances, sorted.
-func (r *Runtime) names() ([]string, error) {
+// Names lists the instances, sorted.
+func (r *Runtime) Names() ([]string, error) {
 	found, err := filepath.Glob(filepath.Join(r.dir, "instances", "*", recordFile))
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
@@ -122,7 +122,7 @@ func (r *Runtime) names() ([]string, error) {
 // List returns the status of every instance, sorted by name, without asking
 // the guests.
 func (r *Runtime) List(ctx context.Context) ([]Status, error) {
-	names, err := r.names()
+	names, err := r.Names()
 	if err != nil {
 		return nil, err
 	}

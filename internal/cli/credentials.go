@@ -1,0 +1,105 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+)
+
+// credentials is what credentials --json prints.
+type credentials struct {
+	Name    string        `json:"name"`
+	URLs    []portURL     `json:"urls"`
+	Secrets []secretValue `json:"secrets"`
+}
+
+type portURL struct {
+	Port int    `json:"port"` // the guest's
+	Name string `json:"name"`
+	URL  string `json:"url"`
+}
+
+type secretValue struct {
+	runtime.SecretRef
+	Value string `json:"value"`
+}
+
+func (s *session) credentialsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "credentials NAME [SERVICE/SECRET]",
+		Short: "Print the passwords of a running machine",
+		Long: `Credentials asks the guest for what its owner needs to get in: the URLs of its
+ports, passwords included, and those passwords. With SERVICE/SECRET it prints
+that value alone, also of a secret or certificate that no URL names. They lie on
+the guest's data disk and nowhere on this machine; mind where the output goes.`,
+		Example: `  sovereign-build credentials sql
+  sovereign-build credentials sql postgresql/password`,
+		Args: nameAndSecret,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			i, err := s.Runtime.Instance(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			c := credentials{Name: i.Name(), URLs: []portURL{}, Secrets: []secretValue{}}
+			refs := i.Secrets()
+			if len(args) == 2 {
+				ref, err := parseSecret(args[1])
+				if err != nil {
+					return err
+				}
+				refs = []runtime.SecretRef{ref}
+			} else if err := c.urls(cmd.Context(), i); err != nil {
+				return err
+			}
+			for _, ref := range refs {
+				value, err := i.Secret(cmd.Context(), ref)
+				if err != nil {
+					return err
+				}
+				c.Secrets = append(c.Secrets, secretValue{ref, value})
+			}
+			return s.printer().result(c, func(w io.Writer) error {
+				if len(args) == 2 {
+					_, err := fmt.Fprintln(w, c.Secrets[0].Value)
+					return err
+				}
+				return c.write(w)
+			})
+		},
+	}
+	return exits(cmd, fault.Device)
+}
+
+func (c *credentials) urls(ctx context.Context, i Instance) error {
+	for _, p := range i.Manifest().Ports {
+		if p.URL == "" {
+			continue
+		}
+		url, err := i.URL(ctx, p.Port)
+		if err != nil {
+			return err
+		}
+		c.URLs = append(c.URLs, portURL{p.Port, p.Name, url})
+	}
+	return nil
+}
+
+func (c *credentials) write(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	for _, u := range c.URLs {
+		fmt.Fprintf(w, "%s, port %d\t%s\n", u.Name, u.Port, u.URL)
+	}
+	for _, v := range c.Secrets {
+		fmt.Fprintf(w, "%s/%s\t%s\n", v.Service, v.Name, v.Value)
+	}
+	if len(c.URLs)+len(c.Secrets) == 0 {
+		fmt.Fprintf(w, "no port of %s has a URL\n", c.Name)
+	}
+	return w.Flush()
+}

@@ -1,0 +1,143 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	goruntime "runtime"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sovereign-build/sovereign/internal/doctor"
+	"github.com/sovereign-build/sovereign/pkg/build"
+	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+)
+
+func (s *session) doctorCommand() *cobra.Command {
+	var only, engine string
+	cmd := &cobra.Command{
+		Use:   "doctor [NAME|BUNDLE]",
+		Short: "Check what this machine lacks, and say how to mend it",
+		Long: `Doctor looks for what running machines and building bundles need here: QEMU for
+each architecture, KVM, memory, disk, the state directory, the build engine and
+Debian's tools. Each finding says how to mend it. Something that is missing ends
+the command with 3; a warning does not.
+
+That /dev/kvm opens says little, so that a kernel is booted with it: that of the
+instance or bundle that is named, else of any bundle it finds here.`,
+		Example: `  sovereign-build doctor
+  sovereign-build doctor dist/sql-amd64 --only run --json`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return operands("NAME or BUNDLE")(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if only != "" {
+				if err := oneOf("--only", only, doctor.ForRun, doctor.ForBuild); err != nil {
+					return err
+				}
+			}
+			o, err := s.doctorOptions(cmd.Context(), args)
+			if err != nil {
+				return err
+			}
+			o.Engine = engine
+			found, err := doctor.Examine(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			return s.writeFindings(pick(found, only))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&only, "only", "", "check for one purpose: run or build")
+	f.StringVar(&engine, "engine", "", "`address` of a BuildKit elsewhere: none is needed here")
+	return exits(cmd, fault.Environment)
+}
+
+func (s *session) doctorOptions(ctx context.Context, args []string) (o doctor.Options, err error) {
+	o.Report = s.printer().note
+	if o.StateDir, err = runtime.DefaultStateDir(); err != nil {
+		return o, err
+	}
+	if o.CacheDir = s.cacheDir; o.CacheDir == "" {
+		if o.CacheDir, err = build.DefaultCacheDir(); err != nil {
+			return o, err
+		}
+	}
+	if len(args) == 1 {
+		o.Bundle, err = s.bundleOf(ctx, args[0])
+		return o, err
+	}
+	// Any bundle for this CPU will do, and none is no error.
+	here, err := filepath.Glob(filepath.Join("dist", "*-"+goruntime.GOARCH, bundle.ManifestFile))
+	if err == nil && len(here) > 0 {
+		o.Bundle = filepath.Dir(here[0])
+	}
+	return o, err
+}
+
+// bundleOf is the bundle of an instance, or as run finds it.
+func (s *session) bundleOf(ctx context.Context, name string) (string, error) {
+	names, err := s.Runtime.Names()
+	if err != nil {
+		return "", err
+	}
+	if !slices.Contains(names, name) {
+		return findBundle(name)
+	}
+	i, err := s.Runtime.Instance(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	return i.Bundle().Path, nil
+}
+
+// pick keeps what is for one purpose; all for "".
+func pick(found []doctor.Finding, only string) []doctor.Finding {
+	picked := []doctor.Finding{}
+	for _, f := range found {
+		if only == "" || f.For == only {
+			picked = append(picked, f)
+		}
+	}
+	return picked
+}
+
+// writeFindings ends with 3 when something is missing.
+func (s *session) writeFindings(found []doctor.Finding) error {
+	missing := 0
+	for _, f := range found {
+		if f.Level == doctor.Missing {
+			missing++
+		}
+	}
+	result := map[string]any{"findings": found, "healthy": missing == 0}
+	err := s.printer().result(result, func(out io.Writer) error {
+		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+		for _, f := range found {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.For, f.Check, f.Level, f.Text)
+			if f.Mend != "" {
+				fmt.Fprintf(w, "\t\t\tto mend: %s\n", f.Mend)
+			}
+		}
+		fmt.Fprintln(w)
+		if missing == 0 {
+			fmt.Fprintln(w, "nothing that is needed is missing")
+		} else {
+			fmt.Fprintf(w, "%d needed things are missing\n", missing)
+		}
+		return w.Flush()
+	})
+	if err == nil && missing > 0 {
+		return told{int(fault.Environment)}
+	}
+	return err
+}

@@ -1,0 +1,73 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
+)
+
+func (s *session) logsCommand() *cobra.Command {
+	var follow bool
+	cmd := &cobra.Command{
+		Use:   "logs NAME [SERVICE...]",
+		Short: "Print what services have written",
+		Long: `Logs prints the newest part of what services wrote, as the guest keeps it in
+memory: of all services, each line with its service's name, or of those that are
+named. The service init is the guest's own supervisor. With --follow lines come
+as they are written, until Ctrl-C. Control characters are left out. With --json
+each line is an object.
+
+The whole logs are files on the data disk; sovereign-build console shows the
+kernel's.`,
+		Example: `  sovereign-build logs sql
+  sovereign-build logs sql postgresql --follow
+  sovereign-build logs sql init`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return operands("NAME")(cmd, args)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			i, err := s.Runtime.Instance(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return i.Logs(cmd.Context(), args[1:], follow, s.logPrinter(i, args[1:]))
+		},
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as lines are written")
+	return exits(cmd, fault.Device)
+}
+
+// logPrinter prints lines, with their service's name unless only one was asked
+// for.
+func (s *session) logPrinter(i Instance, services []string) func(runtime.LogLine) error {
+	p := s.printer()
+	width := 0
+	if len(services) != 1 {
+		if len(services) == 0 {
+			services = i.LogNames()
+		}
+		for _, name := range services {
+			width = max(width, utf8.RuneCountInString(name))
+		}
+	}
+	return func(l runtime.LogLine) error {
+		l.Text = tail.Clean(l.Text)
+		return p.result(l, func(w io.Writer) (err error) {
+			if width == 0 {
+				_, err = fmt.Fprintln(w, l.Text)
+			} else {
+				_, err = fmt.Fprintf(w, "%-*s | %s\n", width, l.Service, l.Text)
+			}
+			return err
+		})
+	}
+}
