@@ -43,7 +43,7 @@ func newCgroup(root, name string, memoryMiB uint64) (*cgroup, error) {
 		return nil, fmt.Errorf("control group: %w", err)
 	}
 	if err := limitMemory(path, memoryMiB); err != nil {
-		return nil, err
+		return nil, errors.Join(err, os.Remove(path))
 	}
 	dir, err := os.Open(path)
 	if err != nil {
@@ -56,17 +56,27 @@ func newCgroup(root, name string, memoryMiB uint64) (*cgroup, error) {
 // memory runs out: half a service helps nobody, and its start again is in
 // order.
 func limitMemory(path string, mib uint64) error {
-	if err := os.WriteFile(filepath.Join(path, "memory.oom.group"), []byte("1"), 0); err != nil && (mib > 0 || !errors.Is(err, os.ErrNotExist)) {
+	if err := control(path, "memory.oom.group", "1"); err != nil && (mib > 0 || !errors.Is(err, os.ErrNotExist)) {
 		return fmt.Errorf("control group: %w: the kernel needs MEMCG", err)
 	}
 	if mib == 0 {
 		return nil
 	}
-	limit := strconv.FormatUint(mib<<20, 10)
-	if err := os.WriteFile(filepath.Join(path, "memory.max"), []byte(limit), 0); err != nil {
+	if err := control(path, "memory.max", strconv.FormatUint(mib<<20, 10)); err != nil {
 		return fmt.Errorf("control group: memory limit: %w", err)
 	}
 	return nil
+}
+
+// control writes a group's control file. It makes none: where the kernel has
+// none the error is os.ErrNotExist.
+func control(group, name, value string) error {
+	f, err := os.OpenFile(filepath.Join(group, name), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(value)
+	return errors.Join(err, f.Close())
 }
 
 // file is what a process is started in.
@@ -136,7 +146,7 @@ func (c *cgroup) drain(ctx context.Context, limit time.Duration, stuck func()) (
 		}
 		switch {
 		case !killed:
-			if err := os.WriteFile(filepath.Join(c.path, "cgroup.kill"), []byte("1"), 0); err != nil {
+			if err := control(c.path, "cgroup.kill", "1"); err != nil {
 				return false, fmt.Errorf("control group: kill: %w", err)
 			}
 			killed, ended = true, nil

@@ -209,7 +209,7 @@ func (e *ends) copy(std agent.ExecIO, p *proc.Process) (finish func()) {
 		}
 	}()
 	done := make(chan struct{})
-	go control(std, e.terminal, p, done)
+	go steer(std, e.terminal, p, done)
 	copied := make(chan struct{}, len(outputs))
 	for from, to := range outputs {
 		go func() {
@@ -233,8 +233,8 @@ func (e *ends) copy(std agent.ExecIO, p *proc.Process) (finish func()) {
 	}
 }
 
-// control does what comes beside the data, until done.
-func control(std agent.ExecIO, terminal *os.File, p *proc.Process, done <-chan struct{}) {
+// steer does what comes beside the data, until done.
+func steer(std agent.ExecIO, terminal *os.File, p *proc.Process, done <-chan struct{}) {
 	for {
 		select {
 		case <-done:
