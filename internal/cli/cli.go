@@ -120,9 +120,9 @@ system built from pinned sources, and runs the bundle as a virtual machine.`,
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	root.AddCommand(
 		s.buildCommand(), s.runCommand(), s.stopCommand(), s.dsnCommand(), s.statusCommand(),
+		s.lockCommand(), s.storeCommand(), s.reproCommand(), s.diffCommand(), s.ociCommand(), s.kernelCommand(), s.imageCommand(),
 		s.execCommand(), s.psqlCommand(), s.consoleCommand(), s.logsCommand(), s.bootChartCommand(), s.doctorCommand(),
 		s.credentialsCommand(), s.secretCommand(), s.reindexCommand(), s.balloonCommand(), s.growCommand(),
-		s.lockCommand(), s.storeCommand(), s.reproCommand(), s.diffCommand(), s.ociCommand(), s.kernelCommand(), s.imageCommand(),
 		s.schemaCommand(), s.completionCommand(), s.versionCommand(),
 	)
 	s.complete(root)

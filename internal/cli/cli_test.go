@@ -22,15 +22,15 @@ import (
 // fake stands in for pkg/build and pkg/runtime: it keeps what it was asked
 // and answers with err, or a good result.
 type fake struct {
+	statuses    func() []MachineStatus // nil: one machine that is ready
+	manySecrets bool
+
 	err   error
 	build BuildRequest
 	lock  LockRequest
 	run   RunRequest
 	calls []string
 	watch func(ctx context.Context) error
-
-	statuses    func() []MachineStatus // nil: one machine that is ready
-	manySecrets bool
 }
 
 func (f *fake) Build(_ context.Context, r BuildRequest) (*BuildResult, error) {

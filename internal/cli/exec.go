@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/internal/terminal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -29,6 +31,9 @@ func passesOn(cmd *cobra.Command) bool { return cmd.Annotations[passesOnKey] != 
 // exitsLike notes the exit codes of a command that passes on the guest's.
 func exitsLike(cmd *cobra.Command, program string) *cobra.Command {
 	cmd.Annotations = map[string]string{passesOnKey: "yes"}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fault.Errorf(fault.Usage, "%w", err).Hintf("write -- before what is for %s", program)
+	})
 	cmd.Long = strings.TrimSpace(cmd.Long) + fmt.Sprintf(`
 
 EXIT STATUS
@@ -151,7 +156,8 @@ func (s *session) execTerminal(ctx context.Context, i Instance, r agent.ExecRequ
 			err = restoreErr
 		}
 	}()
-	ctx, cancel := context.WithCancel(ctx)
+	// A closed window, too, must give the terminal back.
+	ctx, cancel := signal.NotifyContext(ctx, unix.SIGHUP)
 	defer cancel()
 	std.Resize = sizes(ctx, tty)
 	return i.Exec(ctx, r, std)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
@@ -311,5 +312,14 @@ func TestCompletion(t *testing.T) {
 		if got := strings.Join(strings.Fields(out), " "); code != 0 || got != tt.want {
 			t.Errorf("%s: exit %d %q, want %q (%s)", tt.args, code, got, tt.want, errs)
 		}
+	}
+}
+
+func TestProgress(t *testing.T) {
+	var said []string
+	report := progress(func(line string) { said = append(said, line) })
+	report(runtime.Event{Phase: runtime.PhaseKernel, Text: "the kernel boots"})
+	if len(said) != 1 || !strings.HasSuffix(said[0], " s  kernel   the kernel boots") {
+		t.Errorf("%q", said)
 	}
 }

@@ -20,12 +20,12 @@ type Runtime interface {
 	// URL is how a client reaches the service on a guest port, with its
 	// secret; port 0 is the first port that has a URL.
 	URL(ctx context.Context, name string, port int) (string, error)
-	// Status returns the named machine, or all.
-	Status(ctx context.Context, name string) ([]MachineStatus, error)
 	// Names are those of all machines on this host.
 	Names() ([]string, error)
 	// Instance is the way into a machine.
 	Instance(ctx context.Context, name string) (Instance, error)
+	// Status returns the named machine, or all.
+	Status(ctx context.Context, name string) ([]MachineStatus, error)
 }
 
 // RunRequest is what the flags of run say.

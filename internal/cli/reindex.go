@@ -16,9 +16,10 @@ func (s *session) reindexCommand() *cobra.Command {
 		Short: "Rebuild PostgreSQL's indexes after its collations have changed",
 		Long: `Reindex rebuilds the indexes of every database whose collation version is not
 the one of the ICU in the image, and notes the new version. status warns when
-that is so: until then an index may not find rows that are there. Tables can be
-read and written meanwhile, except for moments; it takes as long as the indexes
-are large. Where all versions agree nothing is done.`,
+that is so: until then an index may not find rows that are there. A table
+cannot be written to while its indexes are rebuilt, which takes as long as they
+are large. Where all versions agree nothing is done. Interrupted, it can be run
+again.`,
 		Example: `  sovereign-build reindex sql`,
 		Args:    operands("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {

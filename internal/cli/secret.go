@@ -22,7 +22,7 @@ func (s *session) secretCommand() *cobra.Command {
 running guest holds, readable by one service, on its data disk. The service
 takes a new value up at once.`,
 		Example: `  sovereign-build secret rotate sql
-  sovereign-build secret set sql tailscale/authkey --from-file authkey`,
+  sovereign-build secret set sql tailscale/auth-key --from-file key.txt`,
 	}
 	cmd.AddCommand(s.secretRotateCommand(), s.secretSetCommand())
 	return exits(group(cmd))
@@ -81,8 +81,8 @@ func (s *session) secretSetCommand() *cobra.Command {
 such as an auth key, from a file or from standard input: never by an argument,
 which any process of this machine can read. Typed at a terminal it is not shown.
 One line end at its end is left out.`,
-		Example: `  sovereign-build secret set sql tailscale/authkey --from-file authkey
-  pass show tailscale | sovereign-build secret set sql tailscale/authkey --from-file -`,
+		Example: `  sovereign-build secret set sql tailscale/auth-key --from-file key.txt
+  pass show tailscale | sovereign-build secret set sql tailscale/auth-key --from-file -`,
 		Args: operands("NAME", "SERVICE/SECRET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ref, err := parseSecret(args[1])

@@ -32,7 +32,7 @@ func (machines) Start(ctx context.Context, q RunRequest, report func(string)) (*
 	if err != nil {
 		return nil, err
 	}
-	told := func(e runtime.Event) { report(e.Text) }
+	told := progress(report)
 	i, err := r.Start(ctx, q.Bundle, runtime.StartOptions{
 		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: q.Outbound, Bounce: q.Bounce, Report: told,
 	})
