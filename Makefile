@@ -48,7 +48,7 @@ lint: ## gofmt, go vet, staticcheck, shellcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	@go vet ./...
 	@go tool -modfile=tools/lint/go.mod staticcheck ./...
-	@shellcheck $$(git ls-files '*.sh' .ci/run)
+	@shellcheck $$(git ls-files '*.sh' .ci/run) $$(git grep -l '^#!/bin/sh' -- 'recipes/*/files')
 
 test-unit: ## unit tests with the race detector
 	@echo "== unit tests"
@@ -59,7 +59,7 @@ test-e2e: all ## build the bundle for this machine and test it booted
 	@$(SB) build recipes/sql --arch $(HOST_ARCH) --relock-missing --progress plain
 	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./pkg/runtime ./pkg/runtime/guest/initd
 	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 40m ./e2e
-	@for module in examples/embed compat/apko; do \
+	@for module in examples/embed compat/apko compat/tailnet; do \
 		(cd $$module && go vet ./... && SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 30m ./...) || exit 1; done
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation

@@ -158,6 +158,13 @@ func TestPostgreSQL(t *testing.T) {
 			"SHOW full_page_writes":                                                           "on",
 			"SHOW password_encryption":                                                        "scram-sha-256",
 			"SHOW server_encoding":                                                            "UTF8",
+			"SHOW ssl":                                                                        "on",
+			"SHOW ssl_min_protocol_version":                                                   "TLSv1.3",
+			"SHOW effective_io_concurrency":                                                   "32",
+			"SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()":                    "TLSv1.3",
+			// Nothing but what the image says was taken from its files.
+			"SELECT count(*)::text FROM pg_file_settings WHERE error IS NOT NULL": "0",
+			"SELECT count(*)::text FROM pg_hba_file_rules":                        "2",
 		} {
 			if got := scan[string](t, ctx, conn, sql); got != want {
 				t.Errorf("%s: %q, want %q", sql, got, want)
@@ -206,6 +213,33 @@ func TestPostgreSQL(t *testing.T) {
 		if _, err := conn.Exec(ctx, "SELECT bt_index_check('pg_class_oid_index')"); err != nil {
 			t.Errorf("amcheck: %v", err)
 		}
+	})
+
+	// Between a fifth and a quarter of the memory: the kernel keeps some.
+	t.Run("memory", func(t *testing.T) {
+		buffers := scan[int](t, ctx, conn, "SELECT setting::int * 8 / 1024 FROM pg_settings WHERE name = 'shared_buffers'")
+		if most := manifest.VM.MemoryMiB / 4; buffers > most || buffers < most*4/5 {
+			t.Errorf("shared_buffers is %d MiB in a machine of %d MiB", buffers, manifest.VM.MemoryMiB)
+		}
+	})
+
+	t.Run("in clear", func(t *testing.T) {
+		config := conn.Config().Copy()
+		config.TLSConfig = nil
+		if c, err := pgx.ConnectConfig(ctx, config); err == nil {
+			c.Close(ctx)
+			t.Error("a connection without TLS was let in")
+		}
+	})
+
+	t.Run("a rotated password", func(t *testing.T) {
+		m.ok("secret", "rotate", "sql")
+		if c, err := pgx.ConnectConfig(ctx, conn.Config().Copy()); err == nil {
+			c.Close(ctx)
+			t.Error("the old password was let in")
+		}
+		scan[int](t, ctx, m.connect(ctx), "SELECT 1")
+		scan[int](t, ctx, conn, "SELECT 1") // open connections stay
 	})
 
 	t.Run("wrong password", func(t *testing.T) {
