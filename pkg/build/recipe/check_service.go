@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"net"
 	"regexp"
 	"slices"
 	"strings"
@@ -36,6 +37,7 @@ func checkServices(c *check, services []Service, users []string) {
 			unique(c, paths, index(where+".directories", j)+".path", "directory", d.Path)
 		}
 		secrets := checkSecrets(c, where, s.Secrets)
+		checkCertificates(c, where, s.Certificates)
 		for j, command := range s.Setup {
 			c.command(index(where+".setup", j), command)
 		}
@@ -82,10 +84,30 @@ func checkSecrets(c *check, where string, list []Secret) []string {
 		unique(c, seen, at+".name", "secret name", s.Name)
 		if c.given(at + ".bytes") {
 			c.between(at+".bytes", s.Bytes, 16, 64)
+			if s.Given {
+				c.failf(at+".bytes", "secret %q is given by the owner, it has no bytes of its own", s.Name)
+			}
 		}
 	}
 	return keys(seen)
 }
+
+func checkCertificates(c *check, where string, list []Certificate) {
+	seen := map[string]string{}
+	for i, s := range list {
+		at := index(where+".certificates", i)
+		c.name(at+".name", "certificate name", s.Name)
+		unique(c, seen, at+".name", "certificate name", s.Name)
+		for j, h := range s.Hosts {
+			if !hostPattern.MatchString(h) && net.ParseIP(h) == nil {
+				c.failf(index(at+".hosts", j), "%q is neither a DNS name nor an IP address", h)
+			}
+		}
+	}
+}
+
+// hostPattern is a DNS name, with a wildcard as its first label or without.
+var hostPattern = regexp.MustCompile(`^(\*\.)?([a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?\.)*[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$`)
 
 func checkHealth(c *check, where string, h Health) {
 	c.command(where+".command", h.Command)

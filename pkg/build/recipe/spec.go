@@ -38,7 +38,9 @@ func (r *Recipe) fill() {
 			orString(&s.Directories[j].Mode, "0755")
 		}
 		for j := range s.Secrets {
-			orNumber(&s.Secrets[j].Bytes, 24)
+			if !s.Secrets[j].Given {
+				orNumber(&s.Secrets[j].Bytes, 24)
+			}
 		}
 		orString(&s.Stop.Signal, "TERM")
 		orNumber(&s.Stop.Timeout, Duration(30*time.Second))
@@ -114,12 +116,16 @@ func (s Service) spec() spec.Service {
 			MemoryMiB:   uint64(s.Limits.Memory / MiB),
 			OOMScoreAdj: s.Limits.OOMScoreAdj,
 		},
+		Optional: s.Optional,
 	}
 	for _, d := range s.Directories {
 		out.Directories = append(out.Directories, spec.Directory(d))
 	}
 	for _, secret := range s.Secrets {
 		out.Secrets = append(out.Secrets, spec.Secret(secret))
+	}
+	for _, cert := range s.Certificates {
+		out.Certificates = append(out.Certificates, spec.Certificate(cert))
 	}
 	return out
 }

@@ -131,6 +131,8 @@ type Service struct {
 	// Secrets are generated at the first start and kept on the data disk;
 	// SOVEREIGN_SECRETS in the environment is the directory they are in.
 	Secrets []Secret `yaml:"secrets,omitempty"`
+	// Certificates are made at the first start and kept beside the secrets.
+	Certificates []Certificate `yaml:"certificates,omitempty"`
 	// Setup commands run in order before every start. They must be idempotent:
 	// a power cut can come at any byte.
 	Setup [][]string `yaml:"setup,omitempty"`
@@ -146,6 +148,8 @@ type Service struct {
 	Limits Limits `yaml:"limits,omitempty"`
 	// Ports are the TCP ports the service listens on.
 	Ports []Port `yaml:"ports,omitempty"`
+	// Optional, when true: the machine is ready without this service.
+	Optional bool `yaml:"optional,omitempty"`
 }
 
 // Directory is a directory a service needs at run time.
@@ -156,13 +160,27 @@ type Directory struct {
 	Mode string `yaml:"mode,omitempty"`
 }
 
-// Secret is generated in the guest; the recipe only names it.
+// Secret is generated in the guest, or handed over to it; the recipe only
+// names it.
 type Secret struct {
 	// Name is the secret's, and its file's.
 	Name string `yaml:"name"`
 	// Bytes of entropy, 16 to 64, 24 by default; the value is their base64url
 	// text.
 	Bytes int `yaml:"bytes,omitempty"`
+	// Given, when true: the owner hands the secret over to the running guest;
+	// it is never generated, and the service starts without it.
+	Given bool `yaml:"given,omitempty"`
+}
+
+// Certificate is a P-256 key and a certificate signed by itself for ten years,
+// NAME.key and NAME.crt in the directory of the service's secrets.
+type Certificate struct {
+	// Name is the files', before .key and .crt.
+	Name string `yaml:"name"`
+	// Hosts are the DNS names and IP addresses it is for, beside the guest's
+	// name.
+	Hosts []string `yaml:"hosts,omitempty"`
 }
 
 // Stop says how a service ends in order.
@@ -176,7 +194,8 @@ type Stop struct {
 
 // Health is a command that succeeds when the service does its work.
 type Health struct {
-	// Command exits 0 when the service does its work.
+	// Command exits 0 when the service does its work. A line on its standard
+	// output is then shown as a warning.
 	Command []string `yaml:"command"`
 	// Starting are exit codes that mean "alive, but not ready yet" and never
 	// lead to a restart.

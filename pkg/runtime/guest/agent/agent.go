@@ -73,9 +73,43 @@ type Status struct {
 	// ready, in milliseconds; 0 before that.
 	BootMS int64 `json:"boot_ms"`
 	// UptimeMS is the time since the kernel's start, in milliseconds.
-	UptimeMS int64     `json:"uptime_ms"`
-	Frozen   bool      `json:"frozen,omitempty"` // the data file system is frozen
-	Services []Service `json:"services"`         // in the order of the recipe
+	UptimeMS int64 `json:"uptime_ms"`
+	Frozen   bool  `json:"frozen,omitempty"` // the data file system is frozen
+	// Data is the data file system; nil before it is mounted.
+	Data *Data `json:"data,omitempty"`
+	// Clock says where the time comes from.
+	Clock    Clock     `json:"clock,omitempty"`
+	Services []Service `json:"services"` // in the order of the recipe
+}
+
+// Data is the room on the data file system, in bytes.
+type Data struct {
+	Size int64 `json:"size"`
+	Free int64 `json:"free"` // for users other than root
+}
+
+// Clock is where the guest's time comes from.
+type Clock string
+
+// Sources of the time.
+const (
+	ClockRTC   Clock = "rtc"   // the machine's own clock, at the start
+	ClockNTP   Clock = "ntp"   // a time server's, by SNTP
+	ClockUnset Clock = "unset" // neither: the clock is before the image was made
+)
+
+// Boot is the answer of GET /v1/boot: what the guest did since the kernel's
+// start, in the order in which it began.
+type Boot struct {
+	Phases []Phase `json:"phases"`
+}
+
+// Phase is a span of the boot, in milliseconds since the kernel's start.
+type Phase struct {
+	// Name is a word, or "SERVICE: word" for what belongs to a service.
+	Name    string  `json:"name"`
+	StartMS float64 `json:"start_ms"`
+	EndMS   float64 `json:"end_ms"` // 0 while it goes on
 }
 
 // Service is the status of one service.
@@ -86,7 +120,11 @@ type Service struct {
 	PID     int          `json:"pid"` // in the guest; 0 while it does not run
 	// Restarts counts starts after the first one, since boot.
 	Restarts int    `json:"restarts"`
-	Message  string `json:"message"` // last problem, empty when healthy
+	Message  string `json:"message"` // last problem, or the warning; empty when healthy without one
+	// Warning is what a healthy service's check had to say.
+	Warning string `json:"warning,omitempty"`
+	// Optional services do not hold up the guest's readiness nor degrade it.
+	Optional bool `json:"optional,omitempty"`
 }
 
 // Service returns the status of the named service.
@@ -114,6 +152,27 @@ type Backend interface {
 	Freeze(ctx context.Context, limit time.Duration) error
 	// Thaw ends a freeze; thawing what is not frozen is no error.
 	Thaw(ctx context.Context) error
+}
+
+// An Operator is a Backend that can also be changed and measured. The
+// endpoints for it are absent (404) where a Backend is none.
+type Operator interface {
+	// Exec runs a program to its end, or until ctx ends. The error is for one
+	// that could not be started.
+	Exec(ctx context.Context, r ExecRequest, io ExecIO) (code int, err error)
+	// SetSecret replaces the value of a secret the recipe declares, and has
+	// the service take it up.
+	SetSecret(ctx context.Context, service, name, value string) error
+	// RotateSecret does so with a newly generated value, for a secret that
+	// the guest generates.
+	RotateSecret(ctx context.Context, service, name string) error
+	// RestartService ends a service in order; it starts again by itself.
+	RestartService(ctx context.Context, service string) error
+	Boot() Boot
+	// Metrics writes Prometheus' text format.
+	Metrics(w io.Writer) error
+	// Grow makes the data file system fill its disk.
+	Grow(ctx context.Context) error
 }
 
 // muxConfig is what both ends give yamux. The keep-alive is slow enough for a

@@ -29,7 +29,7 @@ const maxAnswer = 1 << 20
 // Client speaks to one guest. Its methods may be called from several
 // goroutines. Errors are of class fault.Device, or Cancelled.
 type Client struct {
-	session *yamux.Session
+	session *yamux.Session // nil over streams of somebody else's
 	http    *http.Client
 }
 
@@ -53,15 +53,22 @@ func Dial(ctx context.Context, conn io.ReadWriteCloser) (*Client, error) {
 		conn.Close()
 		return nil, fault.Errorf(fault.Internal, "guest agent: yamux: %w", err)
 	}
-	c := &Client{session: session}
-	c.http = &http.Client{Transport: &http.Transport{
-		DialContext: func(context.Context, string, string) (net.Conn, error) {
-			return session.Open()
-		},
-		DisableCompression: true,
-		MaxConnsPerHost:    8,
-	}}
+	c := NewStreams(func(context.Context) (net.Conn, error) { return session.Open() })
+	c.session = session
 	return c, nil
+}
+
+// NewStreams returns a client whose every request is made over a stream of its
+// own, which dial opens and which leads to the guest's HTTP server. Close does
+// nothing for it, and Done is never closed.
+func NewStreams(dial func(context.Context) (net.Conn, error)) *Client {
+	return &Client{http: &http.Client{Transport: &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		DisableCompression: true,
+		// An idle stream would take the place of another session's.
+		DisableKeepAlives: true,
+		MaxConnsPerHost:   maxStreams,
+	}}}
 }
 
 // buffered joins the reader that found the hello with the rest of conn.
@@ -120,10 +127,20 @@ func readHello(r io.ByteReader, nonce string) error {
 }
 
 // Close ends the session and closes the connection under it.
-func (c *Client) Close() error { return c.session.Close() }
+func (c *Client) Close() error {
+	if c.session == nil {
+		return nil
+	}
+	return c.session.Close()
+}
 
 // Done is closed when the session has ended, whoever ended it.
-func (c *Client) Done() <-chan struct{} { return c.session.CloseChan() }
+func (c *Client) Done() <-chan struct{} {
+	if c.session == nil {
+		return nil
+	}
+	return c.session.CloseChan()
+}
 
 // Status asks for the state of the guest and its services.
 func (c *Client) Status(ctx context.Context) (*Status, error) {
@@ -142,8 +159,7 @@ func (c *Client) Status(ctx context.Context) (*Status, error) {
 // Secret asks for the value of a service's secret. A secret that the recipe
 // does not declare, or that is not generated yet, is an error that says so.
 func (c *Client) Secret(ctx context.Context, service, name string) (string, error) {
-	body, err := c.call(ctx, http.MethodGet,
-		"/v1/secrets/"+url.PathEscape(service)+"/"+url.PathEscape(name))
+	body, err := c.call(ctx, http.MethodGet, secretPath(service, name))
 	return string(body), err
 }
 
@@ -173,16 +189,20 @@ func (c *Client) Thaw(ctx context.Context) error {
 // closed.
 func (c *Client) Logs(ctx context.Context, service string, follow bool) (io.ReadCloser, error) {
 	resp, err := c.do(ctx, http.MethodGet,
-		"/v1/logs/"+url.PathEscape(service)+"?follow="+strconv.FormatBool(follow))
+		"/v1/logs/"+url.PathEscape(service)+"?follow="+strconv.FormatBool(follow), nil)
 	if err != nil {
 		return nil, err
 	}
 	return resp.Body, nil
 }
 
-// call makes a request and returns its whole body.
+// call makes a request without a body and returns the whole answer.
 func (c *Client) call(ctx context.Context, method, path string) ([]byte, error) {
-	resp, err := c.do(ctx, method, path)
+	return c.callWith(ctx, method, path, nil)
+}
+
+func (c *Client) callWith(ctx context.Context, method, path string, send io.Reader) ([]byte, error) {
+	resp, err := c.do(ctx, method, path, send)
 	if err != nil {
 		return nil, err
 	}
@@ -198,19 +218,23 @@ func (c *Client) call(ctx context.Context, method, path string) ([]byte, error) 
 	return body, nil
 }
 
-// do makes a request; a status other than 2xx becomes an error with the
-// guest's own words.
-func (c *Client) do(ctx context.Context, method, path string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://guest"+path, nil)
+func (c *Client) do(ctx context.Context, method, path string, send io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://guest"+path, send)
 	if err != nil {
 		return nil, fault.Errorf(fault.Internal, "guest agent: %w", err)
 	}
+	return c.send(req)
+}
+
+// send makes a request; a status of failure becomes an error with the guest's
+// own words.
+func (c *Client) send(req *http.Request) (*http.Response, error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, fault.Errorf(classOf(err), "guest agent: %w", err).
 			Hintf("see whether the guest still runs")
 	}
-	if resp.StatusCode/100 == 2 {
+	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusSwitchingProtocols {
 		return resp, nil
 	}
 	defer resp.Body.Close()
@@ -219,7 +243,7 @@ func (c *Client) do(ctx context.Context, method, path string) (*http.Response, e
 		text = fmt.Appendf(text, " (%v)", err)
 	}
 	return nil, fault.Errorf(fault.Device, "guest agent: %s %s: %s: %s",
-		method, path, resp.Status, strings.TrimSpace(string(text)))
+		req.Method, req.URL.Path, resp.Status, strings.TrimSpace(string(text)))
 }
 
 // classOf tells a cancelled call from a guest that does not answer.

@@ -14,6 +14,7 @@ import (
 const (
 	maxHeader     = 16 << 10 // bytes
 	maxConcurrent = 16       // requests at a time over all sessions
+	maxStreams    = 32       // streams of one session at a time
 	maxFreeze     = 10 * time.Minute
 )
 

@@ -41,6 +41,9 @@ type Service struct {
 	// Secrets are generated at the first start when absent, and kept 0600
 	// under DATA/secrets/SERVICE/NAME, owned by the service's user.
 	Secrets []Secret `json:"secrets,omitempty"`
+	// Certificates are made at the first start when absent, and kept beside
+	// the secrets.
+	Certificates []Certificate `json:"certificates,omitempty"`
 	// Setup commands run in order, as User, before every start. They must be
 	// idempotent: a power cut can come at any byte.
 	Setup   [][]string `json:"setup,omitempty"`
@@ -50,6 +53,9 @@ type Service struct {
 	Stop   Stop     `json:"stop"`
 	Health Health   `json:"health"`
 	Limits Limits   `json:"limits"`
+	// Optional: the service's state neither holds up the guest's readiness
+	// nor degrades it.
+	Optional bool `json:"optional,omitempty"`
 }
 
 // Directory is a directory the service needs.
@@ -62,7 +68,19 @@ type Directory struct {
 type Secret struct {
 	Name string `json:"name"`
 	// Bytes of entropy, 16 to 64; the value is their unpadded base64url text.
-	Bytes int `json:"bytes"`
+	// 0 for a given one.
+	Bytes int `json:"bytes,omitempty"`
+	// Given: handed over by the owner through the agent and never generated;
+	// the service starts without it.
+	Given bool `json:"given,omitempty"`
+}
+
+// Certificate is a P-256 key, DATA/secrets/SERVICE/NAME.key (0600), and a
+// certificate signed by itself for ten years, NAME.crt, for Hosts and the
+// guest's name.
+type Certificate struct {
+	Name  string   `json:"name"`
+	Hosts []string `json:"hosts,omitempty"` // DNS names and IP addresses
 }
 
 // Stop says how a service ends in order.
@@ -76,11 +94,12 @@ type Stop struct {
 type Health struct {
 	// Command is run as the service's user; its exit status is mapped by
 	// Starting: those codes mean "alive, but not ready yet" and never lead to
-	// a restart.
+	// a restart. 0 is healthy; a line on standard output then is a warning,
+	// shown as the service's message, of at most 500 bytes.
 	Command  []string `json:"command"`
 	Starting []int    `json:"starting,omitempty"`
 	// IntervalSeconds between checks once healthy, 1 to 3600. While starting,
-	// checks come every 100 ms at first and back off to this.
+	// checks come every few milliseconds at first and back off to this.
 	IntervalSeconds int `json:"interval_seconds"`
 	// TimeoutSeconds for one check, 1 to 600.
 	TimeoutSeconds int `json:"timeout_seconds"`

@@ -68,7 +68,7 @@ func checkService(v spec.Service, known map[string]bool) error {
 		}
 	}
 	for _, x := range v.Secrets {
-		if !plainName(x.Name) || x.Bytes < 16 || x.Bytes > 64 {
+		if !plainName(x.Name) || !x.Given && (x.Bytes < 16 || x.Bytes > 64) {
 			return fmt.Errorf("secret %q: want a plain name and 16 to 64 bytes", x.Name)
 		}
 	}

@@ -173,6 +173,9 @@ func (n *service) prepare(ctx context.Context) error {
 		return err
 	}
 	for _, x := range n.spec.Secrets {
+		if x.Given {
+			continue
+		}
 		if err := makeSecret(n.secretsDir(), x, n.user); err != nil {
 			return err
 		}
