@@ -32,6 +32,7 @@ type RunRequest struct {
 	CPUs      int         // 0 is the manifest's
 	Accel     string      // "auto", "kvm" or "tcg"
 	Outbound  bool        // the guest may connect to the world
+	Bounce    bool        // its transfers go by way of bounce buffers
 	Timeout   time.Duration
 }
 

@@ -55,6 +55,7 @@ in order at Ctrl-C. The data disk is kept and used again by the next run.`,
 	f.IntVar(&o.CPUs, "cpus", 0, "`number` of CPUs (default: the bundle's)")
 	f.StringVar(&o.Accel, "accel", "auto", "auto, kvm or tcg; auto takes KVM where a guest really boots with it")
 	f.BoolVar(&o.Outbound, "outbound", false, "let the guest connect to the world; without it only forwarded ports pass")
+	f.BoolVar(&o.Bounce, "bounce", false, "force the guest's transfers through bounce buffers, as in a protected VM: for measuring, it is slower and protects nothing")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "`time` the services have to become healthy")
 	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
 }

@@ -32,7 +32,7 @@ func (machines) Start(ctx context.Context, q RunRequest, report func(string)) (*
 	}
 	told := func(e runtime.Event) { report(e.Text) }
 	i, err := r.Start(ctx, q.Bundle, runtime.StartOptions{
-		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: q.Outbound, Report: told,
+		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: q.Outbound, Bounce: q.Bounce, Report: told,
 	})
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@
 //	manifest.json   a copy of the bundle's, as it was at the start
 //	data.img        the data disk: sparse, made blank once, then never replaced
 //	console.log     what the guest printed since its start (.1: the boot before)
+//	console.sock    the same as it comes, and the way to type into it
 //	machine.log     what the hypervisor printed (.1 likewise)
 //	agent.sock      the way to the guest's agent
 //	qmp.sock        the way to QEMU

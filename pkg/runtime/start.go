@@ -30,7 +30,9 @@ type StartOptions struct {
 	// Outbound lets the guest connect to the world and to the host's loopback
 	// services. Without it only forwarded connections pass.
 	Outbound bool
-	Report   Report
+	// Bounce imitates a protected VM's bounce buffers; see vm.Machine.
+	Bounce bool
+	Report Report
 }
 
 // Start starts the bundle in dir and returns when the hypervisor is up; see
@@ -215,7 +217,7 @@ func (i *Instance) machine(ctx context.Context, o StartOptions) (vm.Machine, err
 			{Path: filepath.Join(dir, root.File), Serial: m.Root.Serial, ReadOnly: true},
 			{Path: filepath.Join(i.dir, dataFile), Serial: m.VM.Data.Serial},
 		},
-		Outbound: o.Outbound, Dir: i.dir, Accel: o.Accel,
+		Outbound: o.Outbound, Bounce: o.Bounce, Dir: i.dir, Accel: o.Accel,
 	}
 	if o.MemoryMiB != 0 {
 		machine.MemoryMiB = o.MemoryMiB

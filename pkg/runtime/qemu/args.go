@@ -26,6 +26,12 @@ const (
 	guestNet     = "sovereign.net=eth0," + guestAddress + "/24,10.0.2.2,10.0.2.3"
 )
 
+// bounceSlabs is the size of the pool of bounce buffers in slabs of 2 KiB,
+// 63.75 MiB: crosvm gives a protected VM 64 MiB. One segment (128 slabs) less,
+// for the kernel takes its own default as nothing said, and on arm64 then
+// shrinks it to a thousandth of the memory, where large transfers hang.
+const bounceSlabs = 64<<20/2048 - 128
+
 // arguments is the command line of a machine, without the program. It is a
 // function of its inputs alone. Sockets and logs are named relative to m.Dir,
 // where QEMU runs: a socket's path may have 107 bytes, a state directory more.
@@ -40,6 +46,10 @@ func arguments(m vm.Machine, p vm.Plan) []string {
 	if p.Sandbox {
 		args = append(args, "-sandbox", sandbox)
 	}
+	virtio := modern
+	if m.Bounce {
+		virtio = bounced
+	}
 	args = append(args, machineType(m.Arch, p.Accel)...)
 	args = append(args,
 		"-smp", strconv.Itoa(m.CPUs),
@@ -50,28 +60,33 @@ func arguments(m vm.Machine, p vm.Plan) []string {
 		"-initrd", m.Initramfs,
 		"-append", cmdline(m),
 
-		"-chardev", "file,id=console,path="+vm.ConsoleFile+",append=on",
+		"-chardev", "socket,id=console,path="+vm.ConsoleSocket+",server=on,wait=off,logfile="+vm.ConsoleFile+",logappend=on",
 		"-serial", "chardev:console",
 		"-chardev", "socket,id=qmp,path="+qmpSocket+",server=on,wait=off",
 		"-mon", "chardev=qmp,mode=control",
-		"-device", "virtio-serial-pci,id=serial0,max_ports=4,"+modern,
+		"-device", "virtio-serial-pci,id=serial0,max_ports=4,"+virtio,
 		"-chardev", "socket,id=agent,path="+vm.AgentSocket+",server=on,wait=off",
 		"-device", "virtserialport,bus=serial0.0,nr=1,chardev=agent,name="+agentPort,
 
 		"-object", "rng-builtin,id=rng0",
-		"-device", "virtio-rng-pci,rng=rng0,"+modern,
+		"-device", "virtio-rng-pci,rng=rng0,"+virtio,
 		// The guest hands back pages it has freed, and gets them again at
-		// once when it runs short.
+		// once when it runs short. The kernel's driver gives whole pages by
+		// their address and knows no bounce buffers.
 		"-device", "virtio-balloon-pci,free-page-reporting=on,deflate-on-oom=on,"+modern,
 	)
 	for i, d := range m.Disks {
-		args = append(args, disk(i, d)...)
+		args = append(args, disk(i, d, virtio)...)
 	}
-	return append(args, network(m)...)
+	return append(args, network(m, virtio)...)
 }
 
 // modern keeps a device to virtio 1.0, which every guest kernel of ours has.
 const modern = "disable-legacy=on"
+
+// bounced also makes the guest's driver use the DMA interface, and by it the
+// bounce buffers that swiotlb=force orders.
+const bounced = modern + ",iommu_platform=on"
 
 // sandbox forbids what a running machine has no use for: obsolete system
 // calls, gaining rights, starting programs, changing its scheduling.
@@ -108,7 +123,11 @@ func cmdline(m vm.Machine) string {
 	if m.Arch == "arm64" {
 		console = "console=ttyAMA0"
 	}
-	return strings.TrimSpace(strings.Join([]string{m.Cmdline, console, "panic=1", guestNet}, " "))
+	words := []string{m.Cmdline, console, "panic=1", guestNet}
+	if m.Bounce {
+		words = append(words, fmt.Sprintf("swiotlb=%d,force", bounceSlabs))
+	}
+	return strings.TrimSpace(strings.Join(words, " "))
 }
 
 // disk is a raw image as a virtio disk.
@@ -117,12 +136,12 @@ func cmdline(m vm.Machine) string {
 // becomes fdatasync on the image (cache.no-flush=off): what PostgreSQL was
 // told is on the disk survives a crash of guest, QEMU and host. That is
 // QEMU's "writeback"; its "unsafe" is faster and would drop the flushes.
-func disk(i int, d vm.Disk) []string {
+func disk(i int, d vm.Disk, virtio string) []string {
 	id := fmt.Sprintf("disk%d", i)
 	file := "driver=file,node-name=" + id + "-file,filename=" + escape(d.Path) +
 		",aio=threads,cache.direct=off,cache.no-flush=off"
 	raw := "driver=raw,node-name=" + id + ",file=" + id + "-file"
-	device := "virtio-blk-pci,drive=" + id + ",serial=" + escape(d.Serial) + "," + modern
+	device := "virtio-blk-pci,drive=" + id + ",serial=" + escape(d.Serial) + "," + virtio
 	if d.ReadOnly {
 		file += ",read-only=on"
 		raw += ",read-only=on"
@@ -139,7 +158,7 @@ func disk(i int, d vm.Disk) []string {
 // network is one card in a network of its own. restrict=on lets only the
 // forwarded connections pass: the guest reaches neither the world nor, by the
 // gateway's address, the services on the host's loopback.
-func network(m vm.Machine) []string {
+func network(m vm.Machine, virtio string) []string {
 	var b strings.Builder
 	b.WriteString("user,id=net0,ipv6=off,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3")
 	if !m.Outbound {
@@ -149,7 +168,7 @@ func network(m vm.Machine) []string {
 		fmt.Fprintf(&b, ",hostfwd=tcp:127.0.0.1:%d-%s:%d", f.Host, guestAddress, f.Guest)
 	}
 	// romfile=: no boot from the network, and no option ROM to install.
-	return []string{"-netdev", b.String(), "-device", "virtio-net-pci,netdev=net0,romfile=," + modern}
+	return []string{"-netdev", b.String(), "-device", "virtio-net-pci,netdev=net0,romfile=," + virtio}
 }
 
 // escape writes a value into one of QEMU's option lists, where a comma ends it

@@ -31,6 +31,8 @@ func sample(arch string) vm.Machine {
 func TestArguments(t *testing.T) {
 	outbound := sample("amd64")
 	outbound.Outbound, outbound.Forwards, outbound.Cmdline = true, nil, ""
+	bounce := sample("arm64")
+	bounce.Bounce = true
 	tests := []struct {
 		name string
 		args []string
@@ -39,6 +41,7 @@ func TestArguments(t *testing.T) {
 		{"amd64-kvm", arguments(sample("amd64"), vm.Plan{Accel: "kvm", Sandbox: true})},
 		{"arm64-tcg", arguments(sample("arm64"), vm.Plan{Accel: "tcg", Sandbox: true})},
 		{"arm64-kvm", arguments(sample("arm64"), vm.Plan{Accel: "kvm", Sandbox: true})},
+		{"arm64-bounce", arguments(bounce, vm.Plan{Accel: "tcg", Sandbox: true})},
 		{"amd64-outbound-no-sandbox", arguments(outbound, vm.Plan{Accel: "tcg"})},
 		{"amd64-probe", probeArguments(sample("amd64"), vm.Plan{Sandbox: true})},
 	}

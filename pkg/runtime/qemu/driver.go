@@ -64,7 +64,7 @@ func (d *Driver) Prepare(ctx context.Context, m vm.Machine, report func(string))
 // Start starts QEMU and waits until it answers on its control socket: by then
 // it has opened the disks, taken the ports and set up the machine.
 func (d *Driver) Start(ctx context.Context, m vm.Machine, p vm.Plan) (vm.Process, error) {
-	for _, name := range []string{qmpSocket, vm.AgentSocket} {
+	for _, name := range []string{qmpSocket, vm.AgentSocket, vm.ConsoleSocket} {
 		if err := os.Remove(filepath.Join(m.Dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return vm.Process{}, fault.Wrap(fault.Environment, err)
 		}

@@ -14,9 +14,10 @@ import (
 
 // Names of the files that a driver makes in Machine.Dir.
 const (
-	ConsoleFile = "console.log" // what the guest's kernel and init print
-	LogFile     = "machine.log" // what the hypervisor itself prints
-	AgentSocket = "agent.sock"  // a stream to the guest's agent port
+	ConsoleFile   = "console.log"  // what the guest's kernel and init print
+	ConsoleSocket = "console.sock" // the same as it comes, and input; one client at a time
+	LogFile       = "machine.log"  // what the hypervisor itself prints
+	AgentSocket   = "agent.sock"   // a stream to the guest's agent port
 )
 
 // A Machine is what to start. Paths are absolute, on the device.
@@ -38,6 +39,11 @@ type Machine struct {
 	// gateway's address to the host's loopback services. Without it only the
 	// forwarded ports connect.
 	Outbound bool
+
+	// Bounce makes every disk and network transfer of the guest go by way of a
+	// small pool of shared memory, as in a protected VM, whose other memory
+	// the host cannot read. It protects nothing: it is for measuring.
+	Bounce bool
 
 	// Dir is the instance's directory: sockets and logs go here.
 	Dir string
@@ -129,6 +135,15 @@ type Hypervisor interface {
 	// Quit ends the machine of the directory at once, as pulling the plug
 	// does.
 	Quit(ctx context.Context, dir string) error
+	// Balloon asks the guest of the machine of the directory to give memory
+	// back until it has size bytes, or to take again what it gave. It does
+	// that in its own time: Memory tells how far it is.
+	Balloon(ctx context.Context, dir string, size int64) error
+	// Memory returns how many bytes of memory the guest has now.
+	Memory(ctx context.Context, dir string) (int64, error)
+	// GrowDisk tells the machine of the directory that the image of the disk
+	// with that serial has grown to size bytes. It never shrinks one.
+	GrowDisk(ctx context.Context, dir, serial string, size int64) error
 }
 
 // A Plan is what Prepare found and Start uses.

@@ -1,0 +1,108 @@
+package runtime
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// initLog is the name under which sovereign-init keeps its own log.
+const initLog = "init"
+
+// maxLogLine bounds a line of a log, in bytes; a longer one comes in parts.
+const maxLogLine = 64 << 10
+
+// A LogLine is a line of a service's output, without its line feed. It is as
+// the service wrote it: not fit to be printed on a terminal as it is.
+type LogLine struct {
+	Service string `json:"service"`
+	Text    string `json:"text"`
+}
+
+// LogNames are what Logs takes: the services, and sovereign-init's own.
+func (i *Instance) LogNames() []string { return append([]string{initLog}, i.manifest.Services...) }
+
+// Logs gives the newest lines of the services (of all when none is named) to
+// line, one service after the other. With follow the services come as they
+// write, until ctx ends, which is no error, or the guest does. line is called
+// by one goroutine at a time; its error ends Logs.
+func (i *Instance) Logs(ctx context.Context, services []string, follow bool, line func(LogLine) error) error {
+	if len(services) == 0 {
+		services = i.LogNames()
+	} else if err := i.checkServices(services...); err != nil {
+		return err
+	}
+	err := i.ask(ctx, func(s *session) error {
+		if !follow {
+			for _, service := range services {
+				if err := readLog(ctx, s, service, false, line); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		var mu sync.Mutex
+		group, ctx := errgroup.WithContext(ctx)
+		for _, service := range services {
+			group.Go(func() error {
+				return readLog(ctx, s, service, true, func(l LogLine) error {
+					mu.Lock()
+					defer mu.Unlock()
+					return line(l)
+				})
+			})
+		}
+		return group.Wait()
+	})
+	if follow && ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func readLog(ctx context.Context, s *session, service string, follow bool, line func(LogLine) error) error {
+	log, err := s.Logs(ctx, service, follow)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	r := bufio.NewReaderSize(log, maxLogLine)
+	for {
+		text, err := r.ReadSlice('\n')
+		if len(text) > 0 {
+			if err := line(LogLine{service, strings.TrimSuffix(string(text), "\n")}); err != nil {
+				return err
+			}
+		}
+		switch {
+		case err == nil || errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF):
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		default:
+			return fault.Wrap(fault.Device, fmt.Errorf("the log of %s: %w", service, err))
+		}
+	}
+}
+
+// checkServices finds the name of no service, and says which there are.
+func (i *Instance) checkServices(names ...string) error {
+	known := i.LogNames()
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return fault.Errorf(fault.Usage, "%s has no service %q", i.Name(), name).
+				Hintf("choose one of: %s", strings.Join(known, ", "))
+		}
+	}
+	return nil
+}
