@@ -79,10 +79,14 @@ func (m *machine) client(ctx context.Context, program string, args ...string) (*
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err)
 	}
+	mode := "require" // TLS, as the guest's certificate is its own
+	if cfg.TLSConfig == nil {
+		mode = "disable"
+	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.WaitDelay = 10 * time.Second
 	cmd.Env = append(os.Environ(), "PGHOST="+cfg.Host, "PGPORT="+strconv.Itoa(int(cfg.Port)), "PGUSER="+cfg.User,
-		"PGPASSWORD="+cfg.Password, "PGDATABASE="+cfg.Database, "PGSSLMODE=disable", "PGCONNECT_TIMEOUT=10")
+		"PGPASSWORD="+cfg.Password, "PGDATABASE="+cfg.Database, "PGSSLMODE="+mode, "PGCONNECT_TIMEOUT=10")
 	return cmd, nil
 }
 

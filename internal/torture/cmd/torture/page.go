@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/pkg/build/disk"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -22,7 +23,10 @@ func updatePage(path, text string) error {
 	if !ok {
 		return fault.Errorf(fault.Usage, "%s: no block between %q and %q", path, strings.TrimSpace(pageBegin), pageEnd)
 	}
-	return fault.Wrap(fault.Environment, os.WriteFile(path, []byte(now), 0o644))
+	return disk.Replace(path, func(f *os.File) error {
+		_, err := f.WriteString(now)
+		return err
+	})
 }
 
 func replaceBlock(page, text string) (string, bool) {
