@@ -5,6 +5,7 @@ type Phase string
 
 // Phases, in their order.
 const (
+	PhaseInstall Phase = "install" // a bundle is copied into a slot
 	PhaseProbe   Phase = "probe"   // finding out whether KVM works
 	PhaseStart   Phase = "start"   // the hypervisor starts
 	PhaseKernel  Phase = "kernel"  // the guest's console says something

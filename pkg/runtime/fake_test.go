@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
@@ -26,6 +28,9 @@ import (
 const fakeWord = "sovereign-fake-machine"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == operatorWord {
+		operate(os.Args[2:])
+	}
 	if len(os.Args) > 2 && os.Args[1] == fakeWord {
 		if err := fakeMachine(os.Args[2]); err != nil {
 			fmt.Println(err)
@@ -42,6 +47,11 @@ func fakeMachine(mode string) error {
 	if mode == "dead" {
 		return errors.New("the fake does not start")
 	}
+	disk, err := lockDisk()
+	if err != nil {
+		return err
+	}
+	defer disk.Close()
 	console, err := os.Create(vm.ConsoleFile)
 	if err != nil {
 		return err
@@ -62,6 +72,9 @@ func fakeMachine(mode string) error {
 	fmt.Fprintln(console, "[0.0] Linux version 6.12")
 	ctx, end := context.WithCancel(context.Background())
 	g := &fakeGuest{mode: mode, end: end, until: time.Now().Add(200 * time.Millisecond)}
+	if mode == "quick" {
+		g.until = time.Now()
+	}
 	go func() {
 		for { // a word on the control socket is the plug pulled
 			c, err := control.Accept()
@@ -95,6 +108,23 @@ func fakeMachine(mode string) error {
 	return nil
 }
 
+// lockDisk is what QEMU does with an image it may write. A second machine on
+// one data disk leaves a file that tests look for.
+func lockDisk() (*os.File, error) {
+	disk, err := os.OpenFile(dataFile, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.FcntlFlock(disk.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	if err != nil {
+		return nil, errors.Join(err, os.WriteFile(twoMachines, nil, 0o600))
+	}
+	return disk, nil
+}
+
+// twoMachines is made by a machine that finds its data disk in use.
+const twoMachines = "two-machines"
+
 type fakeGuest struct {
 	mode  string
 	end   func()
@@ -125,7 +155,11 @@ func (g *fakeGuest) Logs(context.Context, string, bool) (io.ReadCloser, error) {
 }
 
 func (g *fakeGuest) Shutdown(context.Context) error {
-	if g.mode != "stubborn" {
+	switch g.mode {
+	case "stubborn":
+	case "quick":
+		time.AfterFunc(10*time.Millisecond, g.end)
+	default:
 		time.AfterFunc(100*time.Millisecond, g.end)
 	}
 	return nil
@@ -149,6 +183,8 @@ func (h fakeHV) Prepare(_ context.Context, m vm.Machine, report func(string)) (v
 	return vm.Plan{Accel: "tcg", Why: "it is a fake", Version: "1"}, nil
 }
 
+// Start starts a machine that behaves as the bundle's command line says,
+// "fake=MODE", or as h.mode.
 func (h fakeHV) Start(ctx context.Context, m vm.Machine, _ vm.Plan) (vm.Process, error) {
 	h.mu.Lock()
 	*h.starts++
@@ -158,7 +194,12 @@ func (h fakeHV) Start(ctx context.Context, m vm.Machine, _ vm.Plan) (vm.Process,
 	if err != nil {
 		return vm.Process{}, err
 	}
-	p, err := h.dev.Start(ctx, vm.Command{Path: self, Args: []string{fakeWord, h.mode}, Dir: m.Dir, Log: filepath.Join(m.Dir, vm.LogFile)})
+	mode := h.mode
+	if of, ok := strings.CutPrefix(m.Cmdline, "fake="); ok {
+		mode = of
+	}
+	p, err := h.dev.Start(ctx, vm.Command{Path: self, Args: []string{fakeWord, mode}, Dir: m.Dir,
+		Log: filepath.Join(m.Dir, vm.LogFile), Lock: filepath.Join(m.Dir, vm.LockFile)})
 	if err != nil {
 		return p, err
 	}
@@ -167,7 +208,7 @@ func (h fakeHV) Start(ctx context.Context, m vm.Machine, _ vm.Plan) (vm.Process,
 			return p, err
 		}
 		if alive, err := h.dev.Alive(ctx, p); err != nil || !alive {
-			if h.mode == "panics" {
+			if mode == "panics" {
 				return p, err // it was up, and is gone
 			}
 			return p, fault.Errorf(fault.Device, "the fake ended")
@@ -179,7 +220,18 @@ func (h fakeHV) Start(ctx context.Context, m vm.Machine, _ vm.Plan) (vm.Process,
 }
 
 func (h fakeHV) Find(ctx context.Context, dir string) (vm.Process, bool, error) {
-	return h.dev.Listener(ctx, filepath.Join(dir, "control.sock"))
+	for {
+		p, ok, err := h.dev.Listener(ctx, filepath.Join(dir, "control.sock"))
+		if ok || err != nil {
+			return p, ok, err
+		}
+		if locked, err := h.dev.Locked(ctx, filepath.Join(dir, vm.LockFile)); err != nil || !locked {
+			return vm.Process{}, false, err
+		}
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return vm.Process{}, false, err
+		}
+	}
 }
 
 func (fakeHV) Status(context.Context, string) (vm.Status, error) {
@@ -244,6 +296,11 @@ func (f *fixture) start(t *testing.T, o StartOptions) *Instance {
 
 func writeBundle(t *testing.T, dir, root string) {
 	t.Helper()
+	writeFakeBundle(t, dir, root, "x=y")
+}
+
+func writeFakeBundle(t *testing.T, dir, root, cmdline string) {
+	t.Helper()
 	w, err := bundle.Create(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -257,7 +314,7 @@ func writeBundle(t *testing.T, dir, root string) {
 		Schema: bundle.Schema, Name: "sql", Arch: "amd64",
 		Lock:     bundle.Lock{Digest: "sha256:" + strings.Repeat("a", 64)},
 		Root:     bundle.Root{Serial: "root", Hash: strings.Repeat("b", 64)},
-		VM:       bundle.VM{MemoryMiB: 512, CPUs: 2, Cmdline: "x=y", Data: bundle.Data{Serial: "data", Size: 1 << 30}},
+		VM:       bundle.VM{MemoryMiB: 512, CPUs: 2, Cmdline: cmdline, Data: bundle.Data{Serial: "data", Size: 1 << 30}},
 		Services: []string{"postgresql"},
 		Ports: []bundle.Port{
 			{Name: "postgresql", Service: "postgresql", Port: 5432, URL: "postgres://owner:${secret:owner}@${address}/app"},

@@ -35,6 +35,9 @@ func (i *Instance) Bundle() BundleRef { return i.rec.Bundle }
 // Machine says how it was last started.
 func (i *Instance) Machine() MachineID { return i.rec.Machine }
 
+// Runs says whether a process ran the machine when the instance was got.
+func (i *Instance) Runs() bool { return i.proc != (vm.Process{}) }
+
 // Manifest is the manifest of its bundle as it was at the start. It must not
 // be changed.
 func (i *Instance) Manifest() *bundle.Manifest { return i.manifest }

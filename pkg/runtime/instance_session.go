@@ -40,6 +40,3 @@ func (i *Instance) ask(ctx context.Context, question func(*session) error) error
 	}
 	return err
 }
-
-// Names are the instances' names, sorted.
-func (r *Runtime) Names() ([]string, error) { return r.names() }

@@ -112,13 +112,13 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 		}
 		return false, nil
 	}
-	if w.last == nil {
-		w.report.tell(PhaseInit, "the guest's init answers")
-	}
 	for end := time.Now().Add(turn); time.Now().Before(end); {
 		status, err := s.Status(ctx)
 		if err != nil {
 			break // the session is lost; a new one will tell
+		}
+		if w.last == nil {
+			w.report.tell(PhaseInit, "the guest's init answers")
 		}
 		w.tell(status)
 		switch status.State {

@@ -17,11 +17,12 @@ import (
 const (
 	recordFile   = "instance.json"
 	dataFile     = "data.img"
-	recordSchema = 1
+	recordSchema = 2
 	maxRecord    = 1 << 20
 )
 
-// record is instance.json.
+// record is instance.json. Schema 1 had none of the fields of installed, and is
+// read as one that was never installed.
 type record struct {
 	Schema  int       `json:"schema"`
 	Name    string    `json:"name"`
@@ -32,6 +33,7 @@ type record struct {
 	// Process is nil when the machine was stopped in order, or is about to
 	// start.
 	Process *vm.Process `json:"process,omitempty"`
+	installed
 }
 
 // BundleRef is the bundle that an instance was last started from.
@@ -68,10 +70,11 @@ func parseRecord(path string, data []byte) (record, error) {
 	if err := dec.Decode(&rec); err != nil {
 		return rec, fault.Errorf(fault.Environment, "%s: %w", path, err).Hintf(hint)
 	}
-	if rec.Schema != recordSchema {
-		return rec, fault.Errorf(fault.Environment, "%s: schema %d is not %d, the one this program reads", path, rec.Schema, recordSchema).
+	if rec.Schema < 1 || rec.Schema > recordSchema {
+		return rec, fault.Errorf(fault.Environment, "%s: schema %d is not one from 1 to %d, which this program reads", path, rec.Schema, recordSchema).
 			Hintf("use the version of this program that wrote it")
 	}
+	rec.Schema = recordSchema
 	if !nameForm.MatchString(rec.Name) {
 		return rec, fault.Errorf(fault.Environment, "%s: name %q is not an instance's", path, rec.Name).Hintf(hint)
 	}
@@ -79,6 +82,9 @@ func parseRecord(path string, data []byte) (record, error) {
 		if p.Guest < 1 || p.Guest > 65535 || p.Host < 1 || p.Host > 65535 {
 			return rec, fault.Errorf(fault.Environment, "%s: port %d at %d is out of range", path, p.Guest, p.Host).Hintf(hint)
 		}
+	}
+	if err := rec.check(); err != nil {
+		return rec, fault.Errorf(fault.Environment, "%s: %w", path, err).Hintf(hint)
 	}
 	return rec, nil
 }
@@ -122,6 +128,7 @@ func (i *Instance) save() error {
 	if err := atomicfile.Write(filepath.Join(i.dir, bundle.ManifestFile), text, 0o600); err != nil {
 		return err
 	}
+	i.r.did("manifest")
 	return i.saveRecord()
 }
 
@@ -130,5 +137,9 @@ func (i *Instance) saveRecord() error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(i.dir, recordFile), append(data, '\n'), 0o600)
+	if err := atomicfile.Write(filepath.Join(i.dir, recordFile), append(data, '\n'), 0o600); err != nil {
+		return err
+	}
+	i.r.did("record")
+	return nil
 }

@@ -21,6 +21,9 @@ type Runtime struct {
 	dir    string
 	device vm.Device
 	hv     vm.Hypervisor
+	// did is told of every change that is on the disk or done to a machine,
+	// so that tests can cut the power there.
+	did func(what string)
 }
 
 // An Option changes how Open sets a Runtime up.
@@ -58,7 +61,7 @@ func Open(stateDir string, opts ...Option) (*Runtime, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	r := &Runtime{dir: stateDir}
+	r := &Runtime{dir: stateDir, did: func(string) {}}
 	for _, sub := range []string{"instances", "locks", "cache"} {
 		if err := os.MkdirAll(filepath.Join(stateDir, sub), 0o700); err != nil {
 			return nil, fault.Errorf(fault.Environment, "the state directory: %w", err).
@@ -73,6 +76,9 @@ func Open(stateDir string, opts ...Option) (*Runtime, error) {
 	return r, nil
 }
 
+// Dir is the state directory.
+func (r *Runtime) Dir() string { return r.dir }
+
 var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 
 func (r *Runtime) instanceDir(name string) string { return filepath.Join(r.dir, "instances", name) }
@@ -86,7 +92,7 @@ func (r *Runtime) Instance(ctx context.Context, name string) (*Instance, error) 
 	}
 	i, err := r.load(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		known, listErr := r.names()
+		known, listErr := r.Names()
 		e := fault.Errorf(fault.Usage, "there is no instance %q", name)
 		if listErr != nil || len(known) == 0 {
 			return nil, e.Hintf("start one with sovereign-build run BUNDLE")
@@ -103,8 +109,8 @@ func (r *Runtime) Instance(ctx context.Context, name string) (*Instance, error) 
 	return i, nil
 }
 
-// names lists the instances, sorted.
-func (r *Runtime) names() ([]string, error) {
+// Names lists the instances, sorted.
+func (r *Runtime) Names() ([]string, error) {
 	found, err := filepath.Glob(filepath.Join(r.dir, "instances", "*", recordFile))
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
@@ -122,7 +128,7 @@ func (r *Runtime) names() ([]string, error) {
 // List returns the status of every instance, sorted by name, without asking
 // the guests.
 func (r *Runtime) List(ctx context.Context) ([]Status, error) {
-	names, err := r.names()
+	names, err := r.Names()
 	if err != nil {
 		return nil, err
 	}
@@ -154,6 +160,13 @@ func (r *Runtime) Remove(ctx context.Context, name string, data bool) error {
 		return err
 	}
 	defer unlock()
+	if i, err = r.load(name); err != nil {
+		return err
+	}
+	if i.rec.Wanted == Up {
+		return fault.Errorf(fault.Usage, "%s is wanted up and cannot be removed", name).
+			Hintf("take it down first: sovereign-build down %s", name)
+	}
 	if alive, err := i.running(ctx); err != nil {
 		return err
 	} else if alive {

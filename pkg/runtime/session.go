@@ -16,8 +16,13 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// session is a talk with the guest's agent. The port carries one at a time, so
-// that commands take turns by a lock file.
+// GuestSocket is where a supervisor shares its session with the guest's agent:
+// each connection is one stream to the guest's HTTP server.
+const GuestSocket = "guest.sock"
+
+// session is a talk with the guest's agent: streams of the supervisor's
+// session, or one of its own. The port carries one session at a time, so that
+// those without a supervisor take turns by a lock file.
 type session struct {
 	*agent.Client
 	unlock func()
@@ -29,8 +34,8 @@ func (s *session) Close() error {
 }
 
 // Agent connects to the guest's agent, waiting until it answers or ctx ends:
-// give ctx a deadline. While the caller holds the client no other command
-// reaches the guest; Close it soon.
+// give ctx a deadline. Without a supervisor no other command reaches the guest
+// while the caller holds the client; Close it soon.
 func (i *Instance) Agent(ctx context.Context) (Agent, error) {
 	if err := i.mustRun(ctx); err != nil {
 		return nil, err
@@ -54,21 +59,54 @@ type Agent interface {
 }
 
 func (i *Instance) session(ctx context.Context) (*session, error) {
+	if first, err := i.dialGuest(ctx); err == nil {
+		streams := make(chan net.Conn, 1)
+		streams <- first
+		c := agent.NewStreams(func(ctx context.Context) (net.Conn, error) {
+			select {
+			case conn := <-streams:
+				return conn, nil
+			default:
+				return i.dialGuest(ctx)
+			}
+		})
+		return &session{c, func() {
+			select {
+			case conn := <-streams:
+				conn.Close() // it was not used
+			default:
+			}
+		}}, nil
+	}
+	c, release, err := i.HoldAgent(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &session{c, release}, nil
+}
+
+// dialGuest opens a stream of the supervisor's session.
+func (i *Instance) dialGuest(ctx context.Context) (net.Conn, error) {
+	return i.r.device.Dial(ctx, "unix", filepath.Join(i.dir, GuestSocket))
+}
+
+// HoldAgent opens the one session that the agent's port carries, waiting for
+// whoever has it and for the guest until ctx ends. After Close of the client,
+// release lets the next one have it.
+func (i *Instance) HoldAgent(ctx context.Context) (c *agent.Client, release func(), err error) {
 	unlock, err := lockFile(ctx, filepath.Join(i.r.dir, "locks", i.Name()+".agent"))
 	if err != nil {
-		return nil, fault.Wrap(fault.Device, fmt.Errorf("waiting for another command that speaks to %s: %w", i.Name(), err))
+		return nil, nil, fault.Wrap(fault.Device, fmt.Errorf("waiting for another command that speaks to %s: %w", i.Name(), err))
 	}
 	conn, err := i.dialAgent(ctx)
+	if err == nil {
+		c, err = agent.Dial(ctx, conn)
+	}
 	if err != nil {
 		unlock()
-		return nil, err
+		return nil, nil, err
 	}
-	c, err := agent.Dial(ctx, conn)
-	if err != nil {
-		unlock()
-		return nil, err
-	}
-	return &session{c, unlock}, nil
+	return c, unlock, nil
 }
 
 // dialAgent opens the socket. A former session that the hypervisor has not

@@ -39,20 +39,13 @@ type StartOptions struct {
 // WaitReady for the guest.
 //
 // An instance that runs already is returned as it is when its bundle is the
-// same, and an error (fault.Usage) when it is another. Other errors:
+// same, and an error (fault.Usage) when it is another. So is one that is wanted
+// up; one that is wanted down is not supervised any more. Other errors:
 // fault.Verification for a damaged bundle, fault.Environment for a missing
 // hypervisor, a port in use or a full file system, fault.Device for a machine
 // that does not start.
 func (r *Runtime) Start(ctx context.Context, dir string, o StartOptions) (*Instance, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	m, err := bundle.Load(dir)
-	if err != nil {
-		return nil, err
-	}
-	digest, err := bundle.Digest(dir)
+	dir, m, digest, err := readBundle(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +71,12 @@ func (r *Runtime) Start(ctx context.Context, dir string, o StartOptions) (*Insta
 	if alive {
 		return i, i.same(digest, dir, o)
 	}
+	if i.rec.Wanted == Up {
+		return nil, fault.Errorf(fault.Usage, "%s is supervised, and its supervisor starts it", i.Name()).
+			Hintf("wait for it with sovereign-build up %s, or take it down first", i.Name())
+	}
 	i.manifest, i.rec.Bundle = m, BundleRef{Path: dir, Digest: digest}
+	i.rec.Wanted, i.rec.Slot = Unsupervised, ""
 	if err := i.start(ctx, o); err != nil {
 		return nil, err
 	}
@@ -178,6 +176,7 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 	if i.proc, err = i.r.hv.Start(ctx, m, plan); err != nil {
 		return err
 	}
+	i.r.did("started")
 	i.rec.Process = &i.proc
 	if err := i.saveRecord(); err != nil {
 		return errors.Join(err, i.r.device.Signal(context.WithoutCancel(ctx), i.proc, unix.SIGKILL))

@@ -2,6 +2,9 @@ package runtime
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -20,6 +23,12 @@ const (
 	Stopped State = "stopped"
 	// Exited: it ended by itself, by a kernel panic or a power cut.
 	Exited State = "exited"
+	// Restarting: it is wanted up, and its supervisor starts it, at once or
+	// after a pause.
+	Restarting State = "restarting"
+	// GaveUp: it is wanted up and ended too often; Status.Message has the last
+	// end.
+	GaveUp State = "gave-up"
 )
 
 // Status is an instance as seen now. Its JSON is part of what scripts rely on.
@@ -35,6 +44,8 @@ type Status struct {
 	// answer, and then GuestError says why.
 	Guest      *agent.Status `json:"guest,omitempty"`
 	GuestError string        `json:"guest_error,omitempty"`
+	// Supervision is nil where the instance was never installed.
+	Supervision *Supervision `json:"supervision,omitempty"`
 }
 
 // statusLimit bounds how long a guest may take to answer for its status.
@@ -75,10 +86,13 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 	if err != nil {
 		return s, err
 	}
-	if !alive {
-		if i.rec.Process != nil {
-			s.State, s.Message = Exited, i.console()
+	if i.rec.Active != "" {
+		if s.Supervision, err = i.Supervision(ctx); err != nil {
+			return s, err
 		}
+	}
+	if !alive {
+		s.State, s.Message = i.stoppedState()
 		return s, nil
 	}
 	s.State, s.PID = Running, i.proc.PID
@@ -99,12 +113,46 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 	return s, nil
 }
 
+// stoppedState tells the ways in which nothing runs.
+func (i *Instance) stoppedState() (State, string) {
+	last := ""
+	if end := i.rec.Ends.Last; end != nil && i.rec.Ends.InARow > 0 {
+		last = end.Why
+	}
+	switch {
+	case i.rec.gaveUp():
+		return GaveUp, fmt.Sprintf("%d ends in a row, the last: %s", i.rec.Ends.InARow, last)
+	case i.rec.Wanted == Up:
+		return Restarting, last
+	case i.rec.Process != nil:
+		return Exited, i.console()
+	}
+	return Stopped, ""
+}
+
+// Supervision is what the record says of an instance that was installed.
+func (i *Instance) Supervision(ctx context.Context) (*Supervision, error) {
+	_, runs, err := i.r.device.Listener(ctx, filepath.Join(i.r.dir, SupervisorSocket))
+	if err != nil {
+		return nil, err
+	}
+	in := i.rec.installed
+	return &Supervision{
+		Wanted: in.Wanted, Policy: in.Policy, Supervisor: runs, Active: in.Active, Previous: in.Previous,
+		Slots: maps.Clone(in.Slots), Ends: in.Ends, Trial: in.Trial, LastUpdate: in.Outcome,
+		GaveUp: in.gaveUp(),
+	}, nil
+}
+
 // mustRun is an error when the machine does not run.
 func (i *Instance) mustRun(ctx context.Context) error {
 	alive, err := i.running(ctx)
 	if err != nil || alive {
 		return err
 	}
-	return fault.Errorf(fault.Device, "%s is not running", i.Name()).
-		Hintf("start it: sovereign-build run %s", i.rec.Bundle.Path)
+	e := fault.Errorf(fault.Device, "%s is not running", i.Name())
+	if i.rec.Active != "" {
+		return e.Hintf("start it: sovereign-build up %s", i.Name())
+	}
+	return e.Hintf("start it: sovereign-build run %s", i.rec.Bundle.Path)
 }

@@ -38,8 +38,20 @@ type StopResult struct {
 // Stop shuts the guest down in order: its agent is asked, services end, file
 // systems are unmounted, the machine powers off. Only when that has not
 // happened within grace (0: DefaultGrace) is the power cut, and the result
-// says so. When ctx ends, Stop returns and the machine is left to itself.
+// says so. When ctx ends, Stop returns and the machine is left to itself. A
+// supervised instance is wanted down from then on.
 func (i *Instance) Stop(ctx context.Context, grace time.Duration) (StopResult, error) {
+	return i.halted(ctx, func(now *Instance) error {
+		if now.rec.Wanted != Up {
+			return nil
+		}
+		now.rec.Wanted = Down
+		return now.saveRecord()
+	}, grace)
+}
+
+// halted stops the machine under the lock, after the record was prepared.
+func (i *Instance) halted(ctx context.Context, prepare func(now *Instance) error, grace time.Duration) (StopResult, error) {
 	unlock, err := i.r.lock(ctx, i.Name())
 	if err != nil {
 		return StopResult{}, err
@@ -53,11 +65,14 @@ func (i *Instance) Stop(ctx context.Context, grace time.Duration) (StopResult, e
 	if err != nil {
 		return StopResult{}, err
 	}
+	if err := prepare(now); err != nil {
+		return StopResult{}, err
+	}
 	res, err := now.stop(ctx, grace)
 	if err != nil {
 		return res, err
 	}
-	now.rec.Process = nil
+	now.rec.Process, now.rec.Ends.InARow = nil, 0
 	i.rec, i.proc = now.rec, now.proc
 	return res, now.saveRecord()
 }

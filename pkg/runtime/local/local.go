@@ -60,6 +60,15 @@ func (d Device) Start(ctx context.Context, c vm.Command) (vm.Process, error) {
 	defer log.Close()
 	// Not CommandContext: the process must outlive the caller.
 	cmd := exec.Command(c.Path, c.Args...)
+	if c.Lock != "" {
+		lock, err := hold(c.Lock)
+		if err != nil {
+			return vm.Process{}, err
+		}
+		// The lock is the open file's, which the process gets too.
+		defer lock.Close()
+		cmd.ExtraFiles = []*os.File{lock}
+	}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.Dir, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -87,6 +96,47 @@ func (d Device) Alive(ctx context.Context, p vm.Process) (bool, error) {
 	}
 	alive, err := procstat.Alive(p.PID, p.Start)
 	return alive, fault.Wrap(fault.Environment, err)
+}
+
+// wholeFile is a lock of everything in a file. One of an open file description
+// (F_OFD_SETLK) is handed down with the file, lasts until the last process with
+// it has ended, and can be asked for without being taken.
+func wholeFile() *unix.Flock_t { return &unix.Flock_t{Type: unix.F_WRLCK} }
+
+// hold makes and locks a file.
+func hold(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	err = unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, wholeFile())
+	if err == nil {
+		return f, nil
+	}
+	closeErr := f.Close()
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return nil, fault.Errorf(fault.Environment, "another process has %s locked: the machine runs already", path).
+			Hintf("find it with fuser %s", path)
+	}
+	return nil, fault.Wrap(fault.Environment, errors.Join(&fs.PathError{Op: "lock", Path: path, Err: err}, closeErr))
+}
+
+// Locked says whether a process has the lock of a file, which need not be
+// there.
+func (Device) Locked(_ context.Context, path string) (bool, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fault.Wrap(fault.Environment, err)
+	}
+	defer f.Close()
+	lock := wholeFile()
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, lock); err != nil {
+		return false, fault.Wrap(fault.Environment, &fs.PathError{Op: "lock", Path: path, Err: err})
+	}
+	return lock.Type != unix.F_UNLCK, nil
 }
 
 // Signal sends sig to p. The process is held by a pidfd while its start time

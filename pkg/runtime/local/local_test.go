@@ -130,3 +130,41 @@ func TestStartErrors(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A lock is the started process's as long as it lives, and nobody else's
+// afterwards; looking at it does not take it.
+func TestLock(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Skip("no sleep(1)")
+	}
+	var d Device
+	dir := t.TempDir()
+	c := vm.Command{Path: sleep, Args: []string{"600"}, Dir: dir, Log: filepath.Join(dir, "log"), Lock: filepath.Join(dir, "lock")}
+	locked := func() bool {
+		ok, err := d.Locked(t.Context(), c.Lock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	if locked() {
+		t.Error("locked before the file is there")
+	}
+	for range 2 {
+		p, err := d.Start(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !locked() || !locked() {
+			t.Error("not locked while the process runs")
+		}
+		if _, err := d.Start(t.Context(), c); fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "runs already") {
+			t.Errorf("a second process: %v", err)
+		}
+		if err := d.Signal(t.Context(), p, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "unlocked", func() bool { return !locked() })
+	}
+}

@@ -64,13 +64,22 @@ func (d *Driver) Prepare(ctx context.Context, m vm.Machine, report func(string))
 // Start starts QEMU and waits until it answers on its control socket: by then
 // it has opened the disks, taken the ports and set up the machine.
 func (d *Driver) Start(ctx context.Context, m vm.Machine, p vm.Plan) (vm.Process, error) {
+	// Checked before a running machine's sockets are removed, and once more,
+	// for good, when QEMU is started.
+	lock := filepath.Join(m.Dir, vm.LockFile)
+	if locked, err := d.device.Locked(ctx, lock); err != nil {
+		return vm.Process{}, err
+	} else if locked {
+		return vm.Process{}, fault.Errorf(fault.Environment, "%s is locked: the machine runs already", lock).
+			Hintf("find its process with fuser %s", lock)
+	}
 	for _, name := range []string{qmpSocket, vm.AgentSocket, vm.ConsoleSocket} {
 		if err := os.Remove(filepath.Join(m.Dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return vm.Process{}, fault.Wrap(fault.Environment, err)
 		}
 	}
 	log := filepath.Join(m.Dir, vm.LogFile)
-	proc, err := d.device.Start(ctx, vm.Command{Path: p.Program, Args: arguments(m, p), Dir: m.Dir, Log: log})
+	proc, err := d.device.Start(ctx, vm.Command{Path: p.Program, Args: arguments(m, p), Dir: m.Dir, Log: log, Lock: lock})
 	if err != nil {
 		return vm.Process{}, err
 	}
@@ -133,9 +142,29 @@ func startError(log string) error {
 	return fault.Errorf(fault.Device, "QEMU did not start: %s", log)
 }
 
-// Find asks the kernel which process listens on the control socket of dir.
+// findLimit bounds the wait for the control socket of a QEMU that has been
+// started and whose starter was killed. It opens it before the disks.
+const findLimit = 20 * time.Second
+
+// Find asks the kernel which process listens on the control socket of dir. A
+// QEMU that has not come that far shows by its lock, and is waited for.
 func (d *Driver) Find(ctx context.Context, dir string) (vm.Process, bool, error) {
-	return d.device.Listener(ctx, filepath.Join(dir, qmpSocket))
+	limit, cancel := context.WithTimeout(ctx, findLimit)
+	defer cancel()
+	for {
+		p, ok, err := d.device.Listener(ctx, filepath.Join(dir, qmpSocket))
+		if ok || err != nil {
+			return p, ok, err
+		}
+		locked, err := d.device.Locked(ctx, filepath.Join(dir, vm.LockFile))
+		if err != nil || !locked {
+			return vm.Process{}, false, err
+		}
+		if err := pause(limit); err != nil {
+			return vm.Process{}, false, fault.Errorf(fault.Device, "a process has %s locked and does not answer at %s: %w", vm.LockFile, qmpSocket, err).
+				Hintf("end it: fuser %s names it", filepath.Join(dir, vm.LockFile))
+		}
+	}
 }
 
 // Status asks QEMU for the state of the machine.

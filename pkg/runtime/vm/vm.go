@@ -18,6 +18,7 @@ const (
 	ConsoleSocket = "console.sock" // the same as it comes, and input; one client at a time
 	LogFile       = "machine.log"  // what the hypervisor itself prints
 	AgentSocket   = "agent.sock"   // a stream to the guest's agent port
+	LockFile      = "machine.lock" // locked by the hypervisor as long as it lives
 )
 
 // A Machine is what to start. Paths are absolute, on the device.
@@ -82,6 +83,11 @@ type Command struct {
 	Dir  string
 	// Log takes its output, appended.
 	Log string
+	// Lock is a file that is made if absent, and that the process keeps
+	// locked from before its first instruction until its end: whoever is
+	// killed before it could write down what it started leaves at least this
+	// trace. Empty: none.
+	Lock string
 }
 
 // Status is what a hypervisor says of a running machine.
@@ -100,8 +106,11 @@ type Device interface {
 	// Boot identifies the device's present boot.
 	Boot(ctx context.Context) (string, error)
 	// Start starts a program that goes on when the caller ends: in a session
-	// of its own, with no terminal and none of the caller's files.
+	// of its own, with no terminal and none of the caller's files. Where
+	// another process has c.Lock, it starts nothing (fault.Environment).
 	Start(ctx context.Context, c Command) (Process, error)
+	// Locked says whether a process has such a lock.
+	Locked(ctx context.Context, path string) (bool, error)
 	// Alive says whether exactly that process still runs.
 	Alive(ctx context.Context, p Process) (bool, error)
 	// Signal sends a signal to exactly that process. It is no error when the
@@ -128,7 +137,8 @@ type Hypervisor interface {
 	// its error. The guest has hardly begun by then.
 	Start(ctx context.Context, m Machine, p Plan) (Process, error)
 	// Find returns the process that runs the machine of the directory, if any:
-	// how an instance is found again whose starter was killed.
+	// how an instance is found again whose starter was killed. It waits for
+	// one that is only starting.
 	Find(ctx context.Context, dir string) (Process, bool, error)
 	// Status asks the hypervisor about the machine of the directory.
 	Status(ctx context.Context, dir string) (Status, error)

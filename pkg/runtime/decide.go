@@ -1,0 +1,160 @@
+package runtime
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+)
+
+const (
+	// stable is how long a guest must have been ready before an end counts as
+	// the first of a row again.
+	stable = time.Minute
+	// maxAttempts bounds the starts of a trial.
+	maxAttempts = 3
+	// maxPause bounds the pause before a start.
+	maxPause = time.Minute
+)
+
+// act is what is to be done next with an instance: one thing.
+type act int
+
+const (
+	actNothing act = iota
+	actAdopt       // write down the process of a machine whose starter was killed
+	actStart       // start the slot that is to run
+	actHalt        // shut the machine down in order
+	actNoteEnd     // write down that it ended by itself
+	actSteady      // forget the ends in a row
+	actCommit      // the trial's slot is the active one from now on
+	actFail        // the trial has failed
+	actReturn      // the trial is over, and the old slot stays
+)
+
+// world is what there is besides the record.
+type world struct {
+	now    time.Time
+	boot   string        // of the device
+	alive  bool          // the machine runs
+	age    time.Duration // of its process
+	guest  *agent.Status // what the guest said last; nil: nothing
+	steady time.Duration // for how long the guest has been ready
+	end    string        // why the machine ended, where it did
+}
+
+// decision is an act, its reason for people, and where there is none the time
+// after which to look again; 0: when something changes.
+type decision struct {
+	act  act
+	why  string
+	wait time.Duration
+}
+
+// decide is the table in the package comment. It looks at nothing but its
+// arguments, so that whoever has the lock goes on where another left off.
+func decide(rec *record, w world) decision {
+	switch rec.Wanted {
+	case Unsupervised:
+		return decision{}
+	case Down:
+		if w.alive {
+			return decision{act: actHalt, why: "it is wanted down"}
+		}
+		return decision{}
+	}
+	if w.alive {
+		return decideRunning(rec, w)
+	}
+	return decideStopped(rec, w)
+}
+
+func decideRunning(rec *record, w world) decision {
+	t := rec.Trial
+	switch {
+	case rec.Process == nil:
+		return decision{act: actAdopt, why: "its starter was killed"}
+	case t != nil && t.Why != "":
+		return decision{act: actHalt, why: "slot " + string(rec.Active) + " comes back: " + t.Why}
+	case t != nil && rec.Slot != t.Slot:
+		return decision{act: actHalt, why: t.Kind + " to slot " + string(t.Slot)}
+	case t != nil:
+		return decideTrial(t, w)
+	case rec.Ends.InARow > 0 && w.steady >= stable:
+		return decision{act: actSteady, why: "ready for " + stable.String()}
+	case rec.Ends.InARow > 0 && w.steady > 0:
+		return decision{wait: stable - w.steady}
+	}
+	return decision{}
+}
+
+// decideTrial judges the machine that runs from the trial's slot.
+func decideTrial(t *Trial, w world) decision {
+	limit := time.Duration(t.Limit)
+	switch {
+	case w.guest != nil && w.guest.State == agent.StateReady:
+		return decision{act: actCommit, why: "its services are healthy"}
+	case w.guest != nil && w.guest.State == agent.StateFailed:
+		return decision{act: actFail, why: "the guest failed: " + w.guest.Message}
+	case w.age >= limit:
+		return decision{act: actFail, why: fmt.Sprintf("not healthy within %v: %s", limit, condition(w.guest))}
+	}
+	return decision{wait: limit - w.age}
+}
+
+// condition says in a line what a guest lacks.
+func condition(s *agent.Status) string {
+	if s == nil {
+		return "its agent does not answer"
+	}
+	parts := []string{"it is " + string(s.State)}
+	if s.Message != "" {
+		parts[0] += ", " + s.Message
+	}
+	for _, v := range s.Services {
+		if !v.Healthy {
+			parts = append(parts, describe(v))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+func decideStopped(rec *record, w world) decision {
+	t := rec.Trial
+	lost := rec.Process != nil && rec.Process.Boot != w.boot // the host's end, not its own
+	switch {
+	case t != nil && t.Why != "":
+		return decision{act: actReturn, why: t.Why}
+	case rec.Process != nil && !lost && t != nil && rec.Slot == t.Slot:
+		return decision{act: actFail, why: "it ended before it was healthy: " + w.end}
+	case rec.Process != nil:
+		return decision{act: actNoteEnd, why: w.end}
+	case t != nil && t.Attempt >= maxAttempts:
+		return decision{act: actFail, why: fmt.Sprintf("started %d times without becoming healthy", t.Attempt)}
+	case t != nil:
+		return decision{act: actStart, why: t.Kind}
+	case !rec.Policy.allows(rec.Ends.InARow):
+		return decision{} // given up
+	case rec.Ends.InARow > 0:
+		// A clock that jumped must not make the pause any longer.
+		wait := pauseAfter(rec.Ends.InARow)
+		if since := w.now.Sub(rec.Ends.Last.Time); since > 0 {
+			wait -= since
+		}
+		if wait > 0 {
+			return decision{wait: wait}
+		}
+		return decision{act: actStart, why: "after its end"}
+	}
+	return decision{act: actStart, why: "it is wanted up"}
+}
+
+// pauseAfter is the pause before the next start: none after the first end,
+// then 1 s, doubled with each to a minute.
+func pauseAfter(inARow int) time.Duration {
+	if inARow <= 1 {
+		return 0
+	}
+	return min(time.Second<<min(inARow-2, 16), maxPause)
+}

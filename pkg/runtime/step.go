@@ -1,0 +1,256 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+// startLimit bounds the start of a machine up to its hypervisor's answer. A
+// probe of KVM is in it.
+const startLimit = 2 * time.Minute
+
+// Seen is what the caller of Step knows of a guest.
+type Seen struct {
+	Process vm.Process    // the machine that was asked
+	Guest   *agent.Status // its last answer; nil: none
+	Ready   time.Duration // for how long it has been ready
+}
+
+// Step is what was done.
+type Step struct {
+	// Did says it, for people; empty when there was nothing to do. Otherwise
+	// call Step again at once.
+	Did string
+	// Wait is the time after which there is something to do although nothing
+	// changes; 0: none.
+	Wait time.Duration
+	// Process runs the machine; nil where nobody does.
+	Process *vm.Process
+	Wanted  Wanted
+}
+
+// Step brings an instance one step nearer to what is wanted of it, under its
+// lock; package runtime's comment has the table. Every step begins at what is
+// on the disk, so that a supervisor may be killed at any moment, and another
+// goes on. An instance that is not there is fs.ErrNotExist.
+//
+// A start that has begun is not given up when ctx ends; a shutdown goes on in
+// the guest.
+func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error) {
+	unlock, err := r.lock(ctx, name)
+	if err != nil {
+		return Step{}, err
+	}
+	defer unlock()
+	i, err := r.load(name)
+	if err != nil {
+		return Step{}, err
+	}
+	if i.rec.Wanted == Unsupervised {
+		return Step{}, nil
+	}
+	w, err := i.look(ctx, seen)
+	if err != nil {
+		return Step{}, err
+	}
+	d := decide(&i.rec, w)
+	did, err := i.do(ctx, d, w)
+	step := Step{Did: did, Wait: d.wait, Wanted: i.rec.Wanted}
+	if i.proc != (vm.Process{}) {
+		step.Process = &i.proc
+	}
+	return step, err
+}
+
+// look gathers the world.
+func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
+	w := world{now: time.Now()}
+	var err error
+	if w.boot, err = i.r.device.Boot(ctx); err != nil {
+		return w, err
+	}
+	if w.alive, err = i.running(ctx); err != nil {
+		return w, err
+	}
+	switch {
+	case w.alive:
+		if w.age, err = age(i.proc); err != nil {
+			return w, err
+		}
+		if seen.Process == i.proc {
+			w.guest, w.steady = seen.Guest, seen.Ready
+		}
+	case i.rec.Process != nil && i.rec.Process.Boot != w.boot:
+		w.end = "the host was started anew"
+	case i.rec.Process != nil:
+		w.end = i.endReason()
+	}
+	return w, nil
+}
+
+// ticksPerSecond is USER_HZ, the unit of a process's start time: 100 on every
+// architecture of ours.
+const ticksPerSecond = 100
+
+// age is how long a process of this boot has run, by the clock that counts its
+// start: one that is never set and goes on while the device sleeps.
+func age(p vm.Process) (time.Duration, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return 0, fault.Wrap(fault.Environment, err)
+	}
+	started := time.Duration(p.Start) * (time.Second / ticksPerSecond)
+	return time.Duration(now.Nano()) - started, nil
+}
+
+// endReason looks in the console log for why the machine ended.
+func (i *Instance) endReason() string {
+	lines := strings.Split(tail.Lines(i.ConsoleFile(), 40), "\n")
+	for _, line := range lines {
+		if strings.Contains(line, "Kernel panic") {
+			return line
+		}
+	}
+	last := lines[len(lines)-1]
+	switch {
+	case last == "":
+		return "its process is gone, and the guest printed nothing"
+	case strings.Contains(last, "reboot: Power down"):
+		return "the guest powered itself off"
+	}
+	return "its process is gone (killed, or it crashed); the console's last line: " + last
+}
+
+// do carries a decision out. Each case ends in one write of the record.
+func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err error) {
+	rec := &i.rec
+	now := w.now.UTC().Truncate(time.Second)
+	switch d.act {
+	case actNothing:
+		return "", nil
+	case actAdopt:
+		rec.Process = &i.proc
+		did = fmt.Sprintf("adopted: process %d, %s", i.proc.PID, d.why)
+	case actStart:
+		return i.startSlot(ctx, d.why, now)
+	case actHalt:
+		res, err := i.stop(ctx, DefaultGrace)
+		if err != nil {
+			return "", err
+		}
+		rec.Process = nil
+		did = fmt.Sprintf("stopped after %.1f s (%s)", res.Seconds, d.why)
+		if res.Forced {
+			did += ", its power was cut: " + res.Why
+		}
+	case actNoteEnd:
+		// Only what ends on a host that goes on counts against it.
+		if rec.Process.Boot == w.boot {
+			rec.Ends.note(End{Time: now, Why: d.why})
+		}
+		rec.Process = nil
+		did = "ended: " + d.why
+	case actSteady:
+		rec.Ends.InARow = 0
+		did = d.why
+	case actCommit:
+		t := rec.Trial
+		i.outcome(true, "", now)
+		rec.Previous, rec.Active, rec.Ends.InARow = rec.Active, t.Slot, 0
+		did = t.Kind + " to slot " + string(t.Slot) + " committed: " + d.why
+	case actFail:
+		rec.Trial.Why = d.why
+		did = rec.Trial.Kind + " failed: " + d.why
+	case actReturn:
+		t := rec.Trial
+		i.outcome(false, t.Why, now)
+		rec.Process = nil
+		if rec.Previous != t.Slot {
+			// What failed as an update is no slot to go back to.
+			delete(rec.Slots, t.Slot)
+		}
+		did = "back to slot " + string(rec.Active)
+	}
+	return did, i.saveRecord()
+}
+
+// note counts an end.
+func (e *Ends) note(end End) {
+	e.Total++
+	e.InARow++
+	e.Last = &end
+}
+
+// outcome ends the trial.
+func (i *Instance) outcome(committed bool, why string, now time.Time) {
+	t := i.rec.Trial
+	i.rec.Outcome = &Outcome{
+		Kind: t.Kind, From: i.rec.Slots[i.rec.Active].Digest, To: i.rec.Slots[t.Slot].Digest,
+		Time: now, Committed: committed, Why: why,
+	}
+	i.rec.Trial = nil
+}
+
+// startSlot starts the slot that is to run. What keeps a machine from starting
+// is written down like an end: the next step decides what follows from it.
+func (i *Instance) startSlot(ctx context.Context, why string, now time.Time) (did string, err error) {
+	slot := i.rec.Active
+	if t := i.rec.Trial; t != nil {
+		slot = t.Slot
+		t.Attempt++
+	}
+	// Killed half-way it would only have to be started again.
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
+	defer cancel()
+	err = i.boot(limited, slot)
+	if err == nil {
+		return fmt.Sprintf("started from slot %s as process %d under %s (%s)", slot, i.proc.PID, i.rec.Machine.Hypervisor, why), nil
+	}
+	i.proc, i.rec.Process = vm.Process{}, nil
+	if t := i.rec.Trial; t != nil {
+		t.Why = "it does not start: " + err.Error()
+	} else {
+		i.rec.Ends.note(End{Time: now, Why: err.Error(), Class: fault.ClassOf(err), Hint: fault.HintOf(err)})
+	}
+	return "does not start: " + err.Error(), i.saveRecord()
+}
+
+// boot starts the machine from a slot.
+func (i *Instance) boot(ctx context.Context, slot SlotName) error {
+	dir := i.slotDir(slot)
+	m, err := loadSlot(dir, i.rec.Slots[slot].Digest)
+	if err != nil {
+		return err
+	}
+	o := i.rec.Options
+	i.manifest, i.rec.Slot = m, slot
+	i.rec.Bundle = BundleRef{Path: dir, Digest: i.rec.Slots[slot].Digest}
+	return i.start(ctx, StartOptions{MemoryMiB: o.MemoryMiB, CPUs: o.CPUs, Ports: o.Ports, Accel: o.Accel, Outbound: o.Outbound})
+}
+
+func (i *Instance) slotDir(s SlotName) string { return filepath.Join(i.dir, slotsDir, string(s)) }
+
+// Supervised says whether a supervisor has anything to do for the instance,
+// without taking its lock. One that is not there has none.
+func (r *Runtime) Supervised(name string) (Wanted, error) {
+	i, err := r.load(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Unsupervised, nil
+	}
+	if err != nil {
+		return Unsupervised, err
+	}
+	return i.rec.Wanted, nil
+}
