@@ -99,7 +99,8 @@ func execHost(stream io.ReadWriter, std ExecIO) (int, error) {
 	if std.Stdin == nil {
 		std.Stdin = bytes.NewReader(nil)
 	}
-	go sendStdin(out, std.Stdin)
+	credit := newCredit()
+	go sendStdin(out, std.Stdin, credit, done)
 	go sendControl(out, std, done)
 	buf := make([]byte, maxFrame)
 	for {
@@ -112,6 +113,8 @@ func execHost(stream io.ReadWriter, std ExecIO) (int, error) {
 			err = writeTo(std.Stdout, b)
 		case kind == frameStderr:
 			err = writeTo(std.Stderr, b)
+		case kind == frameTaken && len(b) == 4:
+			err = credit.add(int(binary.BigEndian.Uint32(b)))
 		case kind == frameExit && len(b) == 1:
 			return int(b[0]), nil
 		case kind == frameError:
@@ -133,14 +136,60 @@ func writeTo(w io.Writer, b []byte) error {
 	return err
 }
 
-// sendStdin ends with its reader or with the stream; what cannot be sent any
-// more has nobody to read it, and the stream's reader sees the end.
-func sendStdin(out io.Writer, in io.Reader) {
+// credit is how much of standard input may be sent, in bytes.
+type credit struct {
+	mu   sync.Mutex
+	n    int
+	more chan struct{} // holds one when n may have grown
+}
+
+func newCredit() *credit { return &credit{n: stdinWindow, more: make(chan struct{}, 1)} }
+
+// take waits until something may be sent, and takes at most most of it; it
+// returns 0 when done is closed first.
+func (c *credit) take(most int, done <-chan struct{}) int {
+	for {
+		c.mu.Lock()
+		n := min(c.n, most)
+		c.n -= n
+		c.mu.Unlock()
+		if n > 0 {
+			return n
+		}
+		select {
+		case <-c.more:
+		case <-done:
+			return 0
+		}
+	}
+}
+
+func (c *credit) add(n int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n > stdinWindow-c.n {
+		return errors.New("more of standard input was taken than sent")
+	}
+	c.n += n
+	select {
+	case c.more <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// sendStdin ends with its reader, or when done is closed; what cannot be sent
+// any more has nobody to read it, and the stream's reader sees the end.
+func sendStdin(out io.Writer, in io.Reader, credit *credit, done <-chan struct{}) {
 	buf := make([]byte, maxFrame)
 	for {
 		n, err := in.Read(buf)
-		if n > 0 && writeFrame(out, frameStdin, buf[:n]) != nil {
-			return
+		for b := buf[:n]; len(b) > 0; {
+			part := credit.take(len(b), done)
+			if part == 0 || writeFrame(out, frameStdin, b[:part]) != nil {
+				return
+			}
+			b = b[part:]
 		}
 		if err != nil {
 			writeFrame(out, frameStdin, nil) //nolint:errcheck // as above

@@ -20,9 +20,14 @@ const (
 	frameSignal = 's' // a signal's name, as in signals
 	frameStdout = 'o'
 	frameStderr = 'e'
+	frameTaken  = 't' // how much of standard input was taken, four bytes, big endian
 	frameExit   = 'x' // the exit code, one byte; the last frame
 	frameError  = '!' // why the program did not run; the last frame
 )
+
+// stdinWindow is how much of standard input the host may have sent that the
+// program has not taken yet, in bytes.
+const stdinWindow = 64 << 10
 
 // ExecProtocol is the name in the Upgrade header.
 const ExecProtocol = "sovereign-exec/1"

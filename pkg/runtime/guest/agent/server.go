@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -10,49 +11,87 @@ import (
 	"time"
 )
 
-// Limits of the server: a request is a line and a few headers.
-const (
-	maxHeader     = 16 << 10 // bytes
-	maxConcurrent = 16       // requests at a time over all sessions
-	maxStreams    = 32       // streams of one session at a time
-	maxFreeze     = 10 * time.Minute
-)
-
-// NewHandler returns the endpoints of the guest, for a Backend. At most 16
-// requests run at a time; more are answered 503.
+// NewHandler returns the endpoints of the guest, for a Backend, and for an
+// Operator those too. Every request has limits of size, number and time.
 func NewHandler(b Backend) http.Handler {
-	h := &handler{backend: b, slots: make(chan struct{}, maxConcurrent)}
+	h := &handler{backend: b, quick: make(slots, maxQuick), followers: make(slots, maxFollowers), execs: make(slots, maxExecs)}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", h.status)
-	mux.HandleFunc("GET /v1/secrets/{service}/{name}", h.secret)
+	mux.HandleFunc("GET /v1/status", h.short(quickLimit, h.status))
+	mux.HandleFunc("GET /v1/secrets/{service}/{name}", h.short(quickLimit, h.secret))
 	mux.HandleFunc("GET /v1/logs/{service}", h.logs)
-	mux.HandleFunc("POST /v1/shutdown", h.shutdown)
-	mux.HandleFunc("POST /v1/freeze", h.freeze)
-	mux.HandleFunc("POST /v1/thaw", h.thaw)
-	return h.limited(mux)
+	mux.HandleFunc("POST /v1/shutdown", h.short(quickLimit, h.shutdown))
+	mux.HandleFunc("POST /v1/freeze", h.short(quickLimit, h.freeze))
+	mux.HandleFunc("POST /v1/thaw", h.short(quickLimit, h.thaw))
+	if o, ok := b.(Operator); ok {
+		h.operator(mux, o)
+	}
+	return h.paced(mux)
 }
 
 type handler struct {
-	backend Backend
-	slots   chan struct{}
+	backend                 Backend
+	pace                    pace
+	quick, followers, execs slots
 }
 
-func (h *handler) limited(next http.Handler) http.Handler {
+// paced is before every endpoint. A request with a body where none is read
+// ends the connection, so that the server does not wait for it.
+func (h *handler) paced(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case h.slots <- struct{}{}:
-			defer func() { <-h.slots }()
-		default:
-			http.Error(w, "too many requests at a time: try again later", http.StatusServiceUnavailable)
-			return
+		if h.pace.wait(r.Context()) != nil {
+			return // the host is gone
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, 4096) // no endpoint reads a body
+		if r.ContentLength != 0 {
+			w.Header().Set("Connection", "close")
+		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-func (h *handler) status(w http.ResponseWriter, _ *http.Request) {
-	text, err := json.Marshal(h.backend.Status())
+// short is a request that ends by itself, within limit.
+func (h *handler) short(limit time.Duration, next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		release := h.quick.take(w)
+		if release == nil {
+			return
+		}
+		defer release()
+		ctx, cancel := context.WithTimeout(r.Context(), limit)
+		defer cancel()
+		next(w, r.WithContext(ctx))
+		// The answer is small; it is sent after this.
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(bodyLimit))
+	}
+}
+
+// readBody reads a body of at most limit bytes within bodyLimit, or answers
+// why not.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, bool) {
+	c := http.NewResponseController(w)
+	err := c.SetReadDeadline(time.Now().Add(bodyLimit))
+	var b []byte
+	if err == nil {
+		b, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	}
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		http.Error(w, "body: want at most "+strconv.FormatInt(limit, 10)+" bytes", http.StatusRequestEntityTooLarge)
+		return nil, false
+	case err == nil:
+		err = c.SetReadDeadline(time.Time{})
+	}
+	if err != nil {
+		http.Error(w, "body: "+err.Error(), http.StatusBadRequest)
+	}
+	return b, err == nil
+}
+
+func (h *handler) status(w http.ResponseWriter, _ *http.Request) { answer(w, h.backend.Status()) }
+
+// answer sends a value as JSON.
+func answer(w http.ResponseWriter, v any) {
+	text, err := json.Marshal(v)
 	if err != nil {
 		fail(w, err)
 		return
@@ -68,11 +107,11 @@ func (h *handler) secret(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
-	io.WriteString(w, value) //nolint:errcheck // as in status
+	io.WriteString(w, value) //nolint:errcheck // as in answer
 }
 
 func (h *handler) logs(w http.ResponseWriter, r *http.Request) {
-	follow := false
+	follow, kind := false, h.quick
 	if v := r.URL.Query().Get("follow"); v != "" {
 		var err error
 		if follow, err = strconv.ParseBool(v); err != nil {
@@ -80,6 +119,14 @@ func (h *handler) logs(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	if follow {
+		kind = h.followers
+	}
+	release := kind.take(w)
+	if release == nil {
+		return
+	}
+	defer release()
 	log, err := h.backend.Logs(r.Context(), r.PathValue("service"), follow)
 	if err != nil {
 		fail(w, err)
@@ -87,17 +134,15 @@ func (h *handler) logs(w http.ResponseWriter, r *http.Request) {
 	}
 	defer log.Close()
 	w.Header().Set("Content-Type", "application/octet-stream")
-	flush := http.NewResponseController(w)
+	c := http.NewResponseController(w)
+	if err := c.Flush(); err != nil { // a log may have nothing to say for long
+		return
+	}
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := log.Read(buf)
-		if n > 0 {
-			if _, err := w.Write(buf[:n]); err != nil {
-				return // the host is gone
-			}
-			if err := flush.Flush(); err != nil {
-				return
-			}
+		if n > 0 && sendPart(w, c, buf[:n], follow) != nil {
+			return // the host is gone
 		}
 		if err != nil {
 			return // io.EOF, or the end of the request
@@ -105,25 +150,39 @@ func (h *handler) logs(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// sendPart sends a part of a long answer. Who follows may pause for as long
+// as he likes: a pager does.
+func sendPart(w io.Writer, c *http.ResponseController, b []byte, follow bool) error {
+	if !follow {
+		if err := c.SetWriteDeadline(time.Now().Add(bodyLimit)); err != nil {
+			return err
+		}
+	}
+	if _, err := w.Write(b); err != nil {
+		return err
+	}
+	return c.Flush()
+}
+
 func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
-	h.done(w, h.backend.Shutdown(r.Context()), http.StatusAccepted)
+	done(w, h.backend.Shutdown(r.Context()), http.StatusAccepted)
 }
 
 func (h *handler) freeze(w http.ResponseWriter, r *http.Request) {
 	seconds, err := strconv.Atoi(r.URL.Query().Get("seconds"))
 	limit := time.Duration(seconds) * time.Second
-	if err != nil || limit < time.Second || limit > maxFreeze {
+	if err != nil || seconds < 1 || seconds > int(maxFreeze/time.Second) {
 		http.Error(w, "seconds: want 1 to 600", http.StatusBadRequest)
 		return
 	}
-	h.done(w, h.backend.Freeze(r.Context(), limit), http.StatusNoContent)
+	done(w, h.backend.Freeze(r.Context(), limit), http.StatusNoContent)
 }
 
 func (h *handler) thaw(w http.ResponseWriter, r *http.Request) {
-	h.done(w, h.backend.Thaw(r.Context()), http.StatusNoContent)
+	done(w, h.backend.Thaw(r.Context()), http.StatusNoContent)
 }
 
-func (h *handler) done(w http.ResponseWriter, err error, status int) {
+func done(w http.ResponseWriter, err error, status int) {
 	if err != nil {
 		fail(w, err)
 		return
@@ -133,8 +192,11 @@ func (h *handler) done(w http.ResponseWriter, err error, status int) {
 
 func fail(w http.ResponseWriter, err error) {
 	status := http.StatusInternalServerError
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		status = http.StatusNotFound
+	case errors.Is(err, fs.ErrInvalid):
+		status = http.StatusBadRequest
 	}
 	http.Error(w, err.Error(), status)
 }

@@ -122,7 +122,7 @@ func (d *demux) begin(nonce string) error {
 	s.done.Go(func() {
 		// Serve ends with the session, for any reason; there is nobody to
 		// tell, and the host sees the end of its own session.
-		_ = server.Serve(session)
+		_ = server.Serve(limit(session, session.CloseChan()))
 		_ = server.Close()
 		_ = session.Close()
 	})
@@ -149,7 +149,7 @@ func isTimeout(err error) bool {
 // maxPending bounds what a session may leave unread, in bytes: more than all
 // windows of the streams a session may have open at a time is a host that
 // does not keep to yamux.
-const maxPending = (maxConcurrent + 1) * 256 << 10
+const maxPending = (maxStreams + 1) * 256 << 10
 
 // stream is the part of a port that belongs to one session. Reads take what
 // push left; writes go to the port until Close.

@@ -1,0 +1,229 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// maxArgs bounds the arguments, and the variables, of an exec.
+const maxArgs = 1024
+
+// signals are the names a signal frame may have.
+func signals() []string { return []string{"HUP", "INT", "QUIT", "KILL", "USR1", "USR2", "TERM"} }
+
+// exec answers with a stream of frames in place of HTTP.
+func (h *handler) exec(w http.ResponseWriter, r *http.Request, o Operator) {
+	if r.Header.Get("Upgrade") != ExecProtocol {
+		w.Header().Set("Upgrade", ExecProtocol)
+		http.Error(w, "exec: want Upgrade: "+ExecProtocol, http.StatusUpgradeRequired)
+		return
+	}
+	release := h.execs.take(w)
+	if release == nil {
+		return
+	}
+	defer release()
+	text, ok := readBody(w, r, maxExecRequest)
+	if !ok {
+		return
+	}
+	req, err := parseExec(text)
+	if err != nil {
+		http.Error(w, "exec: "+err.Error(), http.StatusBadRequest)
+		return
+	}
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	defer conn.Close()
+	const upgraded = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + ExecProtocol + "\r\n\r\n"
+	if conn.SetDeadline(time.Time{}) != nil {
+		return // the host is gone
+	}
+	if _, err := io.WriteString(conn, upgraded); err != nil {
+		return
+	}
+	// The host may be slow to read, as a pager is; its end shows on the
+	// other half.
+	serveExec(r.Context(), buffered.Reader, conn, conn.Close, req, o)
+}
+
+// parseExec reads and checks a request.
+func parseExec(text []byte) (ExecRequest, error) {
+	var r ExecRequest
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return r, err
+	}
+	if d.More() {
+		return r, errors.New("more than one request")
+	}
+	if len(r.Argv) == 0 || r.Argv[0] == "" {
+		return r, errors.New("argv is empty")
+	}
+	if len(r.Argv) > maxArgs || len(r.Env) > maxArgs {
+		return r, fmt.Errorf("%d arguments, %d variables: want at most %d of each", len(r.Argv), len(r.Env), maxArgs)
+	}
+	texts := append(slices.Clone(r.Argv), r.User, r.Dir)
+	for k, v := range r.Env {
+		if k == "" || strings.Contains(k, "=") {
+			return r, fmt.Errorf("env %q: not a variable's name", k)
+		}
+		texts = append(texts, k, v)
+	}
+	for _, s := range texts {
+		if strings.Contains(s, "\x00") {
+			return r, fmt.Errorf("%q: a zero byte", s)
+		}
+	}
+	if r.Dir != "" && !path.IsAbs(r.Dir) {
+		return r, fmt.Errorf("dir %q: want an absolute path", r.Dir)
+	}
+	return r, nil
+}
+
+// serveExec is the guest's side of an exec's stream: it runs the program until
+// that ends, or until the host's half of the stream does.
+func serveExec(ctx context.Context, in io.Reader, conn io.Writer, hangUp func() error, req ExecRequest, o Operator) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out := &lockedWriter{w: conn}
+	p := &execPeer{stdin: newInbox(func(n int) error { return writeFrame(out, frameTaken, binary.BigEndian.AppendUint32(nil, uint32(n))) }),
+		resize: make(chan Size, 1), signals: make(chan string, 8)}
+	defer p.stdin.close()
+	go func() {
+		// Whatever ends the host's half ends the program. A write that hangs
+		// because the host does not read is ended too.
+		p.read(in)
+		p.stdin.close()
+		cancel()
+		hangUp() //nolint:errcheck // the stream is done with
+	}()
+	code, err := o.Exec(ctx, req, ExecIO{Stdin: p.stdin, Resize: p.resize, Signals: p.signals,
+		Stdout: frameWriter{out, frameStdout}, Stderr: frameWriter{out, frameStderr}})
+	if err != nil {
+		text := []byte(err.Error())
+		writeFrame(out, frameError, text[:min(len(text), 4096)]) //nolint:errcheck // the host is gone then
+		return
+	}
+	writeFrame(out, frameExit, []byte{byte(code)}) //nolint:errcheck // as above
+}
+
+// execPeer takes the host's frames apart.
+type execPeer struct {
+	stdin   *inbox
+	resize  chan Size
+	signals chan string
+}
+
+// read returns at the end of the stream, or at a frame that is none.
+func (p *execPeer) read(in io.Reader) {
+	buf := make([]byte, maxFrame)
+	for {
+		kind, b, err := readFrame(in, buf)
+		if err != nil || !p.take(kind, b) {
+			return
+		}
+	}
+}
+
+func (p *execPeer) take(kind byte, b []byte) bool {
+	switch {
+	case kind == frameStdin && len(b) == 0:
+		p.stdin.end()
+		return true
+	case kind == frameStdin:
+		return p.stdin.put(b)
+	case kind == frameResize && len(b) == 4:
+		size := Size{Rows: binary.BigEndian.Uint16(b), Cols: binary.BigEndian.Uint16(b[2:])}
+		select { // only the last size counts
+		case <-p.resize:
+		default:
+		}
+		p.resize <- size
+		return true
+	case kind == frameSignal && slices.Contains(signals(), string(b)):
+		select {
+		case p.signals <- string(b):
+		default: // eight wait already
+		}
+		return true
+	}
+	return false
+}
+
+// An inbox is a program's standard input on its way: what the host has sent
+// and the program has not read yet, at most stdinWindow bytes. The host is
+// told what was taken, and sends no more than fits: so that the stream is
+// always read, and a signal, or the stream's end, is seen at once.
+type inbox struct {
+	taken func(n int) error
+
+	mu     sync.Mutex
+	cond   sync.Cond
+	buf    []byte
+	ended  bool // by the host: what is there may still be read
+	closed bool // by the guest
+}
+
+func newInbox(taken func(int) error) *inbox {
+	b := &inbox{taken: taken}
+	b.cond.L = &b.mu
+	return b
+}
+
+// put says whether there was room.
+func (b *inbox) put(p []byte) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended || len(b.buf)+len(p) > stdinWindow {
+		return false
+	}
+	b.buf = append(b.buf, p...)
+	b.cond.Broadcast()
+	return true
+}
+
+func (b *inbox) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = true
+	b.cond.Broadcast()
+}
+
+func (b *inbox) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	b.cond.Broadcast()
+}
+
+// Read implements io.Reader.
+func (b *inbox) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	for len(b.buf) == 0 && !b.ended && !b.closed {
+		b.cond.Wait()
+	}
+	if b.closed || len(b.buf) == 0 {
+		b.mu.Unlock()
+		return 0, io.EOF
+	}
+	n := copy(p, b.buf)
+	b.buf = append(b.buf[:0], b.buf[n:]...)
+	b.mu.Unlock()
+	return n, b.taken(n)
+}
