@@ -77,7 +77,7 @@ bench: setup-build-run-test all ## the figures of docs/figures.md
 
 torture: setup-build-run-test all ## power cuts, kills and other faults, ROUNDS=20; the figures of docs/reliability.md
 	@$(SB) build recipes/sql --relock-missing --progress plain
-	@go run ./internal/torture/cmd/torture --bundle dist/sql-$(HOST_ARCH) --rounds $(ROUNDS) --seed $(SEED) --only '$(ONLY)' --page '$(PAGE)' --commit $(VERSION) $(if $(JSON),--json)
+	@go run ./internal/torture/cmd/torture --programs bin --bundle dist/sql-$(HOST_ARCH) --rounds $(ROUNDS) --seed $(SEED) --only '$(ONLY)' --page '$(PAGE)' --commit $(VERSION) $(if $(JSON),--json)
 
 generate: ## CLI reference and JSON schemas
 	@go generate ./...

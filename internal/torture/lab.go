@@ -40,6 +40,11 @@ func newLab(ctx context.Context, o Options) (*lab, error) {
 	if l.Bundle, err = filepath.Abs(o.Bundle); err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
+	if o.Programs != "" {
+		if l.Programs, err = filepath.Abs(o.Programs); err != nil {
+			return nil, fault.Wrap(fault.Environment, err)
+		}
+	}
 	if l.manifest, err = bundle.Load(l.Bundle); err != nil {
 		return nil, err
 	}

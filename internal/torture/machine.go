@@ -68,19 +68,26 @@ type machine struct {
 // newMachine makes an instance's directory and data disk.
 func (l *lab) newMachine(ctx context.Context, name string, c content) (*machine, error) {
 	m := &machine{l: l, name: name, dir: filepath.Join(l.dir, "instances", name)}
-	if err := os.MkdirAll(m.dir, 0o700); err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	if c == copied {
-		out, err := exec.CommandContext(ctx, "cp", "--sparse=always", "--reflink=auto", l.template, m.image()).CombinedOutput()
-		if err != nil {
-			return nil, fault.Errorf(fault.Environment, "copying the data disk: %w: %s", err, out)
-		}
-	} else if err := makeImage(m.image(), l.manifest.VM.Data.Size); err != nil {
+	if err := m.makeData(ctx, c); err != nil {
 		return nil, err
 	}
 	l.machines = append(l.machines, m)
 	return m, nil
+}
+
+// makeData makes the instance's directory and the data disk in it.
+func (m *machine) makeData(ctx context.Context, c content) error {
+	if err := os.MkdirAll(m.dir, 0o700); err != nil {
+		return fault.Wrap(fault.Environment, err)
+	}
+	if c == blank {
+		return makeImage(m.image(), m.l.manifest.VM.Data.Size)
+	}
+	out, err := exec.CommandContext(ctx, "cp", "--sparse=always", "--reflink=auto", m.l.template, m.image()).CombinedOutput()
+	if err != nil {
+		return fault.Errorf(fault.Environment, "copying the data disk: %w: %s", err, out)
+	}
+	return nil
 }
 
 // makeImage makes a blank image, in the place of one that is there.

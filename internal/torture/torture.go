@@ -26,6 +26,9 @@ type Options struct {
 	// from it.
 	Rounds int
 	Seed   uint64
+	// Programs is the directory of sovereignd and sovereign-build. Without it
+	// what needs them is left out.
+	Programs string
 	// Accel is "auto", "kvm" or "tcg".
 	Accel string
 	// Only names the families to run; empty is all that are not on demand.
@@ -52,6 +55,8 @@ func families() []family {
 		{"cuts", "power cuts in the first boot, under load and in recovery", runCuts, false},
 		{"control", "power cuts with a disk that ignores flushes: losses must be seen", runControl, false},
 		{"kills", "processes killed in the guest, connections dropped", runKills, false},
+		{"supervisor", "sovereignd and supervised machines killed", runSupervisor, false},
+		{"update", "kills in the middle of updates", runUpdate, false},
 		{"network", "24 hours of an unsteady network, compressed", runNetwork, false},
 		{"full", "a full data disk", runFull, false},
 		{"clock", "a clock that is wrong at the start and jumps", runClock, false},
@@ -65,7 +70,7 @@ func families() []family {
 func Families() []string {
 	var lines []string
 	for _, f := range families() {
-		line := fmt.Sprintf("%-9s%s", f.name, f.summary)
+		line := fmt.Sprintf("%-11s%s", f.name, f.summary)
 		if f.demand {
 			line += " (only when named)"
 		}

@@ -49,6 +49,7 @@ func run(ctx context.Context, args []string) error {
 	fs.IntVar(&o.Rounds, "rounds", 5, "`number` of power cuts; the other faults' numbers follow from it")
 	fs.Uint64Var(&o.Seed, "seed", 0, "`number` that all choices come from (0: one from the clock)")
 	fs.StringVar(&o.Accel, "accel", "auto", "auto, kvm or tcg")
+	fs.StringVar(&o.Programs, "programs", "", "`directory` of sovereignd and sovereign-build, for what needs them")
 	fs.StringVar(&o.Scratch, "scratch", "", "`directory` for the machines, kept (default: a temporary one)")
 	only := fs.String("only", "", "comma-separated `names` of families to run")
 	asJSON := fs.Bool("json", false, "print the report as JSON")
