@@ -81,9 +81,12 @@ func runGarbage(ctx context.Context, l *lab) ([]Result, error) {
 	return []Result{res}, err
 }
 
-// sameProcesses says whether no service was started anew.
+// sameProcesses says whether no service that was healthy was started anew.
 func sameProcesses(before, now *agent.Status) bool {
 	for _, s := range before.Services {
+		if !s.Healthy {
+			continue
+		}
 		if n, ok := now.Service(s.Name); !ok || n.PID != s.PID || n.Restarts != s.Restarts {
 			return false
 		}

@@ -131,7 +131,8 @@ func killPostmaster(ctx context.Context, m *machine, _ *rand.Rand) error {
 	return m.guestReady(ctx, anyStatus)
 }
 
-// killBackend kills a process of the server by chance. The postmaster then
+// killBackend kills a process of the server by chance, but for workers, which
+// may be gone before they are hit. The postmaster then
 // ends the others and recovers, as after a crash.
 func killBackend(ctx context.Context, m *machine, rng *rand.Rand) error {
 	c, err := m.connect(ctx)
@@ -139,7 +140,7 @@ func killBackend(ctx context.Context, m *machine, rng *rand.Rand) error {
 		return err
 	}
 	defer closeConn(c)
-	rows, err := c.Query(ctx, `SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() ORDER BY backend_type, pid`)
+	rows, err := c.Query(ctx, `SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type !~ 'worker' ORDER BY backend_type, pid`)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func (l *lab) supervise(ctx context.Context, name string) (*supervised, error) {
 		return nil, err
 	}
 	never := 0
-	o := runtime.UpOptions{Accel: l.Accel, Limit: &never}
+	o := runtime.UpOptions{Accel: l.accel, Limit: &never}
 	if _, err := rt.Install(ctx, l.Bundle, supervisedName, o); err != nil {
 		return nil, err
 	}
