@@ -33,7 +33,7 @@ test util-linux unshare
 test libfaketime /usr/lib/*-linux-gnu/faketime/libfaketime.so.1
 test shellcheck shellcheck
 test postgresql-client psql
-test postgresql /usr/lib/postgresql/*/bin/pgbench
+test postgresql /usr/lib/postgresql/*/bin/postgres
 '
 case $(uname -m) in
 x86_64) host=x86 machine=x86_64 ;;

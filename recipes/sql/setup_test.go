@@ -72,8 +72,16 @@ func (m machine) write(t *testing.T, path, content string) {
 // setup runs the script and returns its exit code and output.
 func (m machine) setup(t *testing.T, env ...string) (int, string) {
 	t.Helper()
-	cmd := exec.Command("/bin/sh", "files/postgresql-setup", m.cluster)
-	cmd.Env = append([]string{"PATH=" + m.bin + ":/usr/bin:/bin", "SOVEREIGN_SECRETS=" + m.secrets}, env...)
+	env = append([]string{"PATH=" + m.bin + ":/usr/bin:/bin", "SOVEREIGN_SECRETS=" + m.secrets}, env...)
+	return run(t, env, "/bin/sh", "files/postgresql-setup", m.cluster)
+}
+
+// run runs a program, which is looked for in the PATH of env, and returns its
+// exit code and output.
+func run(t *testing.T, env []string, argv ...string) (int, string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "/usr/bin/env", append(env, argv...)...)
+	cmd.Env = []string{}
 	out, err := cmd.CombinedOutput()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -138,7 +146,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"no cluster inside", func(m machine) { m.write(t, m.cluster+"/base/1", "x") }, "is not a PostgreSQL cluster"},
 		{"another version inside", func(m machine) { m.write(t, m.cluster+"/PG_VERSION", "16\n") }, "was made by PostgreSQL 16, this image has 17"},
-		{"another version beside", func(m machine) { m.write(t, m.data+"/16/PG_VERSION", "16\n") }, "holds data of another major version"},
+		{"another version beside", func(m machine) { m.write(t, m.data+"/16/PG_VERSION", "16\n") }, "holds data of PostgreSQL 16, this image has 17"},
 		{"empty password", func(m machine) { m.write(t, m.secrets+"/password", "") }, "password is missing or empty"},
 	}
 	for _, tt := range tests {
