@@ -22,7 +22,7 @@ PAGE ?=
 .NOTPARALLEL:
 .PHONY: all help demo test test-unit test-e2e test-arm64 lint fuzz bench bench-kernel torture generate clean setup-% FORCE
 
-all: $(SB) bin/buildkitd ## bin/sovereign-build and the BuildKit daemon beside it
+all: $(SB) bin/sovereignd bin/buildkitd ## bin/sovereign-build, and sovereignd and the BuildKit daemon beside it
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -30,6 +30,11 @@ help: ## this list
 $(SB): FORCE
 	@echo "== compiling $@"
 	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/sovereign-build/sovereign/internal/cli.version=$(VERSION)" -o $@ ./cmd/sovereign-build
+
+# Static; make bin/sovereignd ARCH=arm64 makes the one of a phone.
+bin/sovereignd: FORCE
+	@echo "== compiling $@"
+	@CGO_ENABLED=0 GOOS=linux GOARCH=$(or $(ARCH),$(HOST_ARCH)) go build -trimpath -ldflags "-s -w" -o $@ ./cmd/sovereignd
 
 bin/buildkitd: tools/buildkitd/go.mod tools/buildkitd/go.sum
 	@echo "== compiling the BuildKit daemon $(BUILDKIT) (about two minutes the first time)"

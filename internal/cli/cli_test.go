@@ -28,6 +28,9 @@ type fake struct {
 	run   RunRequest
 	calls []string
 	watch func(ctx context.Context) error
+	up    UpRequest
+	// result and why are what an update comes to.
+	result, why string
 }
 
 func (f *fake) Build(_ context.Context, r BuildRequest) (*BuildResult, error) {

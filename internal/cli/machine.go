@@ -22,6 +22,7 @@ type Runtime interface {
 	URL(ctx context.Context, name string, port int) (string, error)
 	// Status returns the named machine, or all.
 	Status(ctx context.Context, name string) ([]MachineStatus, error)
+	Supervised
 }
 
 // RunRequest is what the flags of run say.
@@ -62,6 +63,8 @@ type MachineStatus struct {
 	Message  string          `json:"message,omitempty"`
 	Ports    map[string]int  `json:"ports,omitempty"`
 	Services []ServiceStatus `json:"services,omitempty"`
+	// Supervision is nil for a machine that was only ever started by run.
+	Supervision *Supervision `json:"supervision,omitempty"`
 }
 
 // ServiceStatus is one service of a machine.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
@@ -50,6 +51,12 @@ in order at Ctrl-C. The data disk is kept and used again by the next run.`,
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.detach, "detach", "d", false, "return when the services are healthy, leave the machine running")
+	o.sizeFlags(f)
+	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
+}
+
+// sizeFlags are the flags that say what a machine is like.
+func (o *runFlags) sizeFlags(f *pflag.FlagSet) {
 	f.StringArrayVarP(&o.ports, "port", "p", nil, "loopback port for a port of the guest, as `GUEST:HOST` (default: a free one); may be given more than once")
 	f.StringVar(&o.memory, "memory", "", "`size` of the memory, like 1GiB (default: the bundle's)")
 	f.IntVar(&o.CPUs, "cpus", 0, "`number` of CPUs (default: the bundle's)")
@@ -57,7 +64,6 @@ in order at Ctrl-C. The data disk is kept and used again by the next run.`,
 	f.BoolVar(&o.Outbound, "outbound", false, "let the guest connect to the world; without it only forwarded ports pass")
 	f.BoolVar(&o.Bounce, "bounce", false, "force the guest's transfers through bounce buffers, as in a protected VM: for measuring, it is slower and protects nothing")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "`time` the services have to become healthy")
-	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
 }
 
 func (s *session) runRun(ctx context.Context, o runFlags, name string) error {
@@ -70,7 +76,11 @@ func (s *session) runRun(ctx context.Context, o runFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := p.result(m, func(w io.Writer) error { return s.writeReady(ctx, w, m, o.detach) }); err != nil {
+	stop := "Ctrl-C"
+	if o.detach {
+		stop = "sovereign-build stop " + m.Name
+	}
+	if err := p.result(m, func(w io.Writer) error { return s.writeReady(ctx, w, m, stop) }); err != nil {
 		return err
 	}
 	if o.detach {
@@ -92,6 +102,16 @@ func (s *session) runRun(ctx context.Context, o runFlags, name string) error {
 
 // request checks the flags and finds the bundle.
 func (o runFlags) request(name string) (RunRequest, error) {
+	r, err := o.sizes()
+	if err != nil {
+		return r, err
+	}
+	r.Bundle, err = findBundle(name)
+	return r, err
+}
+
+// sizes checks the flags.
+func (o runFlags) sizes() (RunRequest, error) {
 	r := o.RunRequest
 	if err := oneOf("--accel", r.Accel, "auto", "kvm", "tcg"); err != nil {
 		return r, err
@@ -123,9 +143,7 @@ func (o runFlags) request(name string) (RunRequest, error) {
 		}
 		r.Ports[guest] = host
 	}
-	var err error
-	r.Bundle, err = findBundle(name)
-	return r, err
+	return r, nil
 }
 
 func parsePort(s string) (guest, host int, err error) {
@@ -156,7 +174,7 @@ func findBundle(name string) (string, error) {
 	return dir, nil
 }
 
-func (s *session) writeReady(ctx context.Context, w io.Writer, m *Machine, detached bool) error {
+func (s *session) writeReady(ctx context.Context, w io.Writer, m *Machine, stop string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s is ready", m.Name)
 	for _, guest := range sortedPorts(m.Ports) {
@@ -167,11 +185,7 @@ func (s *session) writeReady(ctx context.Context, w io.Writer, m *Machine, detac
 	if url, err := s.Runtime.URL(ctx, m.Name, 0); err == nil && strings.HasPrefix(url, "postgres://") {
 		fmt.Fprintf(&b, "connect: psql \"$(sovereign-build dsn %s)\"\n", m.Name)
 	}
-	if detached {
-		fmt.Fprintf(&b, "stop:    sovereign-build stop %s\n", m.Name)
-	} else {
-		b.WriteString("stop:    Ctrl-C\n")
-	}
+	fmt.Fprintf(&b, "stop:    %s\n", stop)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

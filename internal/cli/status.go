@@ -61,6 +61,7 @@ func writeStatus(out io.Writer, machines []MachineStatus) error {
 			}
 			fmt.Fprintf(w, "  %s\t%s, %s\t%d restarts %s\n", s.Name, s.State, health, s.Restarts, s.Message)
 		}
+		writeSupervision(w, m)
 	}
 	return w.Flush()
 }

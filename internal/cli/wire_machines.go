@@ -179,7 +179,7 @@ func (m machines) Status(ctx context.Context, name string) ([]MachineStatus, err
 }
 
 func machineStatus(s runtime.Status) MachineStatus {
-	m := MachineStatus{Name: s.Name, State: string(s.State), Message: s.Message, Ports: hostPorts(s.Ports)}
+	m := MachineStatus{Name: s.Name, State: string(s.State), Message: s.Message, Ports: hostPorts(s.Ports), Supervision: s.Supervision}
 	if s.Guest == nil {
 		if m.Message == "" {
 			m.Message = s.GuestError

@@ -123,8 +123,7 @@ func (c *Client) WaitReady(ctx context.Context, name string) (*runtime.Instance,
 			return nil, err
 		}
 		if ready {
-			// Whether it was the one that is to stay, the record says by now.
-			if settled, err := c.settled(ctx, name); settled || err != nil {
+			if i, settled, err := c.settled(ctx, name); settled || err != nil {
 				return i, err
 			}
 		}
@@ -188,17 +187,18 @@ func (c *Client) ready(ctx context.Context, i *runtime.Instance) (bool, error) {
 	return false, err
 }
 
-// settled says whether what runs and is ready is the active slot.
-func (c *Client) settled(ctx context.Context, name string) (bool, error) {
+// settled returns the instance as it is now, and whether what runs, and is
+// ready, is what is to stay.
+func (c *Client) settled(ctx context.Context, name string) (*runtime.Instance, bool, error) {
 	i, err := c.Runtime.Instance(ctx, name)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
 	s, err := i.Supervision(ctx)
 	if err != nil {
-		return false, err
+		return nil, false, err
 	}
-	return s.Trial == nil && i.Runs(), nil
+	return i, s.Trial == nil && i.Runs(), nil
 }
 
 // late is the error of a wait whose time is over.

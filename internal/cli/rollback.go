@@ -1,0 +1,38 @@
+package cli
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+)
+
+func (s *session) rollbackCommand() *cobra.Command {
+	var limit time.Duration
+	cmd := &cobra.Command{
+		Use:   "rollback NAME",
+		Short: "Go back to the bundle before the last update",
+		Long: `Rollback restarts a machine into the bundle that it ran before the last update,
+in the way of update: it stays when its services are healthy in time, or else
+the machine comes back as it was, and the command ends with 8. A second rollback
+goes forward again. The data disk is not touched: what a newer bundle has made
+of the data, an older one has to understand.`,
+		Example: `  sovereign-build rollback sql`,
+		Args:    operands("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := trialTime(limit); err != nil {
+				return err
+			}
+			p := s.printer()
+			r, err := s.Runtime.Rollback(cmd.Context(), args[0], limit, p.note)
+			if err != nil {
+				return err
+			}
+			return writeUpdate(p, r)
+		},
+	}
+	cmd.Flags().DurationVar(&limit, "timeout", runtime.DefaultTrialLimit, "`time` the services have to become healthy")
+	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
+}

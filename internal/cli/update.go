@@ -1,0 +1,79 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+)
+
+func (s *session) updateCommand() *cobra.Command {
+	var limit time.Duration
+	cmd := &cobra.Command{
+		Use:   "update NAME BUNDLE",
+		Short: "Change a machine's bundle, and go back by itself if it is not healthy",
+		Long: `Update copies a bundle beside the one that the machine runs, checks the copy, and
+restarts the machine into it. When its services are healthy in time, that is the
+machine's bundle from now on; otherwise the former one is started again by
+itself, the reason is printed and kept for status, and the command ends with 8.
+The data disk is not touched. An update that is interrupted, by whatever, goes
+on where it was or goes back; the machine can be started at every moment.
+
+BUNDLE is a bundle's directory, or a name for dist/NAME-ARCH. A machine that is
+down tries the bundle at the next up.`,
+		Example: `  sovereign-build update sql dist/sql-amd64
+  sovereign-build update sql sql --timeout 2m --json`,
+		Args: operands("NAME", "BUNDLE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := trialTime(limit); err != nil {
+				return err
+			}
+			bundle, err := findBundle(args[1])
+			if err != nil {
+				return err
+			}
+			p := s.printer()
+			r, err := s.Runtime.Update(cmd.Context(), args[0], bundle, limit, p.note)
+			if err != nil {
+				return err
+			}
+			return writeUpdate(p, r)
+		},
+	}
+	cmd.Flags().DurationVar(&limit, "timeout", runtime.DefaultTrialLimit, "`time` the services have to become healthy")
+	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
+}
+
+func trialTime(limit time.Duration) error {
+	if limit < time.Second || limit > 24*time.Hour {
+		return fault.Errorf(fault.Usage, "--timeout %s is not a time from 1s to 24h", limit)
+	}
+	return nil
+}
+
+// writeUpdate prints a result and says by the exit code whether the former
+// bundle had to come back.
+func writeUpdate(p printer, r *UpdateResult) error {
+	err := p.result(r, func(w io.Writer) error {
+		var err error
+		switch r.Result {
+		case updateCommitted:
+			_, err = fmt.Fprintf(w, "%s runs %.19s, after %.1f s\n", r.Name, r.To, r.Seconds)
+		case updateReverted:
+			_, err = fmt.Fprintf(w, "%s runs %.19s again, after %.1f s; the %s failed: %s\n", r.Name, r.From, r.Seconds, r.Kind, r.Why)
+		case updateStaged:
+			_, err = fmt.Fprintf(w, "%s is down and tries the bundle at the next up\n", r.Name)
+		case updateUnchanged:
+			_, err = fmt.Fprintf(w, "%s has that bundle already\n", r.Name)
+		}
+		return err
+	})
+	if err == nil && r.Result == updateReverted {
+		return told{fault.Device}
+	}
+	return err
+}
