@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -57,6 +58,7 @@ type machine struct {
 
 	disk    *nbd.Disk // while it runs, when lossy
 	endDisk func() error
+	ending  atomic.Bool // it is being killed
 	dsn     string
 	begun   time.Time
 	took    time.Duration // its last boot that became ready
@@ -135,6 +137,7 @@ func (m *machine) start(ctx context.Context) error {
 		return append(args, m.extra...), nil
 	})
 	m.begun = time.Now()
+	m.ending.Store(false)
 	var err error
 	m.inst, err = m.l.rt.Start(ctx, m.l.Bundle, runtime.StartOptions{Name: m.name, Accel: m.l.Accel, Bounce: m.bounce})
 	return err
@@ -171,7 +174,7 @@ func (m *machine) startDisk(ctx context.Context) error {
 		mu.Lock()
 		defer mu.Unlock()
 		// A client that is killed goes in the middle of a message.
-		if !m.gone() {
+		if !m.ending.Load() {
 			wrong = append(wrong, err)
 		}
 	}
@@ -186,16 +189,6 @@ func (m *machine) startDisk(ctx context.Context) error {
 		return errors.Join(append(wrong, f.Close())...)
 	}
 	return nil
-}
-
-// gone says whether QEMU has ended.
-func (m *machine) gone() bool {
-	p, ok := m.l.seam.process(m.dir)
-	if !ok {
-		return true
-	}
-	alive, err := local.Device{}.Alive(context.Background(), p)
-	return err == nil && !alive
 }
 
 // ready waits until every service is healthy and returns the time since the
@@ -242,6 +235,7 @@ func (m *machine) stop(ctx context.Context) error {
 // whatever was not flushed is lost by rng's choice. A nil rng only ends the
 // machine.
 func (m *machine) cut(ctx context.Context, rng *rand.Rand) (nbd.Loss, error) {
+	m.ending.Store(true)
 	var loss nbd.Loss
 	var errs []error
 	if m.disk != nil && rng != nil {

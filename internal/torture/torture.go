@@ -101,7 +101,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	return rep, runErr
 }
 
-func (l *lab) runAll(ctx context.Context, chosen []family, rep *Report) error {
+func (l *lab) runAll(ctx context.Context, chosen []family, rep *Report) (err error) {
+	// No machine may outlive the program.
+	defer func() { err = errors.Join(err, l.cutAll(context.WithoutCancel(ctx))) }()
 	if err := l.makeTemplate(ctx); err != nil {
 		return fmt.Errorf("the first boot, before any fault: %w", err)
 	}
@@ -113,8 +115,7 @@ func (l *lab) runAll(ctx context.Context, chosen []family, rep *Report) error {
 			results[i].Family = f.name
 		}
 		rep.Results = append(rep.Results, results...)
-		// No machine may go on taking the cores from the next family, and
-		// none may outlive the program.
+		// None may go on taking the cores from the next family.
 		if err := errors.Join(err, l.cutAll(context.WithoutCancel(ctx))); err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
