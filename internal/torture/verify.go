@@ -84,7 +84,6 @@ func judge(fates map[series][]fate, rows []row) (f findings, settled map[row]fat
 // ones by their number, and settles what was in doubt. The load must have been
 // stopped.
 func (m *machine) verify(ctx context.Context) (findings, error) {
-	log, from := m.log, m.round
 	ctx, cancel := context.WithTimeout(ctx, healLimit)
 	defer cancel()
 	c, err := m.connect(ctx)
@@ -95,6 +94,12 @@ func (m *machine) verify(ctx context.Context) (findings, error) {
 	if err := quiet(ctx, c); err != nil {
 		return findings{}, err
 	}
+	return m.look(ctx, c)
+}
+
+// look is verify on a connection.
+func (m *machine) look(ctx context.Context, c *pgx.Conn) (findings, error) {
+	log, from := m.log, m.round
 	rows, err := ledger(ctx, c, from)
 	if err != nil {
 		return findings{}, err
