@@ -97,6 +97,9 @@ func TestBadRecipe(t *testing.T) {
 		{"secret in URL", "${secret:password}", "${secret:passwort}", `77:14: unknown secret "passwort", did you mean "password"?`},
 		{"placeholder in URL", "${address}", "${adress}", `77:14: unknown placeholder ${adress}, known are ${address} and ${secret:NAME}`},
 		{"secret bytes", "- name: password", "- {name: password, bytes: 8}", `56:33: services[1].secrets[0].bytes is 8, allowed are 16 to 64`},
+		{"bytes of a given secret", "{name: key, given: true}", "{name: key, given: true, bytes: 16}", `86:41: secret "key" is given by the owner, it has no bytes of its own`},
+		{"certificate name", "- name: server", "- name: Server", `80:15: certificate name "Server" is not a name: lower case letters, digits and dashes, beginning with a letter, at most 32`},
+		{"certificate host", "[localhost, ", "[local_host, ", `81:17: "local_host" is neither a DNS name nor an IP address`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -70,6 +70,14 @@ func TestSpec(t *testing.T) {
 			Stop:        spec.Stop{Signal: "INT", Seconds: 60},
 			Health:      spec.Health{Command: []string{"/usr/bin/web", "check"}, Starting: []int{1}, IntervalSeconds: 5, TimeoutSeconds: 2, Failures: 4},
 			Limits:      spec.Limits{OpenFiles: 4096, MemoryMiB: 128, OOMScoreAdj: -500},
+
+			Certificates: []spec.Certificate{{Name: "server", Hosts: []string{"localhost", "127.0.0.1", "*.example.org"}}},
+			Optional:     true,
+		}, {
+			Name: "vpn", User: "root", Command: []string{"/usr/bin/vpn"},
+			Secrets: []spec.Secret{{Name: "key", Given: true}},
+			Stop:    spec.Stop{Signal: "TERM", Seconds: 30},
+			Health:  spec.Health{Command: []string{"/usr/bin/true"}, IntervalSeconds: 10, TimeoutSeconds: 5, Failures: 3},
 		}},
 	}
 	if d := cmp.Diff(want, r.Spec()); d != "" {

@@ -10,8 +10,17 @@
 //	sovereign.net=DEV,ADDRESS/PREFIX,GATEWAY,DNS[;DNS…]
 //	sovereign.net=DEV,ADDRESS/PREFIX,GATEWAY
 //	sovereign.net=DEV,dhcp
+//	sovereign.net6=DEV,ADDRESS/PREFIX,GATEWAY[,DNS[;DNS…]]
+//	sovereign.net6=DEV,auto[,DNS[;DNS…]]
+//	sovereign.ntp=SERVER[;SERVER…]
 //	sovereign.probe         print ProbeLine and power off
 //	panic=SECONDS           the kernel's own; not 0: reboot instead of power off after a failure
+//
+// An address is of either family in sovereign.net, and of IPv6 in
+// sovereign.net6, which comes beside it; GATEWAY may be empty. With auto the
+// kernel takes addresses and routes from router advertisements. It does so by
+// itself on a device with dhcp, and not on one with only a static address. NTP
+// servers are names or addresses; those of a DHCP server come after them.
 package cmdline
 
 import (
@@ -29,6 +38,8 @@ const (
 	maxSerial = 20       // bytes, virtio-blk's VIRTIO_BLK_ID_BYTES
 	maxDevice = 15       // bytes, IFNAMSIZ-1
 	maxDNS    = 3        // as resolv.conf(5)
+	maxNTP    = 4
+	maxName   = 253 // bytes of a DNS name
 )
 
 // Line is what sovereign-init takes from the command line. Absent parameters
@@ -38,6 +49,8 @@ type Line struct {
 	RootSerial string
 	DataSerial string
 	Net        *Net
+	Net6       *Net     // a static IPv6 address, or Auto
+	NTP        []string // at most 4 names or addresses
 	Probe      bool
 	Panic      string // value of panic=
 }
@@ -46,9 +59,11 @@ type Line struct {
 type Net struct {
 	Device  string
 	DHCP    bool
+	Auto    bool         // IPv6 by router advertisements
 	Address netip.Prefix // the guest's own address with its prefix length
 	Gateway netip.Addr   // invalid: none
 	DNS     []netip.Addr // at most 3
+	NTP     []netip.Addr // of a DHCP server, at most 4
 }
 
 // Parse reads a command line. Of a repeated parameter the last one counts, as
@@ -70,6 +85,10 @@ func Parse(text string) (Line, error) {
 			l.DataSerial, err = serial(value)
 		case "sovereign.net":
 			l.Net, err = parseNet(value)
+		case "sovereign.net6":
+			l.Net6, err = parseNet6(value)
+		case "sovereign.ntp":
+			l.NTP, err = parseNTP(value)
 		case "sovereign.probe":
 			l.Probe = true
 		case "panic":
@@ -99,9 +118,9 @@ func serial(v string) (string, error) {
 
 func parseNet(v string) (*Net, error) {
 	f := strings.Split(v, ",")
-	n := &Net{Device: f[0]}
-	if n.Device == "" || len(n.Device) > maxDevice || strings.ContainsAny(n.Device, "/:") || n.Device == "." || n.Device == ".." {
-		return nil, fmt.Errorf("device name: want 1 to %d bytes, none of them a slash or colon", maxDevice)
+	n, err := device(f[0])
+	if err != nil {
+		return nil, err
 	}
 	if len(f) == 2 && f[1] == "dhcp" {
 		n.DHCP = true
@@ -110,30 +129,99 @@ func parseNet(v string) (*Net, error) {
 	if len(f) != 3 && len(f) != 4 {
 		return nil, fmt.Errorf("want DEVICE,ADDRESS/PREFIX,GATEWAY[,DNS[;DNS]] or DEVICE,dhcp")
 	}
-	var err error
-	if n.Address, err = netip.ParsePrefix(f[1]); err != nil {
-		return nil, fmt.Errorf("address: %w", err)
+	return n, n.static(f[1:])
+}
+
+func parseNet6(v string) (*Net, error) {
+	f := strings.Split(v, ",")
+	n, err := device(f[0])
+	if err != nil {
+		return nil, err
 	}
-	if f[2] != "" {
-		if n.Gateway, err = netip.ParseAddr(f[2]); err != nil {
-			return nil, fmt.Errorf("gateway: %w", err)
+	if (len(f) == 2 || len(f) == 3) && f[1] == "auto" {
+		n.Auto = true
+		if len(f) == 3 {
+			n.DNS, err = addresses("dns", f[2], maxDNS)
 		}
-		if n.Gateway.Is4() != n.Address.Addr().Is4() || n.Gateway.Zone() != "" {
-			return nil, fmt.Errorf("gateway: want an address of the same family, without a zone")
-		}
+		return n, err
 	}
-	if len(f) == 4 {
-		servers := strings.Split(f[3], ";")
-		if len(servers) > maxDNS {
-			return nil, fmt.Errorf("dns: want at most %d servers", maxDNS)
-		}
-		for _, s := range servers {
-			a, err := netip.ParseAddr(s)
-			if err != nil {
-				return nil, fmt.Errorf("dns: %w", err)
-			}
-			n.DNS = append(n.DNS, a)
-		}
+	if len(f) != 3 && len(f) != 4 {
+		return nil, fmt.Errorf("want DEVICE,ADDRESS/PREFIX,GATEWAY[,DNS[;DNS]] or DEVICE,auto[,DNS[;DNS]]")
+	}
+	if err := n.static(f[1:]); err != nil {
+		return nil, err
+	}
+	if n.Address.Addr().Is4() {
+		return nil, fmt.Errorf("address: want IPv6; an IPv4 address goes into sovereign.net")
 	}
 	return n, nil
+}
+
+func device(name string) (*Net, error) {
+	if name == "" || len(name) > maxDevice || strings.ContainsAny(name, "/:") || name == "." || name == ".." {
+		return nil, fmt.Errorf("device name: want 1 to %d bytes, none of them a slash or colon", maxDevice)
+	}
+	return &Net{Device: name}, nil
+}
+
+// static reads ADDRESS/PREFIX, GATEWAY and perhaps DNS.
+func (n *Net) static(f []string) (err error) {
+	if n.Address, err = netip.ParsePrefix(f[0]); err != nil {
+		return fmt.Errorf("address: %w", err)
+	}
+	if f[1] != "" {
+		if n.Gateway, err = netip.ParseAddr(f[1]); err != nil {
+			return fmt.Errorf("gateway: %w", err)
+		}
+		if n.Gateway.Is4() != n.Address.Addr().Is4() || n.Gateway.Zone() != "" {
+			return fmt.Errorf("gateway: want an address of the same family, without a zone")
+		}
+	}
+	if len(f) == 3 {
+		n.DNS, err = addresses("dns", f[2], maxDNS)
+	}
+	return err
+}
+
+func addresses(what, v string, most int) (list []netip.Addr, err error) {
+	words := strings.Split(v, ";")
+	if len(words) > most {
+		return nil, fmt.Errorf("%s: want at most %d servers", what, most)
+	}
+	for _, w := range words {
+		a, err := netip.ParseAddr(w)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", what, err)
+		}
+		list = append(list, a)
+	}
+	return list, nil
+}
+
+func parseNTP(v string) ([]string, error) {
+	words := strings.Split(v, ";")
+	if len(words) > maxNTP {
+		return nil, fmt.Errorf("want at most %d servers", maxNTP)
+	}
+	for _, w := range words {
+		if _, err := netip.ParseAddr(w); err != nil && !isName(w) {
+			return nil, fmt.Errorf("%q is neither a name nor an address", w)
+		}
+	}
+	return words, nil
+}
+
+// isName says whether s may be a DNS name.
+func isName(s string) bool {
+	if s == "" || len(s) > maxName || s[0] == '.' || s[0] == '-' {
+		return false
+	}
+	for _, c := range s {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '-', c == '.':
+		default:
+			return false
+		}
+	}
+	return true
 }

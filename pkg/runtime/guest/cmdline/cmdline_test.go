@@ -23,6 +23,10 @@ func TestParse(t *testing.T) {
 		{"sovereign.net=eth0,10.0.2.15/24,10.0.2.2,10.0.2.3;fec0::3", Line{Net: static}},
 		{"sovereign.net=eth0,dhcp panic=-1", Line{Net: &Net{Device: "eth0", DHCP: true}, Panic: "-1"}},
 		{"sovereign.net=e,fd00::2/64,", Line{Net: &Net{Device: "e", Address: netip.MustParsePrefix("fd00::2/64")}}},
+		{"sovereign.net6=eth0,auto", Line{Net6: &Net{Device: "eth0", Auto: true}}},
+		{"sovereign.net6=eth0,auto,fec0::3", Line{Net6: &Net{Device: "eth0", Auto: true, DNS: []netip.Addr{netip.MustParseAddr("fec0::3")}}}},
+		{"sovereign.net6=eth0,fd00::2/64,fe80::1", Line{Net6: &Net{Device: "eth0", Address: netip.MustParsePrefix("fd00::2/64"), Gateway: netip.MustParseAddr("fe80::1")}}},
+		{"sovereign.ntp=10.0.2.2;time.example.org;fd00::1", Line{NTP: []string{"10.0.2.2", "time.example.org", "fd00::1"}}},
 		{"data.serial=a sovereign.probe data.serial=b", Line{DataSerial: "b", Probe: true}},
 	} {
 		got, err := Parse(c.text)
@@ -45,6 +49,12 @@ func TestParseRefuses(t *testing.T) {
 		{"sovereign.net=eth0,10.0.2.15/24,fd00::1", "same family"},
 		{"sovereign.net=eth0,10.0.2.15/24,10.0.2.2,", "dns"},
 		{"sovereign.net=eth0,10.0.2.15/24,10.0.2.2,1.1.1.1;1.1.1.2;1.1.1.3;1.1.1.4", "at most 3"},
+		{"sovereign.net6=eth0,dhcp", "want DEVICE"},
+		{"sovereign.net6=eth0,auto,x", "dns"},
+		{"sovereign.net6=eth0,10.0.2.15/24,10.0.2.2", "want IPv6"},
+		{"sovereign.ntp=", "neither a name nor an address"},
+		{"sovereign.ntp=a/c", "neither a name"},
+		{"sovereign.ntp=1;2;3;4;5", "at most 4"},
 		{strings.Repeat("x", 17<<10), "over"},
 	} {
 		if _, err := Parse(c.text); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -56,6 +66,7 @@ func TestParseRefuses(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add("roothash=" + hash + " root.serial=root sovereign.net=eth0,10.0.2.15/24,10.0.2.2,10.0.2.3;10.0.2.4")
 	f.Add("sovereign.net=eth0,dhcp sovereign.probe")
+	f.Add("sovereign.net6=eth0,auto,fec0::3 sovereign.net6=eth0,fd00::2/64,fe80::1 sovereign.ntp=a.b;10.0.0.1")
 	f.Fuzz(func(t *testing.T, text string) {
 		l, err := Parse(text)
 		if err != nil {
@@ -64,8 +75,10 @@ func FuzzParse(f *testing.F) {
 		if l.RootHash != nil && len(l.RootHash) != 32 || len(l.RootSerial) > maxSerial {
 			t.Errorf("%q: %+v", text, l)
 		}
-		if n := l.Net; n != nil && !n.DHCP && !n.Address.IsValid() {
-			t.Errorf("%q: %+v", text, n)
+		for _, n := range []*Net{l.Net, l.Net6} {
+			if n != nil && !n.DHCP && !n.Auto && !n.Address.IsValid() {
+				t.Errorf("%q: %+v", text, n)
+			}
 		}
 	})
 }

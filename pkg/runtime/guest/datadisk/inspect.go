@@ -52,6 +52,8 @@ type Content struct {
 	What string // what a Foreign disk seems to hold, for people
 	// Size of the ext4 file system, in bytes.
 	FileSystem int64
+	// Clean: it was unmounted in order, and no error was ever found in it.
+	Clean bool
 }
 
 // signature is a magic number at a fixed place.
@@ -95,12 +97,16 @@ func Inspect(disk io.ReaderAt, size int64) (Content, error) {
 	if bytes.Equal(last, marker(size)) {
 		return Content{Kind: Interrupted}, nil
 	}
+	sb := make([]byte, 1024)
+	if _, err := disk.ReadAt(sb, 1024); err != nil {
+		return Content{}, err
+	}
+	if n, ok := ext4Size(sb); ok {
+		return Content{Kind: Ext4, FileSystem: n, Clean: ext4Clean(sb)}, nil
+	}
 	head := make([]byte, mib)
 	if _, err := disk.ReadAt(head, 0); err != nil {
 		return Content{}, err
-	}
-	if n, ok := ext4Size(head[1024:2048]); ok {
-		return Content{Kind: Ext4, FileSystem: n}, nil
 	}
 	for _, s := range signatures() {
 		if bytes.HasPrefix(head[s.offset:], []byte(s.magic)) {
@@ -160,6 +166,14 @@ func ext4Size(sb []byte) (int64, bool) {
 		return 0, true // e2fsck will say what is wrong
 	}
 	return int64(blocks << (10 + log)), true
+}
+
+// ext4Clean says whether e2fsck -p would find nothing to do: valid, without
+// errors, and no journal to replay (fs/ext4/ext4.h).
+func ext4Clean(sb []byte) bool {
+	le := binary.LittleEndian
+	const valid, recover = 0x1, 0x4
+	return le.Uint16(sb[0x3a:]) == valid && le.Uint32(sb[0x60:])&recover == 0 && le.Uint32(sb[0xe8:]) == 0
 }
 
 // markerOffset is where the marker of a disk lies: its last whole block.

@@ -27,9 +27,9 @@ func Mount(device, dir string, note func(string)) error {
 	if err != nil {
 		return fmt.Errorf("data disk %s: mount at %s: %w: the kernel log has the reason; no service is started without its data", device, dir, err)
 	}
-	grown, err := grow(device, dir)
+	grown, err := Grow(device, dir)
 	if err != nil {
-		return fmt.Errorf("data disk %s: grow: %w", device, err)
+		return err
 	}
 	if grown > 0 {
 		note(fmt.Sprintf("file system grown to %d MiB", grown/mib))
@@ -37,9 +37,18 @@ func Mount(device, dir string, note func(string)) error {
 	return nil
 }
 
-// grow makes a mounted file system fill its disk but for the reserve; it
-// returns the new size in bytes, 0 for no change. The kernel does it online
-// and journaled, so that a power cut is harmless.
+// Grow makes the file system mounted at dir fill its disk but for the reserve;
+// it returns the new size in bytes, 0 for no change. The kernel does it online
+// and journaled, so that a power cut is harmless; it is what resize2fs asks it
+// for.
+func Grow(device, dir string) (int64, error) {
+	n, err := grow(device, dir)
+	if err != nil {
+		return 0, fmt.Errorf("data disk %s: grow: %w", device, err)
+	}
+	return n, nil
+}
+
 func grow(device, dir string) (int64, error) {
 	f, err := os.Open(device)
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/datadisk"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/supervise"
@@ -21,30 +20,54 @@ import (
 // initLog is the name under which the agent gives init's own log.
 const initLog = "init"
 
-// guest is what the agent tells of; it implements agent.Backend.
+// guest is what the agent tells of; it implements agent.Operator.
 type guest struct {
 	c        *console
+	phases   *phases
+	runner   *supervise.Runner
 	stop     chan struct{} // closed when the machine is to go off
 	stopOnce sync.Once
+	freezing sync.Mutex // held while the file system is frozen or thawed
 
-	mu       sync.Mutex
-	name     string
-	mount    string
-	sup      *supervise.Supervisor // nil before the services start
-	failed   string                // why they never will
-	troubles string                // what else is wrong
-	bootMS   int64
-	frozen   bool
-	thaw     *time.Timer
-	files    []*logs.Log
+	mu        sync.Mutex
+	name      string
+	mount     string
+	device    string                // of the data disk; "" before it is mounted
+	sup       *supervise.Supervisor // nil before the services start
+	stopLimit time.Duration         // of the services
+	failed    string                // why they never will
+	troubles  map[string]string     // what else is wrong, by topic
+	clock     agent.Clock
+	bootMS    int64
+	frozen    bool
+	thaw      *time.Timer
+	files     []*logs.Log
 }
 
-func newGuest(c *console) *guest { return &guest{c: c, stop: make(chan struct{})} }
+// Topics of trouble, in the order in which they are told; network's own are
+// "network" and "network6".
+const (
+	topicData     = "data"
+	topicLoopback = "lo"
+	topicClock    = "clock"
+)
+
+func topics() []string { return []string{topicData, topicLoopback, "network", "network6", topicClock} }
+
+func newGuest(c *console, p *phases, r *supervise.Runner) *guest {
+	return &guest{c: c, phases: p, runner: r, stop: make(chan struct{}), troubles: map[string]string{}}
+}
 
 func (g *guest) setSpec(s spec.Spec) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.name, g.mount = s.Name, s.Data.Mount
+	g.name, g.mount, g.stopLimit = s.Name, s.Data.Mount, stopLimit(s)
+}
+
+func (g *guest) setData(device string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.device = device
 }
 
 func (g *guest) setSupervisor(s *supervise.Supervisor) {
@@ -54,21 +77,39 @@ func (g *guest) setSupervisor(s *supervise.Supervisor) {
 	g.noteReady() // a spec without services is ready at once
 }
 
+// setClock is told by the clock's keeper.
+func (g *guest) setClock(source agent.Clock, err error) {
+	g.mu.Lock()
+	g.clock = source
+	g.mu.Unlock()
+	g.trouble(topicClock, err)
+}
+
 // fail enters the state that only a shutdown leaves.
 func (g *guest) fail(err error) {
 	g.mu.Lock()
 	g.failed = err.Error()
 	g.mu.Unlock()
 	g.c.note("FAILED: %v", err)
-	g.c.note("no service is started; the agent answers status, logs and shutdown")
+	g.c.note("no service is started; the agent answers status, logs, exec and shutdown")
 }
 
-// trouble notes what is wrong without keeping the services from starting.
-func (g *guest) trouble(err error) {
+// trouble notes what is wrong without keeping the services from starting, or
+// with nil that it is well again.
+func (g *guest) trouble(topic string, err error) {
 	g.mu.Lock()
-	g.troubles = err.Error()
+	before := g.troubles[topic]
+	delete(g.troubles, topic)
+	if err != nil {
+		g.troubles[topic] = err.Error()
+	}
 	g.mu.Unlock()
-	g.c.note("%v", err)
+	switch {
+	case err != nil && err.Error() != before:
+		g.c.note("%v", err)
+	case err == nil && before != "":
+		g.c.note("well again: %s", before)
+	}
 }
 
 // serviceNote is told by the supervisor when a service changes.
@@ -107,21 +148,31 @@ func (g *guest) Status() agent.Status {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := agent.Status{Name: g.name, State: agent.StateBooting, BootMS: g.bootMS,
-		UptimeMS: sinceBoot().Milliseconds(), Frozen: g.frozen, Services: []agent.Service{}}
+		UptimeMS: sinceBoot().Milliseconds(), Frozen: g.frozen, Clock: g.clock, Services: []agent.Service{}}
+	if g.device != "" {
+		s.Data = dataRoom(g.mount)
+	}
 	if g.sup != nil {
 		s.State, s.Message = g.sup.State()
 		s.Services = g.sup.Services()
 	}
-	switch {
-	case g.failed != "":
+	if g.failed != "" {
 		s.State, s.Message = agent.StateFailed, g.failed
-	case g.troubles != "":
+	}
+	for _, topic := range topics() {
+		text := g.troubles[topic]
+		if text == "" {
+			continue
+		}
 		if s.State == agent.StateReady {
 			s.State = agent.StateDegraded
 		}
 		if s.Message == "" {
-			s.Message = g.troubles
+			s.Message = text
 		}
+	}
+	if s.Message == "" && s.Data != nil {
+		s.Message = nearlyFull(*s.Data)
 	}
 	select {
 	case <-g.stop:
@@ -172,73 +223,49 @@ func (g *guest) Shutdown(context.Context) error {
 	return nil
 }
 
-// Freeze implements agent.Backend.
-func (g *guest) Freeze(_ context.Context, limit time.Duration) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.sup == nil {
-		return errors.New("freeze: the data disk is not in use yet: see the status")
-	}
-	if err := datadisk.Freeze(g.mount); err != nil {
-		return err
-	}
-	g.frozen = true
-	if g.thaw != nil {
-		g.thaw.Stop()
-	}
-	g.thaw = time.AfterFunc(limit, func() {
-		if err := g.Thaw(context.Background()); err != nil {
-			g.c.note("%v", err)
-		}
-	})
-	return nil
-}
-
-// Thaw implements agent.Backend.
-func (g *guest) Thaw(context.Context) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.frozen {
-		return nil
-	}
-	if err := datadisk.Thaw(g.mount); err != nil {
-		return err
-	}
-	g.thaw.Stop()
-	g.frozen = false
-	return nil
-}
-
-// openLogs lets the logs of the services and of init go to the data disk.
-func (g *guest) openLogs(sup *supervise.Supervisor, s spec.Spec) error {
+// openLogs lets the logs of the services and of init go to the data disk. A
+// disk that does not take them is told by the log, and holds up nobody.
+func (g *guest) openLogs(sup *supervise.Supervisor, s spec.Spec) {
 	dir := filepath.Join(s.Data.Mount, "log")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	open := func(name string, l *logs.Log) error {
+	most := logSize(dataRoom(s.Data.Mount), len(s.Services)+1)
+	open := func(name string, l *logs.Log) {
+		err := l.OpenFile(filepath.Join(dir, name+".log"), most)
+		if err != nil {
+			g.c.note("%v", err)
+			return
+		}
 		g.mu.Lock()
 		g.files = append(g.files, l)
 		g.mu.Unlock()
-		return l.OpenFile(filepath.Join(dir, name+".log"))
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		g.c.note("logs: %v", err)
+		return
 	}
 	for _, v := range s.Services {
-		l, err := sup.Log(v.Name)
-		if err != nil {
-			return err
-		}
-		if err := open(v.Name, l); err != nil {
-			return err
+		if l, err := sup.Log(v.Name); err == nil {
+			open(v.Name, l)
 		}
 	}
-	return open(initLog, g.c.log)
+	open(initLog, g.c.log)
+}
+
+// logSize is how large each of n logs' files may become: all of them, with
+// their older ones, take at most a sixteenth of the disk.
+func logSize(d *agent.Data, n int) int64 {
+	if d == nil {
+		return logs.MaxFile
+	}
+	return min(logs.MaxFile, max(d.Size/16/int64(2*n), 64<<10))
 }
 
 func (g *guest) closeLogs() error {
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	files := g.files
+	g.mu.Unlock()
 	var err error
-	for _, l := range g.files {
-		err = errors.Join(err, l.FileError(), l.Close())
+	for _, l := range files {
+		err = errors.Join(err, l.Close(logLimit))
 	}
 	return err
 }

@@ -12,12 +12,11 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/supervise"
 )
 
-func testGuest() *guest { return newGuest(&console{log: logs.New()}) }
+func testGuest() *guest { return newGuest(newConsole(), &phases{}, nil) }
 
 func TestStatesOfAGuest(t *testing.T) {
 	g := testGuest()
@@ -43,7 +42,7 @@ func TestStatesOfAGuest(t *testing.T) {
 	if s := g.Status(); s.Name != "sql" || s.State != agent.StateReady || s.BootMS == 0 || s.Message != "" {
 		t.Errorf("without services: %+v", s)
 	}
-	g.trouble(errors.New("network: eth0: gone"))
+	g.trouble("network", errors.New("network: eth0: gone"))
 	if s := g.Status(); s.State != agent.StateDegraded || s.Message != "network: eth0: gone" {
 		t.Errorf("in trouble: %+v", s)
 	}
@@ -77,7 +76,7 @@ func TestLoadSpec(t *testing.T) {
 		{`[]`, "cannot unmarshal array"},
 	} {
 		write(t, path, []byte(c.text), 0o644)
-		_, err := loadSpec(path)
+		_, _, err := loadSpec(path)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: got %v", c.text, err)
 		}

@@ -13,76 +13,73 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
 )
 
-// InRoot is where the root image has this program.
+// InRoot is where the root image has this program, for a kernel that is told
+// to start it without an initramfs.
 const InRoot = "/sbin/sovereign-init"
 
 // deviceDeadline is how long disks and network devices may take to appear.
 const deviceDeadline = 20 * time.Second
 
-// Main runs as PID 1; it does not return. The role follows from the name it
-// was started by: the kernel starts /init of an initramfs as "/init".
+// Main runs as PID 1; it does not return. The kernel starts /init of an
+// initramfs as "/init"; then the root has to be found first. The same process
+// goes on in the root image: to execute the image's own copy would be the same
+// program again, read through verity once more, for nothing.
 func Main() {
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "sovereign-init: runs only as PID 1 of a guest: boot the bundle with sovereign-build run")
 		os.Exit(2)
 	}
-	c := &console{log: logs.New()}
-	run := stage2
-	if filepath.Base(os.Args[0]) == "init" {
-		run = stage1
-	}
-	line, err := run(context.Background(), c)
+	var p phases
+	p.beginAt("kernel", 0)()
+	c := newConsole()
+	line, err := run(context.Background(), c, &p)
 	if err != nil {
 		c.note("%v", err)
 	}
 	end(c, line, err)
 }
 
+// run returns when the machine is to go off; the error is for what failed
+// before there was an agent to tell it.
+func run(ctx context.Context, c *console, p *phases) (cmdline.Line, error) {
+	if filepath.Base(os.Args[0]) == "init" {
+		line, err := stage1(ctx, c, p)
+		if err != nil || line.Probe {
+			return line, err
+		}
+	}
+	return stage2(ctx, c, p)
+}
+
+// Limits of the last steps, each of which the kernel may not return from.
+const (
+	syncLimit    = 30 * time.Second
+	consoleLimit = 2 * time.Second
+)
+
 // end powers the machine off. After a failure it reboots instead where the
 // command line asks for that with panic=.
 func end(c *console, line cmdline.Line, failure error) {
-	unix.Sync()
+	if !within(syncLimit, unix.Sync) {
+		c.note("sync: a disk does not answer: going on without it")
+	}
 	how, word := unix.LINUX_REBOOT_CMD_POWER_OFF, "power off"
 	if failure != nil && line.Panic != "" && line.Panic != "0" {
 		how, word = unix.LINUX_REBOOT_CMD_RESTART, "reboot"
 	}
 	c.note("%s", word)
-	c.drain()
+	c.drain(consoleLimit)
 	if err := unix.Reboot(how); err != nil {
 		c.note("%s: %v", word, err)
 	}
 	select {} // the machine goes off meanwhile; PID 1 must not return
-}
-
-// console writes short lines with the time since the kernel's start, to
-// standard output (the kernel's console) and to init's log.
-type console struct {
-	mu  sync.Mutex
-	log *logs.Log
-}
-
-func (c *console) note(format string, args ...any) {
-	text := fmt.Sprintf("sovereign-init: [%.3f] %s\n", sinceBoot().Seconds(), fmt.Sprintf(format, args...))
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	os.Stdout.WriteString(text) //nolint:errcheck // there is nobody to tell
-	c.log.Write([]byte(text))   //nolint:errcheck // never fails
-}
-
-// drain waits until the console has sent what was written: a machine that goes
-// off at once would swallow its last words.
-func (c *console) drain() {
-	const tcsbrk = 0x5409          // TCSBRK with 1 is tcdrain(3); a console that is no terminal needs none
-	unix.IoctlSetInt(1, tcsbrk, 1) //nolint:errcheck // as above
 }
 
 // sinceBoot is the time since the kernel's start.

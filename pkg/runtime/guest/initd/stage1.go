@@ -21,10 +21,10 @@ const (
 
 const newRoot = "/newroot"
 
-// stage1 runs in the initramfs: it finds the root disk, checks it, mounts it
-// and goes on as the root image's own init. It returns only when that failed,
-// or after a probe.
-func stage1(ctx context.Context, c *console) (cmdline.Line, error) {
+// stage1 runs in the initramfs: it finds the root disk, checks it, and makes
+// its file system the root.
+func stage1(ctx context.Context, c *console, p *phases) (cmdline.Line, error) {
+	end := p.begin("early mounts")
 	for _, m := range []mount{
 		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "", true},
 		{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "", true},
@@ -41,8 +41,9 @@ func stage1(ctx context.Context, c *console) (cmdline.Line, error) {
 	if err != nil {
 		return line, err
 	}
+	end()
 	if line.Probe {
-		fmt.Println(cmdline.ProbeLine)
+		c.print(cmdline.ProbeLine + "\n")
 		return line, nil
 	}
 	if line.RootHash == nil || line.RootSerial == "" {
@@ -50,6 +51,7 @@ func stage1(ctx context.Context, c *console) (cmdline.Line, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, deviceDeadline)
 	defer cancel()
+	end = p.begin("root disk")
 	disk, err := blockdev.Find(ctx, blockdev.Sysfs, line.RootSerial)
 	if err != nil {
 		return line, fmt.Errorf("root: %w", err)
@@ -62,15 +64,19 @@ func stage1(ctx context.Context, c *console) (cmdline.Line, error) {
 	if err != nil {
 		return line, fmt.Errorf("root: %w", err)
 	}
+	end()
+	end = p.begin("verity")
 	device, err := verity.Open("root", data, hashes, line.RootHash)
 	if err != nil {
 		return line, fmt.Errorf("root: %w", err)
 	}
+	end()
 	c.note("root %s is verified by %s", disk.Device(), device)
+	defer p.begin("switch root")()
 	return line, switchRoot(device)
 }
 
-// switchRoot mounts the root and executes its init in place of this one.
+// switchRoot mounts the root and makes it this process's.
 func switchRoot(device string) error {
 	root := mount{device, newRoot, "erofs", unix.MS_RDONLY | unix.MS_NODEV, "", true}
 	if err := root.do(); err != nil {
@@ -81,7 +87,8 @@ func switchRoot(device string) error {
 			return fmt.Errorf("root: move %s: %w: the image has to have that directory", dir, err)
 		}
 	}
-	// The initramfs stays in memory for ever: give back its one large file.
+	// The initramfs stays for ever. Its one large file is this program, whose
+	// pages are needed.
 	if err := os.Remove("/init"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("initramfs: %w", err)
 	}
@@ -97,6 +104,5 @@ func switchRoot(device string) error {
 	if err := unix.Chdir("/"); err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
-	err := unix.Exec(InRoot, []string{InRoot}, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "TERM=linux"})
-	return fmt.Errorf("root: %s: %w: the image has to have that program", InRoot, err)
+	return nil
 }

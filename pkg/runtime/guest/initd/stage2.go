@@ -9,13 +9,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/blockdev"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/clock"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/datadisk"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/network"
@@ -29,25 +29,28 @@ const (
 	resolvConf = "/run/resolv.conf"
 	// ownOOMScoreAdj keeps the kernel from choosing init.
 	ownOOMScoreAdj = -1000
-	// unmountLimit is how long the data disk may be busy at the end.
-	unmountLimit = 10 * time.Second
-	maxSpec      = 1 << 20 // bytes
+	// networkPatience is how long the services wait for a network, which may
+	// never come: they start without it, and the agent tells.
+	networkPatience = 5 * time.Second
+	maxSpec         = 1 << 20 // bytes
 )
 
 // stage2 is PID 1 of the root image. It returns when the machine is to go off;
 // the error is for what failed before there was an agent to tell it.
-func stage2(ctx context.Context, c *console) (cmdline.Line, error) {
+func stage2(ctx context.Context, c *console, p *phases) (cmdline.Line, error) {
+	end := p.begin("mounts")
 	for _, m := range systemMounts() {
 		if err := m.do(); err != nil {
 			return cmdline.Line{}, err
 		}
 	}
+	end()
 	line, err := readCmdline()
 	if err != nil {
 		return line, err
 	}
 	if line.Probe {
-		fmt.Println(cmdline.ProbeLine)
+		c.print(cmdline.ProbeLine + "\n")
 		return line, nil
 	}
 	procs, err := proc.New()
@@ -61,7 +64,10 @@ func stage2(ctx context.Context, c *console) (cmdline.Line, error) {
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
 		return line, fmt.Errorf("ctrl-alt-del: %w", err)
 	}
-	g := newGuest(c)
+	if err := delegate(cgroupRoot); err != nil {
+		return line, err
+	}
+	g := newGuest(c, p, &supervise.Runner{Procs: procs, Cgroups: cgroupRoot})
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT, syscall.SIGPWR)
 	go func() {
@@ -82,32 +88,16 @@ func (g *guest) live(ctx context.Context, procs *proc.Table, line cmdline.Line) 
 		g.fail(err)
 		<-g.stop
 	} else {
-		run, cancel := context.WithCancel(ctx)
-		go func() { <-g.stop; cancel() }()
-		g.sup.Run(run) //nolint:contextcheck // ends by the agent's or a signal's request
-		cancel()
+		g.runServices(ctx)
 	}
-	g.c.note("services have ended")
-	if mounted == "" {
-		return
-	}
-	if err := g.closeLogs(); err != nil {
-		g.c.note("logs: %v", err)
-	}
-	if err := g.Thaw(ctx); err != nil {
-		g.c.note("%v", err)
-	}
-	if err := datadisk.Unmount(mounted, unmountLimit); err != nil {
-		g.c.note("data disk: %v", err)
-		return
-	}
-	g.c.note("data disk unmounted")
+	g.finish(mounted)
 }
 
 // start does all that comes before the services. It returns where the data
 // disk is mounted, "" if it is not.
 func (g *guest) start(ctx context.Context, procs *proc.Table, line cmdline.Line) (mounted string, err error) {
-	s, err := loadSpec(spec.Path)
+	end := g.phases.begin("guest spec")
+	s, made, err := loadSpec(spec.Path)
 	if err != nil {
 		return "", err
 	}
@@ -115,53 +105,53 @@ func (g *guest) start(ctx context.Context, procs *proc.Table, line cmdline.Line)
 	if err := unix.Sethostname([]byte(s.Name)); err != nil {
 		return "", fmt.Errorf("host name %q: %w", s.Name, err)
 	}
-	if err := delegate(cgroupRoot); err != nil {
-		return "", err
-	}
-	sup, err := supervise.New(supervise.Options{Spec: s, Procs: procs, Cgroups: cgroupRoot, Note: g.serviceNote})
+	sup, err := supervise.New(supervise.Options{Spec: s, Procs: procs, Cgroups: cgroupRoot, ImageDate: made,
+		Phase: g.phases.begin, Note: g.serviceNote})
 	if err != nil {
 		return "", err
 	}
-	var net sync.WaitGroup
-	net.Go(func() { g.network(ctx, line) }) // the disk does not wait for it
-	err = g.dataDisk(ctx, procs, s.Data, line)
-	net.Wait()
-	if err != nil {
+	end()
+	tried := g.network(ctx, line, made) // the disk does not wait for it
+	if err := g.dataDisk(ctx, procs, s.Data, line); err != nil {
 		return "", err
 	}
-	if err := g.openLogs(sup, s); err != nil {
-		return s.Data.Mount, err
+	select {
+	case <-tried:
+	case <-time.After(networkPatience):
+		g.c.note("network: not up yet: the services start without it")
 	}
+	g.openLogs(sup, s)
+	go g.watchData(ctx)
 	g.setSupervisor(sup)
 	return s.Data.Mount, nil
 }
 
-// network brings up lo and the device of the command line. Without a network
-// the services still start, and the agent tells what is wrong: the data is
-// reachable through it.
-func (g *guest) network(ctx context.Context, line cmdline.Line) {
-	if err := network.Loopback(); err != nil {
-		g.trouble(err)
-		return
-	}
-	if line.Net == nil {
-		return
-	}
-	limited, cancel := context.WithTimeout(ctx, deviceDeadline)
-	defer cancel()
-	up := func(n cmdline.Net) error {
-		g.c.note("network %s is up: %s", n.Device, n.Address)
-		return network.WriteResolvConf(resolvConf, n.DNS)
-	}
-	var err error
-	if line.Net.DHCP {
-		err = network.DHCP(limited, ctx, line.Net.Device, up)
-	} else if err = network.Up(limited, line.Net); err == nil {
-		err = up(*line.Net)
-	}
-	if err != nil {
-		g.trouble(err)
-	}
+// network brings up lo, and keeps the device of the command line and the clock.
+// Without a network the services still start, and the agent tells what is
+// wrong: the data is reachable through it.
+func (g *guest) network(ctx context.Context, line cmdline.Line, imageDate time.Time) (tried <-chan struct{}) {
+	end := g.phases.begin("network")
+	g.trouble(topicLoopback, network.Loopback())
+	clock := clock.New(clock.Options{Earliest: imageDate, Servers: line.NTP, Note: func(s string) { g.c.note("%s", s) }, Report: g.setClock})
+	go clock.Run(ctx)
+	up := network.Keep(ctx, network.Options{Net: line.Net, Net6: line.Net6, Resolv: resolvConf, Report: g.trouble,
+		Up: func(n cmdline.Net) {
+			if n.Auto {
+				g.c.note("network %s takes addresses by router advertisements", n.Device)
+			} else {
+				g.c.note("network %s is up: %s", n.Device, n.Address)
+			}
+			var servers []string
+			for _, a := range n.NTP {
+				servers = append(servers, a.String())
+			}
+			if n.DHCP {
+				clock.Found(servers)
+			}
+		}})
+	done := make(chan struct{})
+	go func() { <-up; end(); close(done) }()
+	return done
 }
 
 // dataDisk finds, formats or checks, and mounts the data disk.
@@ -172,43 +162,54 @@ func (g *guest) dataDisk(ctx context.Context, procs *proc.Table, d spec.Data, li
 	}
 	find, cancel := context.WithTimeout(ctx, deviceDeadline)
 	defer cancel()
+	end := g.phases.begin("data disk: find")
 	disk, err := blockdev.Find(find, blockdev.Sysfs, serial)
 	if err != nil {
 		return fmt.Errorf("data disk: %w", err)
 	}
+	end()
 	run := func(ctx context.Context, argv ...string) (int, string, error) {
-		status, out, err := procs.Output(ctx, proc.Attr{Path: argv[0], Args: argv, Dir: "/",
+		r, err := procs.Output(ctx, proc.Attr{Path: argv[0], Args: argv, Dir: "/",
 			Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}})
-		if err == nil && !status.Exited() {
-			err = errors.New(proc.Describe(status))
+		if err == nil && !r.Status.Exited() {
+			err = errors.New(proc.Describe(r.Status))
 		}
-		return status.ExitStatus(), out, err
+		return r.Status.ExitStatus(), r.Text(), err
 	}
 	note := func(s string) { g.c.note("data disk %s: %s", disk.Device(), s) }
+	end = g.phases.begin("data disk: check")
 	if err := datadisk.Prepare(ctx, disk.Device(), run, note); err != nil {
 		return err
 	}
+	end()
+	end = g.phases.begin("data disk: mount")
 	if err := datadisk.Mount(disk.Device(), d.Mount, note); err != nil {
 		return err
 	}
+	end()
+	g.setData(disk.Device())
 	g.c.note("data disk %s mounted at %s", disk.Device(), d.Mount)
 	return nil
 }
 
-// loadSpec reads the guest spec strictly.
-func loadSpec(path string) (spec.Spec, error) {
+// loadSpec reads the guest spec strictly. It also returns when the image was
+// made: every file of it has that date.
+func loadSpec(path string) (s spec.Spec, made time.Time, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return spec.Spec{}, fmt.Errorf("guest spec: %w", err)
+		return s, made, fmt.Errorf("guest spec: %w", err)
 	}
 	defer f.Close()
-	var s spec.Spec
+	info, err := f.Stat()
+	if err != nil {
+		return s, made, fmt.Errorf("guest spec: %w", err)
+	}
 	d := json.NewDecoder(io.LimitReader(f, maxSpec))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&s); err != nil {
-		return spec.Spec{}, fmt.Errorf("guest spec %s: %w: rebuild the image with the sovereign-init of the same version", path, err)
+		return spec.Spec{}, made, fmt.Errorf("guest spec %s: %w: rebuild the image with the sovereign-init of the same version", path, err)
 	}
-	return s, nil
+	return s, info.ModTime(), nil
 }
 
 // delegate lets the services' control groups have memory limits, where the

@@ -97,6 +97,12 @@ if [ ! -e /run/beat/once ]; then touch /run/beat/once; (sleep 1; kill -9 $$) & f
 exec sleep 1000000
 `
 
+// eater takes more memory than it may have, when it is told to.
+const eater = `
+if [ -e /run/eater/hungry ]; then exec dd if=/dev/zero of=/dev/null bs=64M; fi
+exec sleep 1000000
+`
+
 func makeRoot(t *testing.T, program string) string {
 	t.Helper()
 	root := t.TempDir()
@@ -111,7 +117,7 @@ func makeRoot(t *testing.T, program string) string {
 	}
 	copyFile(t, program, root+InRoot)
 	copyFile(t, busybox, root+"/bin/busybox")
-	for _, n := range []string{"sh", "sleep", "wc", "cat", "id", "ifconfig", "touch", "true"} {
+	for _, n := range []string{"sh", "sleep", "wc", "cat", "id", "ifconfig", "touch", "true", "dd", "rm", "tty", "stty", "mountpoint"} {
 		symlink(t, "busybox", root+"/bin/"+n)
 	}
 	for _, p := range []string{"/sbin/mke2fs", "/sbin/e2fsck"} {
@@ -129,12 +135,20 @@ func makeRoot(t *testing.T, program string) string {
 	text, err := json.Marshal(spec.Spec{Schema: 1, Name: "test", Data: spec.Data{Serial: "data", FileSystem: "ext4", Mount: "/data"},
 		Services: []spec.Service{{
 			Name: "beat", User: "app", Command: []string{"/bin/sh", "-c", beat},
-			Directories: []spec.Directory{{Path: "/data/beat", Mode: "0700"}, {Path: "/run/beat", Mode: "0755"}},
-			Secrets:     []spec.Secret{{Name: "key", Bytes: 32}},
-			Setup:       [][]string{{"/bin/sh", "-c", "[ -e /run/beat/once ] || echo x >> /data/beat/boots"}},
+			Directories:  []spec.Directory{{Path: "/data/beat", Mode: "0700"}, {Path: "/run/beat", Mode: "0755"}},
+			Secrets:      []spec.Secret{{Name: "key", Bytes: 32}},
+			Setup:        [][]string{{"/bin/sh", "-c", "[ -e /run/beat/once ] || echo x >> /data/beat/boots"}},
+			Stop:         spec.Stop{Signal: "TERM", Seconds: 5},
+			Health:       spec.Health{Command: []string{"/bin/true"}, IntervalSeconds: 5, TimeoutSeconds: 60, Failures: 3},
+			Limits:       spec.Limits{OpenFiles: 4096, OOMScoreAdj: 7},
+			Certificates: []spec.Certificate{{Name: "server", Hosts: []string{"localhost"}}},
+		}, {
+			Name: "eater", User: "app", Optional: true, Command: []string{"/bin/sh", "-c", eater},
+			Directories: []spec.Directory{{Path: "/run/eater", Mode: "0755"}},
+			Secrets:     []spec.Secret{{Name: "token", Given: true}},
 			Stop:        spec.Stop{Signal: "TERM", Seconds: 5},
-			Health:      spec.Health{Command: []string{"/bin/true"}, IntervalSeconds: 5, TimeoutSeconds: 60, Failures: 3},
-			Limits:      spec.Limits{OpenFiles: 4096, OOMScoreAdj: 7},
+			Health:      spec.Health{Command: []string{"/bin/sh", "-c", "echo all is well"}, IntervalSeconds: 5, TimeoutSeconds: 60, Failures: 3},
+			Limits:      spec.Limits{MemoryMiB: 32},
 		}}})
 	if err != nil {
 		t.Fatal(err)

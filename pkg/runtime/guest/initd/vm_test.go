@@ -40,7 +40,7 @@ func boot(t *testing.T, img image, data, parameters string) *vm {
 	args := []string{"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "384", "-nodefaults", "-no-user-config", "-no-reboot",
 		"-display", "none", "-serial", "file:" + v.console(),
 		"-kernel", kernelImage(), "-initrd", img.initramfs,
-		"-append", "console=ttyS0 panic=-1 quiet root.serial=root data.serial=data " + parameters,
+		"-append", "console=ttyS0 panic=-1 quiet no_timer_check root.serial=root data.serial=data " + parameters,
 		"-drive", "if=none,id=d,format=raw,file=" + data, "-device", "virtio-blk-pci,drive=d,serial=data",
 		"-drive", "if=none,id=r,format=raw,readonly=on,file=" + img.disk, "-device", "virtio-blk-pci,drive=r,serial=root",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=a,server=on,wait=off,path=" + v.socket(),
@@ -201,6 +201,7 @@ func TestVM(t *testing.T) {
 		if err := c.Thaw(t.Context()); err != nil {
 			t.Error(err)
 		}
+		v.operate(c)
 		v.shutdown(c)
 		if out, err := exec.Command("e2fsck", "-fn", data).CombinedOutput(); err != nil {
 			t.Errorf("data disk after a shutdown: %v\n%s", err, out)
@@ -224,6 +225,7 @@ func TestVM(t *testing.T) {
 		if log := v.log(c, "init"); !strings.Contains(log, "file system grown to 319 MiB") {
 			t.Errorf("init: %s", log)
 		}
+		v.phases(c)
 		v.shutdown(c)
 		t.Logf("console:\n%s", v.text())
 	})
@@ -276,6 +278,89 @@ func TestVM(t *testing.T) {
 			t.Errorf("console:\n%s", text)
 		}
 	})
+}
+
+// exec runs a command in the guest.
+func (v *vm) exec(c *agent.Client, r agent.ExecRequest) (int, string) {
+	v.t.Helper()
+	var out bytes.Buffer
+	code, err := c.Exec(v.t.Context(), r, agent.ExecIO{Stdout: &out, Stderr: &out})
+	if err != nil {
+		v.t.Fatalf("%q: %v", r.Argv, err)
+	}
+	return code, out.String()
+}
+
+// operate does with a guest what an operator does.
+func (v *vm) operate(c *agent.Client) {
+	t, ctx := v.t, v.t.Context()
+	t.Helper()
+	if code, out := v.exec(c, agent.ExecRequest{Argv: []string{"sh", "-c", "id; cat /proc/self/oom_score_adj /proc/self/cgroup; exit 7"}, User: "app"}); code != 7 ||
+		!strings.Contains(out, "uid=1000(app)") || !strings.Contains(out, "500\n0::/exec:") {
+		t.Errorf("exec: %d, %q", code, out)
+	}
+	if code, out := v.exec(c, agent.ExecRequest{Argv: []string{"sh", "-c", "tty; stty size"}, User: "app", TTY: true, Rows: 33, Cols: 111}); code != 0 ||
+		!strings.Contains(out, "/dev/pts/0") || !strings.Contains(out, "33 111") {
+		t.Errorf("exec with a terminal: %d, %q", code, out)
+	}
+	s, err := c.Status(ctx)
+	if err != nil || s.Data == nil || s.Data.Size < 200<<20 || s.Data.Free > s.Data.Size || s.Clock != agent.ClockRTC {
+		t.Errorf("status: %+v, %v", s, err)
+	}
+	if e, _ := s.Service("eater"); e.Warning != "all is well" || !e.Optional {
+		t.Errorf("eater: %+v", e)
+	}
+	if cert, err := c.Secret(ctx, "beat", "server.crt"); err != nil || !strings.HasPrefix(cert, "-----BEGIN CERTIFICATE") {
+		t.Errorf("certificate: %q, %v", cert, err)
+	}
+	if err := c.SetSecret(ctx, "eater", "token", "a given one"); err != nil {
+		t.Error(err)
+	}
+	if token, err := c.Secret(ctx, "eater", "token"); err != nil || token != "a given one" {
+		t.Errorf("token: %q, %v", token, err)
+	}
+	// Out of memory: the service goes, init and the others stay.
+	v.exec(c, agent.ExecRequest{Argv: []string{"touch", "/run/eater/hungry"}})
+	if err := c.RestartService(ctx, "eater"); err != nil {
+		t.Error(err)
+	}
+	v.until(c, "out of memory", func(s *agent.Status) bool {
+		e, _ := s.Service("eater")
+		return strings.Contains(e.Message, "out of memory (its limit is 32 MiB)") && s.State == agent.StateReady
+	})
+	v.exec(c, agent.ExecRequest{Argv: []string{"rm", "/run/eater/hungry"}})
+	v.until(c, "eater healed", func(s *agent.Status) bool { e, _ := s.Service("eater"); return e.Healthy })
+	if err := c.Grow(ctx); err != nil {
+		t.Error(err)
+	}
+	m, err := c.Metrics(ctx)
+	for _, want := range []string{"sovereign_up 1\n", "sovereign_memory_available_bytes ", "sovereign_service_memory_bytes{service=\"beat\"} ",
+		"sovereign_service_cpu_seconds_total{service=\"beat\"} ", "sovereign_pressure_seconds_total{resource=\"memory\",tasks=\"full\"} "} {
+		if err != nil || !strings.Contains(string(m), want) {
+			t.Errorf("metrics: %v, no %q in\n%s", err, want, m)
+		}
+	}
+	v.phases(c)
+}
+
+// phases prints what the boot did when, and checks that nothing is missing.
+func (v *vm) phases(c *agent.Client) {
+	v.t.Helper()
+	b, err := c.Boot(v.t.Context())
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, p := range b.Phases {
+		v.t.Logf("%8.1f %8.1f %7.1f ms %s", p.StartMS, p.EndMS, p.EndMS-p.StartMS, p.Name)
+		seen[p.Name] = p.EndMS >= p.StartMS
+	}
+	for _, want := range []string{"kernel", "early mounts", "root disk", "verity", "switch root", "mounts", "guest spec", "network",
+		"data disk: find", "data disk: check", "data disk: mount", "beat: setup", "beat: start"} {
+		if !seen[want] {
+			v.t.Errorf("no phase %q, or one without an end: %+v", want, b)
+		}
+	}
 }
 
 func digest(t *testing.T, path string) [32]byte {

@@ -1,20 +1,26 @@
 // Package logs keeps what a service prints: its newest part in memory, for the
 // agent, and all of it in a file that is rotated by size. Bytes come in by
 // Write and go out by Reader and in the file; they are never changed.
+//
+// The file follows the memory: a disk that is slow, full or frozen never holds
+// up who writes. What it could not take is counted in the file.
 package logs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"sync"
+	"time"
 )
 
-const (
-	keep    = 256 << 10 // bytes in memory at least, and twice that at most
-	maxFile = 4 << 20   // bytes of a file before it is rotated; one older is kept
-)
+const keep = 256 << 10 // bytes in memory at least, and twice that at most
+
+// MaxFile is the usual size at which a file is rotated, in bytes; one older
+// file is kept.
+const MaxFile = 4 << 20
 
 // Log is the log of one service. Its methods may be called from several
 // goroutines.
@@ -24,50 +30,30 @@ type Log struct {
 	total  int64         // bytes ever written; ring holds the last ones
 	more   chan struct{} // closed and replaced when there is more, or the end
 	closed bool
-
-	file   sync.Mutex // held while the file is written: it may block in a freeze
-	path   string
-	out    *os.File
-	size   int64
-	failed error // why the file is not written any more
+	file   *file // nil without one
 }
 
 // New returns a log that is only in memory.
 func New() *Log { return &Log{more: make(chan struct{})} }
 
-// OpenFile makes the log go to a file as well, beginning with what is kept.
-func (l *Log) OpenFile(path string) error {
-	l.file.Lock()
-	defer l.file.Unlock()
-	l.path = path
-	if err := l.open(); err != nil {
+// OpenFile makes the log go to a file as well, beginning with what is kept; at
+// most bytes the file is renamed to PATH.1, in place of an older one.
+func (l *Log) OpenFile(path string, most int64) error {
+	f := &file{path: path, most: most, done: make(chan struct{})}
+	if err := f.open(); err != nil {
 		return err
 	}
 	l.mu.Lock()
-	kept := append([]byte(nil), l.ring...)
+	l.file = f
 	l.mu.Unlock()
-	l.write(kept)
-	return l.failed
-}
-
-func (l *Log) open() error {
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
-	if err != nil {
-		return fmt.Errorf("log: %w", err)
-	}
-	info, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return fmt.Errorf("log: %w", err)
-	}
-	l.out, l.size = f, info.Size()
+	go f.follow(l.reader(context.Background(), true))
 	return nil
 }
 
-// Write implements io.Writer. It never fails: a full disk must not stop a
-// service that prints. FileError has the reason why a file is not written.
+// Write implements io.Writer. It never fails and never waits for the file.
 func (l *Log) Write(b []byte) (int, error) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.ring = append(l.ring, b...)
 	if len(l.ring) > 2*keep { // not at every line: it moves all that is kept
 		l.ring = append(l.ring[:0], l.ring[len(l.ring)-keep:]...)
@@ -75,68 +61,125 @@ func (l *Log) Write(b []byte) (int, error) {
 	l.total += int64(len(b))
 	close(l.more)
 	l.more = make(chan struct{})
-	l.mu.Unlock()
-
-	l.file.Lock()
-	defer l.file.Unlock()
-	l.write(b)
 	return len(b), nil
-}
-
-// write adds to the file and rotates it.
-func (l *Log) write(b []byte) {
-	if l.out == nil || len(b) == 0 {
-		return
-	}
-	n, err := l.out.Write(b)
-	l.size += int64(n)
-	if err == nil && l.size > maxFile {
-		err = l.rotate()
-	}
-	l.failed = err
-}
-
-func (l *Log) rotate() error {
-	if err := l.out.Close(); err != nil {
-		return err
-	}
-	l.out = nil
-	if err := os.Rename(l.path, l.path+".1"); err != nil {
-		return err
-	}
-	return l.open()
 }
 
 // FileError is why the last write to the file failed, nil if it did not.
 func (l *Log) FileError() error {
-	l.file.Lock()
-	defer l.file.Unlock()
-	return l.failed
+	l.mu.Lock()
+	f := l.file
+	l.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	return f.err()
 }
 
-// Close ends followers and closes the file. Later writes stay in memory.
-func (l *Log) Close() error {
+// Close ends followers, and closes the file once it has everything, or after
+// limit: a disk may hang. Later writes stay in memory. It returns why
+// something is missing from the file.
+func (l *Log) Close(limit time.Duration) error {
 	l.mu.Lock()
 	if !l.closed {
 		l.closed = true
 		close(l.more)
 		l.more = make(chan struct{})
 	}
+	f := l.file
 	l.mu.Unlock()
-	l.file.Lock()
-	defer l.file.Unlock()
-	if l.out == nil {
+	if f == nil {
 		return nil
 	}
-	err := l.out.Close()
-	l.out = nil
-	return err
+	select {
+	case <-f.done:
+		return f.err()
+	case <-time.After(limit):
+		return fmt.Errorf("log %s: the disk does not take it", f.path)
+	}
+}
+
+// file is the file of a log. One goroutine writes it.
+type file struct {
+	path string
+	most int64
+	out  *os.File // nil after a rotation that failed
+	size int64
+	done chan struct{} // closed when out is closed for good
+
+	mu     sync.Mutex
+	failed error // of the last write
+}
+
+func (f *file) open() error {
+	out, err := os.OpenFile(f.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	info, err := out.Stat()
+	if err != nil {
+		out.Close()
+		return fmt.Errorf("log: %w", err)
+	}
+	f.out, f.size = out, info.Size()
+	return nil
+}
+
+// follow writes until the log is closed.
+func (f *file) follow(r *reader) {
+	defer close(f.done)
+	buf := make([]byte, 32<<10)
+	for at := r.next; ; {
+		n, err := r.Read(buf)
+		if err != nil { // io.EOF
+			break
+		}
+		if lost := r.next - int64(n) - at; lost > 0 {
+			f.note(f.write(fmt.Appendf(nil, "[%d bytes of the log are missing here: the disk was too slow]\n", lost)))
+		}
+		at = r.next
+		f.note(f.write(buf[:n]))
+	}
+	if f.out != nil {
+		f.note(errors.Join(f.err(), f.out.Close()))
+	}
+}
+
+// write adds to the file and rotates it. A file that could not be written is
+// tried again with the next bytes.
+func (f *file) write(b []byte) error {
+	if f.out == nil {
+		if err := f.open(); err != nil {
+			return err
+		}
+	}
+	n, err := f.out.Write(b)
+	f.size += int64(n)
+	if err != nil || f.size < f.most {
+		return err
+	}
+	err = f.out.Close()
+	f.out = nil
+	return errors.Join(err, os.Rename(f.path, f.path+".1"))
+}
+
+func (f *file) note(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failed = err
+}
+
+func (f *file) err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failed
 }
 
 // Reader returns what is kept and, with follow, what comes until ctx ends or
 // the log is closed. A reader that is too slow misses what was dropped from
 // memory meanwhile.
-func (l *Log) Reader(ctx context.Context, follow bool) io.ReadCloser {
+func (l *Log) Reader(ctx context.Context, follow bool) io.ReadCloser { return l.reader(ctx, follow) }
+
+func (l *Log) reader(ctx context.Context, follow bool) *reader {
 	ctx, cancel := context.WithCancel(ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()

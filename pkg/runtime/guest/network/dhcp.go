@@ -31,13 +31,28 @@ func DHCP(ctx, keep context.Context, device string, changed func(cmdline.Net) er
 	if err := linkUp(i); err != nil {
 		return fmt.Errorf("network: %s: up: %w", device, err)
 	}
-	client, err := nclient4.New(device)
+	client, err := nclient4.New(device, nclient4.WithTimeout(2*time.Second))
 	if err != nil {
 		return fmt.Errorf("network: %s: dhcp: %w: the kernel needs PACKET", device, err)
 	}
+	var has netip.Prefix // the device's address
+	take := func(ctx context.Context, ack *dhcpv4.DHCPv4) error {
+		n, err := fromACK(device, ack)
+		if err == nil {
+			err = Up(ctx, &n)
+		}
+		if err == nil && has.IsValid() && has != n.Address {
+			err = forget(i, has)
+		}
+		if err != nil {
+			return err
+		}
+		has = n.Address
+		return changed(n)
+	}
 	lease, err := request(ctx, client)
 	if err == nil {
-		err = apply(ctx, device, lease.ACK, changed)
+		err = take(ctx, lease.ACK)
 	}
 	if err != nil {
 		client.Close()
@@ -45,7 +60,7 @@ func DHCP(ctx, keep context.Context, device string, changed func(cmdline.Net) er
 	}
 	go func() {
 		defer client.Close()
-		renew(keep, client, lease, func(ack *dhcpv4.DHCPv4) error { return apply(keep, device, ack, changed) })
+		renew(keep, client, lease, func(ack *dhcpv4.DHCPv4) error { return take(keep, ack) })
 	}()
 	return nil
 }
@@ -86,19 +101,18 @@ func renew(ctx context.Context, client *nclient4.Client, lease *nclient4.Lease, 
 	}
 }
 
-// apply gives the device what the server has granted.
-func apply(ctx context.Context, device string, ack *dhcpv4.DHCPv4, changed func(cmdline.Net) error) error {
-	n, err := fromACK(device, ack)
+// forget takes an address from a device.
+func forget(index int, p netip.Prefix) error {
+	r, err := dialRTNL()
 	if err != nil {
 		return err
 	}
-	if err := Up(ctx, &n); err != nil {
-		return err
-	}
-	return changed(n)
+	defer r.close()
+	return r.removeAddress(index, p)
 }
 
-// fromACK takes address, gateway and DNS servers (at most 3) of an answer.
+// fromACK takes address, gateway, DNS servers (at most 3) and NTP servers (at
+// most 4) of an answer.
 func fromACK(device string, ack *dhcpv4.DHCPv4) (cmdline.Net, error) {
 	n := cmdline.Net{Device: device, DHCP: true}
 	address, ok := netip.AddrFromSlice(ack.YourIPAddr.To4())
@@ -116,6 +130,11 @@ func fromACK(device string, ack *dhcpv4.DHCPv4) (cmdline.Net, error) {
 	for _, s := range ack.DNS() {
 		if a, ok := netip.AddrFromSlice(s.To4()); ok && len(n.DNS) < 3 {
 			n.DNS = append(n.DNS, a)
+		}
+	}
+	for _, s := range ack.NTPServers() {
+		if a, ok := netip.AddrFromSlice(s.To4()); ok && len(n.NTP) < 4 {
+			n.NTP = append(n.NTP, a)
 		}
 	}
 	return n, nil

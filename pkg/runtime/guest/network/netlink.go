@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rtnl is a route netlink socket: the four requests that a guest needs, and
+// rtnl is a route netlink socket: the few requests that a guest needs, and
 // not a library for the others.
 type rtnl struct {
 	fd  int
@@ -39,6 +39,19 @@ func (r *rtnl) linkUp(index int) error {
 
 // addAddress adds an address; one that is there is no error.
 func (r *rtnl) addAddress(index int, p netip.Prefix) error {
+	return r.request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, addressMessage(index, p))
+}
+
+// removeAddress removes an address; one that is not there is no error.
+func (r *rtnl) removeAddress(index int, p netip.Prefix) error {
+	err := r.request(unix.RTM_DELADDR, 0, addressMessage(index, p))
+	if errors.Is(err, unix.EADDRNOTAVAIL) {
+		return nil
+	}
+	return err
+}
+
+func addressMessage(index int, p netip.Prefix) []byte {
 	b := make([]byte, unix.SizeofIfAddrmsg)
 	b[0], b[1] = family(p.Addr()), byte(p.Bits())
 	if p.Addr().Is6() {
@@ -46,8 +59,7 @@ func (r *rtnl) addAddress(index int, p netip.Prefix) error {
 	}
 	binary.NativeEndian.PutUint32(b[4:], uint32(index))
 	b = attribute(b, unix.IFA_LOCAL, p.Addr().AsSlice())
-	b = attribute(b, unix.IFA_ADDRESS, p.Addr().AsSlice())
-	return r.request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b)
+	return attribute(b, unix.IFA_ADDRESS, p.Addr().AsSlice())
 }
 
 // defaultRoute sets the route to everywhere else.
@@ -75,8 +87,7 @@ func attribute(b []byte, kind uint16, value []byte) []byte {
 	return append(b, make([]byte, -len(value)&3)...)
 }
 
-// request sends one message and waits for the kernel's answer, which comes at
-// once.
+// request sends one message and waits for the kernel's answer.
 func (r *rtnl) request(kind, flags uint16, body []byte) error {
 	r.seq++
 	ne := binary.NativeEndian
@@ -86,6 +97,11 @@ func (r *rtnl) request(kind, flags uint16, body []byte) error {
 	m = ne.AppendUint32(m, r.seq)
 	m = ne.AppendUint32(m, 0)
 	m = append(m, body...)
+	// It comes at once; nothing may hold up the guest for ever.
+	limit := unix.Timeval{Sec: 5}
+	if err := unix.SetsockoptTimeval(r.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		return err
+	}
 	if err := unix.Sendto(r.fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return err
 	}

@@ -1,7 +1,8 @@
-// Package network brings up the guest's network: the loopback device, and one
-// device with a static address or by DHCP. In comes the configuration of the
-// kernel command line; out goes a configured kernel and the text of a
-// resolv.conf. It opens no port and changes no firewall.
+// Package network brings up the guest's network and keeps it up: the loopback
+// device, and one with static addresses, by DHCP (IPv4) or by router
+// advertisements (IPv6). In comes the configuration of the kernel command
+// line; out goes a configured kernel and the text of a resolv.conf. It opens no
+// port and changes no firewall.
 package network
 
 import (
@@ -35,7 +36,8 @@ func Loopback() error {
 	return nil
 }
 
-// Up configures the device statically; it waits for it until ctx ends.
+// Up configures the device statically, or leaves that to the kernel (Auto); it
+// waits for it until ctx ends.
 func Up(ctx context.Context, n *cmdline.Net) error {
 	i, err := wait(ctx, n.Device)
 	if err != nil {
@@ -48,6 +50,9 @@ func Up(ctx context.Context, n *cmdline.Net) error {
 	defer r.close()
 	if err := r.linkUp(i); err != nil {
 		return fmt.Errorf("network: %s: up: %w", n.Device, err)
+	}
+	if n.Auto {
+		return nil // the kernel does the rest
 	}
 	if err := r.addAddress(i, n.Address); err != nil {
 		return fmt.Errorf("network: %s: address %s: %w", n.Device, n.Address, err)

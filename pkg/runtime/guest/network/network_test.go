@@ -91,6 +91,64 @@ func TestFromACK(t *testing.T) {
 	}
 }
 
+// What was taken from a device comes back.
+func TestPresent(t *testing.T) {
+	namespace(t)
+	n := &cmdline.Net{Device: "lo", Address: netip.MustParsePrefix("10.0.2.15/24")}
+	if err := present("lo", n.Address); err == nil || !strings.Contains(err.Error(), "set down") {
+		t.Errorf("lo is down: %v", err)
+	}
+	if err := Up(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	if err := present("lo", n.Address); err != nil {
+		t.Error(err)
+	}
+	i, err := index("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // a second time changes nothing
+		if err := forget(i, n.Address); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := present("lo", n.Address); err == nil || !strings.Contains(err.Error(), "lost its address") {
+		t.Errorf("address is gone: %v", err)
+	}
+	if err := present("nope0", n.Address); err == nil || !strings.Contains(err.Error(), "lost") {
+		t.Errorf("no device: %v", err)
+	}
+	n6 := &cmdline.Net{Device: "lo", Address: netip.MustParsePrefix("fd00::2/64")}
+	if err := Up(t.Context(), n6); err != nil || present("lo", n6.Address) != nil {
+		t.Errorf("IPv6: %v, %v", err, present("lo", n6.Address))
+	}
+}
+
+// A try that fails leaves nothing in the way of the next.
+func TestConfigure(t *testing.T) {
+	namespace(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	k := &keeper{Options: Options{Resolv: t.TempDir() + "/resolv.conf", Up: func(cmdline.Net) {}}, dns: map[string][]netip.Addr{}}
+	n := cmdline.Net{Device: "lo", Address: netip.MustParsePrefix("10.0.2.15/24"), Gateway: netip.MustParseAddr("192.168.9.9"),
+		DNS: []netip.Addr{netip.MustParseAddr("10.0.2.3")}}
+	if _, err := k.configure(ctx, ctx, "network", n); err == nil {
+		t.Error("a gateway outside was taken")
+	}
+	n.Gateway = netip.Addr{}
+	has, err := k.configure(ctx, ctx, "network", n)
+	if err != nil || has() != n.Address {
+		t.Errorf("got %v", err)
+	}
+	if err := k.resolv("network6", []netip.Addr{netip.MustParseAddr("fd00::3")}); err != nil {
+		t.Error(err)
+	}
+	if b, err := os.ReadFile(k.Resolv); err != nil || string(b) != "nameserver 10.0.2.3\nnameserver fd00::3\n" {
+		t.Errorf("got %q, %v", b, err)
+	}
+}
+
 func TestWriteResolvConf(t *testing.T) {
 	path := t.TempDir() + "/resolv.conf"
 	if err := WriteResolvConf(path, []netip.Addr{netip.MustParseAddr("10.0.2.3"), netip.MustParseAddr("fd00::3")}); err != nil {

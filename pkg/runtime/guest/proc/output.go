@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"strings"
 	"syscall"
 )
 
@@ -13,31 +14,52 @@ import (
 // deadline.
 const maxOutput = 4 << 10
 
-// Output runs a command to its end and returns its status and the end of what
-// it printed on both streams, at most 4 KiB. What is left of its process group
-// is killed. The error is for a command that could not be started, or that ctx
+// Result is the outcome of a command.
+type Result struct {
+	Status         syscall.WaitStatus
+	Stdout, Stderr string // the end of each, at most 4 KiB
+}
+
+// Text is all that was printed, or how the command ended where that is
+// nothing.
+func (r Result) Text() string {
+	if text := strings.TrimSpace(r.Stdout + r.Stderr); text != "" {
+		return text
+	}
+	return Describe(r.Status)
+}
+
+// Output runs a command to its end. What is left of its process group is
+// killed. The error is for a command that could not be started, or that ctx
 // ended.
-func (t *Table) Output(ctx context.Context, a Attr) (syscall.WaitStatus, string, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return 0, "", err
+func (t *Table) Output(ctx context.Context, a Attr) (Result, error) {
+	var pipes [2]*os.File
+	for i, to := range []**os.File{&a.Stdout, &a.Stderr} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return Result{}, err
+		}
+		defer r.Close()
+		defer w.Close()
+		pipes[i], *to = r, w
 	}
-	defer r.Close()
-	a.Stdout, a.Stderr = w, w
 	p, err := t.Start(a)
-	w.Close()
 	if err != nil {
-		return 0, "", err
+		return Result{}, err
 	}
-	status, err := p.Wait(ctx)
+	var res Result
+	res.Status, err = p.Wait(ctx)
 	err = errors.Join(err, p.KillSession())
-	// All that was printed is in the pipe; nobody is waited for who inherited
-	// its other end.
-	text, readErr := io.ReadAll(whatIsThere{r})
-	if len(text) > maxOutput {
-		text = text[len(text)-maxOutput:]
+	for i, to := range []*string{&res.Stdout, &res.Stderr} {
+		// All that was printed is in the pipe; nobody is waited for who
+		// inherited its other end.
+		text, readErr := io.ReadAll(whatIsThere{pipes[i]})
+		if len(text) > maxOutput {
+			text = text[len(text)-maxOutput:]
+		}
+		*to, err = string(text), errors.Join(err, readErr)
 	}
-	return status, string(text), errors.Join(err, readErr)
+	return res, err
 }
 
 // whatIsThere reads a pipe, which Go has made non-blocking, without waiting for

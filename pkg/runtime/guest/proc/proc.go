@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,7 +42,14 @@ type Attr struct {
 	OpenFiles uint64
 	// OOMScoreAdj is the process's oom_score_adj, -1000 to 1000.
 	OOMScoreAdj int
+	// Terminal makes Stdin, a terminal, the controlling one of the process's
+	// session.
+	Terminal bool
 }
+
+// killGrace is how long a killed process is waited for: one that hangs in the
+// kernel ends when that lets go of it, and is reaped then.
+const killGrace = 5 * time.Second
 
 // Process is a started process, the leader of a session of its own.
 type Process struct {
@@ -139,7 +147,7 @@ func (t *Table) Start(a Attr) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", a.Path, err)
 	}
-	sys := &syscall.SysProcAttr{Setsid: true, Credential: a.Credential}
+	sys := &syscall.SysProcAttr{Setsid: true, Credential: a.Credential, Setctty: a.Terminal}
 	if a.Cgroup != nil {
 		sys.UseCgroupFD, sys.CgroupFD = true, int(a.Cgroup.Fd())
 	}
@@ -264,14 +272,32 @@ func Describe(s syscall.WaitStatus) string {
 }
 
 // Wait waits for the end of the process. When ctx ends first, the process and
-// its group are killed, and the error is ctx's.
+// its group are killed, and the error is ctx's; the status is then only valid
+// where Done is closed.
 func (p *Process) Wait(ctx context.Context) (syscall.WaitStatus, error) {
 	select {
 	case <-p.done:
 		return p.status, nil
 	case <-ctx.Done():
-		err := p.KillSession()
-		<-p.done
-		return p.status, errors.Join(context.Cause(ctx), err)
+		err := errors.Join(context.Cause(ctx), p.KillSession())
+		select {
+		case <-p.done:
+			return p.status, err
+		case <-time.After(killGrace):
+			return 0, fmt.Errorf("%w; process %d does not end after KILL: it hangs in the kernel", err, p.PID)
+		}
+	}
+}
+
+// SignalGroup sends a signal to the process's own process group, if the
+// process has not ended.
+func (p *Process) SignalGroup(s syscall.Signal) error {
+	p.table.mu.Lock()
+	defer p.table.mu.Unlock()
+	select {
+	case <-p.done:
+		return nil
+	default:
+		return ignoreGone(syscall.Kill(-p.PID, s))
 	}
 }

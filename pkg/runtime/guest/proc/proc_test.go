@@ -47,28 +47,28 @@ func TestOutput(t *testing.T) {
 	for _, c := range []struct {
 		script, status, out string
 	}{
-		{"echo out; echo err >&2; exit 7", "exit status 7", "out\nerr\n"},
+		{"echo err >&2; echo out; exit 7", "exit status 7", "out\n"},
 		{"kill -9 $$", "killed (signal 9)", ""},
 		{"read x; echo \"got $x\"", "exit status 0", "got \n"}, // standard input is empty
 		{"sleep 1000 & echo left", "exit status 0", "left\n"},  // the rest is killed, not waited for
 	} {
-		status, out, err := tab.Output(t.Context(), sh(c.script))
-		if err != nil || Describe(status) != c.status || out != c.out {
-			t.Errorf("%s: got %s, %q, %v", c.script, Describe(status), out, err)
+		r, err := tab.Output(t.Context(), sh(c.script))
+		if err != nil || Describe(r.Status) != c.status || r.Stdout != c.out {
+			t.Errorf("%s: got %+v, %v", c.script, r, err)
 		}
 	}
-	_, out, err := tab.Output(t.Context(), sh("head -c 5000 /dev/zero | tr '\\0' a; echo end"))
-	if err != nil || len(out) != maxOutput || !strings.HasSuffix(out, "aend\n") {
-		t.Errorf("long output: got %d bytes, %v", len(out), err)
+	r, err := tab.Output(t.Context(), sh("head -c 5000 /dev/zero | tr '\\0' a; echo end; echo err >&2"))
+	if err != nil || len(r.Stdout) != maxOutput || !strings.HasSuffix(r.Stdout, "aend\n") || r.Stderr != "err\n" || !strings.HasSuffix(r.Text(), "aend\nerr") {
+		t.Errorf("long output: got %d bytes, %q, %v", len(r.Stdout), r.Stderr, err)
 	}
-	if _, _, err := tab.Output(t.Context(), Attr{Path: "/nonexistent"}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := tab.Output(t.Context(), Attr{Path: "/nonexistent"}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no such program: got %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	status, _, err := tab.Output(ctx, sh("trap '' TERM; sleep 1000"))
-	if !errors.Is(err, context.DeadlineExceeded) || !status.Signaled() {
-		t.Errorf("deadline: got %s, %v", Describe(status), err)
+	r, err = tab.Output(ctx, sh("trap '' TERM; sleep 1000"))
+	if !errors.Is(err, context.DeadlineExceeded) || !r.Status.Signaled() {
+		t.Errorf("deadline: got %+v, %v", r, err)
 	}
 }
 
@@ -80,12 +80,12 @@ func TestLimits(t *testing.T) {
 	}
 	a := sh("ulimit -n; cat /proc/self/oom_score_adj")
 	a.OpenFiles, a.OOMScoreAdj = 77, before+3
-	if _, out, err := tab.Output(t.Context(), a); err != nil || out != fmt.Sprintf("77\n%d\n", before+3) {
-		t.Errorf("got %q, %v", out, err)
+	if r, err := tab.Output(t.Context(), a); err != nil || r.Stdout != fmt.Sprintf("77\n%d\n", before+3) {
+		t.Errorf("got %+v, %v", r, err)
 	}
 	a.OpenFiles, a.OOMScoreAdj = 0, before
-	if _, out, err := tab.Output(t.Context(), a); err != nil || out != fmt.Sprintf("1024\n%d\n", before) {
-		t.Errorf("defaults: got %q, %v", out, err)
+	if r, err := tab.Output(t.Context(), a); err != nil || r.Stdout != fmt.Sprintf("1024\n%d\n", before) {
+		t.Errorf("defaults: got %+v, %v", r, err)
 	}
 	if after, err := readOOM(); err != nil || after != before {
 		t.Errorf("own oom_score_adj: got %d, %v", after, err)

@@ -2,6 +2,9 @@ package supervise
 
 import "time"
 
+// loopRow is how many ends in a row make the pauses long.
+const loopRow = 20
+
 // backoff is the pause before the next start.
 type backoff struct {
 	timing Timing
@@ -18,5 +21,8 @@ func (b *backoff) ended(healthy time.Duration) time.Duration {
 	pause := b.next
 	b.next = min(2*b.next, b.timing.BackoffMax)
 	b.row++
+	if b.row >= loopRow {
+		return b.timing.LoopPause
+	}
 	return pause
 }

@@ -72,6 +72,9 @@ func checkService(v spec.Service, known map[string]bool) error {
 			return fmt.Errorf("secret %q: want a plain name and 16 to 64 bytes", x.Name)
 		}
 	}
+	if err := checkCertificates(v); err != nil {
+		return err
+	}
 	for _, r := range []struct {
 		name    string
 		v, most int
@@ -90,6 +93,26 @@ func checkService(v spec.Service, known map[string]bool) error {
 	}
 	if o := v.Limits.OOMScoreAdj; o < -1000 || o > 1000 {
 		return fmt.Errorf("limits.oom_score_adj: %d: want -1000 to 1000", o)
+	}
+	return nil
+}
+
+// checkCertificates refuses files of two makers.
+func checkCertificates(v spec.Service) error {
+	taken := map[string]bool{}
+	for _, x := range v.Secrets {
+		taken[x.Name] = true
+	}
+	for _, c := range v.Certificates {
+		if !plainName(c.Name) {
+			return fmt.Errorf("certificate %q: want a plain name", c.Name)
+		}
+		for _, name := range []string{c.Name + ".key", c.Name + ".crt"} {
+			if taken[name] {
+				return fmt.Errorf("certificate %q: there are two secrets %q", c.Name, name)
+			}
+			taken[name] = true
+		}
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
@@ -29,32 +28,35 @@ const (
 // three seconds to open its socket has not failed thirty times.
 func (n *service) watch(ctx context.Context, p *proc.Process) error {
 	h := n.spec.Health
-	if len(h.Command) == 0 {
-		n.becomeHealthy()
-		select {
-		case <-p.Done():
-		case <-ctx.Done():
-		}
-		return nil
-	}
 	timing := n.sup.opts.Timing
 	interval := time.Duration(h.IntervalSeconds) * timing.Second
-	pause := min(timing.FirstCheck, interval)
-	failures, counted := 0, time.Now()
-	timer := time.NewTimer(pause)
+	pause := timing.FirstCheck
+	var due <-chan time.Time // of the next check; never without a command
+	timer := time.NewTimer(min(pause, interval))
 	defer timer.Stop()
+	if len(h.Command) == 0 {
+		n.becomeHealthy(ctx, "")
+	} else {
+		due = timer.C
+	}
+	failures, counted := 0, time.Now()
 	for {
 		select {
 		case <-p.Done():
 			return nil
 		case <-ctx.Done():
 			return nil
-		case <-timer.C:
+		case c := <-n.changes:
+			if n.takeChange(ctx, c) {
+				return errRestart
+			}
+			continue
+		case <-due:
 		}
 		v, text := n.check(ctx, p)
 		switch v {
 		case healthy:
-			n.becomeHealthy()
+			n.becomeHealthy(ctx, text)
 			failures, counted, pause = 0, time.Now(), interval
 		case alive:
 			n.notReady(text)
@@ -80,7 +82,7 @@ func nextPause(pause time.Duration, starting bool, first, interval time.Duration
 	if !starting {
 		return interval
 	}
-	return min(max(pause, first)*5/4, interval)
+	return min(max(pause, first)*3/2, interval)
 }
 
 // check runs the health command. It is cut short when the service ends.
@@ -97,38 +99,46 @@ func (n *service) check(ctx context.Context, p *proc.Process) (verdict, string) 
 		case <-done:
 		}
 	}()
-	status, out, err := n.sup.opts.Procs.Output(ctx, n.attr(h.Command))
-	out = strings.TrimSpace(out)
+	r, err := n.sup.opts.Procs.Output(ctx, n.attr(h.Command))
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return failing, fmt.Sprintf("no answer within %d s", h.TimeoutSeconds)
 	case err != nil:
 		return failing, err.Error()
-	case status.Exited() && status.ExitStatus() == 0:
-		return healthy, ""
-	case out == "":
-		out = proc.Describe(status)
+	case r.Status.Exited() && r.Status.ExitStatus() == 0:
+		return healthy, firstLine(r.Stdout)
+	case r.Status.Exited() && slices.Contains(h.Starting, r.Status.ExitStatus()):
+		return alive, r.Text()
 	}
-	if status.Exited() && slices.Contains(h.Starting, status.ExitStatus()) {
-		return alive, out
-	}
-	return failing, out
+	return failing, r.Text()
 }
 
-func (n *service) becomeHealthy() {
+// becomeHealthy notes a good answer, with the warning it came with.
+func (n *service) becomeHealthy(ctx context.Context, warning string) {
 	n.mu.Lock()
 	first, again := !n.wasReady, !n.status.Healthy
+	news := warning != "" && warning != n.status.Warning
 	n.wasReady = true
-	n.status.State, n.status.Healthy, n.status.Message = agent.ServiceRunning, true, ""
+	n.status.State, n.status.Healthy = agent.ServiceRunning, true
+	n.status.Message, n.status.Warning = warning, warning
 	if again {
 		n.since = time.Now()
 	}
 	n.mu.Unlock()
 	if first {
+		n.started()
 		close(n.ready)
 	}
 	if again {
 		n.sup.opts.Note(n.spec.Name + ": healthy")
+	}
+	if news {
+		n.sup.opts.Note(n.spec.Name + ": warning: " + warning)
+	}
+	if again && n.pendingReload() {
+		if err := n.reload(ctx); err != nil {
+			n.sup.opts.Note(err.Error())
+		}
 	}
 }
 
@@ -136,7 +146,7 @@ func (n *service) becomeHealthy() {
 func (n *service) notReady(text string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.status.Healthy, n.status.Message = false, text
+	n.status.Healthy, n.status.Message, n.status.Warning = false, text, ""
 }
 
 // neverReady says whether the service was not healthy since this start.
@@ -150,7 +160,7 @@ func (n *service) neverReady() bool {
 func (n *service) unhealthy() time.Duration {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.status.Healthy = false
+	n.status.Healthy, n.status.Warning = false, ""
 	if n.since.IsZero() {
 		return 0
 	}

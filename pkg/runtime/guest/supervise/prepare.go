@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
 
@@ -25,7 +27,15 @@ type account struct {
 }
 
 func (s *Supervisor) account(name string) (account, error) {
-	u, groups, err := s.opts.Lookup(name)
+	return lookupAccount(s.opts.Lookup, name)
+}
+
+// lookupAccount finds an account; lookup is nil for the image's own.
+func lookupAccount(lookup func(string) (*user.User, []string, error), name string) (account, error) {
+	if lookup == nil {
+		lookup = lookupUser
+	}
+	u, groups, err := lookup(name)
 	if err != nil {
 		return account{}, fmt.Errorf("user %q: %w: add it to the recipe's users", name, err)
 	}
@@ -108,11 +118,20 @@ func makeSecret(dir string, x spec.Secret, a account) error {
 	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	value, err := generate(x)
+	if err != nil {
+		return err
+	}
+	return writeFile(path, value, 0o600, a)
+}
+
+// generate returns a new value.
+func generate(x spec.Secret) (string, error) {
 	b := make([]byte, x.Bytes)
 	if _, err := rand.Read(b); err != nil {
-		return fmt.Errorf("secret %s: %w", path, err)
+		return "", fmt.Errorf("secret %s: %w", x.Name, err)
 	}
-	return writeFile(path, base64.RawURLEncoding.EncodeToString(b), a)
+	return base64.RawURLEncoding.EncodeToString(b), nil
 }
 
 // makeSecretsDir makes the directory of a service's secrets: root's, and
@@ -131,14 +150,14 @@ func makeSecretsDir(dir string, a account) error {
 
 // writeFile writes a file of the account whole or not at all, also across a
 // power cut.
-func writeFile(path, text string, a account) (err error) {
+func writeFile(path, text string, mode os.FileMode, a account) (err error) {
 	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, mode)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(text)
-	err = errors.Join(err, f.Chown(a.uid, a.gid), f.Chmod(0o600), f.Sync(), f.Close())
+	err = errors.Join(err, f.Chown(a.uid, a.gid), f.Chmod(mode), f.Sync(), f.Close())
 	if err != nil {
 		return fmt.Errorf("%s: %w", tmp, err)
 	}
@@ -159,7 +178,7 @@ func readSecret(path string) (string, error) {
 		return "", fmt.Errorf("secret: %w", err)
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	b, err := io.ReadAll(io.LimitReader(f, agent.MaxSecret))
 	if err != nil {
 		return "", fmt.Errorf("secret: %w", err)
 	}

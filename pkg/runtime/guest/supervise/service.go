@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -33,6 +32,9 @@ type service struct {
 	user          account       // of the current start
 	ready         chan struct{} // closed when it was healthy for the first time
 	stopped       chan struct{} // closed when run has returned
+	changes       chan change   // asked of run, from elsewhere
+	changing      chan struct{} // holds one while a secret is changed
+	started       func()        // ends the phase of the first start
 
 	mu       sync.Mutex
 	status   agent.Service
@@ -43,7 +45,8 @@ type service struct {
 
 func newService(s *Supervisor, v spec.Service) *service {
 	return &service{sup: s, spec: v, log: logs.New(), ready: make(chan struct{}), stopped: make(chan struct{}),
-		status: agent.Service{Name: v.Name, State: agent.ServiceWaiting}}
+		changes: make(chan change), changing: make(chan struct{}, 1), started: func() {},
+		status: agent.Service{Name: v.Name, State: agent.ServiceWaiting, Optional: v.Optional}}
 }
 
 func (n *service) secretsDir() string {
@@ -54,49 +57,86 @@ func (n *service) secretsDir() string {
 func (n *service) run(ctx context.Context) {
 	defer close(n.stopped)
 	defer n.update(func(s *agent.Service) { s.State, s.Healthy, s.PID = agent.ServiceStopped, false, 0 })
-	for _, a := range n.after {
-		select {
-		case <-a.ready:
-		case <-ctx.Done():
-			return
-		}
+	if !n.awaitOthers(ctx) {
+		return
 	}
 	b := backoff{timing: n.sup.opts.Timing}
-	for {
-		err := n.cycle(ctx)
+	for first := true; ; first = false {
+		err := n.cycle(ctx, first)
 		if ctx.Err() != nil {
 			return
 		}
-		pause := b.ended(n.unhealthy())
-		n.mu.Lock()
-		n.row = b.row
-		n.mu.Unlock()
-		n.update(func(s *agent.Service) {
-			s.State, s.PID = agent.ServiceBackoff, 0
-			s.Message = fmt.Sprintf("%v; start again in %v", err, pause)
-		})
-		n.sup.opts.Note(fmt.Sprintf("%s: %v; start again in %v", n.spec.Name, err, pause))
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		healthyFor := n.unhealthy()
+		if errors.Is(err, errRestart) {
+			n.problem("restarted on request")
+		} else {
+			n.pauseAfter(ctx, err, b.ended(healthyFor), b.row)
+		}
+		if ctx.Err() != nil {
 			return
 		}
-		n.update(func(s *agent.Service) { s.Restarts++ })
+		n.update(func(s *agent.Service) { s.Restarts++; s.PID = 0 })
+	}
+}
+
+// awaitOthers waits for the services this one comes after; it says whether
+// they were all healthy.
+func (n *service) awaitOthers(ctx context.Context) bool {
+	for _, a := range n.after {
+		for waiting := true; waiting; {
+			select {
+			case <-a.ready:
+				waiting = false
+			case c := <-n.changes:
+				c.answer <- nil // its start takes it up
+			case <-ctx.Done():
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// pauseAfter waits before the next start. A change ends the pause: it may be
+// what was missing.
+func (n *service) pauseAfter(ctx context.Context, err error, pause time.Duration, row int) {
+	text := fmt.Sprintf("%v; start again in %v", err, pause)
+	if row >= crashLoop {
+		text = fmt.Sprintf("%v; %d times in a row; start again in %v", err, row, pause)
+	}
+	n.mu.Lock()
+	n.row = row
+	n.status.State, n.status.PID, n.status.Message = agent.ServiceBackoff, 0, text
+	n.mu.Unlock()
+	n.sup.opts.Note(n.spec.Name + ": " + text)
+	select {
+	case <-time.After(pause):
+	case c := <-n.changes:
+		c.answer <- nil
+	case <-ctx.Done():
 	}
 }
 
 // cycle is one life: set up, run, and wait until nothing of it is left. The
 // error says why it ended.
-func (n *service) cycle(ctx context.Context) (err error) {
+func (n *service) cycle(ctx context.Context, first bool) (err error) {
 	closeOutput, err := n.openOutput()
 	if err != nil {
 		return err
 	}
 	defer closeOutput()
+	phase := func(string) func() { return func() {} }
+	if first {
+		phase = func(word string) func() { return n.sup.opts.Phase(n.spec.Name + ": " + word) }
+	}
 	n.update(func(s *agent.Service) { s.State = agent.ServiceSetup })
-	if err := n.inGroup(ctx, n.prepare); err != nil {
+	end := phase("setup")
+	err = n.inGroup(ctx, n.prepare)
+	end()
+	if err != nil {
 		return err
 	}
+	n.started = phase("start")
 	return n.inGroup(ctx, n.live)
 }
 
@@ -109,7 +149,15 @@ func (n *service) inGroup(ctx context.Context, f func(context.Context) error) er
 	}
 	n.group = group
 	err = f(ctx)
-	killed, closeErr := group.close(ctx, opts.Timing.Drain)
+	if err != nil && group.outOfMemory() {
+		err = fmt.Errorf("%w: out of memory", err)
+		if m := n.spec.Limits.MemoryMiB; m > 0 {
+			err = fmt.Errorf("%w (its limit is %d MiB)", err, m)
+		}
+	}
+	killed, closeErr := group.close(ctx, opts.Timing.Drain, func() {
+		opts.Note(n.spec.Name + ": processes do not end after KILL: waiting for the kernel to let go of them")
+	})
 	if killed && ctx.Err() == nil {
 		opts.Note(n.spec.Name + ": processes it left behind were killed")
 	}
@@ -136,7 +184,12 @@ func (n *service) live(ctx context.Context) (err error) {
 	if reason != nil {
 		return reason
 	}
-	return fmt.Errorf("ended: %s", proc.Describe(p.Status()))
+	select {
+	case <-p.Done():
+		return fmt.Errorf("ended: %s", proc.Describe(p.Status()))
+	default:
+		return errors.New("does not end")
+	}
 }
 
 // openOutput connects the service's processes to its log.
@@ -180,6 +233,11 @@ func (n *service) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, c := range n.spec.Certificates {
+		if err := makeCertificate(n.secretsDir(), c, n.sup.opts.Spec.Name, n.sup.opts.ImageDate, time.Now(), n.user); err != nil {
+			return err
+		}
+	}
 	for _, d := range n.spec.Directories {
 		if err := makeDirectory(d, n.user); err != nil {
 			return err
@@ -204,20 +262,15 @@ func (n *service) prepare(ctx context.Context) error {
 // attr is how any command of the service is started.
 func (n *service) attr(argv []string) proc.Attr {
 	env := map[string]string{
-		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"PATH": searchPath,
 		"HOME": n.user.home, "USER": n.spec.User, "LOGNAME": n.spec.User,
 		"SOVEREIGN_SECRETS": n.secretsDir(),
 	}
 	for k, v := range n.spec.Environment {
 		env[k] = v
 	}
-	list := make([]string, 0, len(env))
-	for k, v := range env {
-		list = append(list, k+"="+v)
-	}
-	slices.Sort(list)
 	return proc.Attr{
-		Path: argv[0], Args: argv, Env: list, Dir: "/", Stdout: n.output, Stderr: n.output,
+		Path: argv[0], Args: argv, Env: environ(env), Dir: "/", Stdout: n.output, Stderr: n.output,
 		Credential: n.user.credential(), Cgroup: n.group.file(),
 		OpenFiles: n.spec.Limits.OpenFiles, OOMScoreAdj: n.spec.Limits.OOMScoreAdj,
 	}
@@ -236,15 +289,27 @@ func (n *service) stop(ctx context.Context, p *proc.Process) {
 	if err == nil {
 		err = p.Signal(sig)
 	}
-	select {
-	case <-p.Done():
-	case <-time.After(time.Duration(n.spec.Stop.Seconds) * n.sup.opts.Timing.Second):
+	if !endsWithin(p, time.Duration(n.spec.Stop.Seconds)*n.sup.opts.Timing.Second) {
 		n.sup.opts.Note(fmt.Sprintf("%s: did not end within %d s of %s: killed", n.spec.Name, n.spec.Stop.Seconds, n.spec.Stop.Signal))
 		err = errors.Join(err, p.Signal(syscall.SIGKILL))
-		<-p.Done()
+		for !endsWithin(p, killLimit) {
+			n.sup.opts.Note(fmt.Sprintf("%s: process %d does not end after KILL: it hangs in the kernel", n.spec.Name, p.PID))
+			if ctx.Err() != nil {
+				break // the end of the guest waits no longer
+			}
+		}
 	}
 	if err != nil {
 		n.problem(err.Error())
+	}
+}
+
+func endsWithin(p *proc.Process, limit time.Duration) bool {
+	select {
+	case <-p.Done():
+		return true
+	case <-time.After(limit):
+		return false
 	}
 }
 

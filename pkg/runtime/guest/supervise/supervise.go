@@ -11,15 +11,15 @@
 // is left of the service's control group is waited for (a PostgreSQL backend
 // notices within moments that its postmaster is gone) and then killed, so that
 // a new start never meets an old one. Then comes a pause: 100 ms, doubled up to
-// 30 s, and 100 ms again once the service was healthy for a minute.
+// 30 s, and 100 ms again once the service was healthy for a minute. After the
+// third end in a row without such a minute the guest is degraded and says so;
+// after the twentieth the service is started only every five minutes. A restart
+// asked for, or a new secret, ends a pause.
 package supervise
 
 import (
 	"context"
-	"fmt"
-	"io/fs"
 	"os/user"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -38,6 +38,11 @@ type Options struct {
 	Cgroups string
 	// Lookup finds users; nil: in the image's /etc/passwd.
 	Lookup func(name string) (*user.User, []string, error)
+	// ImageDate is when the root image was made: a clock before it is wrong.
+	ImageDate time.Time
+	// Phase is told when a part of a service's first start begins, and
+	// returns what to call at its end; nil: nobody.
+	Phase func(name string) (end func())
 	// Note is told, in a short line, when a service changes; nil: nobody.
 	Note func(string)
 	// Timing; the zero value is what the package comment says.
@@ -48,6 +53,7 @@ type Options struct {
 type Timing struct {
 	BackoffMin, BackoffMax time.Duration // pause before a restart
 	BackoffReset           time.Duration // healthy for so long: the pause is BackoffMin again
+	LoopPause              time.Duration // pause once the ends in a row are a crash loop for long
 	FirstCheck             time.Duration // pause before the first health check after a start
 	Drain                  time.Duration // how long leftovers of a service have before KILL
 	Second                 time.Duration // what the spec's seconds are worth
@@ -62,7 +68,8 @@ func (t Timing) withDefaults() Timing {
 	set(&t.BackoffMin, 100*time.Millisecond)
 	set(&t.BackoffMax, 30*time.Second)
 	set(&t.BackoffReset, time.Minute)
-	set(&t.FirstCheck, 100*time.Millisecond)
+	set(&t.FirstCheck, 5*time.Millisecond)
+	set(&t.LoopPause, 5*time.Minute)
 	set(&t.Drain, 10*time.Second)
 	set(&t.Second, time.Second)
 	return t
@@ -84,8 +91,8 @@ func New(o Options) (*Supervisor, error) {
 	if o.Note == nil {
 		o.Note = func(string) {}
 	}
-	if o.Lookup == nil {
-		o.Lookup = lookupUser
+	if o.Phase == nil {
+		o.Phase = func(string) func() { return func() {} }
 	}
 	s := &Supervisor{opts: o, byName: map[string]*service{}}
 	for _, v := range o.Spec.Services {
@@ -122,11 +129,15 @@ func (s *Supervisor) Services() []agent.Service {
 	return out
 }
 
-// State sums the services up, with a message for any state but ready.
+// State sums the services up, but for optional ones, with a message for any
+// state but ready.
 func (s *Supervisor) State() (agent.State, string) {
 	state, message := agent.StateReady, ""
 	rank := map[agent.State]int{agent.StateReady: 0, agent.StateStarting: 1, agent.StateSetup: 2, agent.StateDegraded: 3}
 	for _, n := range s.services {
+		if n.spec.Optional {
+			continue
+		}
 		st, msg := n.overall()
 		if rank[st] > rank[state] {
 			state, message = st, n.spec.Name+": "+msg
@@ -139,21 +150,9 @@ func (s *Supervisor) State() (agent.State, string) {
 func (s *Supervisor) Log(service string) (*logs.Log, error) {
 	n, ok := s.byName[service]
 	if !ok {
-		return nil, fmt.Errorf("service %q: %w: see the status for the names", service, fs.ErrNotExist)
+		return nil, unknownService(service)
 	}
 	return n.log, nil
-}
-
-// Secret returns the value of a secret that the spec declares.
-func (s *Supervisor) Secret(service, name string) (string, error) {
-	if n, ok := s.byName[service]; ok {
-		for _, v := range n.spec.Secrets {
-			if v.Name == name {
-				return readSecret(filepath.Join(n.secretsDir(), name))
-			}
-		}
-	}
-	return "", fmt.Errorf("secret %q of service %q: %w: the recipe declares none of that name", name, service, fs.ErrNotExist)
 }
 
 // lookupUser finds a user and the ids of its groups in the image.

@@ -1,0 +1,187 @@
+package initd
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/datadisk"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/metrics"
+)
+
+const (
+	// dataEvery is how often the room on the data disk is looked at.
+	dataEvery = 10 * time.Second
+	// thawRetry is the pause after a thaw by itself that failed.
+	thawRetry = time.Second
+)
+
+// Exec implements agent.Operator.
+func (g *guest) Exec(ctx context.Context, r agent.ExecRequest, std agent.ExecIO) (int, error) {
+	g.c.note("exec %s as %s", r.Argv[0], cmp.Or(r.User, "root"))
+	return g.runner.Exec(ctx, r, std)
+}
+
+// SetSecret implements agent.Operator.
+func (g *guest) SetSecret(ctx context.Context, service, name, value string) error {
+	sup, err := g.supervisor()
+	if err != nil {
+		return err
+	}
+	return sup.SetSecret(ctx, service, name, value)
+}
+
+// RotateSecret implements agent.Operator.
+func (g *guest) RotateSecret(ctx context.Context, service, name string) error {
+	sup, err := g.supervisor()
+	if err != nil {
+		return err
+	}
+	return sup.RotateSecret(ctx, service, name)
+}
+
+// RestartService implements agent.Operator.
+func (g *guest) RestartService(ctx context.Context, service string) error {
+	sup, err := g.supervisor()
+	if err != nil {
+		return err
+	}
+	g.c.note("%s: restart asked for by the agent", service)
+	return sup.Restart(ctx, service)
+}
+
+// Boot implements agent.Operator.
+func (g *guest) Boot() agent.Boot { return g.phases.boot() }
+
+// Metrics implements agent.Operator.
+func (g *guest) Metrics(w io.Writer) error {
+	return metrics.Write(w, metrics.Source{Proc: "/proc", Cgroups: cgroupRoot, Status: g.Status()})
+}
+
+// Grow implements agent.Operator.
+func (g *guest) Grow(context.Context) error {
+	device, mount, err := g.data()
+	if err != nil {
+		return fmt.Errorf("grow: %w", err)
+	}
+	grown, err := datadisk.Grow(device, mount)
+	if err == nil && grown > 0 {
+		g.c.note("data disk %s: file system grown to %d MiB", device, grown>>20)
+	}
+	return err
+}
+
+func (g *guest) data() (device, mount string, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.device == "" {
+		err = errors.New("the data disk is not in use: see the status")
+	}
+	return g.device, g.mount, err
+}
+
+// Freeze implements agent.Backend.
+func (g *guest) Freeze(_ context.Context, limit time.Duration) error {
+	_, mount, err := g.data()
+	if err != nil {
+		return fmt.Errorf("freeze: %w", err)
+	}
+	g.freezing.Lock()
+	defer g.freezing.Unlock()
+	if err := datadisk.Freeze(mount); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.frozen = true
+	if g.thaw != nil {
+		g.thaw.Stop()
+	}
+	g.thaw = time.AfterFunc(limit, g.thawByItself)
+	return nil
+}
+
+// thawByItself thaws when nobody did in time; it does not give up.
+func (g *guest) thawByItself() {
+	g.c.note("data disk: nobody thawed it in time")
+	if err := g.Thaw(context.Background()); err != nil {
+		g.c.note("%v", err)
+		g.mu.Lock()
+		g.thaw = time.AfterFunc(thawRetry, g.thawByItself)
+		g.mu.Unlock()
+	}
+}
+
+// Thaw implements agent.Backend.
+func (g *guest) Thaw(context.Context) error {
+	g.freezing.Lock()
+	defer g.freezing.Unlock()
+	g.mu.Lock()
+	frozen, mount := g.frozen, g.mount
+	g.mu.Unlock()
+	if !frozen {
+		return nil
+	}
+	if err := datadisk.Thaw(mount); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.thaw.Stop()
+	g.frozen = false
+	return nil
+}
+
+// dataRoom asks the file system; nil where it does not answer.
+func dataRoom(mount string) *agent.Data {
+	var st unix.Statfs_t
+	if err := unix.Statfs(mount, &st); err != nil {
+		return nil
+	}
+	return &agent.Data{Size: int64(st.Blocks) * st.Bsize, Free: int64(st.Bavail) * st.Bsize}
+}
+
+// nearlyFull is a warning when less than a tenth, or less than 256 MiB, of the
+// data disk is free; of a disk below 1 GiB, less than a quarter.
+func nearlyFull(d agent.Data) string {
+	if d.Free >= max(d.Size/10, min(256<<20, d.Size/4)) {
+		return ""
+	}
+	return fmt.Sprintf("data disk nearly full: %d of %d MiB are free: remove data or grow the disk", d.Free>>20, d.Size>>20)
+}
+
+// full is when nearly nothing is left, and a service that writes is about to
+// fail.
+func full(d agent.Data) error {
+	if d.Free >= max(d.Size/100, 8<<20) {
+		return nil
+	}
+	return fmt.Errorf("data disk full: %d of %d MiB are free: remove data or grow the disk", d.Free>>20, d.Size>>20)
+}
+
+// watchData tells of a data disk that fills up, until ctx ends.
+func (g *guest) watchData(ctx context.Context) {
+	tick := time.NewTicker(dataEvery)
+	defer tick.Stop()
+	for warned := false; ; {
+		if d := dataRoom(g.mount); d != nil {
+			g.trouble(topicData, full(*d))
+			text := nearlyFull(*d)
+			if text != "" && !warned {
+				g.c.note("%s", text)
+			}
+			warned = text != ""
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}

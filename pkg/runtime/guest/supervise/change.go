@@ -1,0 +1,222 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/proc"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
+)
+
+// reloadLimit is how long a reload command may take.
+const reloadLimit = 2 * time.Minute
+
+// reloadMark is the file that says that a reload command has not succeeded
+// since a secret was written. It lies beside the secrets, whose names begin
+// with no dot.
+const reloadMark = ".reload"
+
+// errRestart ends a cycle on request.
+var errRestart = errors.New("restart asked for")
+
+// change is what another goroutine asks of the one that drives a service.
+type change struct {
+	reload bool // else restart
+	answer chan error
+}
+
+// ask hands a change to the service and waits for its answer. A service that
+// is not running yet takes it by starting.
+func (n *service) ask(ctx context.Context, reload bool) error {
+	c := change{reload, make(chan error, 1)}
+	select {
+	case n.changes <- c:
+	case <-n.stopped:
+		return fmt.Errorf("service %s: the guest is stopping", n.spec.Name)
+	case <-ctx.Done():
+		return fmt.Errorf("service %s: is busy with its setup or its end: %w: try again later", n.spec.Name, ctx.Err())
+	}
+	select {
+	case err := <-c.answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Restart ends a service in order; it starts again by itself, and at once. It
+// returns when the service has taken note.
+func (s *Supervisor) Restart(ctx context.Context, name string) error {
+	n, ok := s.byName[name]
+	if !ok {
+		return unknownService(name)
+	}
+	return n.ask(ctx, false)
+}
+
+// SetSecret replaces the value of a secret that the spec declares, and has the
+// service take it up: by its reload command, or else by a restart. When the
+// command fails, the old value is put back.
+func (s *Supervisor) SetSecret(ctx context.Context, service, name, value string) error {
+	return s.setSecret(ctx, service, name, func(spec.Secret) (string, error) { return value, nil })
+}
+
+// RotateSecret does so with a new generated value.
+func (s *Supervisor) RotateSecret(ctx context.Context, service, name string) error {
+	return s.setSecret(ctx, service, name, func(x spec.Secret) (string, error) {
+		if x.Given {
+			return "", fmt.Errorf("secret %q of service %q is given by its owner, and never generated: set it instead: %w", name, service, fs.ErrInvalid)
+		}
+		return generate(x)
+	})
+}
+
+func (s *Supervisor) setSecret(ctx context.Context, service, name string, value func(spec.Secret) (string, error)) error {
+	n, x, err := s.secret(service, name)
+	if err != nil {
+		return err
+	}
+	v, err := value(x)
+	if err != nil {
+		return err
+	}
+	select { // one change at a time
+	case n.changing <- struct{}{}:
+		defer func() { <-n.changing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	user, err := s.account(n.spec.User)
+	if err != nil {
+		return err
+	}
+	if err := makeSecretsDir(n.secretsDir(), user); err != nil {
+		return err
+	}
+	path := filepath.Join(n.secretsDir(), name)
+	old, oldErr := readSecret(path)
+	if len(n.spec.Reload) > 0 {
+		if err := n.markReload(); err != nil {
+			return err
+		}
+	}
+	if err := writeFile(path, v, 0o600, user); err != nil {
+		return err
+	}
+	s.opts.Note(fmt.Sprintf("%s: secret %s was changed", service, name))
+	err = n.ask(ctx, len(n.spec.Reload) > 0)
+	var failed *reloadError
+	if errors.As(err, &failed) && oldErr == nil {
+		return errors.Join(err, writeFile(path, old, 0o600, user), n.unmarkReload())
+	}
+	return err
+}
+
+// secret finds a secret of the spec.
+func (s *Supervisor) secret(service, name string) (*service, spec.Secret, error) {
+	if n, ok := s.byName[service]; ok {
+		for _, x := range n.spec.Secrets {
+			if x.Name == name {
+				return n, x, nil
+			}
+		}
+	}
+	return nil, spec.Secret{}, unknownSecret(service, name)
+}
+
+// Secret returns the value of a secret that the spec declares, or the
+// certificate NAME.crt. Keys of certificates stay in the guest.
+func (s *Supervisor) Secret(service, name string) (string, error) {
+	if n, ok := s.byName[service]; ok {
+		for _, c := range n.spec.Certificates {
+			if name == c.Name+".crt" {
+				return readSecret(filepath.Join(n.secretsDir(), name))
+			}
+		}
+	}
+	n, x, err := s.secret(service, name)
+	if err != nil {
+		return "", err
+	}
+	v, err := readSecret(filepath.Join(n.secretsDir(), name))
+	if errors.Is(err, fs.ErrNotExist) && x.Given {
+		return "", fmt.Errorf("secret %q of service %q: %w: it was not handed over yet", name, service, fs.ErrNotExist)
+	}
+	return v, err
+}
+
+func unknownSecret(service, name string) error {
+	return fmt.Errorf("secret %q of service %q: %w: the recipe declares none of that name", name, service, fs.ErrNotExist)
+}
+
+func unknownService(name string) error {
+	return fmt.Errorf("service %q: %w: see the status for the names", name, fs.ErrNotExist)
+}
+
+// reloadError is a reload command that ran and failed.
+type reloadError struct{ text string }
+
+func (e *reloadError) Error() string { return e.text }
+
+// reload runs the service's reload command.
+func (n *service) reload(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
+	defer cancel()
+	r, err := n.sup.opts.Procs.Output(ctx, n.attr(n.spec.Reload))
+	if err != nil {
+		return &reloadError{fmt.Sprintf("%s: reload: %v", n.spec.Name, err)}
+	}
+	if r.Status != 0 {
+		return &reloadError{fmt.Sprintf("%s: reload: %s: %s", n.spec.Name, proc.Describe(r.Status), r.Text())}
+	}
+	return n.unmarkReload()
+}
+
+// pendingReload says whether a secret changed without a reload: the power may
+// have gone between the two.
+func (n *service) pendingReload() bool {
+	if len(n.spec.Reload) == 0 {
+		return false
+	}
+	_, err := os.Lstat(filepath.Join(n.secretsDir(), reloadMark))
+	return err == nil
+}
+
+func (n *service) markReload() error {
+	return writeFile(filepath.Join(n.secretsDir(), reloadMark), "", 0o600, account{uid: os.Getuid(), gid: os.Getgid()})
+}
+
+func (n *service) unmarkReload() error {
+	err := os.Remove(filepath.Join(n.secretsDir(), reloadMark))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// takeChange does what was asked while the program runs. It says whether the
+// program is to be restarted.
+func (n *service) takeChange(ctx context.Context, c change) (restart bool) {
+	if c.reload {
+		c.answer <- n.reload(ctx)
+		return false
+	}
+	c.answer <- nil
+	return true
+}
+
+// firstLine returns the first line of a text, at most 500 bytes.
+func firstLine(s string) string {
+	s, _, _ = strings.Cut(strings.TrimSpace(s), "\n")
+	const most = 500
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "")
+	}
+	return strings.TrimSpace(s)
+}

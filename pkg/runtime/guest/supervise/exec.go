@@ -1,0 +1,308 @@
+package supervise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/proc"
+)
+
+const (
+	searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	// execOOMScoreAdj makes a program run by hand the first to go when memory
+	// runs out: the services were here before.
+	execOOMScoreAdj = 500
+	// outputLimit is how long output is waited for once all processes ended.
+	outputLimit = time.Second
+)
+
+// A Runner runs programs beside the services, also in a guest whose services
+// never start.
+type Runner struct {
+	Procs *proc.Table
+	// Cgroups is as in Options: each program gets a group of its own there.
+	Cgroups string
+	// Lookup is as in Options.
+	Lookup func(name string) (*user.User, []string, error)
+
+	last atomic.Uint64 // number of the last program
+}
+
+// Exec runs a program to its end; then, or when ctx ends, what is left of its
+// control group is killed. See agent.Operator.
+func (r *Runner) Exec(ctx context.Context, req agent.ExecRequest, std agent.ExecIO) (code int, err error) {
+	a, err := r.attr(req)
+	if err != nil {
+		return 0, err
+	}
+	// No service has a name with a colon.
+	group, err := newCgroup(r.Cgroups, fmt.Sprintf("exec:%d", r.last.Add(1)), 0)
+	if err != nil {
+		return 0, err
+	}
+	a.Cgroup = group.file()
+	ends, err := connect(req, &a)
+	if err != nil {
+		_, closeErr := group.close(ctx, 0, func() {})
+		return 0, errors.Join(err, closeErr)
+	}
+	p, err := r.Procs.Start(a)
+	ends.closeTheirs()
+	if err != nil {
+		_, closeErr := group.close(ctx, 0, func() {})
+		return 0, errors.Join(err, closeErr, ends.closeOurs())
+	}
+	copied := ends.copy(std, p)
+	status, err := p.Wait(ctx)
+	// Its leftovers hold the outputs; they go before the outputs' ends are
+	// waited for. A context that has ended has the same effect as this one.
+	gone, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)
+	defer cancel()
+	_, closeErr := group.close(gone, 0, cancel)
+	if group == nil {
+		closeErr = p.KillSession()
+	}
+	copied()
+	if err = errors.Join(err, closeErr); err != nil {
+		return 0, err
+	}
+	if status.Signaled() {
+		return 128 + int(status.Signal()), nil
+	}
+	return status.ExitStatus(), nil
+}
+
+// attr finds program and user.
+func (r *Runner) attr(req agent.ExecRequest) (proc.Attr, error) {
+	if req.User == "" {
+		req.User = "root"
+	}
+	user, err := lookupAccount(r.Lookup, req.User)
+	if err != nil {
+		return proc.Attr{}, err
+	}
+	env := map[string]string{"PATH": searchPath, "HOME": user.home, "USER": req.User, "LOGNAME": req.User}
+	if req.TTY {
+		env["TERM"] = "xterm"
+	}
+	for k, v := range req.Env {
+		env[k] = v
+	}
+	path, err := lookPath(req.Argv[0], env["PATH"])
+	if err != nil {
+		return proc.Attr{}, err
+	}
+	dir := req.Dir
+	if dir == "" {
+		dir = "/"
+		if i, err := os.Stat(user.home); err == nil && i.IsDir() {
+			dir = user.home
+		}
+	}
+	return proc.Attr{Path: path, Args: req.Argv, Env: environ(env), Dir: dir,
+		Credential: user.credential(), OOMScoreAdj: execOOMScoreAdj, Terminal: req.TTY}, nil
+}
+
+// lookPath finds a program as execvp(3) does.
+func lookPath(name, path string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for dir := range strings.SplitSeq(path, ":") {
+		p := filepath.Join(dir, name)
+		if i, err := os.Stat(p); err == nil && i.Mode().IsRegular() && i.Mode()&0o111 != 0 && filepath.IsAbs(p) {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("%s: no such program in %s", name, path)
+}
+
+func environ(env map[string]string) []string {
+	list := make([]string, 0, len(env))
+	for k, v := range env {
+		list = append(list, k+"="+v)
+	}
+	slices.Sort(list)
+	return list
+}
+
+// ends are the files that connect a program: pipes, or a terminal.
+type ends struct {
+	theirs       []*os.File
+	in, out, err *os.File // ours, of pipes
+	terminal     *os.File // ours, in place of those
+}
+
+// connect makes the ends and puts the program's into a.
+func connect(req agent.ExecRequest, a *proc.Attr) (*ends, error) {
+	e := &ends{}
+	if req.TTY {
+		master, slave, err := openTerminal(agent.Size{Rows: req.Rows, Cols: req.Cols}, a.Credential)
+		if err != nil {
+			return nil, err
+		}
+		e.terminal, e.theirs = master, []*os.File{slave}
+		a.Stdin, a.Stdout, a.Stderr = slave, slave, slave
+		return e, nil
+	}
+	for _, p := range []struct {
+		ours, theirs **os.File
+		toThem       bool
+	}{{&e.in, &a.Stdin, true}, {&e.out, &a.Stdout, false}, {&e.err, &a.Stderr, false}} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			e.closeTheirs()
+			return nil, errors.Join(err, e.closeOurs())
+		}
+		if p.toThem {
+			r, w = w, r
+		}
+		*p.ours, *p.theirs = r, w
+		e.theirs = append(e.theirs, w)
+	}
+	return e, nil
+}
+
+func (e *ends) closeTheirs() {
+	for _, f := range e.theirs {
+		f.Close()
+	}
+}
+
+func (e *ends) closeOurs() (err error) {
+	for _, f := range []*os.File{e.in, e.out, e.err, e.terminal} {
+		if f != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}
+	return err
+}
+
+// copy moves what is read and written, until the returned function is called
+// after the program's end: it waits for the rest of the output, and closes.
+func (e *ends) copy(std agent.ExecIO, p *proc.Process) (finish func()) {
+	in, outputs := e.in, map[*os.File]io.Writer{e.out: std.Stdout, e.err: std.Stderr}
+	if e.terminal != nil {
+		in, outputs = e.terminal, map[*os.File]io.Writer{e.terminal: std.Stdout}
+	}
+	go func() {
+		// Ends with standard input, or with the program, whose end of the
+		// pipe is closed then.
+		_, err := io.Copy(in, std.Stdin)
+		if e.terminal != nil && err == nil {
+			_, _ = in.Write([]byte{4}) // a terminal's way to say end of file
+		} else if e.terminal == nil {
+			in.Close()
+		}
+	}()
+	done := make(chan struct{})
+	go steer(std, e.terminal, p, done)
+	copied := make(chan struct{}, len(outputs))
+	for from, to := range outputs {
+		go func() {
+			// Ends with the program's end of it (a terminal says EIO), or
+			// with the host.
+			io.Copy(to, from) //nolint:errcheck // as above
+			copied <- struct{}{}
+		}()
+	}
+	return func() {
+		for from := range outputs {
+			if from.SetReadDeadline(time.Now().Add(outputLimit)) != nil {
+				from.Close() // a file without deadlines
+			}
+		}
+		for range outputs {
+			<-copied
+		}
+		close(done)
+		_ = e.closeOurs() // twice for the input, which may be closed
+	}
+}
+
+// steer does what comes beside the data, until done.
+func steer(std agent.ExecIO, terminal *os.File, p *proc.Process, done <-chan struct{}) {
+	for {
+		select {
+		case <-done:
+			return
+		case s := <-std.Resize:
+			if terminal != nil {
+				_ = resize(terminal, s) // the old size is no reason to end
+			}
+		case name := <-std.Signals:
+			if sig := unix.SignalNum("SIG" + name); sig != 0 {
+				_ = p.SignalGroup(sig) // a program that has ended needs none
+			}
+		}
+	}
+}
+
+// openTerminal makes a terminal of the user's.
+func openTerminal(size agent.Size, c *syscall.Credential) (master, slave *os.File, err error) {
+	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("terminal: %w: the kernel needs UNIX98_PTYS", err)
+	}
+	defer func() {
+		if err != nil {
+			master.Close()
+		}
+	}()
+	n, err := ioctlFile(master, func(fd int) (uint32, error) {
+		if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+			return 0, err
+		}
+		return unix.IoctlGetUint32(fd, unix.TIOCGPTN)
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("terminal: %w", err)
+	}
+	slave, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("terminal: %w", err)
+	}
+	if size.Rows == 0 || size.Cols == 0 {
+		size = agent.Size{Rows: 24, Cols: 80}
+	}
+	err = resize(master, size)
+	if c != nil {
+		err = errors.Join(err, slave.Chown(int(c.Uid), int(c.Gid)))
+	}
+	if err != nil {
+		slave.Close()
+		return nil, nil, fmt.Errorf("terminal: %w", err)
+	}
+	return master, slave, nil
+}
+
+func resize(terminal *os.File, s agent.Size) error {
+	_, err := ioctlFile(terminal, func(fd int) (uint32, error) {
+		return 0, unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: s.Rows, Col: s.Cols})
+	})
+	return err
+}
+
+// ioctlFile calls f with a file's descriptor and leaves the file non-blocking,
+// which Fd does not.
+func ioctlFile(file *os.File, f func(fd int) (uint32, error)) (n uint32, err error) {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	controlErr := raw.Control(func(fd uintptr) { n, err = f(int(fd)) })
+	return n, errors.Join(err, controlErr)
+}
