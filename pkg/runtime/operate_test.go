@@ -37,7 +37,7 @@ func operate(args []string) {
 }
 
 func operateOn(state string, n int, verb, dir string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	r, err := Open(state, WithHypervisor(local.Device{}, newFakeHV("good")))
 	if err != nil {
@@ -57,9 +57,9 @@ func operateOn(state string, n int, verb, dir string) error {
 	case "install":
 		_, err = r.Install(ctx, dir, "", UpOptions{})
 	case "update":
-		_, err = r.Update(ctx, "sql", dir, 20*time.Second, nil)
+		_, err = r.Update(ctx, "sql", dir, 10*time.Minute, nil)
 	case "rollback":
-		err = r.Rollback(ctx, "sql", 20*time.Second)
+		err = r.Rollback(ctx, "sql", 10*time.Minute)
 	case "down":
 		var i *Instance
 		if i, err = r.Instance(ctx, "sql"); err == nil {
@@ -241,7 +241,7 @@ func (f *fixture) prepare(t *testing.T, verb, second string) {
 		err = settle(t.Context(), f.Runtime)
 	}
 	if err == nil && verb == "update" {
-		if _, err = f.Update(t.Context(), "sql", second, 20*time.Second, nil); err == nil {
+		if _, err = f.Update(t.Context(), "sql", second, 10*time.Minute, nil); err == nil {
 			err = settle(t.Context(), f.Runtime)
 		}
 	}
@@ -253,7 +253,7 @@ func (f *fixture) prepare(t *testing.T, verb, second string) {
 // afterKill settles by another Runtime and looks at the result.
 func (f *fixture) afterKill(t *testing.T, verb, dir, at, want string, committed bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	f.open(t)
 	i, err := f.load("sql")
@@ -277,7 +277,7 @@ func (f *fixture) afterKill(t *testing.T, verb, dir, at, want string, committed 
 			t.Errorf("record %+v", i.rec.installed)
 		}
 		if verb == "update" {
-			if _, err := f.Update(ctx, "sql", dir, 20*time.Second, nil); err != nil {
+			if _, err := f.Update(ctx, "sql", dir, 10*time.Minute, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -59,7 +59,7 @@ type Agent interface {
 }
 
 func (i *Instance) session(ctx context.Context) (*session, error) {
-	if first, err := i.dialGuest(ctx); err == nil {
+	if first, err := i.shared(ctx); err == nil {
 		streams := make(chan net.Conn, 1)
 		streams <- first
 		c := agent.NewStreams(func(ctx context.Context) (net.Conn, error) {
@@ -83,6 +83,33 @@ func (i *Instance) session(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	return &session{c, release}, nil
+}
+
+// sharedLimit is how long a supervisor may take to share its session with a
+// machine that has just been started.
+const sharedLimit = 2 * time.Second
+
+// shared opens a stream of the supervisor's session. Where there is a
+// supervisor, its socket is waited for: a session of one's own would keep the
+// supervisor from the guest.
+func (i *Instance) shared(ctx context.Context) (net.Conn, error) {
+	conn, err := i.dialGuest(ctx)
+	if err == nil || i.rec.Wanted != Up {
+		return conn, err
+	}
+	if _, ok, err := i.r.device.Listener(ctx, filepath.Join(i.r.dir, SupervisorSocket)); err != nil || !ok {
+		return nil, errors.Join(err, net.ErrClosed)
+	}
+	limit, cancel := context.WithTimeout(ctx, sharedLimit)
+	defer cancel()
+	for {
+		if err := sleep(limit, lockPoll); err != nil {
+			return nil, err
+		}
+		if conn, err := i.dialGuest(limit); err == nil {
+			return conn, nil
+		}
+	}
 }
 
 // dialGuest opens a stream of the supervisor's session.

@@ -120,6 +120,9 @@ func (r *Runtime) instance(name string) (*Instance, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
+	if err := syncDirs(filepath.Dir(dir)); err != nil {
+		return nil, err
+	}
 	now := time.Now().UTC().Truncate(time.Second)
 	return &Instance{r: r, dir: dir, rec: record{Schema: recordSchema, Name: name, Created: now}}, nil
 }

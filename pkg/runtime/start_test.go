@@ -150,6 +150,9 @@ func TestExpand(t *testing.T) {
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"schema":1,"name":"sql","created":"2026-01-01T00:00:00Z","ports":[{"name":"p","guest":1,"host":2}],"process":{"pid":1,"start":2,"boot":"x"}}`))
 	f.Add([]byte(`{"schema":1,"name":"sql","ports":[{"guest":-1}]}`))
+	f.Add([]byte(`{"schema":2,"name":"sql","wanted":"up","active":"a","slot":"a","slots":{"a":{},"b":{}},"policy":{"restart":"always","limit":3},
+"trial":{"kind":"update","slot":"b","limit_s":1.5,"attempt":1},"ends":{"total":2,"in_a_row":1,"last":{"time":"2026-01-01T00:00:00Z","why":"x"}}}`))
+	f.Add([]byte(`{"schema":2,"name":"sql","wanted":"up","active":"c"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		rec, err := parseRecord("instance.json", b)
 		if err != nil {
@@ -161,6 +164,10 @@ func FuzzRecord(f *testing.F) {
 		if !nameForm.MatchString(rec.Name) {
 			t.Errorf("accepted name %q", rec.Name)
 		}
+		if _, ok := rec.Slots[rec.Active]; rec.Wanted != Unsupervised && !ok {
+			t.Errorf("accepted wanted %q without a slot", rec.Wanted)
+		}
+		decide(&rec, world{boot: "now"})
 	})
 }
 

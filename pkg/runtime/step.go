@@ -150,7 +150,7 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 		if err != nil {
 			return "", err
 		}
-		rec.Process = nil
+		rec.Process, i.proc = nil, vm.Process{}
 		did = fmt.Sprintf("stopped after %.1f s (%s)", res.Seconds, d.why)
 		if res.Forced {
 			did += ", its power was cut: " + res.Why

@@ -206,6 +206,8 @@ func (in *installed) check() error {
 		return fmt.Errorf("wanted %s without an active slot", in.Wanted)
 	case in.Previous != "" && in.Previous == in.Active:
 		return fmt.Errorf("previous: %q is the active one", in.Previous)
+	case in.Ends.InARow > 0 && in.Ends.Last == nil:
+		return errors.New("ends: there were some, and the last is not there")
 	case in.Policy.Limit < 0 || in.Ends.InARow < 0 || in.Ends.Total < 0:
 		return errors.New("a count is below 0")
 	}

@@ -53,7 +53,7 @@ func Run(ctx context.Context, r *runtime.Runtime, o Options) error {
 	if err != nil {
 		return err
 	}
-	s := &supervisor{r: r, o: o, keepers: map[string]*keeper{}, poked: make(chan struct{}, 1)}
+	s := &supervisor{r: r, o: o, keepers: map[string]*keeper{}, broken: map[string]string{}, poked: make(chan struct{}, 1)}
 	o.Report("", "supervising "+r.Dir())
 	work, cancel := context.WithCancel(ctx)
 	var accepting sync.WaitGroup
@@ -77,6 +77,7 @@ type supervisor struct {
 	o       Options
 	poked   chan struct{}
 	keepers map[string]*keeper
+	broken  map[string]string // instances with a record that cannot be read, and why
 }
 
 // accept takes each connection for a word to look.
@@ -143,9 +144,13 @@ func (s *supervisor) look(ctx context.Context) (busy bool, err error) {
 		if err != nil {
 			// A record that cannot be read is its owner's to mend; the others
 			// go on.
-			s.o.Report(name, err.Error())
+			if s.broken[name] != err.Error() {
+				s.broken[name] = err.Error()
+				s.o.Report(name, err.Error())
+			}
 			continue
 		}
+		delete(s.broken, name)
 		if wanted == runtime.Unsupervised {
 			continue
 		}
