@@ -11,10 +11,16 @@ BUILDKIT := $(shell sed -n 's,^\tgithub.com/moby/buildkit \(v[^ ]*\).*,\1,p' too
 FUZZTIME ?= 20s
 # Pairs of kernels that bench-kernel builds.
 COUNT ?= 2
+# Of make torture: power cuts, what every choice comes from (0: the clock),
+# families (all), and the page that takes the table.
+ROUNDS ?= 20
+SEED ?= 0
+ONLY ?=
+PAGE ?=
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-e2e test-arm64 lint fuzz bench bench-kernel generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-e2e test-arm64 lint fuzz bench bench-kernel torture generate clean setup-% FORCE
 
 all: $(SB) bin/sovereignd bin/buildkitd ## bin/sovereign-build, and sovereignd and the BuildKit daemon beside it
 
@@ -73,6 +79,10 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 bench: setup-build-run-test all ## the figures of docs/figures.md
 	@$(SB) build recipes/sql --relock-missing --progress plain
 	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -run '^$$' -bench . -benchtime 5x -timeout 60m ./e2e
+
+torture: setup-build-run-test all ## power cuts, kills and other faults, ROUNDS=20; the figures of docs/reliability.md
+	@$(SB) build recipes/sql --relock-missing --progress plain
+	@go run ./internal/torture/cmd/torture --programs bin --bundle dist/sql-$(HOST_ARCH) --rounds $(ROUNDS) --seed $(SEED) --only '$(ONLY)' --page '$(PAGE)' --commit $(VERSION) $(if $(JSON),--json)
 
 generate: ## CLI reference and JSON schemas
 	@go generate ./...

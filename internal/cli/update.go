@@ -73,7 +73,7 @@ func writeUpdate(p printer, r *UpdateResult) error {
 		return err
 	})
 	if err == nil && r.Result == updateReverted {
-		return told{fault.Device}
+		return told{int(fault.Device)}
 	}
 	return err
 }

@@ -17,6 +17,9 @@ import (
 // older half of it.
 const LogFile = "sovereignd.log"
 
+// maxLog is the size, in bytes, at which the log is renamed to LogFile.1.
+const maxLog = 4 << 20
+
 // Main is the program sovereignd: its arguments come in, its exit code goes
 // out, and it supervises until ctx ends.
 func Main(ctx context.Context, args []string, stderr io.Writer) int {
@@ -54,7 +57,7 @@ func run(ctx context.Context, stateDir string, o Options) error {
 		return err
 	}
 	log := logs.New()
-	if err := log.OpenFile(filepath.Join(r.Dir(), LogFile)); err != nil {
+	if err := log.OpenFile(filepath.Join(r.Dir(), LogFile), maxLog); err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
 	o.Report = func(instance, text string) {

@@ -14,15 +14,12 @@ import (
 
 // Names of the files that a driver makes in Machine.Dir.
 const (
-	ConsoleFile = "console.log"  // what the guest's kernel and init print
-	LogFile     = "machine.log"  // what the hypervisor itself prints
-	LockFile    = "machine.lock" // locked by the hypervisor as long as it lives
-	AgentSocket = "agent.sock"   // a stream to the guest's agent port
+	ConsoleFile   = "console.log"  // what the guest's kernel and init print
+	ConsoleSocket = "console.sock" // the same as it comes, and input; one client at a time
+	LogFile       = "machine.log"  // what the hypervisor itself prints
+	AgentSocket   = "agent.sock"   // a stream to the guest's agent port
+	LockFile      = "machine.lock" // locked by the hypervisor as long as it lives
 )
-
-// ConsoleSocket is also in Machine.Dir: what the console's log gets, as it
-// comes, and input for it. One client is served at a time.
-const ConsoleSocket = "console.sock"
 
 // A Machine is what to start. Paths are absolute, on the device.
 type Machine struct {

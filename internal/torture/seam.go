@@ -1,0 +1,98 @@
+package torture
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/local"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+// seam is where the faults get between pkg/runtime and QEMU: its device
+// changes the command line on the way and remembers the process, and nothing
+// in pkg/runtime knows. A disk that loses data or a clock that is wrong is not
+// something a product should be able to ask for.
+type seam struct {
+	mu      sync.Mutex
+	changes map[string]change     // by instance directory
+	procs   map[string]vm.Process // likewise
+}
+
+// change makes another command line of QEMU's.
+type change func(args []string) ([]string, error)
+
+func newSeam() *seam {
+	return &seam{changes: map[string]change{}, procs: map[string]vm.Process{}}
+}
+
+func (s *seam) set(dir string, c change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changes[dir] = c
+}
+
+func (s *seam) get(dir string) change {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changes[dir]
+}
+
+func (s *seam) process(dir string) (vm.Process, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.procs[dir]
+	return p, ok
+}
+
+// device is this machine, with the changes.
+type device struct {
+	local.Device
+	seam *seam
+}
+
+func (d device) Start(ctx context.Context, c vm.Command) (vm.Process, error) {
+	if change := d.seam.get(c.Dir); change != nil {
+		var err error
+		if c.Args, err = change(c.Args); err != nil {
+			return vm.Process{}, err
+		}
+	}
+	p, err := d.Device.Start(ctx, c)
+	if err == nil {
+		d.seam.mu.Lock()
+		d.seam.procs[c.Dir] = p
+		d.seam.mu.Unlock()
+	}
+	return p, err
+}
+
+// nbdSocket lies in the instance's directory, where QEMU runs.
+const nbdSocket = "nbd.sock"
+
+// overNBD puts the server of package nbd in the place of the image file.
+func overNBD(args []string, image string) ([]string, error) {
+	out := make([]string, len(args))
+	copy(out, args)
+	found := 0
+	name := "filename=" + strings.ReplaceAll(image, ",", ",,")
+	for i := 1; i < len(out); i++ {
+		options := strings.Split(out[i], ",")
+		if out[i-1] != "-blockdev" || options[0] != "driver=file" || !strings.Contains(out[i]+",", ","+name+",") {
+			continue
+		}
+		found++
+		for _, o := range options {
+			if strings.HasPrefix(o, "node-name=") {
+				out[i] = "driver=nbd," + o + ",server.type=unix,server.path=" + nbdSocket +
+					",cache.direct=off,cache.no-flush=off"
+			}
+		}
+	}
+	if found != 1 {
+		return nil, fault.Errorf(fault.Internal, "torture: QEMU's command line has %d disks %s, want 1", found, filepath.Base(image))
+	}
+	return out, nil
+}
