@@ -13,9 +13,12 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
-// maxEntries bounds what Read takes in: a root file system has some thousand
-// entries, and a damaged image must not fill the memory.
-const maxEntries = 1 << 20
+// Bounds of what Read takes in: a root file system has some thousand entries,
+// and a damaged image must not fill the memory.
+const (
+	maxEntries = 1 << 18
+	maxPaths   = 64 << 20 // bytes of all paths together
+)
 
 // Read reads an uncompressed image into a tree. The tree's contents read from
 // r when they are opened, so r must stay open as long as the tree is used.
@@ -26,7 +29,8 @@ func Read(ctx context.Context, r io.ReaderAt) (*rootfs.Tree, error) {
 		return nil, fmt.Errorf("erofs: %w", err)
 	}
 	t := rootfs.New()
-	first := map[int64]string{} // first name of each inode that has several
+	first := map[int64]string{} // first name of each directory, and of each inode that has several
+	paths := 0
 	err = fs.WalkDir(image, rootfs.Root, func(name string, d fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
@@ -34,8 +38,8 @@ func Read(ctx context.Context, r io.ReaderAt) (*rootfs.Tree, error) {
 		if err != nil {
 			return err
 		}
-		if t.Len() >= maxEntries {
-			return fmt.Errorf("more than %d entries", maxEntries)
+		if paths += len(name); t.Len() >= maxEntries || paths > maxPaths {
+			return fmt.Errorf("more than %d entries, or more than %d bytes of paths", maxEntries, maxPaths)
 		}
 		info, err := d.Info()
 		if err != nil {
@@ -49,7 +53,13 @@ func Read(ctx context.Context, r io.ReaderAt) (*rootfs.Tree, error) {
 		if err != nil {
 			return err
 		}
-		if stat.Nlink > 1 && !e.IsDir() {
+		if e.IsDir() {
+			// A directory below itself would be walked for ever.
+			if other, ok := first[stat.Ino]; ok {
+				return fmt.Errorf("%.255s is the directory %.255s already", name, other)
+			}
+			first[stat.Ino] = name
+		} else if stat.Nlink > 1 {
 			if target, ok := first[stat.Ino]; ok {
 				e = rootfs.Hardlink(name, target)
 			} else {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -29,6 +30,40 @@ func TestReadBack(t *testing.T) {
 	}
 	for _, c := range changes {
 		t.Errorf("%+v", c)
+	}
+}
+
+// loop is an image with a directory that holds itself.
+func loop(t testing.TB) []byte {
+	t.Helper()
+	tree := rootfs.New()
+	if err := tree.Add(rootfs.Dir("a/loop", 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	image, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	if _, err := Write(t.Context(), image, tree, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(image.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Before the names stand the entries, of 12 bytes: the inode first.
+	names := bytes.Index(b, []byte("...loop"))
+	if names < 0 {
+		t.Fatal("no such names in the image")
+	}
+	copy(b[names-12:names-4], b[names-36:names-28])
+	return b
+}
+
+func TestDirectoryLoop(t *testing.T) {
+	if _, err := Read(t.Context(), bytes.NewReader(loop(t))); err == nil || !strings.Contains(err.Error(), "a/loop is the directory a already") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -58,6 +93,7 @@ func FuzzRead(f *testing.F) {
 	}
 	f.Add(whole)
 	f.Add(whole[:1100])
+	f.Add(loop(f))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tree, err := Read(t.Context(), bytes.NewReader(b))
 		if err != nil {
