@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,6 +68,7 @@ func TestTransfer(t *testing.T) {
 	for _, p := range m.Packages {
 		packages = append(packages, p.Name)
 	}
+	slices.Sort(packages)
 	if got := strings.Join(packages, " "); got != "extra sovereign-init" {
 		t.Errorf("the image has the packages %q", got)
 	}
