@@ -146,7 +146,8 @@ type Backend interface {
 	// Logs returns the kept tail of a service's output and, with follow, what
 	// comes after it until ctx ends. The service "init" is sovereign-init.
 	Logs(ctx context.Context, service string, follow bool) (io.ReadCloser, error)
-	// Shutdown starts an orderly shutdown and returns at once.
+	// Shutdown starts an orderly shutdown when ctx ends, which is when the
+	// request was answered, and returns at once.
 	Shutdown(ctx context.Context) error
 	// Freeze freezes the data file system; it thaws by itself after limit.
 	Freeze(ctx context.Context, limit time.Duration) error

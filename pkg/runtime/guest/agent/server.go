@@ -165,7 +165,15 @@ func sendPart(w io.Writer, c *http.ResponseController, b []byte, follow bool) er
 }
 
 func (h *handler) shutdown(w http.ResponseWriter, r *http.Request) {
-	done(w, h.backend.Shutdown(r.Context()), http.StatusAccepted)
+	if err := h.backend.Shutdown(r.Context()); err != nil {
+		fail(w, err)
+		return
+	}
+	// The whole answer is on its way when this returns: the machine may be off
+	// a moment later.
+	w.Header().Set("Content-Length", "0")
+	w.WriteHeader(http.StatusAccepted)
+	_ = http.NewResponseController(w).Flush() // the host is gone, and the guest stops all the same
 }
 
 func (h *handler) freeze(w http.ResponseWriter, r *http.Request) {

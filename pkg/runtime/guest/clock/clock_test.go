@@ -174,6 +174,7 @@ func TestRun(t *testing.T) {
 		k := f.keeper("bad")
 		go k.Run(ctx)
 		time.Sleep(time.Minute) // the test's own time, which does not pass
+		synctest.Wait()
 		if f.sources[0] != agent.ClockUnset || f.last == nil || f.wrongNow() != -24*time.Hour {
 			t.Errorf("without a server: %v, %v", f.sources, f.last)
 		}
@@ -184,11 +185,13 @@ func TestRun(t *testing.T) {
 		}
 		f.set(100 * time.Millisecond)
 		time.Sleep(2 * pollMin)
+		synctest.Wait()
 		if f.slewed != -100*time.Millisecond || f.notes != 1 {
 			t.Errorf("slewed %v, %d steps", f.slewed, f.notes)
 		}
 		f.set(-time.Hour) // a jump
 		time.Sleep(2 * pollMax)
+		synctest.Wait()
 		if f.wrongNow().Abs() > time.Millisecond || f.notes != 2 {
 			t.Errorf("after a jump wrong by %v, %d steps", f.wrongNow(), f.notes)
 		}
@@ -202,6 +205,7 @@ func TestRunByTheMachinesClock(t *testing.T) {
 		f := &fake{}
 		go f.keeper().Run(ctx)
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if len(f.sources) != 1 || f.sources[0] != agent.ClockRTC || f.last != nil {
 			t.Errorf("got %v, %v", f.sources, f.last)
 		}

@@ -217,9 +217,9 @@ func (g *guest) supervisor() (*supervise.Supervisor, error) {
 }
 
 // Shutdown implements agent.Backend.
-func (g *guest) Shutdown(context.Context) error {
+func (g *guest) Shutdown(ctx context.Context) error {
 	g.c.note("shutdown asked for by the agent")
-	g.requestStop()
+	context.AfterFunc(ctx, g.requestStop)
 	return nil
 }
 

@@ -51,10 +51,13 @@ func TestStatesOfAGuest(t *testing.T) {
 		t.Errorf("failed: %+v", s)
 	}
 	for range 2 {
-		if err := g.Shutdown(t.Context()); err != nil {
+		answered, end := context.WithCancel(t.Context())
+		if err := g.Shutdown(answered); err != nil {
 			t.Error(err)
 		}
+		end()
 	}
+	<-g.stop
 	if s := g.Status(); s.State != agent.StateStopping {
 		t.Errorf("after shutdown: %+v", s)
 	}
@@ -96,5 +99,51 @@ func TestFindPort(t *testing.T) {
 	}
 	if p, err := findPort(class, "nope"); err != nil || p != "" {
 		t.Errorf("absent: got %q, %v", p, err)
+	}
+}
+
+func TestRoomOnTheDataDisk(t *testing.T) {
+	for _, c := range []struct {
+		size, free         int64 // MiB
+		nearlyFull, isFull bool
+	}{
+		{8192, 8000, false, false}, {8192, 800, true, false}, {8192, 81, true, true},
+		{1024, 300, false, false}, {1024, 250, true, false}, {256, 70, false, false}, {256, 60, true, false}, {64, 7, true, true},
+	} {
+		d := agent.Data{Size: c.size << 20, Free: c.free << 20}
+		if text, err := nearlyFull(d), full(d); (text != "") != c.nearlyFull || (err != nil) != c.isFull {
+			t.Errorf("%+v: %q, %v", c, text, err)
+		}
+	}
+	if d := dataRoom(t.TempDir()); d == nil || d.Free <= 0 || d.Free > d.Size {
+		t.Errorf("got %+v", d)
+	}
+	if n := logSize(&agent.Data{Size: 64 << 20}, 3); n > (64<<20)/16/6 {
+		t.Errorf("logs of %d bytes on a small disk", n)
+	}
+}
+
+func TestPhases(t *testing.T) {
+	var p phases
+	end := p.begin("first")
+	p.begin("second")
+	end()
+	b := p.boot()
+	if len(b.Phases) != 2 || b.Phases[0].EndMS < b.Phases[0].StartMS || b.Phases[1].EndMS != 0 {
+		t.Errorf("got %+v", b)
+	}
+	for range 2 * maxPhases {
+		p.begin("more")()
+	}
+	if n := len(p.boot().Phases); n != maxPhases {
+		t.Errorf("%d phases are kept", n)
+	}
+}
+
+func TestWithin(t *testing.T) {
+	hang := make(chan struct{})
+	defer close(hang)
+	if within(time.Millisecond, func() { <-hang }) || !within(time.Minute, func() {}) {
+		t.Error("within does not say which one ended")
 	}
 }

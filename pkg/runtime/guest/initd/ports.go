@@ -20,6 +20,7 @@ const (
 	portDeadline = 30 * time.Second
 	portEvery    = 20 * time.Millisecond
 	portRetry    = time.Second
+	vsockRetry   = 30 * time.Second
 	maxConns     = 4 // vsock connections at a time
 )
 
@@ -86,17 +87,24 @@ func (g *guest) serveVsock(ctx context.Context, h http.Handler) {
 	if _, err := os.Stat("/dev/vsock"); err != nil {
 		return // the kernel has no vsock; there is the serial port
 	}
+	for ctx.Err() == nil {
+		g.c.note("agent: vsock: %v", g.acceptVsock(ctx, h))
+		time.Sleep(vsockRetry)
+	}
+}
+
+// acceptVsock returns when the listener fails.
+func (g *guest) acceptVsock(ctx context.Context, h http.Handler) error {
 	l, err := vsock.Listen(agent.VsockPort, nil)
 	if err != nil {
-		g.c.note("agent: vsock: %v", err)
-		return
+		return err
 	}
+	defer l.Close()
 	slots := make(chan struct{}, maxConns)
 	for {
 		conn, err := l.Accept()
 		if err != nil {
-			g.c.note("agent: vsock: %v", err)
-			return
+			return err
 		}
 		from, ok := conn.RemoteAddr().(*vsock.Addr)
 		if !ok || from.ContextID != vsock.Host {

@@ -24,7 +24,7 @@ import (
 // kernelImage is that kernel.
 func kernelImage() string { return filepath.Join(os.Getenv("SOVEREIGN_E2E"), "bzImage") }
 
-const vmDeadline = 3 * time.Minute // one boot takes 3 s on an idle machine
+const vmDeadline = 10 * time.Minute // one boot takes 3 s on an idle machine
 
 // vm is a running QEMU.
 type vm struct {
@@ -216,7 +216,9 @@ func TestVM(t *testing.T) {
 		c := v.client()
 		s := v.until(c, "ready", ready)
 		t.Logf("ready %d ms after the kernel's start", s.BootMS)
-		if log := v.log(c, "beat"); !strings.Contains(log, "boots: 2\n") || !strings.Contains(log, "10.0.2.15") {
+		log := ""
+		v.until(c, "the whole log", func(*agent.Status) bool { log = v.log(c, "beat"); return strings.Contains(log, "secret 43") })
+		if !strings.Contains(log, "boots: 2\n") || !strings.Contains(log, "10.0.2.15") {
 			t.Errorf("log: %s", log)
 		}
 		if again, err := c.Secret(t.Context(), "beat", "key"); err != nil || again != secret {

@@ -21,7 +21,10 @@ func (b *backoff) ended(healthy time.Duration) time.Duration {
 	pause := b.next
 	b.next = min(2*b.next, b.timing.BackoffMax)
 	b.row++
-	if b.row >= loopRow {
+	switch {
+	case healthy > 0:
+		return min(pause, b.timing.HealedMax)
+	case b.row >= loopRow:
 		return b.timing.LoopPause
 	}
 	return pause

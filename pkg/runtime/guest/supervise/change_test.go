@@ -95,7 +95,6 @@ func TestReloadIsMadeUpFor(t *testing.T) {
 func TestRestartOnRequest(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "ok")
 	r := start(t, "", svc("good", forever), svc("bad", "[ -e "+file+" ] || exit 3; exec sleep 1000"))
-	r.byName["bad"].sup.opts.Timing.BackoffMax = time.Hour
 	r.until("good runs", func() bool { return r.Services()[0].Healthy })
 	pid := r.Services()[0].PID
 	if err := r.Restart(t.Context(), "good"); err != nil {

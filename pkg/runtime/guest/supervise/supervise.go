@@ -13,8 +13,9 @@
 // a new start never meets an old one. Then comes a pause: 100 ms, doubled up to
 // 30 s, and 100 ms again once the service was healthy for a minute. After the
 // third end in a row without such a minute the guest is degraded and says so;
-// after the twentieth the service is started only every five minutes. A restart
-// asked for, or a new secret, ends a pause.
+// after the twentieth the service is started only every five minutes. But one
+// that was healthy at all is started again after a second at most: somebody may
+// be killing it. A restart asked for, or a new secret, ends a pause.
 package supervise
 
 import (
@@ -53,6 +54,7 @@ type Options struct {
 type Timing struct {
 	BackoffMin, BackoffMax time.Duration // pause before a restart
 	BackoffReset           time.Duration // healthy for so long: the pause is BackoffMin again
+	HealedMax              time.Duration // pause at most after a life in which it was healthy
 	LoopPause              time.Duration // pause once the ends in a row are a crash loop for long
 	FirstCheck             time.Duration // pause before the first health check after a start
 	Drain                  time.Duration // how long leftovers of a service have before KILL
@@ -69,6 +71,7 @@ func (t Timing) withDefaults() Timing {
 	set(&t.BackoffMax, 30*time.Second)
 	set(&t.BackoffReset, time.Minute)
 	set(&t.FirstCheck, 5*time.Millisecond)
+	set(&t.HealedMax, time.Second)
 	set(&t.LoopPause, 5*time.Minute)
 	set(&t.Drain, 10*time.Second)
 	set(&t.Second, time.Second)

@@ -313,9 +313,18 @@ func cgroups(t *testing.T) string {
 func TestBackoff(t *testing.T) {
 	b := backoff{timing: Timing{}.withDefaults()}
 	for i, want := range []time.Duration{100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000} {
-		if got := b.ended(59 * time.Second); got != want*time.Millisecond || b.row != i+1 {
+		if got := b.ended(0); got != want*time.Millisecond || b.row != i+1 {
 			t.Errorf("end %d: got %v, row %d", i, got, b.row)
 		}
+	}
+	if got := b.ended(time.Millisecond); got != time.Second {
+		t.Errorf("after a moment of health: got %v", got)
+	}
+	for b.row < loopRow-1 {
+		b.ended(0)
+	}
+	if got := b.ended(0); got != 5*time.Minute {
+		t.Errorf("end %d: got %v", b.row, got)
 	}
 	if got := b.ended(time.Minute); got != 100*time.Millisecond || b.row != 1 {
 		t.Errorf("after a minute of health: got %v, row %d", got, b.row)
