@@ -38,6 +38,10 @@ func (i *Instance) Machine() MachineID { return i.rec.Machine }
 // Runs says whether a process ran the machine when the instance was got.
 func (i *Instance) Runs() bool { return i.proc != (vm.Process{}) }
 
+// SameMachine says whether the machine that ran when i was got is the one that
+// ran when other was got.
+func (i *Instance) SameMachine(other *Instance) bool { return i.proc == other.proc }
+
 // Manifest is the manifest of its bundle as it was at the start. It must not
 // be changed.
 func (i *Instance) Manifest() *bundle.Manifest { return i.manifest }

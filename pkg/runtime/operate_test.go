@@ -256,7 +256,7 @@ func (f *fixture) afterKill(t *testing.T, verb, dir, at, want string, committed 
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	f.open(t)
-	i, err := f.load("sql")
+	_, err := f.load("sql")
 	if errors.Is(err, os.ErrNotExist) {
 		if _, err := f.Install(ctx, dir, "", UpOptions{}); err != nil {
 			t.Fatal(err)
@@ -267,7 +267,8 @@ func (f *fixture) afterKill(t *testing.T, verb, dir, at, want string, committed 
 	if err := settle(ctx, f.Runtime); err != nil {
 		t.Fatal(err)
 	}
-	if i, err = f.load("sql"); err != nil {
+	i, err := f.load("sql")
+	if err != nil {
 		t.Fatal(err)
 	}
 	if i.rec.Outcome == nil && verb != "install" {

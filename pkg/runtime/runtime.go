@@ -151,8 +151,7 @@ func (r *Runtime) List(ctx context.Context) ([]Status, error) {
 // (fault.Usage). The data disk stays, for the next start under the same name,
 // unless data is true.
 func (r *Runtime) Remove(ctx context.Context, name string, data bool) error {
-	i, err := r.Instance(ctx, name)
-	if err != nil {
+	if _, err := r.Instance(ctx, name); err != nil {
 		return err
 	}
 	unlock, err := r.lock(ctx, name)
@@ -160,7 +159,8 @@ func (r *Runtime) Remove(ctx context.Context, name string, data bool) error {
 		return err
 	}
 	defer unlock()
-	if i, err = r.load(name); err != nil {
+	i, err := r.load(name)
+	if err != nil {
 		return err
 	}
 	if i.rec.Wanted == Up {

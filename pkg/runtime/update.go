@@ -88,8 +88,7 @@ func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration
 	if err != nil {
 		return err
 	}
-	i, err := r.Instance(ctx, name)
-	if err != nil {
+	if _, err := r.Instance(ctx, name); err != nil {
 		return err
 	}
 	unlock, err := r.lock(ctx, name)
@@ -97,7 +96,8 @@ func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration
 		return err
 	}
 	defer unlock()
-	if i, err = r.load(name); err != nil {
+	i, err := r.load(name)
+	if err != nil {
 		return err
 	}
 	if err := i.settled(); err != nil {

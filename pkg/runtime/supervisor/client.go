@@ -177,11 +177,11 @@ func (c *Client) ready(ctx context.Context, i *runtime.Instance) (bool, error) {
 	if loadErr != nil {
 		return false, loadErr
 	}
-	s, supErr := now.Supervision(ctx)
-	if supErr != nil {
-		return false, supErr
+	s, loadErr := now.Supervision(ctx)
+	if loadErr != nil {
+		return false, loadErr
 	}
-	if !now.Runs() || s.Trial != nil {
+	if !now.Runs() || !now.SameMachine(i) || s.Trial != nil {
 		return false, nil
 	}
 	return false, err
