@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -34,9 +35,19 @@ func (i *Instance) ask(ctx context.Context, question func(*session) error) error
 	if err != nil {
 		return err
 	}
-	err = question(s)
+	err = i.tooOld(question(s))
 	if closeErr := s.Close(); err == nil && closeErr != nil {
 		return fault.Wrap(fault.Device, fmt.Errorf("the guest of %s: %w", i.Name(), closeErr))
 	}
 	return err
+}
+
+// tooOld explains the answer of a guest whose agent has no such endpoint: its
+// HTTP server's own words, where an endpoint would have words of its own.
+func (i *Instance) tooOld(err error) error {
+	if err == nil || !strings.HasSuffix(err.Error(), ": 404 page not found") && !strings.HasSuffix(err.Error(), ": Method Not Allowed") {
+		return err
+	}
+	return fault.Errorf(fault.Device, "the guest of %s cannot do this, its image is too old: %w", i.Name(), err).
+		Hintf("build the image anew, stop the machine and start it with that")
 }

@@ -184,3 +184,20 @@ func TestConsole(t *testing.T) {
 		t.Errorf("tail %q", got)
 	}
 }
+
+func TestTooOld(t *testing.T) {
+	i := &Instance{rec: record{Name: "sql"}}
+	for text, old := range map[string]bool{
+		"guest agent: POST /v1/exec: 404 Not Found: 404 page not found":                true,
+		"guest agent: PUT /v1/secrets/a/b: 405 Method Not Allowed: Method Not Allowed": true,
+		"guest agent: GET /v1/secrets/a/b: 404 Not Found: a has no secret b":           false,
+	} {
+		err := i.tooOld(fault.Errorf(fault.Device, "%s", text))
+		if got := strings.Contains(err.Error(), "too old"); got != old || got != (fault.HintOf(err) != "") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if err := i.tooOld(nil); err != nil {
+		t.Error(err)
+	}
+}

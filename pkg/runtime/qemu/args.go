@@ -26,10 +26,11 @@ const (
 	guestNet     = "sovereign.net=eth0," + guestAddress + "/24,10.0.2.2,10.0.2.3"
 )
 
-// bounceSlabs is the size of the pool of bounce buffers in slabs of 2 KiB,
-// 63.75 MiB: crosvm gives a protected VM 64 MiB. One segment (128 slabs) less,
-// for the kernel takes its own default as nothing said, and on arm64 then
-// shrinks it to a thousandth of the memory, where large transfers hang.
+// bounceSlabs is the size of the pool of bounce buffers in slabs of 2 KiB, a
+// little under the 64 MiB that crosvm gives a protected VM and that the kernel
+// rounds it up to (seen on x86, Linux 6.12). One segment (128 slabs) less, for
+// the kernel takes its own default as nothing said, and on arm64 then shrinks
+// it to a thousandth of the memory, where large transfers hang.
 const bounceSlabs = 64<<20/2048 - 128
 
 // arguments is the command line of a machine, without the program. It is a
