@@ -1,0 +1,170 @@
+package tailnet
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+)
+
+// guest is the machine under test.
+type guest struct {
+	t        *testing.T
+	state    string // of the runtime
+	instance *runtime.Instance
+}
+
+// boot starts the bundle, on the data disk of the boot before.
+func (g *guest) boot(ctx context.Context, dir string) {
+	g.t.Helper()
+	r, err := runtime.Open(g.state)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	report := func(e runtime.Event) { g.t.Logf("%-8s %s", e.Phase, e.Text) }
+	i, err := r.Start(ctx, dir, runtime.StartOptions{Outbound: true, Report: report})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.instance = i
+	g.t.Cleanup(func() {
+		if g.t.Failed() {
+			g.logs()
+		}
+		// Stopping what is stopped is no error.
+		if _, err := i.Stop(context.Background(), 0); err != nil {
+			g.t.Error(err)
+		}
+	})
+	wait, cancel := context.WithTimeout(ctx, bootDeadline)
+	defer cancel()
+	if err := i.WaitReady(wait, report); err != nil {
+		g.t.Fatalf("%v\nhint: %s", err, fault.HintOf(err))
+	}
+}
+
+func (g *guest) stop(ctx context.Context) {
+	g.t.Helper()
+	if res, err := g.instance.Stop(ctx, 0); err != nil || res.Forced {
+		g.t.Fatalf("stop: %+v, %v", res, err)
+	}
+}
+
+// logs shows what the guest's services printed.
+func (g *guest) logs() {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	a, err := g.instance.Agent(ctx)
+	if err != nil {
+		g.t.Log(err)
+		return
+	}
+	defer a.Close()
+	for _, service := range []string{"init", "postgresql", "tailscale"} {
+		log, err := a.Logs(ctx, service, false)
+		if err != nil {
+			g.t.Log(err)
+			continue
+		}
+		var b strings.Builder
+		if _, err := io.Copy(&b, log); err != nil {
+			g.t.Log(err)
+		}
+		log.Close()
+		g.t.Logf("%s:\n%s", service, b.String()[max(0, b.Len()-16<<10):])
+	}
+}
+
+func (g *guest) url(ctx context.Context) string {
+	g.t.Helper()
+	url, err := g.instance.URL(ctx, 0)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return url
+}
+
+// setSecret hands a secret of the tailscale service over.
+func (g *guest) setSecret(ctx context.Context, name, value string) {
+	g.t.Helper()
+	if err := g.instance.SetSecret(ctx, runtime.SecretRef{Service: "tailscale", Name: name}, value); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// waitTailscale waits until the service is healthy, with a warning that holds
+// the text, or without any for "".
+func (g *guest) waitTailscale(ctx context.Context, warning string) {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	var last agent.Service
+	for {
+		if s, err := g.instance.Status(ctx); err == nil && s.Guest != nil {
+			last, _ = s.Guest.Service("tailscale")
+			if last.Healthy && strings.Contains(last.Warning, warning) && (warning == "") == (last.Warning == "") {
+				return
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			g.t.Fatalf("tailscale: want healthy, warning %q; it is %+v", warning, last)
+		}
+	}
+}
+
+// hasDevice says whether the guest has a network device of the name.
+func (g *guest) hasDevice(ctx context.Context, conn *pgx.Conn, name string) bool {
+	g.t.Helper()
+	var devices string
+	if err := conn.QueryRow(ctx, "SELECT pg_read_file('/proc/net/dev')").Scan(&devices); err != nil {
+		g.t.Fatal(err)
+	}
+	return strings.Contains(devices, name+":")
+}
+
+// userspaceBundle rebuilds the bundle with userspace networking.
+func userspaceBundle(t *testing.T, from string) string {
+	t.Helper()
+	m, err := bundle.Load(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	recipes := filepath.Join(t.TempDir(), "recipes")
+	if err := os.CopyFS(recipes, os.DirFS("../../recipes")); err != nil {
+		t.Fatal(err)
+	}
+	path := recipes + "/sql/recipe.yaml"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const tun = "--tun=tailscale0,userspace-networking"
+	if !strings.Contains(string(text), tun) {
+		t.Fatalf("%s has no %s", path, tun)
+	}
+	text = []byte(strings.Replace(string(text), tun, "--tun=userspace-networking", 1))
+	if err := os.WriteFile(path, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := t.TempDir()
+	cmd := exec.Command("../../bin/sovereign-build", "build", recipes+"/sql", "--arch", m.Arch, "--output", out, "--progress", "plain")
+	if log, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("sovereign-build build: %v\n%s", err, log[max(0, len(log)-4<<10):])
+	}
+	return filepath.Join(out, "sql-"+m.Arch)
+}
