@@ -125,6 +125,12 @@ func cmdline(m vm.Machine) string {
 		console = "console=ttyAMA0"
 	}
 	words := []string{m.Cmdline, console, "panic=1", guestNet}
+	if m.Arch == "amd64" {
+		// Linux counts the timer's ticks against a loop of its own to find
+		// out whether the IO-APIC is wired; an emulated CPU on a busy host
+		// gets none in time, and the kernel panics. QEMU's is.
+		words = append(words, "no_timer_check")
+	}
 	if m.Bounce {
 		words = append(words, fmt.Sprintf("swiotlb=%d,force", bounceSlabs))
 	}
