@@ -20,12 +20,16 @@ const (
 	failing
 )
 
+// startSeconds is how long a service has from its start until failed checks
+// count, if it was not healthy before. A busy machine can take a minute to have
+// a program answer, and a restart would only begin that anew.
+const startSeconds = 300
+
 // watch checks a running service until it ends or ctx does (nil), or until its
 // checks have failed too often (the reason).
 //
 // While the service is not healthy, checks come fast so that readiness is seen
-// early, but a failure counts only once an interval: a program that takes
-// three seconds to open its socket has not failed thirty times.
+// early, but a failure counts only once an interval.
 func (n *service) watch(ctx context.Context, p *proc.Process) error {
 	h := n.spec.Health
 	timing := n.sup.opts.Timing
@@ -39,7 +43,8 @@ func (n *service) watch(ctx context.Context, p *proc.Process) error {
 	} else {
 		due = timer.C
 	}
-	failures, counted := 0, time.Now()
+	begun := time.Now()
+	failures, counted := 0, begun
 	for {
 		select {
 		case <-p.Done():
@@ -54,6 +59,9 @@ func (n *service) watch(ctx context.Context, p *proc.Process) error {
 		case <-due:
 		}
 		v, text := n.check(ctx, p)
+		if v == failing && n.neverReady() && time.Since(begun) < startSeconds*timing.Second {
+			v = alive
+		}
 		switch v {
 		case healthy:
 			n.becomeHealthy(ctx, text)

@@ -231,6 +231,19 @@ func TestHealthDecides(t *testing.T) {
 	}
 }
 
+// A program that is slow to answer for the first time is given time, and a
+// check that fails is no reason to begin anew.
+func TestSlowStartIsNoFailure(t *testing.T) {
+	checks := filepath.Join(t.TempDir(), "checks")
+	r := start(t, "", svc("db", forever, health("echo >>"+checks+"; [ $(wc -l <"+checks+") -gt 12 ] || { echo silence; exit 2; }")))
+	r.until("silence", func() bool { return r.Services()[0].Message == "silence" })
+	pid := r.Services()[0].PID
+	r.state(agent.StateReady)
+	if s := r.Services()[0]; s.PID != pid || s.Restarts != 0 {
+		t.Errorf("restarted: %+v", s)
+	}
+}
+
 func TestStopsInReverseOrder(t *testing.T) {
 	trap := func(name string) string {
 		return "trap 'echo " + name + " $(date +%s%N); exit 0' TERM; echo up; while :; do sleep 0.01; done"
