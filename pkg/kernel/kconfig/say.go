@@ -27,7 +27,7 @@ func (w speaker) why(s *Symbol, g goal, value string) []Unmet {
 	if s.member && s.choice != nil && st.visible != No {
 		for _, m := range s.choice.members {
 			if w.r.state[m.id].tri == Yes && m != s {
-				return []Unmet{{Text: fmt.Sprintf("the choice %q has another member", s.choice.prompt.text), Symbol: m.Name, Value: "y"}}
+				return []Unmet{{Text: s.choice.choiceName() + " has another member", Symbol: m.Name, Value: "y"}}
 			}
 		}
 	}
@@ -173,6 +173,14 @@ func (w speaker) selector(v *reverse) string {
 	return name + " if " + strings.Join(shorten(lacks), " && ")
 }
 
+// choiceName is a choice's prompt for people; a choice may have none.
+func (e *entry) choiceName() string {
+	if e.prompt == nil {
+		return "a choice without a prompt"
+	}
+	return fmt.Sprintf("the choice %q", e.prompt.text)
+}
+
 // pulled says what keeps a symbol on.
 func (w speaker) pulled(s *Symbol, g goal) []Unmet {
 	var out []Unmet
@@ -191,7 +199,7 @@ func (w speaker) pulled(s *Symbol, g goal) []Unmet {
 	switch {
 	case len(out) > 0:
 	case s.member && s.choice != nil:
-		out = append(out, Unmet{Text: fmt.Sprintf("the choice %q must have a member", s.choice.prompt.text)})
+		out = append(out, Unmet{Text: s.choice.choiceName() + " must have a member"})
 	case st.visible == No:
 		if p, _ := w.r.active(s, propDefault); p != nil {
 			out = append(out, Unmet{Text: fmt.Sprintf("no prompt of it is visible, and its default is %s (%s)", p.value, p.at)})
