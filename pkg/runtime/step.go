@@ -123,14 +123,24 @@ func (i *Instance) endReason() string {
 			return line
 		}
 	}
-	last := lines[len(lines)-1]
-	switch {
-	case last == "":
-		return "its process is gone, and the guest printed nothing"
-	case strings.Contains(last, "reboot: Power down"):
-		return "the guest powered itself off"
+	// An end by the guest's own will is said after its reason.
+	last, itself := len(lines)-1, false
+	for ; last > 0 && ownEnd(lines[last]); last-- {
+		itself = true
 	}
-	return "its process is gone (killed, or it crashed); the console's last line: " + last
+	switch {
+	case lines[last] == "":
+		return "its process is gone, and the guest printed nothing"
+	case itself:
+		return "the guest ended itself; what it said before: " + lines[last]
+	}
+	return "its process is gone (killed, or it crashed); the console's last line: " + lines[last]
+}
+
+// ownEnd says whether a line of the console is of an orderly reboot or end, the
+// kernel's or init's.
+func ownEnd(line string) bool {
+	return strings.Contains(line, "reboot: ") || strings.HasSuffix(line, "] reboot") || strings.HasSuffix(line, "] power off")
 }
 
 // do carries a decision out. Each case ends in one write of the record.

@@ -153,11 +153,12 @@ func (d *Driver) Find(ctx context.Context, dir string) (vm.Process, bool, error)
 	defer cancel()
 	for {
 		p, ok, err := d.device.Listener(ctx, filepath.Join(dir, qmpSocket))
-		if ok || err != nil {
+		busy := errors.Is(err, unix.EAGAIN) // others connect at the same time
+		if ok || err != nil && !busy {
 			return p, ok, err
 		}
 		locked, err := d.device.Locked(ctx, filepath.Join(dir, vm.LockFile))
-		if err != nil || !locked {
+		if err != nil || !locked && !busy {
 			return vm.Process{}, false, err
 		}
 		if err := pause(limit); err != nil {
