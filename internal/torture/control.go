@@ -2,6 +2,7 @@ package torture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -52,8 +53,8 @@ func (m *machine) control(ctx context.Context, cut func() error) (seen string, e
 	if err != nil {
 		return "", err
 	}
-	if err := pause(ctx, 3*time.Second); err != nil {
-		return "", err
+	if err := errors.Join(waitCommit(ctx, m.log), pause(ctx, 3*time.Second)); err != nil {
+		return "", errors.Join(err, work.stop())
 	}
 	if err := cut(); err != nil {
 		return "", err

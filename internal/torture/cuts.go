@@ -122,7 +122,9 @@ func (c *cutter) load(ctx context.Context, round int, p cutPlan) error {
 		return err
 	}
 	before := s.log.count()
-	if err := pause(ctx, p.Work); err != nil {
+	// The time under load begins with the first commit: how long it takes to
+	// connect depends on this machine.
+	if err := errors.Join(waitCommit(ctx, s.log), pause(ctx, p.Work)); err != nil {
 		return errors.Join(err, work.stop())
 	}
 	loss, err := s.cut(ctx, c.rng)
@@ -225,7 +227,8 @@ func (c *cutter) look(ctx context.Context) error {
 	return nil
 }
 
-// watchFor lets a boot run for a time and says how far it came.
+// watchFor lets a boot run for a time, at most until it is ready, and says how
+// far it came.
 func (m *machine) watchFor(ctx context.Context, d time.Duration) (phase string, err error) {
 	var mu sync.Mutex
 	phase = "firmware"
@@ -243,8 +246,8 @@ func (m *machine) watchFor(ctx context.Context, d time.Duration) (phase string, 
 	if ctx.Err() != nil {
 		return "", context.Cause(ctx)
 	}
-	if err == nil { // it was ready before its time
-		return phase, pause(ctx, time.Until(m.begun.Add(d)))
+	if err == nil {
+		return phase, nil // it was ready before its time, and is cut now
 	}
 	if watched.Err() == nil {
 		return "", err // it failed before it was cut
