@@ -104,13 +104,13 @@ func TestSecretCommands(t *testing.T) {
 		call     string
 		stderr   string
 	}{
-		{"secret set sql tailscale/authkey --from-file " + file, "", 0, `set {tailscale authkey} "tskey-1"`, ""},
-		{"secret set sql tailscale/authkey --from-file -", "tskey-2\n", 0, `set {tailscale authkey} "tskey-2"`, ""},
-		{"secret set sql tailscale/authkey --from-file -", "\n", 2, "", "has 0 bytes"},
-		{"secret set sql tailscale/authkey --from-file -", strings.Repeat("x", agent.MaxSecret+1), 2, "", "want 1 to 4096"},
-		{"secret set sql tailscale/authkey", "", 2, "", "--from-file is missing"},
-		{"secret set sql authkey --from-file -", "", 2, "", `"authkey" is not SERVICE/SECRET`},
-		{"secret set sql tailscale/authkey --from-file /nowhere", "", 3, "", "no such file"},
+		{"secret set sql tailscale/auth-key --from-file " + file, "", 0, `set {tailscale auth-key} "tskey-1"`, ""},
+		{"secret set sql tailscale/auth-key --from-file -", "tskey-2\n", 0, `set {tailscale auth-key} "tskey-2"`, ""},
+		{"secret set sql tailscale/auth-key --from-file -", "\n", 2, "", "has 0 bytes"},
+		{"secret set sql tailscale/auth-key --from-file -", strings.Repeat("x", agent.MaxSecret+1), 2, "", "want 1 to 4096"},
+		{"secret set sql tailscale/auth-key", "", 2, "", "--from-file is missing"},
+		{"secret set sql auth-key --from-file -", "", 2, "", `"auth-key" is not SERVICE/SECRET`},
+		{"secret set sql tailscale/auth-key --from-file /nowhere", "", 3, "", "no such file"},
 		{"secret rotate sql", "", 0, "rotate {postgresql password}", ""},
 		{"secret rotate sql forge/token", "", 0, "rotate {forge token}", ""},
 		{"secret rotate sql forge/a/b", "", 2, "", "is not SERVICE/SECRET"},
@@ -132,7 +132,7 @@ func TestSecretCommands(t *testing.T) {
 func TestInstanceCommands(t *testing.T) {
 	tests := []struct{ args, want string }{
 		{"credentials sql", "postgresql, port 5432 postgres://postgres:secret@127.0.0.1:40001/5432\npostgresql/password value of password\n"},
-		{"credentials sql tailscale/authkey", "value of authkey\n"},
+		{"credentials sql tailscale/auth-key", "value of auth-key\n"},
 		{"credentials sql --json", `{"name":"sql","urls":[{"port":5432,"name":"postgresql","url":"postgres://postgres:secret@127.0.0.1:40001/5432"}],"secrets":[{"service":"postgresql","name":"password","value":"value of password"}]}` + "\n"},
 		{"secret rotate sql --json", `{"name":"sql","secret":{"service":"postgresql","name":"password"}}` + "\n"},
 		{"balloon sql 256MiB", "sql has 256.0 MiB of 512.0 MiB\n"},

@@ -87,8 +87,8 @@ func TestExecOnTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	f = &fake{}
-	c = &CLI{Args: strings.Fields("secret set sql tailscale/authkey --from-file -"), Stdin: tty, Stdout: io.Discard, Stderr: io.Discard, Runtime: f}
-	if code := c.Run(t.Context()); code != 0 || f.calls[0] != `set {tailscale authkey} "tskey-3"` {
+	c = &CLI{Args: strings.Fields("secret set sql tailscale/auth-key --from-file -"), Stdin: tty, Stdout: io.Discard, Stderr: io.Discard, Runtime: f}
+	if code := c.Run(t.Context()); code != 0 || f.calls[0] != `set {tailscale auth-key} "tskey-3"` {
 		t.Errorf("exit %d, %v", code, f.calls)
 	}
 }
