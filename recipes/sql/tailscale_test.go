@@ -117,6 +117,7 @@ func TestTailscaleLogin(t *testing.T) {
 	key := d.secrets + "/auth-key"
 	d.write(t, d.secrets+"/control-url", "http://control.invalid")
 	d.write(t, key, "bad")
+	d.age(t, key, 2*time.Second) // busybox's find compares whole seconds
 	up := "up --auth-key=file:" + key + " --hostname=sql --accept-dns=false --timeout=25s --login-server=http://control.invalid\n"
 
 	code, out, calls := d.check(t)
