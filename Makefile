@@ -20,7 +20,7 @@ PAGE ?=
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-e2e test-arm64 lint fuzz bench bench-kernel torture generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-e2e test-long test-arm64 lint fuzz bench bench-kernel torture generate clean setup-% FORCE
 
 all: $(SB) bin/sovereignd bin/buildkitd ## bin/sovereign-build, and sovereignd and the BuildKit daemon beside it
 
@@ -64,9 +64,19 @@ test-e2e: all ## build the bundle for this machine and test it booted
 	@echo "== build and boot $(HOST_ARCH)"
 	@$(SB) build recipes/sql --arch $(HOST_ARCH) --relock-missing --progress plain
 	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./pkg/runtime ./pkg/runtime/guest/initd
-	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 40m ./e2e
-	@for module in examples/embed compat/apko compat/tailnet; do \
+	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 40m -skip '$(LONG)' ./e2e
+	@for module in examples/embed compat/apko; do \
 		(cd $$module && go vet ./... && SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 30m ./...) || exit 1; done
+
+# Tests that take minutes each and that a cold run, with an hour of compiling
+# before them, leaves to "make test-long".
+LONG := TestTorture|TestTransfer
+
+test-long: setup-build-run-test all ## faults, inputs carried to an empty cache, a tailnet: what takes minutes more
+	@echo "== longer tests on $(HOST_ARCH)"
+	@$(SB) build recipes/sql --arch $(HOST_ARCH) --relock-missing --progress plain
+	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 60m -run '$(LONG)' ./e2e
+	@cd compat/tailnet && go vet ./... && SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 30m ./...
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
 	@echo "== build and boot arm64"
