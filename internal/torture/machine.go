@@ -31,6 +31,10 @@ const (
 	bootLimit = 30 * time.Minute
 	// healLimit likewise for a service that was hurt.
 	healLimit = 10 * time.Minute
+	// A lossy disk is cut in one of its next maxWritesToCut writes, or after
+	// cutWait where so many do not come.
+	maxWritesToCut = 64
+	cutWait        = time.Second
 	// imageFile is the data disk in an instance's directory.
 	imageFile = "data.img"
 )
@@ -227,18 +231,26 @@ func (m *machine) stop(ctx context.Context) error {
 		return nil
 	}
 	// A machine that ends in order flushes; what it did not is lost here too.
-	_, err = m.cut(ctx, rand.New(rand.NewPCG(0, 0)))
+	if _, err := m.disk.Cut(rand.New(rand.NewPCG(0, 0))); err != nil {
+		return err
+	}
+	_, err = m.cut(ctx, nil)
 	return err
 }
 
 // cut takes the power away: QEMU is killed at once, and of a lossy disk
-// whatever was not flushed is lost by rng's choice. A nil rng only ends the
+// whatever was not flushed is lost by rng's choice, in one of its next writes. A nil rng only ends the
 // machine.
 func (m *machine) cut(ctx context.Context, rng *rand.Rand) (nbd.Loss, error) {
 	m.ending.Store(true)
 	var loss nbd.Loss
 	var errs []error
 	if m.disk != nil && rng != nil {
+		select {
+		case <-m.disk.CutAfter(1+rng.IntN(maxWritesToCut), rng):
+		case <-time.After(cutWait):
+		case <-ctx.Done():
+		}
 		var err error
 		loss, err = m.disk.Cut(rng)
 		errs = append(errs, err)

@@ -44,8 +44,13 @@ type Disk struct {
 	mu    sync.Mutex
 	dirty map[int64][][]byte // block number: its contents since the last flush, in order
 	held  int                // contents in dirty
-	cut   bool
 	stats Stats
+	cut   bool
+	loss  Loss // of the cut
+
+	armed int // writes until it cuts itself, or 0
+	rng   *rand.Rand
+	fired chan struct{}
 }
 
 // Stats counts what a disk was asked for.
@@ -140,10 +145,34 @@ func (d *Disk) WriteAt(p []byte, off int64, fua bool) error {
 			}
 		}
 	}
+	if d.armed > 0 {
+		if d.armed--; d.armed == 0 {
+			return d.fire()
+		}
+	}
 	if d.held > maxDirty {
 		return d.flush()
 	}
 	return nil
+}
+
+// CutAfter makes the disk cut itself in the n-th write from now, n at least 1:
+// the moments when something is not flushed are short, and seldom hit by a
+// clock. The channel is closed when it has. Until then Cut comes before it.
+// rng must not be used by others meanwhile.
+func (d *Disk) CutAfter(n int, rng *rand.Rand) <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.armed, d.rng, d.fired = n, rng, make(chan struct{})
+	return d.fired
+}
+
+func (d *Disk) fire() error {
+	defer close(d.fired)
+	if err := d.lose(d.rng); err != nil {
+		return err
+	}
+	return ErrCut
 }
 
 // write adds a content to a block.
@@ -210,13 +239,19 @@ func (d *Disk) flush() error {
 // each block that was not flushed the image keeps, by chance, what was flushed
 // last or any content written since, whatever became of the others: a cache
 // may have written itself out in any order. In a third of all cuts nothing
-// that was not flushed survives, in another nearly everything does.
+// that was not flushed survives, in another nearly everything does. A disk that
+// was cut already says what that did.
 func (d *Disk) Cut(rng *rand.Rand) (Loss, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.cut {
-		return Loss{}, ErrCut
+		return d.loss, nil
 	}
+	err := d.lose(rng)
+	return d.loss, err
+}
+
+func (d *Disk) lose(rng *rand.Rand) error {
 	d.cut = true
 	keep := []float64{0, 0.5, 0.95}[rng.IntN(3)]
 	blocks := make([]int64, 0, len(d.dirty))
@@ -224,23 +259,23 @@ func (d *Disk) Cut(rng *rand.Rand) (Loss, error) {
 		blocks = append(blocks, b)
 	}
 	slices.Sort(blocks) // so that a seed gives the same choice
-	loss := Loss{Dirty: len(blocks)}
+	d.loss.Dirty = len(blocks)
 	for _, b := range blocks {
 		if rng.Float64() >= keep {
-			loss.Lost++
+			d.loss.Lost++
 			continue
 		}
 		versions := d.dirty[b]
 		i := rng.IntN(len(versions))
 		if i < len(versions)-1 {
-			loss.Lost++
+			d.loss.Lost++
 		}
 		if _, err := d.backing.WriteAt(versions[i], b*BlockSize); err != nil {
-			return loss, err
+			return err
 		}
 	}
 	d.dirty, d.held = nil, 0
-	return loss, nil
+	return nil
 }
 
 // span is the part of a request that lies in one block.

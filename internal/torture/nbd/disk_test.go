@@ -126,14 +126,39 @@ func TestCut(t *testing.T) {
 		if err := d.Flush(); !errors.Is(err, ErrCut) {
 			t.Errorf("a flush after the cut: %v", err)
 		}
-		if _, err := d.Cut(rand.New(rand.NewPCG(1, 1))); !errors.Is(err, ErrCut) {
-			t.Errorf("a second cut: %v", err)
+		if again, err := d.Cut(rand.New(rand.NewPCG(1, 1))); err != nil || again != loss {
+			t.Errorf("a second cut: %+v, %v", again, err)
 		}
 	}
 	for _, v := range []byte{'s', '1', '2'} {
 		if seen[v] < 50 {
 			t.Errorf("content %q came up %d times in 800", v, seen[v])
 		}
+	}
+}
+
+func TestCutAfter(t *testing.T) {
+	d, m := newDisk(t, 8)
+	fired := d.CutAfter(3, rand.New(rand.NewPCG(1, 1)))
+	write(t, d, 0, 'a', BlockSize, false)
+	if err := d.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, d, BlockSize, 'b', BlockSize, false)
+	select {
+	case <-fired:
+		t.Fatal("it was cut too early")
+	default:
+	}
+	if err := d.WriteAt([]byte{'c'}, 0, false); !errors.Is(err, ErrCut) {
+		t.Errorf("the third write: %v", err)
+	}
+	<-fired
+	if m[0] != 'a' && m[0] != 'c' || m[1] != 'a' {
+		t.Errorf("a flushed block holds %q %q", m[0], m[1])
+	}
+	if loss, err := d.Cut(nil); err != nil || loss.Dirty != 2 {
+		t.Errorf("loss %+v, %v", loss, err)
 	}
 }
 
