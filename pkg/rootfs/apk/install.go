@@ -1,11 +1,13 @@
 package apk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -108,28 +110,35 @@ func openAhead(ctx context.Context, pkgs []Selected, spool *rootfs.Spool) (next 
 		err error
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	// The largest first, so that none of them is left to one core at the end.
+	order := make([]int, len(pkgs))
+	results := make([]chan opened, len(pkgs))
+	for i := range pkgs {
+		order[i], results[i] = i, make(chan opened, 1)
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(pkgs[b].Meta.Size, pkgs[a].Meta.Size) })
 	var wait sync.WaitGroup
-	slots := make(chan struct{}, opensAtOnce())
-	// In the order of pkgs; each holds one result.
-	results := make(chan chan opened, len(pkgs))
-	wait.Go(func() {
-		for _, s := range pkgs {
-			slots <- struct{}{} // given back by every open, also a cancelled one
-			result := make(chan opened, 1)
-			results <- result
-			wait.Go(func() {
-				defer func() { <-slots }()
+	todo := make(chan int, len(pkgs))
+	for _, i := range order {
+		todo <- i
+	}
+	close(todo)
+	for range opensAtOnce() {
+		wait.Go(func() {
+			for i := range todo {
 				if err := ctx.Err(); err != nil {
-					result <- opened{nil, err}
-					return
+					results[i] <- opened{nil, err}
+					continue
 				}
-				p, err := s.Open(ctx, spool)
-				result <- opened{p, err}
-			})
-		}
-	})
+				p, err := pkgs[i].Open(ctx, spool)
+				results[i] <- opened{p, err}
+			}
+		})
+	}
+	taken := 0
 	next = func() (*Package, error) {
-		r := <-<-results
+		r := <-results[taken]
+		taken++
 		return r.p, r.err
 	}
 	return next, func() { cancel(); wait.Wait() }
