@@ -47,6 +47,9 @@ func runBoot(ctx context.Context, l *lab) ([]Result, error) {
 			l.say("the guest does not tell its phases: %v", err)
 		}
 		for _, p := range boot.Phases {
+			if p.EndMS < p.StartMS {
+				continue // it goes on
+			}
 			if !slices.Contains(order, p.Name) {
 				order = append(order, p.Name)
 			}

@@ -90,7 +90,7 @@ func runFull(ctx context.Context, l *lab) ([]Result, error) {
 	return []Result{res}, m.stop(ctx)
 }
 
-// fill adds rows of 1 MiB that do not compress until the server refuses, and
+// fill adds rows of 1 MiB, not compressed, until the server refuses, and
 // says with which word.
 func (m *machine) fill(ctx context.Context) (refusal string, mib int, err error) {
 	c, err := m.connect(ctx)
@@ -98,13 +98,12 @@ func (m *machine) fill(ctx context.Context) (refusal string, mib int, err error)
 		return "", 0, err
 	}
 	defer closeConn(c)
-	const setup = `CREATE TABLE filler (b bytea); ALTER TABLE filler ALTER b SET STORAGE EXTERNAL`
+	const setup = `CREATE TABLE filler (b text); ALTER TABLE filler ALTER b SET STORAGE EXTERNAL`
 	if _, err := c.Exec(ctx, setup); err != nil {
 		return "", 0, err
 	}
-	block := make([]byte, 1<<20)
 	for mib < smallDisk>>20 {
-		if _, err := c.Exec(ctx, `INSERT INTO filler VALUES ($1)`, block); err != nil {
+		if _, err := c.Exec(ctx, `INSERT INTO filler VALUES (repeat('x', 1 << 20))`); err != nil {
 			var pg *pgconn.PgError
 			switch {
 			case ctx.Err() != nil:

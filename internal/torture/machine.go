@@ -299,8 +299,24 @@ func (m *machine) qmp(ctx context.Context, command string, args any) error {
 	return errors.Join(c.Execute(ctx, command, args, nil), c.Close())
 }
 
-// status asks the guest.
+// statusWait is how long the guest may take to say how it is. One request of
+// pkg/runtime's has 5 s, which a guest that recovers on a busy machine may miss.
+const statusWait = time.Minute
+
+// status asks the guest, more than once if need be.
 func (m *machine) status(ctx context.Context) (*agent.Status, error) {
+	for end := time.Now().Add(statusWait); ; {
+		s, err := m.statusOnce(ctx)
+		if err == nil || ctx.Err() != nil || time.Now().After(end) {
+			return s, err
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (m *machine) statusOnce(ctx context.Context) (*agent.Status, error) {
 	s, err := m.inst.Status(ctx)
 	if err != nil {
 		return nil, err
