@@ -13,7 +13,7 @@ import (
 const (
 	// smallDisk is the data disk that is filled, in bytes: a cluster, its log
 	// and little else.
-	smallDisk = 512 << 20
+	smallDisk = 320 << 20
 	// grownDisk is what an owner makes of it when the database cannot go on.
 	grownDisk = 1 << 30
 	// fullFor is how long the disk stays full with the writers at it.

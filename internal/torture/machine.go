@@ -217,6 +217,27 @@ func (m *machine) boot(ctx context.Context) (time.Duration, error) {
 	return m.ready(ctx, nil)
 }
 
+// serve starts the machine and waits until its database answers, whatever the
+// guest says of the rest.
+func (m *machine) serve(ctx context.Context) (time.Duration, error) {
+	if err := m.start(ctx); err != nil {
+		return 0, err
+	}
+	limit, cancel := context.WithTimeout(ctx, bootLimit)
+	defer cancel()
+	for {
+		var err error
+		if m.dsn, err = m.inst.DSN(limit); err == nil {
+			break
+		}
+		if pause(limit, 50*time.Millisecond) != nil {
+			return 0, fmt.Errorf("waiting for the database's password: %w", err)
+		}
+	}
+	err := m.answers(limit, selects)
+	return time.Since(m.begun), err
+}
+
 // stop stops the machine in order; a power cut in its place is an error.
 func (m *machine) stop(ctx context.Context) error {
 	res, err := m.inst.Stop(ctx, 0)
