@@ -219,7 +219,8 @@ func (s *server) must(name string, args ...string) string {
 	return out
 }
 
-// start starts the server as the recipe does, without waiting.
+// start starts the server as the recipe does and waits until it has a socket:
+// before that a client's question says nothing about the server's state.
 func (s *server) start(options ...string) {
 	s.t.Helper()
 	s.must("postgresql-settings", s.dir, s.run+"/machine.conf")
@@ -232,6 +233,19 @@ func (s *server) start(options ...string) {
 	s.process.Stdout, s.process.Stderr = log, log
 	if err := s.process.Start(); err != nil {
 		s.t.Fatal(err)
+	}
+	socket := fmt.Sprintf("%s/.s.PGSQL.%d", s.run, s.port)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(time.Minute); ; {
+		if _, err := os.Stat(socket); err == nil {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			s.t.Fatalf("no %s", socket)
+		}
 	}
 }
 
