@@ -34,7 +34,7 @@ type service struct {
 	stopped       chan struct{} // closed when run has returned
 	changes       chan change   // asked of run, from elsewhere
 	changing      chan struct{} // holds one while a secret is changed
-	started       func()        // ends the phase of the first start
+	started       func()        // ends the phase that begins with the first start; nil before
 
 	mu       sync.Mutex
 	status   agent.Service
@@ -45,7 +45,7 @@ type service struct {
 
 func newService(s *Supervisor, v spec.Service) *service {
 	return &service{sup: s, spec: v, log: logs.New(), ready: make(chan struct{}), stopped: make(chan struct{}),
-		changes: make(chan change), changing: make(chan struct{}, 1), started: func() {},
+		changes: make(chan change), changing: make(chan struct{}, 1),
 		status: agent.Service{Name: v.Name, State: agent.ServiceWaiting, Optional: v.Optional}}
 }
 
@@ -125,18 +125,19 @@ func (n *service) cycle(ctx context.Context, first bool) (err error) {
 		return err
 	}
 	defer closeOutput()
-	phase := func(string) func() { return func() {} }
+	end := func() {}
 	if first {
-		phase = func(word string) func() { return n.sup.opts.Phase(n.spec.Name + ": " + word) }
+		end = n.sup.opts.Phase(n.spec.Name + ": setup")
 	}
 	n.update(func(s *agent.Service) { s.State = agent.ServiceSetup })
-	end := phase("setup")
 	err = n.inGroup(ctx, n.prepare)
 	end()
 	if err != nil {
 		return err
 	}
-	n.started = phase("start")
+	if n.started == nil {
+		n.started = n.sup.opts.Phase(n.spec.Name + ": start")
+	}
 	return n.inGroup(ctx, n.live)
 }
 
