@@ -24,6 +24,15 @@ type Report struct {
 	Started    time.Time `json:"started"`
 	Seconds    float64   `json:"seconds"`
 	Results    []Result  `json:"results"`
+	// Ran are the families that came to their end, in order.
+	Ran []Ran `json:"ran"`
+}
+
+// Ran is one family of faults, whatever the guests did.
+type Ran struct {
+	Family  string    `json:"family"`
+	Started time.Time `json:"started"`
+	Seconds float64   `json:"seconds"`
 }
 
 // Result is one row: one kind of fault.
@@ -99,18 +108,20 @@ func (r *Report) WriteText(w io.Writer) error {
 			fmt.Fprintf(&b, "\n%s: %s\n", res.Fault, p)
 		}
 	}
-	_, err := fmt.Fprintf(w, "%s\n%s\n", b.String(), r.where())
+	_, err := fmt.Fprintf(w, "%s\n%s\n", b.String(), r.where(r.Started, r.Seconds))
 	return err
 }
 
-// Markdown is the report as a table of docs/reliability.md.
-func (r *Report) Markdown() string {
+// Markdown is what one family gave, as a table of docs/reliability.md.
+func (r *Report) Markdown(ran Ran) string {
 	var b strings.Builder
 	b.WriteString("| fault | times | problems | median | worst | figures |\n|---|---|---|---|---|---|\n")
 	for _, res := range r.Results {
-		fmt.Fprintf(&b, "| %s |\n", strings.ReplaceAll(strings.Join(res.cells(), " | "), "\n", " "))
+		if res.Family == ran.Family {
+			fmt.Fprintf(&b, "| %s |\n", strings.ReplaceAll(strings.Join(res.cells(), " | "), "\n", " "))
+		}
 	}
-	fmt.Fprintf(&b, "\n%s\n", r.where())
+	fmt.Fprintf(&b, "\n%s\n", r.where(ran.Started, ran.Seconds))
 	return b.String()
 }
 
@@ -130,8 +141,8 @@ func (res Result) cells() []string {
 }
 
 // where says on what the figures were read.
-func (r *Report) where() string {
+func (r *Report) where(started time.Time, seconds float64) string {
 	return fmt.Sprintf("Seed %d, %d rounds, in %s on %s: commit %s, bundle %.19s, %s (%s), %s.",
-		r.Seed, r.Rounds, time.Duration(r.Seconds*float64(time.Second)).Round(time.Second),
-		r.Started.Format("2006-01-02"), r.Commit, r.Bundle, r.Hypervisor, r.Accel, r.Host)
+		r.Seed, r.Rounds, time.Duration(seconds*float64(time.Second)).Round(time.Second),
+		started.Format("2006-01-02"), r.Commit, r.Bundle, r.Hypervisor, r.Accel, r.Host)
 }

@@ -66,17 +66,20 @@ func families() []family {
 	}
 }
 
-// Families lists the names of the families and what they do, for help texts.
-func Families() []string {
-	var lines []string
+// Family is a kind of fault, for help texts.
+type Family struct {
+	Name, Summary string
+	// Demand: it runs only when it is named.
+	Demand bool
+}
+
+// Families lists all, in the order they run.
+func Families() []Family {
+	var all []Family
 	for _, f := range families() {
-		line := fmt.Sprintf("%-11s%s", f.name, f.summary)
-		if f.demand {
-			line += " (only when named)"
-		}
-		lines = append(lines, line)
+		all = append(all, Family{f.name, f.summary, f.demand})
 	}
-	return lines
+	return all
 }
 
 // Run breaks what o says. The report is whole as far as the experiment came,
@@ -110,7 +113,10 @@ func (l *lab) runAll(ctx context.Context, chosen []family, rep *Report) (err err
 	rep.Hypervisor, rep.Accel = l.hypervisor, l.accel
 	for _, f := range chosen {
 		l.say("== %s: %s", f.name, f.summary)
+		ran := Ran{Family: f.name, Started: time.Now().UTC().Truncate(time.Second)}
+		begin := time.Now()
 		results, err := f.run(ctx, l)
+		ran.Seconds = time.Since(begin).Seconds()
 		for i := range results {
 			results[i].Family = f.name
 		}
@@ -119,6 +125,7 @@ func (l *lab) runAll(ctx context.Context, chosen []family, rep *Report) (err err
 		if err := errors.Join(err, l.cutAll(context.WithoutCancel(ctx))); err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
+		rep.Ran = append(rep.Ran, ran)
 	}
 	return nil
 }

@@ -123,7 +123,8 @@ func TestReport(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, text.String())
 		}
 	}
-	if md := r.Markdown(); !strings.Contains(md, "| power cut | 3 | 0 | 2.00 s | 3.00 s | in doubt 4 |\n") {
+	md := r.Markdown(Ran{Family: "cuts", Started: r.Started, Seconds: 61})
+	if !strings.Contains(md, "| power cut | 3 | 0 | 2.00 s | 3.00 s | in doubt 4 |\n") || !strings.Contains(md, "in 1m1s on 2026-01-02") || strings.Contains(md, "kill") {
 		t.Errorf("markdown:\n%s", md)
 	}
 	var back Report

@@ -54,11 +54,18 @@ func run(ctx context.Context, args []string) error {
 	only := fs.String("only", "", "comma-separated `names` of families to run")
 	asJSON := fs.Bool("json", false, "print the report as JSON")
 	commit := fs.String("commit", "", "`name` of the commit this was built from, for the report")
-	page := fs.String("page", "", "Markdown `file` whose block between the torture markers is replaced by the report")
+	page := fs.String("page", "", "Markdown `file` whose blocks between the markers of the families that ran are replaced")
 	fs.Usage = func() {
 		fmt.Fprintf(fs.Output(), "Usage: torture --bundle DIRECTORY [--rounds N]\n\n")
 		fs.PrintDefaults()
-		fmt.Fprintf(fs.Output(), "\nFamilies:\n  %s\n", strings.Join(torture.Families(), "\n  "))
+		fmt.Fprintf(fs.Output(), "\nFamilies:\n")
+		for _, f := range torture.Families() {
+			note := ""
+			if f.Demand {
+				note = " (only when named)"
+			}
+			fmt.Fprintf(fs.Output(), "  %-11s%s%s\n", f.Name, f.Summary, note)
+		}
 	}
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -90,7 +97,7 @@ func run(ctx context.Context, args []string) error {
 
 func show(rep *torture.Report, asJSON bool, page string) error {
 	if page != "" {
-		if err := updatePage(page, rep.Markdown()); err != nil {
+		if err := updatePage(page, rep); err != nil {
 			return err
 		}
 	}

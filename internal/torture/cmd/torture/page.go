@@ -1,39 +1,41 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/torture"
 	"github.com/sovereign-build/sovereign/pkg/build/disk"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-const (
-	pageBegin = "<!-- torture: begin -->\n"
-	pageEnd   = "<!-- torture: end -->"
-)
-
-// updatePage replaces what stands between the markers of a page.
-func updatePage(path, text string) error {
+// updatePage replaces the blocks of the families that ran to their end, each
+// between its own markers: a whole run takes hours, and one family may be run
+// again by itself.
+func updatePage(path string, rep *torture.Report) error {
 	old, err := os.ReadFile(path)
 	if err != nil {
 		return fault.Wrap(fault.Usage, err)
 	}
-	now, ok := replaceBlock(string(old), text)
-	if !ok {
-		return fault.Errorf(fault.Usage, "%s: no block between %q and %q", path, strings.TrimSpace(pageBegin), pageEnd)
+	page := string(old)
+	for _, ran := range rep.Ran {
+		if page, err = replaceBlock(page, ran.Family, rep.Markdown(ran)); err != nil {
+			return fault.Errorf(fault.Usage, "%s: %w", path, err)
+		}
 	}
 	return disk.Replace(path, func(f *os.File) error {
-		_, err := f.WriteString(now)
+		_, err := f.WriteString(page)
 		return err
 	})
 }
 
-func replaceBlock(page, text string) (string, bool) {
-	before, rest, ok := strings.Cut(page, pageBegin)
-	_, after, ends := strings.Cut(rest, pageEnd)
+func replaceBlock(page, family, text string) (string, error) {
+	begin, end := fmt.Sprintf("<!-- torture: %s begin -->\n", family), fmt.Sprintf("<!-- torture: %s end -->", family)
+	before, rest, ok := strings.Cut(page, begin)
+	_, after, ends := strings.Cut(rest, end)
 	if !ok || !ends {
-		return "", false
+		return "", fmt.Errorf("no block between %q and %q", strings.TrimSpace(begin), end)
 	}
-	return before + pageBegin + text + pageEnd + after, true
+	return before + begin + text + end + after, nil
 }
