@@ -82,6 +82,7 @@ func (e *examiner) examine(ctx context.Context) ([]Finding, error) {
 		e.qemu(ctx, arch)
 	}
 	e.kvm(ctx)
+	e.sovereignd()
 	e.memory()
 	e.stateDir()
 	e.stateSpace()

@@ -60,6 +60,7 @@ func healthy(t *testing.T) (*examiner, *fakeDriver) {
 				return unix.Statfs_t{Type: unix.EXT4_SUPER_MAGIC, Bsize: 4096, Bavail: 10 << 30 / 4096}, err
 			},
 			needs:  func(string) ([]engine.Need, error) { return []engine.Need{{Name: "runc", Path: "/usr/sbin/runc"}}, nil },
+			daemon: func() (string, error) { return "/usr/bin/sovereignd", nil },
 			driver: func(string) hypervisor { return d },
 		},
 	}, d
@@ -110,6 +111,12 @@ func TestFindings(t *testing.T) {
 		{"QEMU for arm64", "not installed", "apt-get", Warning, func(_ *examiner, d *fakeDriver) error { d.without = "arm64"; return nil }},
 		{"KVM", "/dev/kvm does not exist; guests are emulated", "lets guests use KVM", Warning, func(_ *examiner, d *fakeDriver) error { d.kvm = errors.New("/dev/kvm does not exist"); return nil }},
 		{"KVM", "not known without a kernel", "doctor BUNDLE", Warning, func(*examiner, *fakeDriver) error { return nil }},
+		{"sovereignd", "neither beside", "make", Warning, func(e *examiner, _ *fakeDriver) error {
+			e.daemon = func() (string, error) {
+				return "", fault.Errorf(fault.Environment, "sovereignd is neither beside this program nor in PATH").Hintf("build it with make")
+			}
+			return nil
+		}},
 		{"memory", "100 MiB", "--memory", Missing, func(e *examiner, _ *fakeDriver) error {
 			return os.WriteFile(e.meminfo, []byte("MemAvailable: 102400 kB\n"), 0o600)
 		}},

@@ -10,6 +10,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
+	"github.com/sovereign-build/sovereign/pkg/runtime/supervisor"
 )
 
 // host is what the checks look at.
@@ -20,6 +21,8 @@ type host struct {
 	look    func(program string) (path string, err error)
 	statfs  func(path string) (unix.Statfs_t, error)
 	needs   func(address string) ([]engine.Need, error)
+	// daemon finds sovereignd.
+	daemon func() (path string, err error)
 	// qemu keeps what it finds out in a directory of the caller's.
 	driver func(cacheDir string) hypervisor
 }
@@ -35,6 +38,7 @@ func thisHost() host {
 			return st, err
 		},
 		needs:  func(address string) ([]engine.Need, error) { return engine.Needs(engine.WithAddress(address)) },
+		daemon: supervisor.Find,
 		driver: func(cacheDir string) hypervisor { return qemu.New(local.Device{}, cacheDir) },
 	}
 }

@@ -94,6 +94,16 @@ func (e *examiner) trial(ctx context.Context) (vm.Machine, error) {
 	}, err
 }
 
+// sovereignd is needed by up and what follows from it, not by run.
+func (e *examiner) sovereignd() {
+	path, err := e.daemon()
+	if err != nil {
+		e.fail(ForRun, "sovereignd", Warning, err)
+		return
+	}
+	e.add(ForRun, "sovereignd", OK, path, "")
+}
+
 const (
 	leastMemory = 256 // MiB: a small guest and its hypervisor
 	usualMemory = 512 // MiB that recipes/sql asks for
