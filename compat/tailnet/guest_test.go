@@ -2,6 +2,7 @@ package tailnet
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -137,8 +138,9 @@ func (g *guest) hasDevice(ctx context.Context, conn *pgx.Conn, name string) bool
 	return strings.Contains(devices, name+":")
 }
 
-// userspaceBundle rebuilds the bundle with userspace networking.
-func userspaceBundle(t *testing.T, from string) string {
+// rebuild builds the bundle for the nth time, with another file in its root
+// image, for tun mode or for userspace networking.
+func rebuild(t *testing.T, from string, n int, tun bool) string {
 	t.Helper()
 	m, err := bundle.Load(from)
 	if err != nil {
@@ -149,16 +151,22 @@ func userspaceBundle(t *testing.T, from string) string {
 		t.Fatal(err)
 	}
 	path := recipes + "/sql/recipe.yaml"
-	text, err := os.ReadFile(path)
+	read, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	const tun = "--tun=tailscale0,userspace-networking"
-	if !strings.Contains(string(text), tun) {
-		t.Fatalf("%s has no %s", path, tun)
+	text := string(read)
+	replace := func(old, now string) {
+		if !strings.Contains(text, old) {
+			t.Fatalf("%s has no %q", path, old)
+		}
+		text = strings.Replace(text, old, now, 1)
 	}
-	text = []byte(strings.Replace(string(text), tun, "--tun=userspace-networking", 1))
-	if err := os.WriteFile(path, text, 0o644); err != nil {
+	replace("\nfiles:\n", fmt.Sprintf("\nfiles:\n  - path: /etc/rebuilt\n    content: rebuilt %d\n", n))
+	if !tun {
+		replace("--tun=tailscale0,userspace-networking", "--tun=userspace-networking")
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	out := t.TempDir()

@@ -60,8 +60,8 @@ func inNamespace(t *testing.T) bool {
 }
 
 // TestSQL has the peer run SQL over the tailnet, with the guest in tun mode
-// and then, from a rebuilt image on the same data disk, in userspace mode. It
-// has to be the same node all along.
+// and then, from images rebuilt on the same data disk, twice in userspace mode
+// and in tun mode again. It has to be the same node all along.
 func TestSQL(t *testing.T) {
 	bundle := os.Getenv("SOVEREIGN_E2E")
 	if bundle == "" {
@@ -101,27 +101,30 @@ func TestSQL(t *testing.T) {
 	g.stop(ctx)
 
 	// From here on nobody has a key. The server would take in whoever comes,
-	// so that a node that came anew would be counted.
+	// so that a node that came anew would be counted. Each mode is met before
+	// and after a rebuild.
 	n.control.RequireAuthKey = ""
-	g.boot(ctx, userspaceBundle(t, bundle))
-	g.waitTailscale(ctx, "")
-	if want := []string{"peer", "sql"}; !slices.Equal(n.nodes(), want) {
-		t.Errorf("the control server knows %v, want %v", n.nodes(), want)
+	for i, tun := range []bool{false, false, true} {
+		g.boot(ctx, rebuild(t, bundle, i, tun))
+		g.waitTailscale(ctx, "")
+		if want := []string{"peer", "sql"}; !slices.Equal(n.nodes(), want) {
+			t.Errorf("the control server knows %v, want %v", n.nodes(), want)
+		}
+		now := n.node(t, ctx, "sql")
+		if first.PublicKey != now.PublicKey || !slices.Equal(first.TailscaleIPs, now.TailscaleIPs) {
+			t.Errorf("node %v at %v, before the rebuild %v at %v", now.PublicKey, now.TailscaleIPs, first.PublicKey, first.TailscaleIPs)
+		}
+		conn = n.connect(t, ctx, g, "sql")
+		if g.hasDevice(ctx, conn, "tailscale0") != tun {
+			t.Errorf("rebuilt %d times: tun mode is %v, want %v", i+1, !tun, tun)
+		}
+		var rows int
+		if err := conn.QueryRow(ctx, "SELECT count(*) FROM kept").Scan(&rows); err != nil || rows != 1000 {
+			t.Errorf("%d rows, %v: want 1000", rows, err)
+		}
+		conn.Close(ctx)
+		g.stop(ctx)
 	}
-	second := n.node(t, ctx, "sql")
-	if first.PublicKey != second.PublicKey || !slices.Equal(first.TailscaleIPs, second.TailscaleIPs) {
-		t.Errorf("node %v at %v, before the rebuild %v at %v", second.PublicKey, second.TailscaleIPs, first.PublicKey, first.TailscaleIPs)
-	}
-	conn = n.connect(t, ctx, g, "sql")
-	if g.hasDevice(ctx, conn, "tailscale0") {
-		t.Error("the guest is in tun mode")
-	}
-	var rows int
-	if err := conn.QueryRow(ctx, "SELECT count(*) FROM kept").Scan(&rows); err != nil || rows != 1000 {
-		t.Errorf("%d rows, %v: want 1000", rows, err)
-	}
-	conn.Close(ctx)
-	g.stop(ctx)
 }
 
 // connect opens a connection to PostgreSQL from the peer, and makes sure that
