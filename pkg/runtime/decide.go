@@ -16,6 +16,12 @@ const (
 	maxAttempts = 3
 	// maxPause bounds the pause before a start.
 	maxPause = time.Minute
+	// hungAfter is how long a guest may leave every question unanswered. It
+	// answers from before its data disk is checked until its power is off.
+	hungAfter = 5 * time.Minute
+	// resumeRoom is what must be free, in bytes, for a machine to go on that
+	// was held for a full file system: enough for more than a moment.
+	resumeRoom = 64 << 20
 )
 
 // act is what is to be done next with an instance: one thing.
@@ -31,6 +37,8 @@ const (
 	actCommit      // the trial's slot is the active one from now on
 	actFail        // the trial has failed
 	actReturn      // the trial is over, and the old slot stays
+	actResume      // let a machine go on that was held for a full file system
+	actCut         // end a machine whose guest hangs
 )
 
 // world is what there is besides the record.
@@ -42,6 +50,12 @@ type world struct {
 	guest  *agent.Status // what the guest said last; nil: nothing
 	steady time.Duration // for how long the guest has been ready
 	end    string        // why the machine ended, where it did
+
+	// These are looked for only when the guest has been silent for a moment.
+	silent time.Duration // for how long it has answered nothing
+	full   bool          // it is held, as a disk's file system was full
+	held   bool          // it is held for another reason
+	room   int64         // bytes free in that file system
 }
 
 // decision is an act, its reason for people, and where there is none the time
@@ -75,12 +89,16 @@ func decideRunning(rec *record, w world) decision {
 	switch {
 	case rec.Process == nil:
 		return decision{act: actAdopt, why: "its starter was killed"}
+	case w.full && w.room >= resumeRoom:
+		return decision{act: actResume, why: "there is room for its disk again"}
 	case t != nil && t.Why != "":
 		return decision{act: actHalt, why: "slot " + string(rec.Active) + " comes back: " + t.Why}
 	case t != nil && rec.Slot != t.Slot:
 		return decision{act: actHalt, why: t.Kind + " to slot " + string(t.Slot)}
 	case t != nil:
 		return decideTrial(t, w)
+	case w.silent >= hungAfter && !w.full && !w.held && rec.Policy.Restart != RestartNever:
+		return decision{act: actCut, why: fmt.Sprintf("the guest hangs: its agent has not answered for %v", hungAfter)}
 	case rec.Ends.InARow > 0 && w.steady >= stable:
 		return decision{act: actSteady, why: "ready for " + stable.String()}
 	case rec.Ends.InARow > 0 && w.steady > 0:

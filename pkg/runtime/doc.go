@@ -45,6 +45,7 @@
 //	down    any           runs                        shut down; process: none
 //	down    any           does not                    nothing
 //	up      any           runs, process not recorded  process (adopted)
+//	up      any           held for a full host, room  goes on
 //	up      failed        runs                        shut down; process: none
 //	up      failed        does not                    trial: none, outcome: back to A
 //	up      of S          runs from A                 shut down; process: none
@@ -54,6 +55,7 @@
 //	up      of S          not, three attempts made    trial: failed
 //	up      of S          not, host was restarted     process: none
 //	up      of S          not                         attempt+1, process: none; start S; process
+//	up      none          runs, mute for 5 minutes    power cut; process: none, ends+1, ends in a row+1
 //	up      none          runs, ready for a minute    ends in a row: 0
 //	up      none          runs                        nothing
 //	up      none          ended by itself             process: none, ends+1, ends in a row+1

@@ -234,8 +234,19 @@ func (h fakeHV) Find(ctx context.Context, dir string) (vm.Process, bool, error) 
 	}
 }
 
-func (fakeHV) Status(context.Context, string) (vm.Status, error) {
+// Status: a machine is held as long as there is a file "full" in its
+// directory.
+func (fakeHV) Status(_ context.Context, dir string) (vm.Status, error) {
+	if _, err := os.Stat(filepath.Join(dir, fullFile)); err == nil {
+		return vm.Status{State: "io-error", Full: true}, nil
+	}
 	return vm.Status{State: "running", Running: true}, nil
+}
+
+const fullFile = "full"
+
+func (fakeHV) Resume(_ context.Context, dir string) error {
+	return os.Remove(filepath.Join(dir, fullFile))
 }
 
 func (h fakeHV) Quit(ctx context.Context, dir string) error {

@@ -117,13 +117,17 @@ func (i *Instance) dialGuest(ctx context.Context) (net.Conn, error) {
 	return i.r.device.Dial(ctx, "unix", filepath.Join(i.dir, GuestSocket))
 }
 
+// ErrAgentBusy is HoldAgent's error when it was not the guest that it waited
+// for.
+var ErrAgentBusy = errors.New("waiting for another command that speaks")
+
 // HoldAgent opens the one session that the agent's port carries, waiting for
 // whoever has it and for the guest until ctx ends. After Close of the client,
 // release lets the next one have it.
 func (i *Instance) HoldAgent(ctx context.Context) (c *agent.Client, release func(), err error) {
 	unlock, err := lockFile(ctx, filepath.Join(i.r.dir, "locks", i.Name()+".agent"))
 	if err != nil {
-		return nil, nil, fault.Wrap(fault.Device, fmt.Errorf("waiting for another command that speaks to %s: %w", i.Name(), err))
+		return nil, nil, fault.Wrap(fault.Device, fmt.Errorf("%w to %s: %w", ErrAgentBusy, i.Name(), err))
 	}
 	conn, err := i.dialAgent(ctx)
 	if err == nil {

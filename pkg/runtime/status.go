@@ -104,9 +104,14 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 		return s, context.Cause(ctx)
 	case err != nil:
 		s.Message = "the hypervisor does not answer: " + err.Error()
-	case hv.State == "io-error":
+	case hv.Full:
 		s.State = Paused
-		s.Message = "a disk could not be written, most likely because the file system of " + i.dir + " is full: make room, then stop and start it"
+		s.Message = fmt.Sprintf("it waits, as the file system of %s is full: make room", i.dir)
+		if i.rec.Wanted == Up {
+			s.Message += fmt.Sprintf(", and it goes on by itself when %d MiB are free", resumeRoom>>20)
+		} else {
+			s.Message += ", then stop and start it"
+		}
 	case !hv.Running:
 		s.State, s.Message = Paused, "the hypervisor says "+hv.State
 	}

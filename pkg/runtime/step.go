@@ -26,7 +26,16 @@ type Seen struct {
 	Process vm.Process    // the machine that was asked
 	Guest   *agent.Status // its last answer; nil: none
 	Ready   time.Duration // for how long it has been ready
+	// Silent is for how long it has been asked without an answer.
+	Silent time.Duration
 }
+
+// silentMoment is the silence after which the hypervisor is asked whether the
+// machine runs at all, and hypervisorLimit how long that may take.
+const (
+	silentMoment    = 3 * time.Second
+	hypervisorLimit = 2 * time.Second
+)
 
 // Step is what was done.
 type Step struct {
@@ -90,7 +99,10 @@ func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
 			return w, err
 		}
 		if seen.Process == i.proc {
-			w.guest, w.steady = seen.Guest, seen.Ready
+			w.guest, w.steady, w.silent = seen.Guest, seen.Ready, seen.Silent
+		}
+		if w.silent >= silentMoment {
+			return w, i.lookHeld(ctx, &w)
 		}
 	case i.rec.Process != nil && i.rec.Process.Boot != w.boot:
 		w.end = "the host was started anew"
@@ -98,6 +110,25 @@ func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
 		w.end = i.endReason()
 	}
 	return w, nil
+}
+
+// lookHeld asks the hypervisor why the guest is silent. One that does not
+// answer hangs with it, and that is for decide to judge.
+func (i *Instance) lookHeld(ctx context.Context, w *world) error {
+	limit, cancel := context.WithTimeout(ctx, hypervisorLimit)
+	defer cancel()
+	if s, err := i.r.hv.Status(limit, i.dir); err == nil {
+		w.full, w.held = s.Full, !s.Running && !s.Full
+	}
+	if !w.full {
+		return nil
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(i.dir, &fs); err != nil {
+		return fault.Wrap(fault.Environment, fmt.Errorf("%s: %w", i.dir, err))
+	}
+	w.room = int64(fs.Bavail) * int64(fs.Bsize)
+	return nil
 }
 
 // ticksPerSecond is USER_HZ, the unit of a process's start time: 100 on every
@@ -165,6 +196,18 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 		if res.Forced {
 			did += ", its power was cut: " + res.Why
 		}
+	case actResume:
+		if err := i.r.hv.Resume(ctx, i.dir); err != nil {
+			return "", err
+		}
+		return "goes on: " + d.why, nil
+	case actCut:
+		if err := i.cutPower(ctx); err != nil {
+			return "", err
+		}
+		rec.Ends.note(End{Time: now, Why: d.why})
+		rec.Process, i.proc = nil, vm.Process{}
+		did = "its power was cut: " + d.why
 	case actNoteEnd:
 		// Only what ends on a host that goes on counts against it.
 		if rec.Process.Boot == w.boot {

@@ -87,6 +87,7 @@ func (i *Instance) stop(ctx context.Context, grace time.Duration) (StopResult, e
 		return StopResult{}, err
 	}
 	res := StopResult{WasRunning: true}
+	i.wake(ctx)
 	res.Why, err = i.shutdown(ctx, grace)
 	if err == nil && res.Why != "" {
 		res.Forced = true
@@ -94,6 +95,16 @@ func (i *Instance) stop(ctx context.Context, grace time.Duration) (StopResult, e
 	}
 	res.Seconds = time.Since(begin).Seconds()
 	return res, err
+}
+
+// wake lets a machine go on that is held for a full file system: a guest that
+// is held hears nothing. What does not work is seen when it is asked to end.
+func (i *Instance) wake(ctx context.Context) {
+	limit, cancel := context.WithTimeout(ctx, hypervisorLimit)
+	defer cancel()
+	if s, err := i.r.hv.Status(limit, i.dir); err == nil && s.Full {
+		_ = i.r.hv.Resume(limit, i.dir)
+	}
 }
 
 // shutdown asks the guest to end and waits for it. It returns why that did not

@@ -182,7 +182,21 @@ func (d *Driver) Status(ctx context.Context, dir string) (vm.Status, error) {
 	if err := c.Execute(ctx, "query-status", nil, &s); err != nil {
 		return vm.Status{}, err
 	}
-	return vm.Status{State: s.Status, Running: s.Running}, nil
+	return vm.Status{State: s.Status, Running: s.Running, Full: s.Status == ioError}, nil
+}
+
+// ioError is what QEMU says of a machine that it paused for a disk. Our disks
+// have werror=enospc: no other error does that.
+const ioError = "io-error"
+
+// Resume lets the machine go on, with the write that failed first.
+func (d *Driver) Resume(ctx context.Context, dir string) error {
+	c, err := d.connect(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.Execute(ctx, "cont", nil, nil)
 }
 
 // Quit makes QEMU end at once. Its disks' caches are written first; the

@@ -37,9 +37,10 @@ type guest struct {
 	process *vm.Process // of the machine that is followed
 	stop    func()      // ends the following
 
-	mu    sync.Mutex
-	last  *agent.Status
-	ready time.Time // since when it is; zero when it is not
+	mu     sync.Mutex
+	last   *agent.Status
+	ready  time.Time     // since when it is; zero when it is not
+	silent time.Duration // spent asking since its last answer
 	// client is the session's, nil without one; changed is closed when that
 	// changes.
 	client  *agent.Client
@@ -57,7 +58,7 @@ func (g *guest) seen() runtime.Seen {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := runtime.Seen{Process: *g.process, Guest: g.last}
+	s := runtime.Seen{Process: *g.process, Guest: g.last, Silent: g.silent}
 	if !g.ready.IsZero() {
 		s.Ready = time.Since(g.ready)
 	}
@@ -91,6 +92,7 @@ func (g *guest) follow(ctx context.Context, p *vm.Process) {
 	work.Go(func() { g.serve(ctx, l, &work) })
 	work.Go(func() { g.hold(ctx, i) })
 	g.process = &process
+	g.heard()
 	g.stop = func() {
 		cancel()
 		// Its file may have gone with the instance.
@@ -103,10 +105,16 @@ func (g *guest) follow(ctx context.Context, p *vm.Process) {
 func (g *guest) hold(ctx context.Context, i *runtime.Instance) {
 	defer g.set(nil, nil)
 	for ctx.Err() == nil {
-		c, release, err := i.HoldAgent(ctx)
+		begin := time.Now()
+		limit, cancel := context.WithTimeout(ctx, answerLimit)
+		c, release, err := i.HoldAgent(limit)
+		cancel()
 		if err != nil {
 			// Not up yet, or gone: the keeper sees that by the process.
 			sleep(ctx, askEvery)
+			if !errors.Is(err, runtime.ErrAgentBusy) {
+				g.missed(begin)
+			}
 			continue
 		}
 		g.set(c, nil)
@@ -121,13 +129,16 @@ func (g *guest) hold(ctx context.Context, i *runtime.Instance) {
 // ask asks until the session is lost.
 func (g *guest) ask(ctx context.Context, c *agent.Client) {
 	for {
+		begin := time.Now()
 		limit, cancel := context.WithTimeout(ctx, answerLimit)
 		s, err := c.Status(limit)
 		cancel()
 		if err != nil {
+			g.missed(begin)
 			return
 		}
 		g.set(c, s)
+		g.heard()
 		pause := askEvery
 		if s.State == agent.StateReady {
 			pause = readyEvery
@@ -142,6 +153,21 @@ func (g *guest) ask(ctx context.Context, c *agent.Client) {
 		t.Stop()
 		return
 	}
+}
+
+// heard begins a silence of no length.
+func (g *guest) heard() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.silent = 0
+}
+
+// missed adds a question without an answer to the silence. One question counts
+// for little: who asks may have been held still himself.
+func (g *guest) missed(begin time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.silent += min(time.Since(begin), answerLimit)
 }
 
 // set notes the session and what the guest said.

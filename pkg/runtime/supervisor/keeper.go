@@ -72,6 +72,7 @@ func (k *keeper) run(ctx context.Context) {
 			g.follow(ctx, step.Process)
 			if step.Did != "" {
 				k.report(k.name, step.Did)
+				g.heard() // what was done has its time to show
 				continue
 			}
 			if step.Wanted == runtime.Unsupervised {

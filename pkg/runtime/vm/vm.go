@@ -95,6 +95,9 @@ type Status struct {
 	// State is the hypervisor's word: "running", "paused", "io-error", …
 	State   string
 	Running bool
+	// Full: the machine is held still, as a write to a disk's image found the
+	// file system full. Resume lets it try again.
+	Full bool
 }
 
 // A Device is where machines run: this one (package local), a phone later.
@@ -145,6 +148,8 @@ type Hypervisor interface {
 	// Quit ends the machine of the directory at once, as pulling the plug
 	// does.
 	Quit(ctx context.Context, dir string) error
+	// Resume lets a machine that was held still go on. One that runs does.
+	Resume(ctx context.Context, dir string) error
 	// Balloon asks the guest of the machine of the directory to give memory
 	// back until it has size bytes, or to take again what it gave. It does
 	// that in its own time: Memory tells how far it is.
