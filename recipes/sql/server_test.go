@@ -415,7 +415,7 @@ func TestHealth(t *testing.T) {
 
 	t.Run("dead", func(t *testing.T) {
 		s.stop()
-		if out := s.health(2); !strings.Contains(out, "failed") {
+		if out := s.health(2); !strings.Contains(out, "no server has") {
 			t.Errorf("message %q", out)
 		}
 	})
