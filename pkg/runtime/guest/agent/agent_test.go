@@ -240,6 +240,20 @@ func TestHangUpOnAPersistentPort(t *testing.T) {
 	}
 }
 
+// The end of the host before is seen only when this one has a session.
+func TestLateHangUp(t *testing.T) {
+	port := newHangUp()
+	serve(t, port, &fakeGuest{})
+	c := dial(t, port.plug())
+	defer c.Close()
+	for range 3 {
+		port.mu.Lock()
+		port.late = 2
+		port.mu.Unlock()
+		checkStatus(t, c)
+	}
+}
+
 func TestDialGivesUp(t *testing.T) {
 	host, guest := net.Pipe()
 	defer guest.Close()
@@ -269,6 +283,7 @@ type hangUp struct {
 	mu     sync.Mutex
 	conn   net.Conn
 	closed bool
+	late   int // reads that return EOF although there is a host
 }
 
 func newHangUp() *hangUp { return &hangUp{} }
@@ -293,8 +308,21 @@ func (p *hangUp) at() (net.Conn, error) {
 	return p.conn, nil
 }
 
+func (p *hangUp) isLate() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.late == 0 {
+		return false
+	}
+	p.late--
+	return true
+}
+
 func (p *hangUp) Read(b []byte) (int, error) {
 	c, err := p.at()
+	if err == nil && p.isLate() {
+		err = io.EOF
+	}
 	if err != nil {
 		return 0, err
 	}

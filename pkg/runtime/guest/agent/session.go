@@ -23,6 +23,12 @@ type Port interface {
 // a virtio-serial port return EOF at once while nobody is at the other end.
 const reopenEvery = 50 * time.Millisecond
 
+// goneAfter is how many such ends in a row mean that the host has gone. One
+// alone may be old news: the kernel learns of hosts that come and go in another
+// queue than of what they send, and an end can be seen after the next host's
+// hello.
+const goneAfter = 20
+
 // ServePort answers the sessions on a port, one after another, until ctx ends
 // or the port fails; then it closes the port and returns the reason (nil for
 // an ended ctx). With persistent, the end of the stream is the end of a
@@ -34,8 +40,13 @@ func ServePort(ctx context.Context, port Port, persistent bool, h http.Handler) 
 	d := &demux{port: port, handler: h}
 	defer d.drop()
 	buf := make([]byte, 32<<10)
+	ends := 0
 	for {
+		begin := time.Now()
 		n, err := port.Read(buf)
+		if n > 0 || time.Since(begin) > reopenEvery {
+			ends = 0
+		}
 		if feedErr := d.feed(buf[:n]); err == nil {
 			err = feedErr
 		}
@@ -43,7 +54,9 @@ func ServePort(ctx context.Context, port Port, persistent bool, h http.Handler) 
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, io.EOF) && persistent:
-			d.drop()
+			if ends++; ends >= goneAfter {
+				d.drop()
+			}
 			select {
 			case <-ctx.Done():
 				return nil
