@@ -54,7 +54,7 @@ lint: ## gofmt, go vet, staticcheck, shellcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	@go vet ./...
 	@go tool -modfile=tools/lint/go.mod staticcheck ./...
-	@shellcheck $$(git ls-files '*.sh' .ci/run) $$(git grep -l '^#!/bin/sh' -- 'recipes/*/files')
+	@shellcheck $$(git ls-files '*.sh' .ci/run) $$(git grep -l '^#!/bin/sh' -- 'recipes/*/files/*')
 
 test-unit: ## unit tests with the race detector
 	@echo "== unit tests"
