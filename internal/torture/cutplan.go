@@ -27,18 +27,18 @@ type cutPlan struct {
 	Work  time.Duration // under load before the cut
 }
 
-// plans draws the rounds: a fifth cuts into the first boot, a fifth into the
-// boot that recovers from an earlier cut, the rest into load alone. Every other
-// disk loses what was not flushed. Rounds that can share a machine stand
-// together.
+// plans draws the rounds: a tenth cuts into the first boot, which takes five
+// times as long as another, a fifth into the boot that recovers from an earlier
+// cut, the rest into load alone. Half of each kind have a disk that loses what
+// was not flushed. Rounds that can share a machine stand together.
 func plans(rng *rand.Rand, rounds int) []cutPlan {
 	all := make([]cutPlan, rounds)
 	for i := range all {
-		all[i] = cutPlan{Kind: cutLoad, Lossy: i%2 == 1, Share: rng.Float64(), Work: between(rng, 200*time.Millisecond, 5*time.Second)}
-		switch i % 5 {
+		all[i] = cutPlan{Kind: cutLoad, Lossy: (i+i/10)%2 == 1, Share: rng.Float64(), Work: between(rng, 200*time.Millisecond, 5*time.Second)}
+		switch i % 10 {
 		case 0:
 			all[i].Kind = cutFirst
-		case 1:
+		case 1, 6:
 			all[i].Kind = cutRecovery
 		}
 	}
