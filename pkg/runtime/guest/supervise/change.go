@@ -178,14 +178,29 @@ func (n *service) reload(ctx context.Context) error {
 	return n.unmarkReload()
 }
 
-// pendingReload says whether a secret changed without a reload: the power may
-// have gone between the two.
+// pendingReload says whether a secret changed without a reload.
 func (n *service) pendingReload() bool {
-	if len(n.spec.Reload) == 0 {
-		return false
-	}
 	_, err := os.Lstat(filepath.Join(n.secretsDir(), reloadMark))
 	return err == nil
+}
+
+// reloadPending reloads if a secret changed without a reload: the power may
+// have gone between the two. A change that is under way has its mark too, and
+// is left to whoever makes it.
+func (n *service) reloadPending(ctx context.Context) error {
+	if len(n.spec.Reload) == 0 {
+		return nil
+	}
+	select {
+	case n.changing <- struct{}{}:
+		defer func() { <-n.changing }()
+	default:
+		return nil
+	}
+	if !n.pendingReload() {
+		return nil
+	}
+	return n.reload(ctx)
 }
 
 func (n *service) markReload() error {

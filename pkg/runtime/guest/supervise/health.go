@@ -143,8 +143,8 @@ func (n *service) becomeHealthy(ctx context.Context, warning string) {
 	if news {
 		n.sup.opts.Note(n.spec.Name + ": warning: " + warning)
 	}
-	if again && n.pendingReload() {
-		if err := n.reload(ctx); err != nil {
+	if again {
+		if err := n.reloadPending(ctx); err != nil {
 			n.sup.opts.Note(err.Error())
 		}
 	}
