@@ -260,8 +260,8 @@ func (m *machine) stop(ctx context.Context) error {
 }
 
 // cut takes the power away: QEMU is killed at once, and of a lossy disk
-// whatever was not flushed is lost by rng's choice, in one of its next writes. A nil rng only ends the
-// machine.
+// whatever was not flushed is lost by rng's choice, in one of its next writes. A
+// nil rng only ends the machine.
 func (m *machine) cut(ctx context.Context, rng *rand.Rand) (nbd.Loss, error) {
 	m.ending.Store(true)
 	var loss nbd.Loss

@@ -170,16 +170,11 @@ func (d *Driver) Find(ctx context.Context, dir string) (vm.Process, bool, error)
 
 // Status asks QEMU for the state of the machine.
 func (d *Driver) Status(ctx context.Context, dir string) (vm.Status, error) {
-	c, err := d.connect(ctx, dir)
-	if err != nil {
-		return vm.Status{}, err
-	}
-	defer c.Close()
 	var s struct {
 		Status  string `json:"status"`
 		Running bool   `json:"running"`
 	}
-	if err := c.Execute(ctx, "query-status", nil, &s); err != nil {
+	if err := d.execute(ctx, dir, "query-status", nil, &s); err != nil {
 		return vm.Status{}, err
 	}
 	return vm.Status{State: s.Status, Running: s.Running, Full: s.Status == ioError}, nil
@@ -191,23 +186,23 @@ const ioError = "io-error"
 
 // Resume lets the machine go on, with the write that failed first.
 func (d *Driver) Resume(ctx context.Context, dir string) error {
-	c, err := d.connect(ctx, dir)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return c.Execute(ctx, "cont", nil, nil)
+	return d.execute(ctx, dir, "cont", nil, nil)
 }
 
 // Quit makes QEMU end at once. Its disks' caches are written first; the
 // guest's are lost.
 func (d *Driver) Quit(ctx context.Context, dir string) error {
+	return d.execute(ctx, dir, "quit", nil, nil)
+}
+
+// execute runs one command in a control session of its own; see qmp.Client.
+func (d *Driver) execute(ctx context.Context, dir, command string, args, result any) error {
 	c, err := d.connect(ctx, dir)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	return c.Execute(ctx, "quit", nil, nil)
+	return c.Execute(ctx, command, args, result)
 }
 
 // connect opens a control session. QEMU serves one at a time; while another

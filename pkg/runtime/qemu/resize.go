@@ -9,25 +9,15 @@ import (
 
 // Balloon sets what the guest's memory is to be.
 func (d *Driver) Balloon(ctx context.Context, dir string, size int64) error {
-	c, err := d.connect(ctx, dir)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return c.Execute(ctx, "balloon", map[string]int64{"value": size}, nil)
+	return d.execute(ctx, dir, "balloon", map[string]int64{"value": size}, nil)
 }
 
 // Memory asks for the guest's memory less what the balloon holds.
 func (d *Driver) Memory(ctx context.Context, dir string) (int64, error) {
-	c, err := d.connect(ctx, dir)
-	if err != nil {
-		return 0, err
-	}
-	defer c.Close()
 	var b struct {
 		Actual int64 `json:"actual"`
 	}
-	err = c.Execute(ctx, "query-balloon", nil, &b)
+	err := d.execute(ctx, dir, "query-balloon", nil, &b)
 	return b.Actual, err
 }
 

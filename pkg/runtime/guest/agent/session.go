@@ -31,8 +31,8 @@ const goneAfter = 20
 
 // ServePort answers the sessions on a port, one after another, until ctx ends
 // or the port fails; then it closes the port and returns the reason (nil for
-// an ended ctx). With persistent, the end of the stream is the end of a
-// session and not of the port.
+// an ended ctx). With persistent, the end of the stream is not that of
+// the port, and of a session only when it lasts.
 func ServePort(ctx context.Context, port Port, persistent bool, h http.Handler) error {
 	stop := context.AfterFunc(ctx, func() { port.Close() })
 	defer stop()

@@ -40,8 +40,9 @@ type running struct {
 	data string
 	stop func() // ends it in order and waits
 
-	mu    sync.Mutex
-	notes []string
+	mu     sync.Mutex
+	notes  []string
+	phases []string // their begins and ends
 }
 
 // start runs services with real processes, seconds that last 50 ms, and a
@@ -61,6 +62,11 @@ func start(t *testing.T, cgroups string, services ...spec.Service) *running {
 			return &user.User{Uid: strconv.Itoa(os.Getuid()), Gid: strconv.Itoa(os.Getgid()), HomeDir: "/"}, nil, nil
 		},
 		Note: func(s string) { r.mu.Lock(); r.notes = append(r.notes, s); r.mu.Unlock() },
+		Phase: func(name string) func() {
+			note := func(what string) { r.mu.Lock(); r.phases = append(r.phases, name+" "+what); r.mu.Unlock() }
+			note("begins")
+			return func() { note("ends") }
+		},
 		Timing: Timing{BackoffMin: time.Millisecond, BackoffMax: 20 * time.Millisecond, FirstCheck: time.Millisecond,
 			Drain: 100 * time.Millisecond, Second: 50 * time.Millisecond},
 	})
@@ -125,6 +131,18 @@ func svc(name, script string, change ...func(*spec.Service)) spec.Service {
 		c(&s)
 	}
 	return s
+}
+
+// The first start goes on until the service is healthy, whatever ended before.
+func TestPhases(t *testing.T) {
+	mark := t.TempDir() + "/second"
+	r := start(t, "", svc("db", "[ -e "+mark+" ] || { : >"+mark+"; exit 1; }; exec sleep 1000", health("[ -e "+mark+" ]")))
+	r.state(agent.StateReady)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if want := []string{"db: setup begins", "db: setup ends", "db: start begins", "db: start ends"}; !slices.Equal(r.phases, want) {
+		t.Errorf("phases %q, want %q", r.phases, want)
+	}
 }
 
 func health(script string, starting ...int) func(*spec.Service) {
