@@ -36,6 +36,13 @@ type vm struct {
 
 func boot(t *testing.T, img image, data, parameters string) *vm {
 	t.Helper()
+	return bootOn(t, img, data, parameters, []string{"-netdev", "user,id=n,restrict=on"})
+}
+
+// bootOn boots with arguments of QEMU's among which is the netdev n; the files
+// are its descriptors 3 and up.
+func bootOn(t *testing.T, img image, data, parameters string, machine []string, files ...*os.File) *vm {
+	t.Helper()
 	v := &vm{t: t, dir: t.TempDir(), exited: make(chan struct{})}
 	args := []string{"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "384", "-nodefaults", "-no-user-config", "-no-reboot",
 		"-display", "none", "-serial", "file:" + v.console(),
@@ -45,9 +52,10 @@ func boot(t *testing.T, img image, data, parameters string) *vm {
 		"-drive", "if=none,id=r,format=raw,readonly=on,file=" + img.disk, "-device", "virtio-blk-pci,drive=r,serial=root",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=a,server=on,wait=off,path=" + v.socket(),
 		"-device", "virtserialport,chardev=a,name=" + agent.PortName,
-		"-netdev", "user,id=n,restrict=on", "-device", "virtio-net-pci,netdev=n,romfile=",
+		"-device", "virtio-net-pci,netdev=n,romfile=",
 		"-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"}
-	cmd := exec.Command("qemu-system-x86_64", args...)
+	cmd := exec.Command("qemu-system-x86_64", append(args, machine...)...)
+	cmd.ExtraFiles = files
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {
@@ -231,6 +239,7 @@ func TestVM(t *testing.T) {
 		v.shutdown(c)
 		t.Logf("console:\n%s", v.text())
 	})
+	t.Run("renewals and the time", func(t *testing.T) { testNetwork(t, img, data) })
 	t.Run("wrong root hash", func(t *testing.T) {
 		hash := strings.Repeat("5a", 32)
 		if text := boot(t, img, data, "roothash="+hash).off(); !strings.Contains(text, "root hash does not match") {
