@@ -18,7 +18,10 @@ func (s *session) rollbackCommand() *cobra.Command {
 in the way of update: it stays when its services are healthy in time, or else
 the machine comes back as it was, and the command ends with 8. A second rollback
 goes forward again. The data disk is not touched: what a newer bundle has made
-of the data, an older one has to understand.`,
+of the data, an older one has to understand.
+
+What a machine that is down is yet to try, from update or rollback, is taken
+back instead: it keeps the bundle that it has.`,
 		Example: `  sovereign-build rollback sql`,
 		Args:    operands("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -21,7 +21,8 @@ type Supervised interface {
 	// Update tries another bundle and returns when that is committed, or the
 	// former one is back.
 	Update(ctx context.Context, name, bundle string, limit time.Duration, report func(string)) (*UpdateResult, error)
-	// Rollback tries the bundle before the last update, in the same way.
+	// Rollback tries the bundle before the last update, in the same way, or
+	// gives up what is staged.
 	Rollback(ctx context.Context, name string, limit time.Duration, report func(string)) (*UpdateResult, error)
 }
 
@@ -55,6 +56,7 @@ const (
 	updateReverted  = "reverted"  // the former one is back
 	updateStaged    = "staged"    // the machine is down; it is tried at the next up
 	updateUnchanged = "unchanged" // that very bundle ran already
+	updateCancelled = "cancelled" // one that was staged is given up
 )
 
 // UpdateResult is what update and rollback --json print.

@@ -70,6 +70,7 @@ func TestTrials(t *testing.T) {
 		{"update sql " + dir, updateReverted, "no root", 8, "sql runs sha256:111111111111 again, after 2.0 s; the update failed: no root\n"},
 		{"update sql " + dir, updateStaged, "", 0, "sql is down and tries the bundle at the next up\n"},
 		{"update sql " + dir, updateUnchanged, "", 0, "sql has that bundle already\n"},
+		{"rollback sql", updateCancelled, "", 0, "sql keeps sha256:222222222222, and tries nothing else\n"},
 		{"rollback sql", updateCommitted, "", 0, "sql runs sha256:222222222222, after 2.0 s\n"},
 		{"rollback sql --json", updateReverted, "no root", 8, `{"name":"sql","kind":"rollback","result":"reverted","why":"no root","from":"sha256:111111111111aa","to":"sha256:222222222222bb","seconds":2}` + "\n"},
 		{"restart sql", "", "", 0, "sql is ready again, after 4.0 s\n"},

@@ -24,7 +24,7 @@ The data disk is not touched. An update that is interrupted, by whatever, goes
 on where it was or goes back; the machine can be started at every moment.
 
 BUNDLE is a bundle's directory, or a name for dist/NAME-ARCH. A machine that is
-down tries the bundle at the next up.`,
+down tries the bundle at the next up; until then, rollback takes it back.`,
 		Example: `  sovereign-build update sql dist/sql-amd64
   sovereign-build update sql sql --timeout 2m --json`,
 		Args: operands("NAME", "BUNDLE"),
@@ -69,6 +69,8 @@ func writeUpdate(p printer, r *UpdateResult) error {
 			_, err = fmt.Fprintf(w, "%s is down and tries the bundle at the next up\n", r.Name)
 		case updateUnchanged:
 			_, err = fmt.Fprintf(w, "%s has that bundle already\n", r.Name)
+		case updateCancelled:
+			_, err = fmt.Fprintf(w, "%s keeps %.19s, and tries nothing else\n", r.Name, r.To)
 		}
 		return err
 	})

@@ -96,26 +96,34 @@ func (m machines) Restart(ctx context.Context, name string, grace, timeout time.
 }
 
 func (m machines) Update(ctx context.Context, name, dir string, limit time.Duration, report func(string)) (*UpdateResult, error) {
-	return m.try(ctx, name, "update", report, func(c *supervisor.Client) (bool, error) {
-		return c.Runtime.Update(ctx, name, dir, limit, c.Report)
+	return m.try(ctx, name, "update", report, func(c *supervisor.Client) (string, error) {
+		changed, err := c.Runtime.Update(ctx, name, dir, limit, c.Report)
+		if !changed {
+			return updateUnchanged, err
+		}
+		return "", err
 	})
 }
 
 func (m machines) Rollback(ctx context.Context, name string, limit time.Duration, report func(string)) (*UpdateResult, error) {
-	return m.try(ctx, name, "rollback", report, func(c *supervisor.Client) (bool, error) {
-		return true, c.Runtime.Rollback(ctx, name, limit)
+	return m.try(ctx, name, "rollback", report, func(c *supervisor.Client) (string, error) {
+		cancelled, err := c.Runtime.Rollback(ctx, name, limit)
+		if cancelled {
+			return updateCancelled, err
+		}
+		return "", err
 	})
 }
 
-// try begins a trial and waits for its end.
-func (m machines) try(ctx context.Context, name, kind string, report func(string), begin func(*supervisor.Client) (changed bool, err error)) (*UpdateResult, error) {
+// try begins a trial and waits for its end, unless there is a result already.
+func (m machines) try(ctx context.Context, name, kind string, report func(string), begin func(*supervisor.Client) (ended string, err error)) (*UpdateResult, error) {
 	started := time.Now()
 	c, err := m.client(report)
 	if err != nil {
 		return nil, err
 	}
 	result := &UpdateResult{Name: name, Kind: kind}
-	changed, err := begin(c)
+	ended, err := begin(c)
 	if err != nil {
 		return nil, err
 	}
@@ -128,8 +136,8 @@ func (m machines) try(ctx context.Context, name, kind string, report func(string
 		return nil, err
 	}
 	switch {
-	case !changed:
-		result.Result = updateUnchanged
+	case ended != "":
+		result.Result = ended
 		result.To = s.Slots[s.Active].Digest
 		return result, nil
 	case s.Wanted != runtime.Up:

@@ -59,7 +59,7 @@ func operateOn(state string, n int, verb, dir string) error {
 	case "update":
 		_, err = r.Update(ctx, "sql", dir, 10*time.Minute, nil)
 	case "rollback":
-		err = r.Rollback(ctx, "sql", 10*time.Minute)
+		_, err = r.Rollback(ctx, "sql", 10*time.Minute)
 	case "down":
 		var i *Instance
 		if i, err = r.Instance(ctx, "sql"); err == nil {

@@ -264,7 +264,7 @@ func TestKilledAnywhere(t *testing.T) {
 				t.Error(err)
 			}
 		case 3:
-			if err := f.Rollback(t.Context(), "sql", 0); err != nil && fault.ClassOf(err) != fault.Usage {
+			if _, err := f.Rollback(t.Context(), "sql", 0); err != nil && fault.ClassOf(err) != fault.Usage {
 				t.Error(err)
 			}
 		}
@@ -312,7 +312,7 @@ func TestUpdateAndRollback(t *testing.T) {
 	if changed, err := f.Update(t.Context(), "sql", f.Bundle, 0, nil); changed || err != nil {
 		t.Errorf("the same bundle: %v, %v", changed, err)
 	}
-	if err := f.Rollback(t.Context(), "sql", 0); fault.ClassOf(err) != fault.Usage {
+	if _, err := f.Rollback(t.Context(), "sql", 0); fault.ClassOf(err) != fault.Usage {
 		t.Errorf("rollback to nothing: %v", err)
 	}
 
@@ -339,7 +339,7 @@ func TestUpdateAndRollback(t *testing.T) {
 		if o := update(bad, tt.limit); o.Committed || !strings.Contains(o.Why, tt.want) || root() != "two" {
 			t.Errorf("%s: outcome %+v, root %s", tt.mode, o, root())
 		}
-		if err := f.Rollback(t.Context(), "sql", 0); fault.ClassOf(err) != fault.Usage {
+		if _, err := f.Rollback(t.Context(), "sql", 0); fault.ClassOf(err) != fault.Usage {
 			t.Errorf("rollback to what failed: %v", err)
 		}
 	}
@@ -348,7 +348,7 @@ func TestUpdateAndRollback(t *testing.T) {
 	if o := update(three, 0); !o.Committed || root() != "three" {
 		t.Errorf("outcome %+v, root %s", o, root())
 	}
-	if err := f.Rollback(t.Context(), "sql", 0); err != nil {
+	if _, err := f.Rollback(t.Context(), "sql", 0); err != nil {
 		t.Fatal(err)
 	}
 	ready(t, f)
@@ -385,6 +385,72 @@ func TestUpdateWhileDown(t *testing.T) {
 		t.Error(root, err)
 	}
 	f.Intact(t)
+}
+
+// What was not tried yet is taken back.
+func TestRollbackOfWhatIsStaged(t *testing.T) {
+	f := runtime.SetupFake(t)
+	daemon(t, f)
+	i := up(t, f, runtime.UpOptions{})
+	first, err := i.ActiveRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rollback := func(cancelled bool) {
+		t.Helper()
+		if got, err := f.Rollback(t.Context(), "sql", 0); err != nil || got != cancelled {
+			t.Fatalf("cancelled: %v, %v", got, err)
+		}
+	}
+	runs := func(want string) {
+		t.Helper()
+		if _, err := f.Up(t.Context(), "sql", runtime.UpOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		i = ready(t, f)
+		if root, err := i.ActiveRoot(); err != nil || root != want {
+			t.Errorf("root %q, %v, want %q", root, err, want)
+		}
+		f.Intact(t)
+	}
+	stop := func() {
+		t.Helper()
+		if _, err := i.Stop(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stage := func(root string) {
+		t.Helper()
+		f.WriteBundle(t, f.Bundle+root, root, "quick")
+		if changed, err := f.Update(t.Context(), "sql", f.Bundle+root, 0, nil); err != nil || !changed {
+			t.Fatal(changed, err)
+		}
+	}
+
+	stop()
+	stage("two")
+	rollback(true)
+	if s := supervision(t, f); s.Trial != nil || len(s.Slots) != 1 {
+		t.Errorf("trial %+v, slots %+v", s.Trial, s.Slots)
+	}
+	if _, err := f.Rollback(t.Context(), "sql", 0); fault.ClassOf(err) != fault.Usage {
+		t.Errorf("there is nothing left to take back: %v", err)
+	}
+	runs(first)
+
+	stage("three")
+	ready(t, f)
+	runs("threeroot")
+	// A rollback is taken back too, and can still be made.
+	stop()
+	rollback(false)
+	rollback(true)
+	runs("threeroot")
+	rollback(false)
+	ready(t, f)
+	if o := supervision(t, f).LastUpdate; o == nil || o.Kind != "rollback" || !o.Committed {
+		t.Errorf("outcome %+v", o)
+	}
 }
 
 func TestCrashLoop(t *testing.T) {

@@ -82,40 +82,50 @@ func (r *Runtime) Update(ctx context.Context, name, dir string, limit time.Durat
 }
 
 // Rollback writes down that the bundle before the last update is to be tried,
-// in the same way.
-func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration) error {
-	limit, err := trialLimit(limit)
+// in the same way. One that was written down and not tried yet, as the machine
+// is down, is taken back instead: cancelled is true then, and the active bundle
+// stays.
+func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration) (cancelled bool, err error) {
+	limit, err = trialLimit(limit)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if _, err := r.Instance(ctx, name); err != nil {
-		return err
+		return false, err
 	}
 	unlock, err := r.lock(ctx, name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
 	i, err := r.load(name)
 	if err != nil {
-		return err
+		return false, err
+	}
+	if t := i.rec.Trial; t.untried() {
+		i.rec.Trial = nil
+		if t.Kind == "update" {
+			// The next update replaces the slot that nothing leads to.
+			delete(i.rec.Slots, t.Slot)
+		}
+		return true, i.saveRecord()
 	}
 	if err := i.settled(); err != nil {
-		return err
+		return false, err
 	}
 	if i.rec.Previous == "" {
-		return fault.Errorf(fault.Usage, "%s has no bundle to go back to", name).
+		return false, fault.Errorf(fault.Usage, "%s has no bundle to go back to", name).
 			Hintf("give one: sovereign-build update %s BUNDLE", name)
 	}
 	dir := i.slotDir(i.rec.Previous)
 	if _, err := loadSlot(dir, i.rec.Slots[i.rec.Previous].Digest); err != nil {
-		return err
+		return false, err
 	}
 	if err := bundle.Verify(ctx, dir); err != nil {
-		return err
+		return false, err
 	}
 	i.rec.Trial = &Trial{Kind: "rollback", Slot: i.rec.Previous, Limit: Duration(limit)}
-	return i.saveRecord()
+	return false, i.saveRecord()
 }
 
 func trialLimit(limit time.Duration) (time.Duration, error) {
@@ -149,17 +159,20 @@ func (i *Instance) updatable(m *bundle.Manifest) error {
 		}
 	}
 	// One that was not started yet may be replaced.
-	if t := i.rec.Trial; t != nil && t.Attempt == 0 && t.Why == "" && t.Kind == "update" {
+	if t := i.rec.Trial; t.untried() && t.Kind == "update" {
 		return nil
 	}
 	return i.settled()
 }
 
+// untried says whether there is one that was not started yet.
+func (t *Trial) untried() bool { return t != nil && t.Attempt == 0 && t.Why == "" }
+
 // settled says whether no trial is under way.
 func (i *Instance) settled() error {
 	if t := i.rec.Trial; t != nil {
 		return fault.Errorf(fault.Usage, "the %s of %s is not over yet", t.Kind, i.Name()).
-			Hintf("see sovereign-build status %s; one that is wanted down goes on at sovereign-build up %s", i.Name(), i.Name())
+			Hintf("see sovereign-build status %s; one that is wanted down goes on at sovereign-build up %s, and is given up by sovereign-build rollback %s while it was not tried", i.Name(), i.Name(), i.Name())
 	}
 	return nil
 }
