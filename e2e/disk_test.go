@@ -29,7 +29,7 @@ var efi = map[string]struct {
 		"/usr/lib/systemd/boot/efi/linuxx64.efi.stub", "ttyS0",
 	},
 	"arm64": {
-		[]string{"qemu-system-aarch64", "-machine", "virt,accel=tcg", "-cpu", "cortex-a76"},
+		[]string{"qemu-system-aarch64", "-machine", "virt,accel=tcg,acpi=off", "-cpu", "cortex-a76"},
 		"/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd",
 		"/usr/lib/systemd/boot/efi/linuxaa64.efi.stub", "ttyAMA0",
 	},
