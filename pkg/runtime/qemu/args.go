@@ -59,7 +59,7 @@ func arguments(m vm.Machine, p vm.Plan) []string {
 		"-no-reboot",
 		"-kernel", m.Kernel,
 		"-initrd", m.Initramfs,
-		"-append", cmdline(m),
+		"-append", cmdline(m, p.Accel),
 
 		"-chardev", "socket,id=console,path="+vm.ConsoleSocket+",server=on,wait=off,logfile="+vm.ConsoleFile+",logappend=on",
 		"-serial", "chardev:console",
@@ -93,21 +93,21 @@ const bounced = modern + ",iommu_platform=on"
 // calls, gaining rights, starting programs, changing its scheduling.
 const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
-// tcgCPU is every feature that TCG has, without those that make its guests
-// slower. la57 is a fifth level in every page walk. erms makes the kernel clear
-// pages byte by byte. The rest are vector instructions that TCG calls a
-// function for: with them the kernel's and OpenSSL's hashes take twice as long
-// as in plain C, and dm-verity hashes every page that is read. A second boot of
-// recipes/sql takes 8.3 s of CPU time instead of 10.7 (QEMU 7.2, means of four
-// in turns).
-const tcgCPU = "max,la57=off,erms=off,ssse3=off,avx=off,avx2=off,f16c=off,fma=off"
+// tcgCPU is every feature that TCG has, without two that only make its guests
+// slower: la57 is a fifth level in every page walk, and erms makes the kernel
+// clear pages byte by byte. Features with instructions of their own stay: what
+// has some of them may take others for granted, as OpenSSL's AES-GCM does
+// SSSE3, and dies without.
+const tcgCPU = "max,la57=off,erms=off"
+
+// plainSHA256 keeps a kernel from the SHA-256 that is written for vector
+// instructions: TCG calls a function for each of those, and dm-verity hashes
+// every page that is read. In plain C it takes half the time.
+const plainSHA256 = "initcall_blacklist=sha256_ssse3_mod_init"
 
 // machineType is the board and the CPU. On x86 microvm reaches userspace no
 // sooner than q35 under TCG (both 1.0 s, QEMU 7.2) and hangs there with ACPI,
 // without which it cannot power off: so q35 under both.
-//
-// Under TCG the guest's programs choose by CPU features too, and some choose
-// what TCG is slow at: see tcgCPU.
 func machineType(arch, accel string) []string {
 	board, cpu := "q35,usb=off,vmport=off,smbus=off,sata=off", tcgCPU
 	if arch == "arm64" {
@@ -127,7 +127,7 @@ func machineType(arch, accel string) []string {
 
 // cmdline adds what only the driver knows. panic=1 with -no-reboot makes a
 // panic end the machine one second later, with its text on the console.
-func cmdline(m vm.Machine) string {
+func cmdline(m vm.Machine, accel string) string {
 	console := "console=ttyS0"
 	if m.Arch == "arm64" {
 		console = "console=ttyAMA0"
@@ -138,6 +138,9 @@ func cmdline(m vm.Machine) string {
 		// out whether the IO-APIC is wired; an emulated CPU on a busy host
 		// gets none in time, and the kernel panics. QEMU's is.
 		words = append(words, "no_timer_check")
+	}
+	if m.Arch == "amd64" && accel == "tcg" {
+		words = append(words, plainSHA256)
 	}
 	if m.Bounce {
 		words = append(words, fmt.Sprintf("swiotlb=%d,force", bounceSlabs))

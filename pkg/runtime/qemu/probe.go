@@ -63,7 +63,7 @@ func probeArguments(m vm.Machine, p vm.Plan) []string {
 	}
 	args = append(args, machineType(m.Arch, "kvm")...)
 	return append(args, "-smp", "1", "-m", "256M", "-no-reboot",
-		"-kernel", m.Kernel, "-initrd", m.Initramfs, "-append", cmdline(m),
+		"-kernel", m.Kernel, "-initrd", m.Initramfs, "-append", cmdline(m, "kvm"),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console")
 }
 
