@@ -87,7 +87,7 @@ func NewSpool(dir string) (*Spool, error) {
 func (s *Spool) Add(r io.Reader) (Content, int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, err := s.copy(s.off, r)
+	n, err := s.copy(s.off, r, copyPiece)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -103,7 +103,7 @@ func (s *Spool) AddN(r io.Reader, n int64) (Content, error) {
 	off := s.off
 	s.off += n
 	s.mu.Unlock()
-	got, err := s.copy(off, io.LimitReader(r, n))
+	got, err := s.copy(off, io.LimitReader(r, n), min(n, copyPiece))
 	if err != nil {
 		return nil, err
 	}
@@ -113,11 +113,15 @@ func (s *Spool) AddN(r io.Reader, n int64) (Content, error) {
 	return Section(s.f, off, n), nil
 }
 
+// copyPiece is the most that is copied at a time, in bytes. Most files are far
+// smaller.
+const copyPiece = 64 << 10
+
 // copy writes r at off. What is last is written even where it is zeros, so
-// that the file reaches as far as its contents.
-func (s *Spool) copy(off int64, r io.Reader) (int64, error) {
+// that the file reaches as far as its contents. At most piece bytes are held.
+func (s *Spool) copy(off int64, r io.Reader, piece int64) (int64, error) {
 	w := holeWriter{f: s.f, off: off}
-	n, err := io.CopyBuffer(&w, struct{ io.Reader }{r}, make([]byte, 64<<10))
+	n, err := io.CopyBuffer(&w, struct{ io.Reader }{r}, make([]byte, max(piece, 1)))
 	if err == nil && w.hole {
 		_, err = s.f.WriteAt([]byte{0}, w.off-1)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"path"
@@ -33,6 +34,7 @@ type TarOption func(*tarOptions)
 type tarOptions struct {
 	limits Limits
 	visit  func(*tar.Header, Entry) error
+	sum    hash.Hash
 }
 
 // WithLimits replaces DefaultLimits.
@@ -43,6 +45,12 @@ func WithLimits(l Limits) TarOption { return func(o *tarOptions) { o.limits = l 
 // ends the reading and is returned as it is.
 func WithVisitor(visit func(*tar.Header, Entry) error) TarOption {
 	return func(o *tarOptions) { o.visit = visit }
+}
+
+// WithSum gives h each file's contents as they pass into the spool, emptied
+// before. When an entry is visited, h has seen all of its contents.
+func WithSum(h hash.Hash) TarOption {
+	return func(o *tarOptions) { o.sum = h }
 }
 
 // ReadTar reads a tar stream to its end into a new tree, contents into the
@@ -83,8 +91,13 @@ func ReadTar(ctx context.Context, r io.Reader, spool *Spool, opts ...TarOption) 
 		if h.Size < 0 || total > o.limits.Bytes || total < 0 {
 			return nil, fault.Errorf(fault.Source, "tar: %s: more than %d bytes in all", e.Path, o.limits.Bytes)
 		}
+		contents := io.Reader(&contextReader{ctx, tr})
+		if o.sum != nil {
+			o.sum.Reset()
+			contents = io.TeeReader(contents, o.sum)
+		}
 		if e.IsRegular() && e.Hard == "" && h.Size > 0 {
-			c, err := spool.AddN(&contextReader{ctx, tr}, h.Size)
+			c, err := spool.AddN(contents, h.Size)
 			if err != nil {
 				return nil, readError("tar: %s: %w", e.Path, err)
 			}

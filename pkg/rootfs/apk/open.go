@@ -6,11 +6,12 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	_ "crypto/sha1" // registers the checksum of the control member
+	"crypto/sha1" // and the checksum of the control member
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"strings"
@@ -136,8 +137,9 @@ func OpenContext(ctx context.Context, path string, keys Keyring, opts ...OpenOpt
 	inflated := readAhead(gz)
 	defer inflated.Close()
 	p.sums = map[string][]byte{}
-	p.Tree, err = rootfs.ReadTar(ctx, inflated, o.spool, rootfs.WithLimits(o.limits), rootfs.WithVisitor(func(h *tar.Header, e rootfs.Entry) error {
-		sum, err := checkEntry(p.Meta.ID(), h, e)
+	contents := sha1.New()
+	p.Tree, err = rootfs.ReadTar(ctx, inflated, o.spool, rootfs.WithLimits(o.limits), rootfs.WithSum(contents), rootfs.WithVisitor(func(h *tar.Header, e rootfs.Entry) error {
+		sum, err := checkEntry(p.Meta.ID(), h, e, contents)
 		if sum != nil {
 			p.sums[e.Path] = sum
 		}
@@ -235,8 +237,9 @@ func scriptKinds(name string) bool {
 }
 
 // checkEntry compares an entry with its checksum, which it returns. Hard links
-// have none of their own in packages made by abuild.
-func checkEntry(id string, h *tar.Header, e rootfs.Entry) ([]byte, error) {
+// have none of their own in packages made by abuild. contents has seen what a
+// file has.
+func checkEntry(id string, h *tar.Header, e rootfs.Entry, contents hash.Hash) ([]byte, error) {
 	want, have := h.PAXRecords[checksumKey]
 	if e.Hard != "" || !have && !e.IsRegular() {
 		return nil, nil
@@ -245,9 +248,15 @@ func checkEntry(id string, h *tar.Header, e rootfs.Entry) ([]byte, error) {
 		return nil, fault.Errorf(fault.Verification, "package %s: %s has no checksum", id, e.Path).
 			Hintf("build the package again with a tool that writes %s", checksumKey)
 	}
-	sum, ok, err := entrySum(e)
-	if err != nil || !ok {
-		return nil, err
+	var sum []byte
+	switch {
+	case e.IsRegular():
+		sum = contents.Sum(nil)
+	case e.IsSymlink():
+		link := sha1.Sum([]byte(e.Link))
+		sum = link[:]
+	default:
+		return nil, nil
 	}
 	if !strings.EqualFold(hex.EncodeToString(sum), want) {
 		return nil, fault.Errorf(fault.Verification, "package %s: %s has SHA-1 %x, the package says %s", id, e.Path, sum, want).
