@@ -47,8 +47,8 @@ func WithVisitor(visit func(*tar.Header, Entry) error) TarOption {
 	return func(o *tarOptions) { o.visit = visit }
 }
 
-// WithSum gives h each file's contents as they pass into the spool, emptied
-// before. When an entry is visited, h has seen all of its contents.
+// WithSum sums each file's contents as they pass into the spool: when an entry
+// is visited, h has seen its contents and nothing else.
 func WithSum(h hash.Hash) TarOption {
 	return func(o *tarOptions) { o.sum = h }
 }
@@ -91,12 +91,14 @@ func ReadTar(ctx context.Context, r io.Reader, spool *Spool, opts ...TarOption) 
 		if h.Size < 0 || total > o.limits.Bytes || total < 0 {
 			return nil, fault.Errorf(fault.Source, "tar: %s: more than %d bytes in all", e.Path, o.limits.Bytes)
 		}
-		contents := io.Reader(&contextReader{ctx, tr})
 		if o.sum != nil {
 			o.sum.Reset()
-			contents = io.TeeReader(contents, o.sum)
 		}
 		if e.IsRegular() && e.Hard == "" && h.Size > 0 {
+			contents := io.Reader(&contextReader{ctx, tr})
+			if o.sum != nil {
+				contents = io.TeeReader(contents, o.sum)
+			}
 			c, err := spool.AddN(contents, h.Size)
 			if err != nil {
 				return nil, readError("tar: %s: %w", e.Path, err)

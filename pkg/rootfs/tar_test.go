@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"hash/crc32"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -194,6 +196,29 @@ func TestChangedContentIsFound(t *testing.T) {
 		if err := WriteTar(io.Discard, tree, 0); err == nil {
 			t.Errorf("size %d: not noticed", size)
 		}
+	}
+}
+
+func TestWithSum(t *testing.T) {
+	tree := New()
+	for name, text := range map[string]string{"a": "one", "b": "", "c": "three"} {
+		mustAdd(t, tree, Regular(name, 0o644, []byte(text)))
+	}
+	mustAdd(t, tree, Dir("d", 0o755))
+	var b bytes.Buffer
+	if err := WriteTar(&b, tree, 0); err != nil {
+		t.Fatal(err)
+	}
+	h, got := crc32.NewIEEE(), map[string]uint32{}
+	if _, err := ReadTar(t.Context(), &b, newSpool(t), WithSum(h), WithVisitor(func(_ *tar.Header, e Entry) error {
+		got[e.Path] = h.Sum32()
+		return nil
+	})); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]uint32{"a": crc32.ChecksumIEEE([]byte("one")), "b": 0, "c": crc32.ChecksumIEEE([]byte("three")), "d": 0}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 

@@ -82,9 +82,9 @@ func (r *Runtime) Update(ctx context.Context, name, dir string, limit time.Durat
 }
 
 // Rollback writes down that the bundle before the last update is to be tried,
-// in the same way. One that was written down and not tried yet, as the machine
-// is down, is taken back instead: cancelled is true then, and the active bundle
-// stays.
+// in the same way. What was written down and is not tried yet, as the instance is
+// not wanted up, is taken back instead: cancelled is true then, and the active
+// bundle stays.
 func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration) (cancelled bool, err error) {
 	limit, err = trialLimit(limit)
 	if err != nil {
@@ -102,7 +102,7 @@ func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration
 	if err != nil {
 		return false, err
 	}
-	if t := i.rec.Trial; t.untried() {
+	if t := i.rec.Trial; t.untried() && i.rec.Wanted != Up {
 		i.rec.Trial = nil
 		if t.Kind == "update" {
 			// The next update replaces the slot that nothing leads to.

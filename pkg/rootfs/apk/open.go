@@ -248,15 +248,13 @@ func checkEntry(id string, h *tar.Header, e rootfs.Entry, contents hash.Hash) ([
 		return nil, fault.Errorf(fault.Verification, "package %s: %s has no checksum", id, e.Path).
 			Hintf("build the package again with a tool that writes %s", checksumKey)
 	}
-	var sum []byte
-	switch {
-	case e.IsRegular():
-		sum = contents.Sum(nil)
-	case e.IsSymlink():
-		link := sha1.Sum([]byte(e.Link))
-		sum = link[:]
-	default:
-		return nil, nil
+	sum := contents.Sum(nil)
+	if !e.IsRegular() {
+		var ok bool
+		var err error
+		if sum, ok, err = entrySum(e); err != nil || !ok {
+			return nil, err
+		}
 	}
 	if !strings.EqualFold(hex.EncodeToString(sum), want) {
 		return nil, fault.Errorf(fault.Verification, "package %s: %s has SHA-1 %x, the package says %s", id, e.Path, sum, want).
