@@ -91,6 +91,7 @@ func TestBadRecipe(t *testing.T) {
 		{"long timeout", "timeout: 1m", "timeout: 1h", `63:16: services[1].stop.timeout is 1h0m0s, allowed are whole seconds from 1s to 10m0s`},
 		{"failures", "failures: 4", "failures: 0", `69:17: services[1].health.failures is 0, allowed are 1 to 1000`},
 		{"starting", "starting: [1]", "starting: [0]", `66:18: services[1].health.starting[0] is 0, allowed are 1 to 255`},
+		{"watched file in the image", "failures: 4", "watch: /usr/lib/web/state", `69:14: file "/usr/lib/web/state" is neither under /data (kept) nor under /run or /tmp (gone at shutdown), and the rest of the image is read-only`},
 		{"service memory", "memory: 128MiB", "memory: 100KiB", `72:15: services[1].limits.memory is 100KiB, allowed is a whole number of MiB from 1MiB`},
 		{"port", "port: 80\n", "port: 65536\n", `76:15: services[1].ports[0].port is 65536, allowed are 1 to 65535`},
 		{"port twice", "- name: http\n", "- {name: www, port: 80}\n      - name: http\n", `77:15: port 80 is used twice, first in line 75`},

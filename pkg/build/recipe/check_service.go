@@ -67,12 +67,17 @@ func checkServices(c *check, services []Service, users []string) {
 }
 
 func (c *check) directory(where string, d Directory) {
-	c.absolute(where+".path", d.Path)
-	if !strings.HasPrefix(d.Path, "/data/") && !strings.HasPrefix(d.Path, "/run/") && !strings.HasPrefix(d.Path, "/tmp/") {
-		c.failf(where+".path", "directory %q is neither under /data (kept) nor under /run or /tmp (gone at shutdown), and the rest of the image is read-only", d.Path)
-	}
+	c.writable(where+".path", "directory", d.Path)
 	if c.given(where + ".mode") {
 		c.mode(where+".mode", d.Mode)
+	}
+}
+
+// writable accepts what a service can make at run time.
+func (c *check) writable(where, what, path string) {
+	c.absolute(where, path)
+	if !strings.HasPrefix(path, "/data/") && !strings.HasPrefix(path, "/run/") && !strings.HasPrefix(path, "/tmp/") {
+		c.failf(where, "%s %q is neither under /data (kept) nor under /run or /tmp (gone at shutdown), and the rest of the image is read-only", what, path)
 	}
 }
 
@@ -113,6 +118,9 @@ func checkHealth(c *check, where string, h Health) {
 	c.command(where+".command", h.Command)
 	for i, code := range h.Starting {
 		c.between(index(where+".starting", i), code, 1, 255)
+	}
+	if c.given(where + ".watch") {
+		c.writable(where+".watch", "file", h.Watch)
 	}
 	c.seconds(where+".interval", h.Interval, 3600)
 	c.seconds(where+".timeout", h.Timeout, 600)

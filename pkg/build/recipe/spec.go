@@ -107,6 +107,7 @@ func (s Service) spec() spec.Service {
 		Health: spec.Health{
 			Command:         s.Health.Command,
 			Starting:        s.Health.Starting,
+			Watch:           s.Health.Watch,
 			IntervalSeconds: s.Health.Interval.seconds(),
 			TimeoutSeconds:  s.Health.Timeout.seconds(),
 			Failures:        s.Health.Failures,

@@ -98,8 +98,13 @@ type Health struct {
 	// shown as the service's message, of at most 500 bytes.
 	Command  []string `json:"command"`
 	Starting []int    `json:"starting,omitempty"`
+	// Watch is a file that the service makes or writes when its state
+	// changes: a change of it is checked at once. Its directory exists before
+	// the service starts.
+	Watch string `json:"watch,omitempty"`
 	// IntervalSeconds between checks once healthy, 1 to 3600. While starting,
-	// checks come every few milliseconds at first and back off to this.
+	// checks come every few milliseconds at first and back off to this; with
+	// Watch they begin after a second.
 	IntervalSeconds int `json:"interval_seconds"`
 	// TimeoutSeconds for one check, 1 to 600.
 	TimeoutSeconds int `json:"timeout_seconds"`

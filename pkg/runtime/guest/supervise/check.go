@@ -67,6 +67,9 @@ func checkService(v spec.Service, known map[string]bool) error {
 			return fmt.Errorf("directory %q: want an absolute path", d.Path)
 		}
 	}
+	if w := v.Health.Watch; w != "" && (!filepath.IsAbs(w) || filepath.Clean(w) != w || w == "/") {
+		return fmt.Errorf("health.watch %q: want the absolute path of a file", w)
+	}
 	for _, x := range v.Secrets {
 		if !plainName(x.Name) || !x.Given && (x.Bytes < 16 || x.Bytes > 64) {
 			return fmt.Errorf("secret %q: want a plain name and 16 to 64 bytes", x.Name)

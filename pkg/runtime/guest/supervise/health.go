@@ -29,12 +29,17 @@ const startSeconds = 300
 // checks have failed too often (the reason).
 //
 // While the service is not healthy, checks come fast so that readiness is seen
-// early, but a failure counts only once an interval.
-func (n *service) watch(ctx context.Context, p *proc.Process) error {
+// early, but a failure counts only once an interval. A service that tells of
+// changes by a file is checked at each of them, and little besides.
+func (n *service) watch(ctx context.Context, p *proc.Process, changed <-chan struct{}) error {
 	h := n.spec.Health
 	timing := n.sup.opts.Timing
 	interval := time.Duration(h.IntervalSeconds) * timing.Second
-	pause := timing.FirstCheck
+	first := timing.FirstCheck
+	if changed != nil {
+		first = timing.FirstWatched
+	}
+	pause := first
 	var due <-chan time.Time // of the next check; never without a command
 	timer := time.NewTimer(min(pause, interval))
 	defer timer.Stop()
@@ -44,7 +49,7 @@ func (n *service) watch(ctx context.Context, p *proc.Process) error {
 		due = timer.C
 	}
 	begun := time.Now()
-	failures, counted := 0, begun
+	failures, counted, checked := 0, begun, time.Time{}
 	for {
 		select {
 		case <-p.Done():
@@ -56,9 +61,16 @@ func (n *service) watch(ctx context.Context, p *proc.Process) error {
 				return errRestart
 			}
 			continue
+		case <-changed:
+			// A file that never rests starts no program after the other.
+			if rest := checked.Add(timing.BetweenWatched); time.Now().Before(rest) {
+				timer.Reset(time.Until(rest))
+				continue
+			}
 		case <-due:
 		}
 		v, text := n.check(ctx, p)
+		checked = time.Now()
 		if v == failing && n.neverReady() && time.Since(begun) < startSeconds*timing.Second {
 			v = alive
 		}
@@ -69,7 +81,7 @@ func (n *service) watch(ctx context.Context, p *proc.Process) error {
 		case alive:
 			n.notReady(text)
 			failures, counted = 0, time.Now()
-			pause = nextPause(pause, n.neverReady(), timing.FirstCheck, interval)
+			pause = nextPause(pause, n.neverReady(), first, interval)
 		default:
 			n.notReady(text)
 			if time.Since(counted) >= interval {
@@ -78,7 +90,7 @@ func (n *service) watch(ctx context.Context, p *proc.Process) error {
 			if failures >= h.Failures {
 				return fmt.Errorf("%d health checks in a row failed: %s", failures, text)
 			}
-			pause = nextPause(pause, n.neverReady(), timing.FirstCheck, interval)
+			pause = nextPause(pause, n.neverReady(), first, interval)
 		}
 		timer.Reset(pause)
 	}

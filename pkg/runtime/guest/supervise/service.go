@@ -170,6 +170,8 @@ func (n *service) inGroup(ctx context.Context, f func(context.Context) error) er
 
 // live starts the program and stays until it has ended; the error says why.
 func (n *service) live(ctx context.Context) (err error) {
+	changed, unwatch := n.watchState()
+	defer unwatch()
 	p, err := n.sup.opts.Procs.Start(n.attr(n.spec.Command))
 	if err != nil {
 		return err
@@ -178,7 +180,7 @@ func (n *service) live(ctx context.Context) (err error) {
 		defer func() { err = errors.Join(err, p.KillSession()) }()
 	}
 	n.update(func(s *agent.Service) { s.State, s.PID = agent.ServiceStarting, p.PID })
-	reason := n.watch(ctx, p)
+	reason := n.watch(ctx, p, changed)
 	if reason != nil || ctx.Err() != nil {
 		n.stop(ctx, p)
 	}
@@ -191,6 +193,20 @@ func (n *service) live(ctx context.Context) (err error) {
 	default:
 		return errors.New("does not end")
 	}
+}
+
+// watchState watches the file by which the service tells of changes; without
+// one, or when it cannot be watched, checks come by the clock alone.
+func (n *service) watchState() (changed <-chan struct{}, stop func()) {
+	if n.spec.Health.Watch == "" || len(n.spec.Health.Command) == 0 {
+		return nil, func() {}
+	}
+	changed, stop, err := watchFile(n.spec.Health.Watch)
+	if err != nil {
+		n.sup.opts.Note(n.spec.Name + ": " + err.Error())
+		return nil, func() {}
+	}
+	return changed, stop
 }
 
 // openOutput connects the service's processes to its log.

@@ -57,6 +57,8 @@ type Timing struct {
 	HealedMax              time.Duration // pause at most after a life in which it was healthy
 	LoopPause              time.Duration // pause once the ends in a row are a crash loop for long
 	FirstCheck             time.Duration // pause before the first health check after a start
+	FirstWatched           time.Duration // the same for a service that tells of changes by a file
+	BetweenWatched         time.Duration // pause at least between two checks for changes of that file
 	Drain                  time.Duration // how long leftovers of a service have before KILL
 	Second                 time.Duration // what the spec's seconds are worth
 }
@@ -71,6 +73,8 @@ func (t Timing) withDefaults() Timing {
 	set(&t.BackoffMax, 30*time.Second)
 	set(&t.BackoffReset, time.Minute)
 	set(&t.FirstCheck, 5*time.Millisecond)
+	set(&t.FirstWatched, time.Second)
+	set(&t.BetweenWatched, 50*time.Millisecond)
 	set(&t.HealedMax, time.Second)
 	set(&t.LoopPause, 5*time.Minute)
 	set(&t.Drain, 10*time.Second)

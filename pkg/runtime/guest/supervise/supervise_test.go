@@ -49,6 +49,14 @@ type running struct {
 // back-off of at most 20 ms.
 func start(t *testing.T, cgroups string, services ...spec.Service) *running {
 	t.Helper()
+	return startWith(t, cgroups, Timing{}, services...)
+}
+
+// startWith sets some of the timing otherwise.
+func startWith(t *testing.T, cgroups string, timing Timing, services ...spec.Service) *running {
+	t.Helper()
+	timing.BackoffMin, timing.BackoffMax = time.Millisecond, 20*time.Millisecond
+	timing.FirstCheck, timing.Drain, timing.Second = time.Millisecond, 100*time.Millisecond, 50*time.Millisecond
 	procs, err := proc.New()
 	if err != nil {
 		t.Fatal(err)
@@ -67,8 +75,7 @@ func start(t *testing.T, cgroups string, services ...spec.Service) *running {
 			note("begins")
 			return func() { note("ends") }
 		},
-		Timing: Timing{BackoffMin: time.Millisecond, BackoffMax: 20 * time.Millisecond, FirstCheck: time.Millisecond,
-			Drain: 100 * time.Millisecond, Second: 50 * time.Millisecond},
+		Timing: timing,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -388,6 +395,7 @@ func TestCheck(t *testing.T) {
 		{func(s *spec.Spec) { s.Services[0].Secrets = []spec.Secret{{Name: "a/b", Bytes: 16}} }, "secret"},
 		{func(s *spec.Spec) { s.Services[0].Secrets = []spec.Secret{{Name: "a", Bytes: 8}} }, "16 to 64"},
 		{func(s *spec.Spec) { s.Services[0].Health = spec.Health{Command: []string{"/x"}} }, "health.interval"},
+		{func(s *spec.Spec) { s.Services[0].Health.Watch = "state" }, "health.watch"},
 		{func(s *spec.Spec) { s.Services[0].Limits.OOMScoreAdj = 1001 }, "oom_score_adj"},
 		{func(s *spec.Spec) { s.Services[0].After = []string{"b"} }, `"b", which is not there`},
 		{func(s *spec.Spec) { s.Services[0].After = []string{"a"} }, "after itself"},
