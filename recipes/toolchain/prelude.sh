@@ -25,6 +25,11 @@ export WORK SYSROOT LLVM_BIN
 # The wrappers. clang gets its configuration file
 # by name, so that no configuration of the image slips in.
 # libunwind is inside libc++ (see that port): C links no unwinder.
+#
+# musl's loader does all of a program's relocations before it starts. Those
+# that add the load address are packed (RELR, a word for up to 63 of them
+# instead of 24 bytes each), and a library's calls of its own functions need no
+# look-up by name.
 TOOLS=$WORK/.toolchain
 mkdir -p "$TOOLS/bin" "$TOOLS/resource"
 
@@ -60,6 +65,8 @@ cat >"$TOOLS/cc.cfg" <<END
 -Wl,--as-needed
 -Wl,--build-id=none
 -Wl,--hash-style=gnu
+-Wl,--pack-dyn-relocs=relr
+-Wl,-Bsymbolic-non-weak-functions
 -Wl,--undefined-version
 END
 
