@@ -15,11 +15,10 @@ const (
 	e2fsck = "/sbin/e2fsck"
 )
 
-// orphanFile is the size in bytes of the file in which ext4 keeps what was
+// orphanFile is the size in blocks of the file in which ext4 keeps what was
 // unlinked while open, so that many processors can do so at once. Every mount
-// reads all of it; mke2fs would make it 2 MiB on 8 GiB. 32 blocks are its
-// least.
-const orphanFile = 32 * block
+// reads all of it; mke2fs would make it 512 blocks on 8 GiB. 32 are its least.
+const orphanFile = 32
 
 // A Runner runs a program to its end and returns its exit status and the tail
 // of what it printed; the error is for a program that did not run or exit.
