@@ -235,6 +235,7 @@ func (n *service) openOutput() (closeAll func(), err error) {
 
 // prepare makes directories and secrets and runs the setup commands.
 func (n *service) prepare(ctx context.Context) error {
+	go readAhead(n.spec.Command[0])
 	var err error
 	if n.user, err = n.sup.account(n.spec.User); err != nil {
 		return err
