@@ -17,10 +17,12 @@ const (
 	// others, so that what else this machine does meets all alike.
 	bounceRepeats = 3
 	// benchFor is how long pgbench runs.
-	benchFor = 20 * time.Second
-	// bounceFile is what is read and written, and its size in MiB.
-	bounceFile = "/data/torture.bin"
-	bounceMiB  = 64
+	benchFor = 15 * time.Second
+	// bounceFile is what is read and written, and its size in MiB. Of requests
+	// of 8 KiB only the first bounceSmallMiB are.
+	bounceFile     = "/data/torture.bin"
+	bounceMiB      = 256
+	bounceSmallMiB = 64
 )
 
 // setting is one way to run the machine.
@@ -136,13 +138,13 @@ func (l *lab) measure(ctx context.Context, name string, s setting) (measured, er
 		}
 	}
 	for _, size := range []struct {
-		kib         int
+		kib, mib    int
 		read, write *float64
-	}{{1024, &v.read1M, &v.write1M}, {64, &v.read64K, &v.write64K}, {8, &v.read8K, &v.write8K}} {
-		if *size.write, err = m.dd(ctx, fmt.Sprintf("if=/dev/zero of=%s oflag=direct conv=notrunc", bounceFile), size.kib); err != nil {
+	}{{1024, bounceMiB, &v.read1M, &v.write1M}, {64, bounceMiB, &v.read64K, &v.write64K}, {8, bounceSmallMiB, &v.read8K, &v.write8K}} {
+		if *size.write, err = m.dd(ctx, fmt.Sprintf("if=/dev/zero of=%s oflag=direct conv=notrunc", bounceFile), size.kib, size.mib); err != nil {
 			return v, err
 		}
-		if *size.read, err = m.dd(ctx, fmt.Sprintf("if=%s of=/dev/null iflag=direct", bounceFile), size.kib); err != nil {
+		if *size.read, err = m.dd(ctx, fmt.Sprintf("if=%s of=/dev/null iflag=direct", bounceFile), size.kib, size.mib); err != nil {
 			return v, err
 		}
 	}
@@ -174,27 +176,35 @@ func (m *machine) alter(ctx context.Context, sql []string) error {
 	return err
 }
 
-var copiedIn = regexp.MustCompile(`copied, ([0-9.]+) seconds`)
+var uptimes = regexp.MustCompile(`(?m)^([0-9.]+) ([0-9.]+)$`)
 
-// dd moves bounceMiB in requests of the size, past the guest's cache, and
-// returns MB/s.
-func (m *machine) dd(ctx context.Context, args string, kib int) (float64, error) {
+// dd moves so many MiB in requests of the size, past the guest's cache, and
+// returns MB/s by the guest's clock, which /proc/uptime gives to 10 ms.
+func (m *machine) dd(ctx context.Context, args string, kib, mib int) (float64, error) {
 	var out bytes.Buffer
 	// The file is laid out before it is measured.
-	command := fmt.Sprintf("[ -e %[1]s ] || dd if=/dev/zero of=%[1]s bs=1M count=%[2]d conv=fsync 2>/dev/null; dd %[3]s bs=%[4]dk count=%[5]d 2>&1",
-		bounceFile, bounceMiB, args, kib, bounceMiB*1024/kib)
+	command := fmt.Sprintf(`[ -e %[1]s ] || dd if=/dev/zero of=%[1]s bs=1M count=%[2]d conv=fsync 2>/dev/null
+read -r begin _ </proc/uptime
+dd %[3]s bs=%[4]dk count=%[5]d 2>/dev/null
+read -r end _ </proc/uptime
+echo $begin $end`,
+		bounceFile, bounceMiB, args, kib, mib*1024/kib)
 	if err := m.run(ctx, &out, "sh", "-ec", command); err != nil {
 		return 0, err
 	}
-	found := copiedIn.FindSubmatch(out.Bytes())
+	found := uptimes.FindSubmatch(out.Bytes())
 	if found == nil {
-		return 0, fault.Errorf(fault.Device, "dd printed %q", out.String())
+		return 0, fault.Errorf(fault.Device, "no time of dd in %q", out.String())
 	}
-	seconds, err := strconv.ParseFloat(string(found[1]), 64)
-	if err != nil || seconds <= 0 {
-		return 0, fault.Errorf(fault.Device, "dd took %q seconds", found[1])
+	begin, err := strconv.ParseFloat(string(found[1]), 64)
+	if err != nil {
+		return 0, fault.Errorf(fault.Device, "the time of dd: %w", err)
 	}
-	return bounceMiB * (1 << 20) / 1e6 / seconds, nil
+	end, err := strconv.ParseFloat(string(found[2]), 64)
+	if err != nil || end <= begin {
+		return 0, fault.Errorf(fault.Device, "dd from %s to %s", found[1], found[2])
+	}
+	return float64(mib<<20) / 1e6 / (end - begin), nil
 }
 
 var tpsLine = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)

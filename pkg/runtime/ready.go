@@ -15,8 +15,13 @@ import (
 const (
 	// watchEvery is how often the machine's life is looked at while waiting.
 	watchEvery = 100 * time.Millisecond
-	// askEvery is how often the guest is asked while it starts.
-	askEvery = 100 * time.Millisecond
+	// askEvery is how often the guest is asked at least while it starts. An
+	// answer takes from the machine that is being waited for: an emulated one
+	// was ready half a second later when it was asked ten times a second.
+	askEvery = time.Second
+	// lookEvery is how often the console is looked at meanwhile. What it says
+	// is for people; that it says something is a reason to ask.
+	lookEvery = 20 * time.Millisecond
 	// turn is how long one wait may hold the agent's port before other
 	// commands get theirs, for at least a pause of several lockPolls.
 	turn     = 2 * time.Second
@@ -76,7 +81,7 @@ func (i *Instance) watch(ctx context.Context, end context.CancelCauseFunc, kerne
 			end(err)
 			return
 		}
-		if info, err := os.Stat(i.ConsoleFile()); err == nil && info.Size() > 0 && !spoken {
+		if !spoken && i.consoleSize() > 0 {
 			spoken = true
 			close(kernel)
 		}
@@ -113,6 +118,7 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 		return false, nil
 	}
 	for end := time.Now().Add(turn); time.Now().Before(end); {
+		said := w.i.consoleSize()
 		status, err := s.Status(ctx)
 		if err != nil {
 			break // the session is lost; a new one will tell
@@ -130,7 +136,7 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 				Hintf("read %s", w.i.ConsoleFile())
 			return false, errors.Join(e, s.Close())
 		}
-		if err := sleep(ctx, askEvery); err != nil {
+		if err := w.i.untilSaid(ctx, said); err != nil {
 			return false, errors.Join(err, s.Close())
 		}
 	}
@@ -140,6 +146,26 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 		return false, errors.Join(err, closeErr)
 	}
 	return false, nil
+}
+
+// consoleSize is how much the console has said, in bytes.
+func (i *Instance) consoleSize() int64 {
+	info, err := os.Stat(i.ConsoleFile())
+	if err != nil {
+		return 0 // it has said nothing, or that cannot be seen: time passes too
+	}
+	return info.Size()
+}
+
+// untilSaid waits until the console has said more than so much, for askEvery at
+// most.
+func (i *Instance) untilSaid(ctx context.Context, size int64) error {
+	for end := time.Now().Add(askEvery); i.consoleSize() == size && time.Now().Before(end); {
+		if err := sleep(ctx, lookEvery); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // tell reports the services whose state changed.
