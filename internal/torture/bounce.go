@@ -49,8 +49,8 @@ func settings() []setting {
 		{name: "and no indirect descriptors", bounce: true, args: []string{"-global", blk + "indirect_desc=off", "-global", net + "indirect_desc=off"}},
 		{name: "and one queue", bounce: true, args: []string{"-global", blk + "num-queues=1"}},
 		{name: "and packed rings", bounce: true, args: []string{"-global", blk + "packed=on", "-global", net + "packed=on"}},
-		{name: "and wal_compression=zstd, full pages seldom", bounce: true, sql: []string{
-			"ALTER SYSTEM SET wal_compression = 'zstd'", "ALTER SYSTEM SET checkpoint_timeout = '1h'", "ALTER SYSTEM SET max_wal_size = '2GB'"}},
+		{name: "and full pages seldom", bounce: true, sql: []string{
+			"ALTER SYSTEM SET checkpoint_timeout = '1h'", "ALTER SYSTEM SET max_wal_size = '2GB'"}},
 		{name: "and shared_buffers of 192 MiB", bounce: true, sql: []string{"ALTER SYSTEM SET shared_buffers = '192MB'"}},
 	}
 }

@@ -23,7 +23,8 @@ func (m *machine) answers(ctx context.Context, ok func(context.Context, *pgx.Con
 		if err != nil && ctx.Err() == nil {
 			last = err
 		}
-		if pause(ctx, 10*time.Millisecond) != nil {
+		// An attempt takes from the machine that is waited for.
+		if pause(ctx, 30*time.Millisecond) != nil {
 			return fmt.Errorf("no healthy answer within %v: %w (last: %w)", healLimit, context.Cause(ctx), last)
 		}
 	}
