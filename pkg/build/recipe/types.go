@@ -204,8 +204,8 @@ type Health struct {
 	Starting []int `yaml:"starting,omitempty"`
 	// Watch is a file that the service makes or writes when its state changes,
 	// such as PostgreSQL's postmaster.pid: a change of it is checked at once.
-	// Absolute, below /data or /run; its directory exists when the service
-	// starts.
+	// Absolute, below /data, /run or /tmp; its directory exists when the
+	// service starts.
 	Watch string `yaml:"watch,omitempty"`
 	// Interval between checks of a healthy service: 1s to 1h, 10s by default.
 	Interval Duration `yaml:"interval,omitempty"`

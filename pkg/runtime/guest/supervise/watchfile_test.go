@@ -93,7 +93,7 @@ func TestWatchedServiceIsCheckedAtChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(string(b), "x"); n > 4 { // two files, each made and written
+	if n := strings.Count(string(b), "x"); n > 4 { // made, and written twice
 		t.Errorf("%d checks", n)
 	}
 }
