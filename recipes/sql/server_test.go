@@ -533,6 +533,21 @@ func TestReindex(t *testing.T) {
 	if files() != after {
 		t.Error("a second run rebuilt the index")
 	}
+
+	// The first check after a boot asks at once when the server warns of the
+	// database postgres, and else leaves it to the next check.
+	for _, c := range []struct{ database, first string }{{"postgres", "in postgres: run"}, {"template1", ""}} {
+		s.sql("postgres", "UPDATE pg_database SET datcollversion = '0' WHERE datname = "+literal(c.database))
+		if err := os.Remove(s.run + "/answered"); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{c.first, "in " + c.database + ": run"} {
+			if out := s.health(0); (out == "") != (want == "") || !strings.Contains(out, want) {
+				t.Errorf("%s: warning %q, want %q", c.database, out, want)
+			}
+		}
+		s.must("postgresql-reindex")
+	}
 	s.stop()
 	if code, out := s.script("postgresql-reindex"); code == 0 {
 		t.Errorf("without a server: exit 0: %s", out)
