@@ -74,10 +74,11 @@ var linux = sync.OnceValues(func() (string, error) {
 	if tar.Stdin, err = xz.StdoutPipe(); err != nil {
 		return "", err
 	}
-	var out bytes.Buffer
-	tar.Stderr, xz.Stderr = &out, &out
+	// One buffer each: two commands would write into a shared one at once.
+	var tarErr, xzErr bytes.Buffer
+	tar.Stderr, xz.Stderr = &tarErr, &xzErr
 	if err := errors.Join(tar.Start(), xz.Run(), tar.Wait()); err != nil {
-		return "", fmt.Errorf("unpacking %s: %w\n%s", blob, err, out.String())
+		return "", fmt.Errorf("unpacking %s: %w\n%s%s", blob, err, tarErr.String(), xzErr.String())
 	}
 	return dir, os.Rename(tmp, dir)
 })
