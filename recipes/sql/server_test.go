@@ -84,7 +84,7 @@ func newServer(t *testing.T) *server {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s.must("postgresql-setup", s.cluster)
+	s.must("postgresql-setup", s.cluster, s.dir, s.run+"/machine.conf")
 	s.replace(s.cluster+"/postgresql.conf", "/etc/sovereign", s.config)
 	t.Cleanup(s.stop)
 	s.start()
@@ -223,7 +223,7 @@ func (s *server) must(name string, args ...string) string {
 // before that a client's question says nothing about the server's state.
 func (s *server) start(options ...string) {
 	s.t.Helper()
-	s.must("postgresql-settings", s.dir, s.run+"/machine.conf")
+	s.must("postgresql-setup", s.cluster, s.dir, s.run+"/machine.conf")
 	s.process = s.command(s.programs+"/postgres", append([]string{"-D", s.cluster}, options...)...)
 	log, err := os.OpenFile(s.dir+"/log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {

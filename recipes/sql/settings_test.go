@@ -49,7 +49,7 @@ func TestSettings(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			m := newMachine(t)
 			m.write(t, m.bin+"/ip", "#!/bin/sh\n[ \"$*\" = '-o addr show scope global' ] || exit 1\ncat <<'END'\n"+tt.ip+"END\n")
-			m.write(t, m.bin+"/stat", fmt.Sprintf("#!/bin/sh\n[ \"$*\" = \"-f -c %%b %%S %s\" ] || exit 1\necho %d 1024\n", m.data, tt.diskKiB))
+			m.write(t, m.bin+"/stat", fmt.Sprintf("#!/bin/sh\n[ \"$*\" = \"-f -c disk %%b %%S %s\" ] || exit 1\necho disk %d 1024\n", m.data, tt.diskKiB))
 			m.write(t, m.data+"/meminfo", fmt.Sprintf("MemTotal:       %d kB\nMemFree:        100 kB\n", tt.memKiB))
 			file := m.data + "/machine.conf"
 			// Twice: the file of the last start is replaced.

@@ -12,22 +12,55 @@ import (
 
 // Ioctls of <linux/fs.h> and fs/ext4/ext4.h; x/sys/unix does not have them.
 const (
-	fiFreeze         = 0xc0045877 // _IOWR('X', 119, int)
-	fiThaw           = 0xc0045878 // _IOWR('X', 120, int)
-	ext4IocResizeFS  = 0x40086610 // _IOW('f', 16, __u64)
-	unmountPause     = 20 * time.Millisecond
-	growAtLeast      = 4 * mib // smaller rests are not worth a resize
-	ext4MountOptions = "errors=remount-ro"
+	fiFreeze        = 0xc0045877 // _IOWR('X', 119, int)
+	fiThaw          = 0xc0045878 // _IOWR('X', 120, int)
+	ext4IocResizeFS = 0x40086610 // _IOW('f', 16, __u64)
+	unmountPause    = 20 * time.Millisecond
+	growAtLeast     = 4 * mib // smaller rests are not worth a resize
 )
 
-// Mount mounts the file system of device at dir (made if absent on a writable
-// parent, else part of the image) and grows it when the disk is larger.
-func Mount(device, dir string, note func(string)) error {
-	err := unix.Mount(device, dir, "ext4", unix.MS_NOATIME|unix.MS_NOSUID|unix.MS_NODEV, ext4MountOptions)
+// A FileSystem is mounted, and nowhere to be seen until it is attached.
+type FileSystem struct {
+	device string
+	fd     int // of the mount
+}
+
+// Mount mounts the file system of device.
+func Mount(device string) (*FileSystem, error) {
+	fd, err := mount(device)
 	if err != nil {
-		return fmt.Errorf("data disk %s: mount at %s: %w: the kernel log has the reason; no service is started without its data", device, dir, err)
+		return nil, fmt.Errorf("data disk %s: mount: %w: the kernel log has the reason; no service is started without its data", device, err)
 	}
-	grown, err := Grow(device, dir)
+	return &FileSystem{device, fd}, nil
+}
+
+func mount(device string) (int, error) {
+	fs, err := unix.Fsopen("ext4", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(fs) //nolint:errcheck // the mount holds what it needs
+	for _, option := range []struct{ key, value string }{{"source", device}, {"errors", "remount-ro"}} {
+		if err := unix.FsconfigSetString(fs, option.key, option.value); err != nil {
+			return -1, fmt.Errorf("%s: %w", option.key, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOATIME|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+}
+
+// Device is the disk's device.
+func (f *FileSystem) Device() string { return f.device }
+
+// Attach shows the file system at dir, which is part of the image, and grows
+// it when the disk is larger.
+func (f *FileSystem) Attach(dir string, note func(string)) error {
+	if err := unix.MoveMount(f.fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("data disk %s: attach at %s: %w", f.device, dir, err)
+	}
+	grown, err := Grow(f.device, dir)
 	if err != nil {
 		return err
 	}
@@ -36,6 +69,9 @@ func Mount(device, dir string, note func(string)) error {
 	}
 	return nil
 }
+
+// Close lets go of the file system: one that was not attached is unmounted.
+func (f *FileSystem) Close() error { return unix.Close(f.fd) }
 
 // Grow makes the file system mounted at dir fill its disk but for the reserve;
 // it returns the new size in bytes, 0 for no change. The kernel does it online

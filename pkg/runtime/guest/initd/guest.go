@@ -27,7 +27,8 @@ type guest struct {
 	runner   *supervise.Runner
 	stop     chan struct{} // closed when the machine is to go off
 	stopOnce sync.Once
-	freezing sync.Mutex // held while the file system is frozen or thawed
+	logsOpen sync.WaitGroup // opens the logs' files
+	freezing sync.Mutex     // held while the file system is frozen or thawed
 
 	mu        sync.Mutex
 	name      string
@@ -260,6 +261,9 @@ func logSize(d *agent.Data, n int) int64 {
 }
 
 func (g *guest) closeLogs() error {
+	if !within(logLimit, g.logsOpen.Wait) {
+		g.c.note("logs: the data disk does not let them be opened")
+	}
 	g.mu.Lock()
 	files := g.files
 	g.mu.Unlock()

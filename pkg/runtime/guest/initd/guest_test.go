@@ -79,7 +79,7 @@ func TestLoadSpec(t *testing.T) {
 		{`[]`, "cannot unmarshal array"},
 	} {
 		write(t, path, []byte(c.text), 0o644)
-		_, _, err := loadSpec(path)
+		_, err := loadSpec(path)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: got %v", c.text, err)
 		}

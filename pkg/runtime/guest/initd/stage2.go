@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -96,23 +97,32 @@ func (g *guest) live(ctx context.Context, procs *proc.Table, line cmdline.Line) 
 // start does all that comes before the services. It returns where the data
 // disk is mounted, "" if it is not.
 func (g *guest) start(ctx context.Context, procs *proc.Table, line cmdline.Line) (mounted string, err error) {
-	end := g.phases.begin("guest spec")
-	s, made, err := loadSpec(spec.Path)
+	made, err := imageDate(spec.Path)
 	if err != nil {
 		return "", err
 	}
-	g.setSpec(s)
-	if err := unix.Sethostname([]byte(s.Name)); err != nil {
-		return "", fmt.Errorf("host name %q: %w", s.Name, err)
+	// Neither waits for the other, and one that the command line names does
+	// not wait for the spec either.
+	tried := g.network(ctx, line, made)
+	var disk func() (*datadisk.FileSystem, error)
+	if line.DataSerial != "" {
+		disk = begin(func() (*datadisk.FileSystem, error) { return g.dataDisk(ctx, procs, line.DataSerial) })
 	}
-	sup, err := supervise.New(supervise.Options{Spec: s, Procs: procs, Cgroups: cgroupRoot, ImageDate: made,
-		Phase: g.phases.begin, Note: g.serviceNote})
+	s, sup, err := g.readSpec(procs, made)
+	if disk == nil && err == nil {
+		disk = begin(func() (*datadisk.FileSystem, error) { return g.dataDisk(ctx, procs, s.Data.Serial) })
+	}
+	if disk != nil {
+		var data *datadisk.FileSystem
+		var diskErr error
+		if data, diskErr = disk(); diskErr == nil {
+			defer data.Close() //nolint:errcheck // what is attached stays
+		}
+		if err = errors.Join(err, diskErr); err == nil {
+			err = g.attach(data, s.Data.Mount)
+		}
+	}
 	if err != nil {
-		return "", err
-	}
-	end()
-	tried := g.network(ctx, line, made) // the disk does not wait for it
-	if err := g.dataDisk(ctx, procs, s.Data, line); err != nil {
 		return "", err
 	}
 	select {
@@ -120,10 +130,33 @@ func (g *guest) start(ctx context.Context, procs *proc.Table, line cmdline.Line)
 	case <-time.After(networkPatience):
 		g.c.note("network: not up yet: the services start without it")
 	}
-	g.openLogs(sup, s)
+	g.logsOpen.Go(func() { g.openLogs(sup, s) }) // until then they keep their lines in memory
 	go g.watchData(ctx)
 	g.setSupervisor(sup)
 	return s.Data.Mount, nil
+}
+
+// begin starts f, and returns how to wait for what it gives.
+func begin[T any](f func() (T, error)) func() (T, error) {
+	f = sync.OnceValues(f)
+	go f() //nolint:errcheck // whoever waits gets it
+	return f
+}
+
+// readSpec reads what the machine is to run.
+func (g *guest) readSpec(procs *proc.Table, made time.Time) (spec.Spec, *supervise.Supervisor, error) {
+	defer g.phases.begin("guest spec")()
+	s, err := loadSpec(spec.Path)
+	if err != nil {
+		return s, nil, err
+	}
+	g.setSpec(s)
+	if err := unix.Sethostname([]byte(s.Name)); err != nil {
+		return s, nil, fmt.Errorf("host name %q: %w", s.Name, err)
+	}
+	sup, err := supervise.New(supervise.Options{Spec: s, Procs: procs, Cgroups: cgroupRoot, ImageDate: made,
+		Phase: g.phases.begin, Note: g.serviceNote})
+	return s, sup, err
 }
 
 // network brings up lo, and keeps the device of the command line and the clock.
@@ -155,17 +188,13 @@ func (g *guest) network(ctx context.Context, line cmdline.Line, imageDate time.T
 }
 
 // dataDisk finds, formats or checks, and mounts the data disk.
-func (g *guest) dataDisk(ctx context.Context, procs *proc.Table, d spec.Data, line cmdline.Line) error {
-	serial := d.Serial
-	if line.DataSerial != "" {
-		serial = line.DataSerial
-	}
+func (g *guest) dataDisk(ctx context.Context, procs *proc.Table, serial string) (*datadisk.FileSystem, error) {
 	find, cancel := context.WithTimeout(ctx, deviceDeadline)
 	defer cancel()
 	end := g.phases.begin("data disk: find")
 	disk, err := blockdev.Find(find, blockdev.Sysfs, serial)
 	if err != nil {
-		return fmt.Errorf("data disk: %w", err)
+		return nil, fmt.Errorf("data disk: %w", err)
 	}
 	end()
 	run := func(ctx context.Context, argv ...string) (int, string, error) {
@@ -176,40 +205,52 @@ func (g *guest) dataDisk(ctx context.Context, procs *proc.Table, d spec.Data, li
 		}
 		return r.Status.ExitStatus(), r.Text(), err
 	}
-	note := func(s string) { g.c.note("data disk %s: %s", disk.Device(), s) }
 	end = g.phases.begin("data disk: check")
-	if err := datadisk.Prepare(ctx, disk.Device(), run, note); err != nil {
-		return err
+	if err := datadisk.Prepare(ctx, disk.Device(), run, g.diskNote(disk.Device())); err != nil {
+		return nil, err
 	}
 	end()
-	end = g.phases.begin("data disk: mount")
-	if err := datadisk.Mount(disk.Device(), d.Mount, note); err != nil {
+	defer g.phases.begin("data disk: mount")()
+	return datadisk.Mount(disk.Device())
+}
+
+// attach shows the data disk at dir.
+func (g *guest) attach(data *datadisk.FileSystem, dir string) error {
+	if err := data.Attach(dir, g.diskNote(data.Device())); err != nil {
 		return err
 	}
-	end()
-	g.setData(disk.Device())
-	g.c.note("data disk %s mounted at %s", disk.Device(), d.Mount)
+	g.setData(data.Device())
+	g.c.note("data disk %s mounted at %s", data.Device(), dir)
 	return nil
 }
 
-// loadSpec reads the guest spec strictly. It also returns when the image was
-// made: every file of it has that date.
-func loadSpec(path string) (s spec.Spec, made time.Time, err error) {
+func (g *guest) diskNote(device string) func(string) {
+	return func(s string) { g.c.note("data disk %s: %s", device, s) }
+}
+
+// imageDate is when the image was made: every file of it has that date.
+func imageDate(path string) (time.Time, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("guest spec: %w", err)
+	}
+	return info.ModTime(), nil
+}
+
+// loadSpec reads the guest spec strictly.
+func loadSpec(path string) (spec.Spec, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return s, made, fmt.Errorf("guest spec: %w", err)
+		return spec.Spec{}, fmt.Errorf("guest spec: %w", err)
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return s, made, fmt.Errorf("guest spec: %w", err)
-	}
 	d := json.NewDecoder(io.LimitReader(f, maxSpec))
 	d.DisallowUnknownFields()
+	var s spec.Spec
 	if err := d.Decode(&s); err != nil {
-		return spec.Spec{}, made, fmt.Errorf("guest spec %s: %w: rebuild the image with the sovereign-init of the same version", path, err)
+		return spec.Spec{}, fmt.Errorf("guest spec %s: %w: rebuild the image with the sovereign-init of the same version", path, err)
 	}
-	return s, info.ModTime(), nil
+	return s, nil
 }
 
 // delegate lets the services' control groups have memory limits, where the

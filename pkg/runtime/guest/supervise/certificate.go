@@ -30,13 +30,14 @@ const certificateYears = 10
 // from the earlier of now and the image's date, and for years from the later.
 func makeCertificate(dir string, c spec.Certificate, guest string, image, now time.Time, a account) error {
 	path := filepath.Join(dir, c.Name)
+	// The certificate is written last. With it everything is there, and
+	// parsing the key would only make every start wait.
+	if exists(path+".key") && exists(path+".crt") {
+		return nil
+	}
 	key, err := readKey(path + ".key")
 	if errors.Is(err, os.ErrNotExist) {
 		key, err = makeKey(path+".key", a)
-	} else if err == nil {
-		if _, err := os.Lstat(path + ".crt"); err == nil {
-			return nil
-		}
 	}
 	if err != nil {
 		return fmt.Errorf("certificate %s: %w", path, err)
@@ -68,6 +69,11 @@ func makeCertificate(dir string, c spec.Certificate, guest string, image, now ti
 		return fmt.Errorf("certificate %s: %w", path, err)
 	}
 	return writeFile(path+".crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644, a)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func makeKey(path string, a account) (*ecdsa.PrivateKey, error) {

@@ -207,7 +207,7 @@ func TestCertificates(t *testing.T) {
 	if b, err := os.ReadFile(path + ".key"); err != nil || string(b) != string(key) {
 		t.Errorf("the key is another: %v", err)
 	}
-	if err := os.WriteFile(path+".key", []byte("rubbish"), 0o600); err != nil {
+	if err := errors.Join(os.WriteFile(path+".key", []byte("rubbish"), 0o600), os.Remove(path+".crt")); err != nil {
 		t.Fatal(err)
 	}
 	if err := makeCertificate(filepath.Dir(path), v.Certificates[0], "test", time.Time{}, time.Now(), a); err == nil || !strings.Contains(err.Error(), "no PEM") {
