@@ -90,7 +90,7 @@ func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error
 		return nil, err
 	}
 	in := inputs{
-		"format":       "root/2",
+		"format":       "root/3",
 		"writers":      writers,
 		"arch":         b.arch.Apk,
 		"recipe files": files.String(),
@@ -229,7 +229,9 @@ func (b *builder) writeRoot(ctx context.Context, t *rootfs.Tree) (outputs, error
 		return nil, err
 	}
 	defer w.Abort()
-	if err := initramfs.Write(ctx, w, early, b.epoch); err != nil {
+	// Not compressed: the kernel has it unpacked while the machine waits, and a
+	// loader reads 8 MB sooner than a guest decompresses them.
+	if err := initramfs.WriteCPIO(ctx, w, early, b.epoch); err != nil {
 		return nil, err
 	}
 	if out["initramfs"], _, err = w.Commit(""); err != nil {

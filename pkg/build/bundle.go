@@ -55,7 +55,7 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 		digest     store.Digest
 	}{
 		{b.arch.Image, bundle.RoleKernel, kernel.Image},
-		{"initramfs.cpio.zst", bundle.RoleInitramfs, root.Initramfs},
+		{"initramfs.cpio", bundle.RoleInitramfs, root.Initramfs},
 		{"kernel.config", bundle.RoleKernelConfig, kernel.Config},
 		{"root.img", bundle.RoleRoot, root.Disk},
 	} {

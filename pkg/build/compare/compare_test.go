@@ -68,7 +68,7 @@ func write(t *testing.T, c contents) string {
 	}})
 	must(err)
 	early := file("initramfs")
-	must(initramfs.Write(t.Context(), early, tree(rootfs.Regular("init", 0o755, []byte(c.init))), 0))
+	must(initramfs.WriteCPIO(t.Context(), early, tree(rootfs.Regular("init", 0o755, []byte(c.init))), 0))
 	must(os.WriteFile(filepath.Join(dir, "kernel"), []byte(c.kernel), 0o644))
 	must(os.WriteFile(filepath.Join(dir, "config"), []byte(c.config), 0o644))
 
@@ -76,7 +76,7 @@ func write(t *testing.T, c contents) string {
 	files, roles := map[string]string{}, map[string]string{}
 	for name, at := range map[string][2]string{
 		"bzImage": {"kernel", bundle.RoleKernel}, "kernel.config": {"config", bundle.RoleKernelConfig},
-		"initramfs.cpio.zst": {"initramfs", bundle.RoleInitramfs}, "root.img": {"root.img", bundle.RoleRoot},
+		"initramfs.cpio": {"initramfs", bundle.RoleInitramfs}, "root.img": {"root.img", bundle.RoleRoot},
 	} {
 		files[name], roles[name] = filepath.Join(dir, at[0]), at[1]
 	}

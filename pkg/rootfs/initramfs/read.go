@@ -1,6 +1,7 @@
 package initramfs
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -22,8 +23,17 @@ const (
 	maxEntries = 1 << 20
 )
 
-// Read reads an archive compressed with zstd. Contents go to the spool.
-func Read(ctx context.Context, r io.Reader, spool *rootfs.Spool) (*rootfs.Tree, error) {
+// zstdMagic begins what zstd compressed (RFC 8878, 3.1.1).
+const zstdMagic = "\x28\xb5\x2f\xfd"
+
+// Read reads an archive, compressed with zstd or not. Contents go to the spool.
+func Read(ctx context.Context, in io.Reader, spool *rootfs.Spool) (*rootfs.Tree, error) {
+	r := bufio.NewReader(in)
+	if magic, err := r.Peek(len(zstdMagic)); err != nil {
+		return nil, fmt.Errorf("initramfs: %w", err)
+	} else if string(magic) != zstdMagic {
+		return ReadCPIO(ctx, r, spool)
+	}
 	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(256<<20))
 	if err != nil {
 		return nil, fmt.Errorf("initramfs: %w", err)

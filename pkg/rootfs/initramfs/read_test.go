@@ -2,6 +2,8 @@ package initramfs
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"testing"
 
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -12,8 +14,14 @@ func TestReadBack(t *testing.T) {
 	for _, name := range []string{"dev/console", "dev/vda", "dev/null"} {
 		tree.Remove(name) // their numbers are not read
 	}
+	for name, write := range map[string]func(context.Context, io.Writer, *rootfs.Tree, int64) error{"zstd": Write, "plain": WriteCPIO} {
+		t.Run(name, func(t *testing.T) { readBack(t, tree, write) })
+	}
+}
+
+func readBack(t *testing.T, tree *rootfs.Tree, write func(context.Context, io.Writer, *rootfs.Tree, int64) error) {
 	var b bytes.Buffer
-	if err := Write(t.Context(), &b, tree, epoch); err != nil {
+	if err := write(t.Context(), &b, tree, epoch); err != nil {
 		t.Fatal(err)
 	}
 	spool, err := rootfs.NewSpool(t.TempDir())
