@@ -94,6 +94,13 @@ func fakeMachine(mode string) error {
 	if mode == "mute" {
 		select {}
 	}
+	switch mode {
+	case "slow":
+	case "fails":
+		fmt.Fprintln(console, "sovereign-init: [1.500] FAILED: data disk: none")
+	default:
+		time.AfterFunc(time.Until(g.until), func() { fmt.Fprintln(console, "sovereign-init: [1.500] ready") })
+	}
 	go func() {
 		for {
 			c, err := agents.Accept()

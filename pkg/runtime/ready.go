@@ -1,10 +1,13 @@
 package runtime
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -17,11 +20,14 @@ const (
 	watchEvery = 100 * time.Millisecond
 	// askEvery is how often the guest is asked at least while it starts. An
 	// answer takes from the machine that is being waited for: an emulated one
-	// was ready half a second later when it was asked ten times a second.
-	askEvery = time.Second
-	// lookEvery is how often the console is looked at meanwhile. What it says
-	// is for people; that it says something is a reason to ask.
+	// was ready half a second later when it was asked ten times a second, and a
+	// quarter when it was asked at everything the console said.
+	askEvery = 2 * time.Second
+	// lookEvery is how often the console is looked at meanwhile. What init says
+	// there at the end of a start is a reason to ask, and no more.
 	lookEvery = 20 * time.Millisecond
+	// consoleLook bounds what is read of the console at once, bytes.
+	consoleLook = 64 << 10
 	// turn is how long one wait may hold the agent's port before other
 	// commands get theirs, for at least a pause of several lockPolls.
 	turn     = 2 * time.Second
@@ -53,7 +59,7 @@ func (i *Instance) WaitReady(ctx context.Context, report Report) error {
 	defer func() { <-done }()
 	defer cancel(nil)
 
-	w := &waiter{i: i, report: report}
+	w := &waiter{i: i, report: report, console: consoleEar{file: i.ConsoleFile()}}
 	select {
 	case <-kernel:
 		report.tell(PhaseKernel, "the kernel boots")
@@ -81,7 +87,7 @@ func (i *Instance) watch(ctx context.Context, end context.CancelCauseFunc, kerne
 			end(err)
 			return
 		}
-		if !spoken && i.consoleSize() > 0 {
+		if info, err := os.Stat(i.ConsoleFile()); !spoken && err == nil && info.Size() > 0 {
 			spoken = true
 			close(kernel)
 		}
@@ -99,13 +105,17 @@ func (i *Instance) ended() error {
 
 // waiter turns the guest's answers into events.
 type waiter struct {
-	i      *Instance
-	report Report
-	last   *agent.Status
+	i       *Instance
+	report  Report
+	console consoleEar
+	last    *agent.Status
 }
 
 // ask opens a session and asks until the guest is ready or the turn is over.
 func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
+	if err := w.console.untilTold(ctx); err != nil {
+		return false, err
+	}
 	attempt, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	s, err := w.i.session(attempt)
@@ -118,7 +128,6 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 		return false, nil
 	}
 	for end := time.Now().Add(turn); time.Now().Before(end); {
-		said := w.i.consoleSize()
 		status, err := s.Status(ctx)
 		if err != nil {
 			break // the session is lost; a new one will tell
@@ -136,7 +145,7 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 				Hintf("read %s", w.i.ConsoleFile())
 			return false, errors.Join(e, s.Close())
 		}
-		if err := w.i.untilSaid(ctx, said); err != nil {
+		if err := w.console.untilTold(ctx); err != nil {
 			return false, errors.Join(err, s.Close())
 		}
 	}
@@ -148,24 +157,46 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 	return false, nil
 }
 
-// consoleSize is how much the console has said, in bytes.
-func (i *Instance) consoleSize() int64 {
-	info, err := os.Stat(i.ConsoleFile())
-	if err != nil {
-		return 0 // it has said nothing, or that cannot be seen: time passes too
-	}
-	return info.Size()
+// outcome is what init says on the console at the end of a start.
+var outcome = regexp.MustCompile(`(?m)^sovereign-init: \[ *[0-9.]+\] (ready|FAILED: [^\n]*)\r?\n`)
+
+// consoleEar listens to a machine's console while it starts.
+type consoleEar struct {
+	file string
+	seen int64  // bytes that were read
+	line []byte // what is there of the last line
 }
 
-// untilSaid waits until the console has said more than so much, for askEvery at
-// most.
-func (i *Instance) untilSaid(ctx context.Context, size int64) error {
-	for end := time.Now().Add(askEvery); i.consoleSize() == size && time.Now().Before(end); {
+// untilTold waits until init says that the guest is ready or has failed, for
+// askEvery at most.
+func (c *consoleEar) untilTold(ctx context.Context) error {
+	for end := time.Now().Add(askEvery); !c.told() && time.Now().Before(end); {
 		if err := sleep(ctx, lookEvery); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// told says whether init has said so in what is new on the console. One that
+// cannot be read says nothing: time passes too.
+func (c *consoleEar) told() bool {
+	f, err := os.Open(c.file)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.NewSectionReader(f, c.seen, consoleLook))
+	if err != nil {
+		return false
+	}
+	c.seen += int64(len(b))
+	text := append(c.line, b...)
+	c.line = text[bytes.LastIndexByte(text, '\n')+1:]
+	if len(c.line) > consoleLook {
+		c.line = nil
+	}
+	return outcome.Match(text)
 }
 
 // tell reports the services whose state changed.

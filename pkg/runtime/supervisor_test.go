@@ -178,7 +178,7 @@ func TestUpHealDown(t *testing.T) {
 		return err == nil && alive && p != first
 	})
 	i = ready(t, f)
-	if s := supervision(t, f); s.Ends.Total != 1 || s.Ends.InARow != 1 || !strings.Contains(s.Ends.Last.Why, "Linux version") {
+	if s := supervision(t, f); s.Ends.Total != 1 || s.Ends.InARow != 1 || !strings.Contains(s.Ends.Last.Why, "ready") {
 		t.Errorf("ends %+v", s.Ends)
 	}
 	f.Intact(t)
