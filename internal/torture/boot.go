@@ -1,18 +1,17 @@
 package torture
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
 // runBoot boots a machine that has its cluster again and again, with nothing
@@ -84,30 +83,37 @@ func (m *machine) timedBoot(ctx context.Context) (wall, up time.Duration, err er
 	}
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
-	begin, asked := make(chan struct{}), make(chan error, 1)
+	asked := make(chan error, 1)
 	go func() {
-		select {
-		case <-begin:
-			var err error
+		err := m.untilMounted(ctx)
+		if err == nil {
 			up, err = m.uptime(ctx)
-			asked <- err
-		case <-ctx.Done():
-			asked <- context.Cause(ctx)
 		}
+		asked <- err
 	}()
-	var once sync.Once
-	err = m.inst.WaitReady(ctx, func(e runtime.Event) {
-		if e.Phase == runtime.PhaseService {
-			once.Do(func() { close(begin) })
-		}
-	})
+	err = m.inst.WaitReady(ctx, nil)
 	wall = time.Since(m.begun)
 	if err != nil {
 		cancel()
-	} else {
-		once.Do(func() { close(begin) })
 	}
 	return wall, up, errors.Join(err, <-asked)
+}
+
+// untilMounted waits until the console says that the data disk is mounted, the
+// last before the services. To ask the guest would take from its boot.
+func (m *machine) untilMounted(ctx context.Context) error {
+	for {
+		text, err := os.ReadFile(m.inst.ConsoleFile())
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if bytes.Contains(text, []byte(" mounted at ")) {
+			return nil
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 // uptime asks the database for the time since the kernel's start.
