@@ -229,8 +229,8 @@ func (b *builder) writeRoot(ctx context.Context, t *rootfs.Tree) (outputs, error
 		return nil, err
 	}
 	defer w.Abort()
-	// Not compressed: the kernel has it unpacked while the machine waits, and a
-	// loader reads 8 MB sooner than a guest decompresses them.
+	// Not compressed: the boot waits for what the kernel unpacks. With zstd it
+	// lasts 0.09 s longer under TCG, for 4.5 MB less of a bundle.
 	if err := initramfs.WriteCPIO(ctx, w, early, b.epoch); err != nil {
 		return nil, err
 	}

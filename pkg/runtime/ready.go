@@ -20,8 +20,8 @@ const (
 	watchEvery = 100 * time.Millisecond
 	// askEvery is how often the guest is asked at least while it starts. An
 	// answer takes from the machine that is being waited for: an emulated one
-	// was ready half a second later when it was asked ten times a second, and a
-	// quarter when it was asked at everything the console said.
+	// was ready half a second later when it was asked ten times a second, and
+	// still two tenths when it was asked at everything the console said.
 	askEvery = 2 * time.Second
 	// lookEvery is how often the console is looked at meanwhile. What init says
 	// there at the end of a start is a reason to ask, and no more.

@@ -81,6 +81,21 @@ func TestSettingsRefusals(t *testing.T) {
 	if _, err := os.Stat(file); err == nil {
 		t.Error("half a file was left")
 	}
+	// Two programs run at once, and the failure of neither passes for a size or
+	// an address.
+	m.write(t, m.data+"/meminfo", "MemTotal: 524288 kB\n")
+	m.write(t, m.bin+"/stat", "#!/bin/sh\nexit 1\n")
+	if code, out := m.settings(t, m.data, file, m.data+"/meminfo"); code != 1 || !strings.Contains(out, "cannot tell the size") {
+		t.Errorf("without stat: exit %d: %s", code, out)
+	}
+	m.write(t, m.bin+"/stat", "#!/bin/sh\necho disk 8388608 1024\n")
+	m.write(t, m.bin+"/ip", "#!/bin/sh\necho ip: no netlink >&2\nexit 1\n")
+	if code, out := m.settings(t, m.data, file, m.data+"/meminfo"); code != 1 || !strings.Contains(out, "no netlink") {
+		t.Errorf("without ip: exit %d: %s", code, out)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("a file was left without an answer")
+	}
 	if code, out := m.settings(t); code != 1 || !strings.Contains(out, "usage") {
 		t.Errorf("exit %d: %s", code, out)
 	}

@@ -2,8 +2,9 @@
 // cpio of format "newc", compressed with zstd or not.
 //
 // A rootfs.Tree comes in; the same bytes for the same tree go out, streamed.
-// The kernel needs CONFIG_RD_ZSTD for a compressed one. Extended attributes have no place
-// in the format: a tree with some is refused rather than written without.
+// The kernel needs CONFIG_RD_ZSTD for a compressed one. Extended attributes
+// have no place in the format: a tree with some is refused rather than written
+// without.
 package initramfs
 
 import (

@@ -101,28 +101,28 @@ func (g *guest) start(ctx context.Context, procs *proc.Table, line cmdline.Line)
 	if err != nil {
 		return "", err
 	}
-	// Neither waits for the other, and one that the command line names does
-	// not wait for the spec either.
-	tried := g.network(ctx, line, made)
-	var disk func() (*datadisk.FileSystem, error)
+	tried := g.network(ctx, line, made) // the disk does not wait for it
+	disk := func() (*datadisk.FileSystem, error) { return nil, nil }
+	open := func(serial string) {
+		disk = sync.OnceValues(func() (*datadisk.FileSystem, error) { return g.dataDisk(ctx, procs, serial) })
+		go disk() //nolint:errcheck // is waited for below
+	}
+	// A disk that the command line names does not wait for the spec either.
 	if line.DataSerial != "" {
-		disk = begin(func() (*datadisk.FileSystem, error) { return g.dataDisk(ctx, procs, line.DataSerial) })
+		open(line.DataSerial)
 	}
 	s, sup, err := g.readSpec(procs, made)
-	if disk == nil && err == nil {
-		disk = begin(func() (*datadisk.FileSystem, error) { return g.dataDisk(ctx, procs, s.Data.Serial) })
+	if err == nil && line.DataSerial == "" {
+		open(s.Data.Serial)
 	}
-	if disk != nil {
-		var data *datadisk.FileSystem
-		var diskErr error
-		if data, diskErr = disk(); diskErr == nil {
-			defer data.Close() //nolint:errcheck // what is attached stays
-		}
-		if err = errors.Join(err, diskErr); err == nil {
-			err = g.attach(data, s.Data.Mount)
-		}
+	data, diskErr := disk()
+	if data != nil {
+		defer data.Close() //nolint:errcheck // what is attached stays
 	}
-	if err != nil {
+	if err := errors.Join(err, diskErr); err != nil {
+		return "", err
+	}
+	if err := g.attach(data, s.Data.Mount); err != nil {
 		return "", err
 	}
 	select {
@@ -134,13 +134,6 @@ func (g *guest) start(ctx context.Context, procs *proc.Table, line cmdline.Line)
 	go g.watchData(ctx)
 	g.setSupervisor(sup)
 	return s.Data.Mount, nil
-}
-
-// begin starts f, and returns how to wait for what it gives.
-func begin[T any](f func() (T, error)) func() (T, error) {
-	f = sync.OnceValues(f)
-	go f() //nolint:errcheck // whoever waits gets it
-	return f
 }
 
 // readSpec reads what the machine is to run.
