@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/clock"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/datadisk"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/supervise"
@@ -27,8 +29,11 @@ type guest struct {
 	runner   *supervise.Runner
 	stop     chan struct{} // closed when the machine is to go off
 	stopOnce sync.Once
-	logsOpen sync.WaitGroup // opens the logs' files
-	freezing sync.Mutex     // held while the file system is frozen or thawed
+	logsOpen sync.WaitGroup                       // opens the logs' files
+	rooted   chan struct{}                        // closed when the root is there, with all its mounts
+	ntp      *clock.Keeper                        // not nil once rooted is closed
+	opened   func() (*datadisk.FileSystem, error) // waits for the data disk; nil before it is being opened
+	freezing sync.Mutex                           // held while the file system is frozen or thawed
 
 	mu        sync.Mutex
 	name      string
@@ -55,8 +60,8 @@ const (
 
 func topics() []string { return []string{topicData, topicLoopback, "network", "network6", topicClock} }
 
-func newGuest(c *console, p *phases, r *supervise.Runner) *guest {
-	return &guest{c: c, phases: p, runner: r, stop: make(chan struct{}), troubles: map[string]string{}}
+func newGuest(c *console, p *phases) *guest {
+	return &guest{c: c, phases: p, stop: make(chan struct{}), rooted: make(chan struct{}), troubles: map[string]string{}}
 }
 
 func (g *guest) setSpec(s spec.Spec) {

@@ -16,7 +16,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/supervise"
 )
 
-func testGuest() *guest { return newGuest(newConsole(), &phases{}, nil) }
+func testGuest() *guest { return newGuest(newConsole(), &phases{}) }
 
 func TestStatesOfAGuest(t *testing.T) {
 	g := testGuest()

@@ -49,13 +49,42 @@ func Main() {
 // run returns when the machine is to go off; the error is for what failed
 // before there was an agent to tell it.
 func run(ctx context.Context, c *console, p *phases) (cmdline.Line, error) {
-	if filepath.Base(os.Args[0]) == "init" {
-		line, err := stage1(ctx, c, p)
-		if err != nil || line.Probe {
+	initramfs := filepath.Base(os.Args[0]) == "init"
+	first := mountSystem
+	if initramfs {
+		first = mountEarly
+	}
+	if err := first(p); err != nil {
+		return cmdline.Line{}, err
+	}
+	line, err := readCmdline()
+	if err != nil {
+		return line, err
+	}
+	if line.Probe {
+		c.print(cmdline.ProbeLine + "\n")
+		return line, nil
+	}
+	g := newGuest(c, p)
+	// It waits for the device and the kernel, and goes on beside the root.
+	tried := g.network(ctx, line)
+	if err := g.takeOver(); err != nil {
+		return line, err
+	}
+	if initramfs {
+		if err := g.openRoot(ctx, line); err != nil {
+			return line, err
+		}
+		if err := mountSystem(p); err != nil {
 			return line, err
 		}
 	}
-	return stage2(ctx, c, p)
+	if err := delegate(cgroupRoot); err != nil {
+		return line, err
+	}
+	g.serveAgent(ctx)
+	g.live(ctx, line, tried)
+	return line, nil
 }
 
 // Limits of the last steps, each of which the kernel may not return from.

@@ -33,6 +33,17 @@ func (m mount) do() error {
 	return nil
 }
 
+// mountSystem mounts what programs of the root image expect.
+func mountSystem(p *phases) error {
+	defer p.begin("mounts")()
+	for _, m := range systemMounts() {
+		if err := m.do(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // systemMounts are what programs of the root image expect. The order matters.
 func systemMounts() []mount {
 	const safe = unix.MS_NOSUID | unix.MS_NODEV

@@ -21,70 +21,68 @@ const (
 
 const newRoot = "/newroot"
 
-// stage1 runs in the initramfs: it finds the root disk, checks it, and makes
-// its file system the root.
-func stage1(ctx context.Context, c *console, p *phases) (cmdline.Line, error) {
-	end := p.begin("early mounts")
+// mountEarly mounts what is needed to find the root.
+func mountEarly(p *phases) error {
+	defer p.begin("early mounts")()
 	for _, m := range []mount{
 		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "", true},
 		{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "", true},
 		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755", true},
 	} {
 		if err := m.do(); err != nil {
-			return cmdline.Line{}, err
+			return err
 		}
 	}
-	if err := openConsole(); err != nil {
-		return cmdline.Line{}, err
-	}
-	line, err := readCmdline()
-	if err != nil {
-		return line, err
-	}
-	end()
-	if line.Probe {
-		c.print(cmdline.ProbeLine + "\n")
-		return line, nil
-	}
-	if line.RootHash == nil || line.RootSerial == "" {
-		return line, errors.New("kernel command line: roothash= and root.serial= are needed: take the command line of the bundle's manifest")
-	}
-	ctx, cancel := context.WithTimeout(ctx, deviceDeadline)
-	defer cancel()
-	end = p.begin("root disk")
-	disk, err := blockdev.Find(ctx, blockdev.Sysfs, line.RootSerial)
-	if err != nil {
-		return line, fmt.Errorf("root: %w", err)
-	}
-	data, err := disk.Partition(ctx, labelRoot)
-	if err != nil {
-		return line, fmt.Errorf("root: %w", err)
-	}
-	hashes, err := disk.Partition(ctx, labelVerity)
-	if err != nil {
-		return line, fmt.Errorf("root: %w", err)
-	}
-	end()
-	end = p.begin("verity")
-	device, err := verity.Open("root", data, hashes, line.RootHash)
-	if err != nil {
-		return line, fmt.Errorf("root: %w", err)
-	}
-	end()
-	c.note("root %s is verified by %s", disk.Device(), device)
-	defer p.begin("switch root")()
-	return line, switchRoot(device)
+	return openConsole()
 }
 
-// switchRoot mounts the root and makes it this process's.
-func switchRoot(device string) error {
+// openRoot runs in the initramfs: it finds the root disk, checks it, and makes
+// its file system the root.
+func (g *guest) openRoot(ctx context.Context, line cmdline.Line) error {
+	if line.RootHash == nil || line.RootSerial == "" {
+		return errors.New("kernel command line: roothash= and root.serial= are needed: take the command line of the bundle's manifest")
+	}
+	find, cancel := context.WithTimeout(ctx, deviceDeadline)
+	defer cancel()
+	end := g.phases.begin("root disk")
+	disk, err := blockdev.Find(find, blockdev.Sysfs, line.RootSerial)
+	if err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	data, err := disk.Partition(find, labelRoot)
+	if err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	hashes, err := disk.Partition(find, labelVerity)
+	if err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	end()
+	end = g.phases.begin("verity")
+	device, err := verity.Open("root", data, hashes, line.RootHash)
+	if err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	end()
+	g.c.note("root %s is verified by %s", disk.Device(), device)
+	defer g.phases.begin("switch root")()
 	root := mount{device, newRoot, "erofs", unix.MS_RDONLY | unix.MS_NODEV, "", true}
 	if err := root.do(); err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
+	// No data disk is touched before there is a root to use it.
+	if line.DataSerial != "" {
+		g.openData(ctx, line.DataSerial)
+	}
+	return switchRoot()
+}
+
+// switchRoot makes newRoot this process's root. Others of its threads use
+// /dev, /proc and /sys meanwhile: so those are shown in both, not moved.
+func switchRoot() error {
 	for _, dir := range []string{"/dev", "/proc", "/sys"} {
-		if err := unix.Mount(dir, newRoot+dir, "", unix.MS_MOVE, ""); err != nil {
-			return fmt.Errorf("root: move %s: %w: the image has to have that directory", dir, err)
+		if err := unix.Mount(dir, newRoot+dir, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("root: %s: %w: the image has to have that directory", dir, err)
 		}
 	}
 	// The initramfs stays for ever. Its one large file is this program, whose

@@ -36,55 +36,34 @@ const (
 	maxSpec         = 1 << 20 // bytes
 )
 
-// stage2 is PID 1 of the root image. It returns when the machine is to go off;
-// the error is for what failed before there was an agent to tell it.
-func stage2(ctx context.Context, c *console, p *phases) (cmdline.Line, error) {
-	end := p.begin("mounts")
-	for _, m := range systemMounts() {
-		if err := m.do(); err != nil {
-			return cmdline.Line{}, err
-		}
-	}
-	end()
-	line, err := readCmdline()
-	if err != nil {
-		return line, err
-	}
-	if line.Probe {
-		c.print(cmdline.ProbeLine + "\n")
-		return line, nil
-	}
+// takeOver makes this process what PID 1 has to be.
+func (g *guest) takeOver() error {
 	procs, err := proc.New()
 	if err != nil {
-		return line, err
+		return err
 	}
 	if err := procs.SetOOMScoreAdj(ownOOMScoreAdj); err != nil {
-		return line, err
+		return err
 	}
+	g.runner = &supervise.Runner{Procs: procs, Cgroups: cgroupRoot}
 	// Ctrl-Alt-Del becomes SIGINT instead of a reset.
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
-		return line, fmt.Errorf("ctrl-alt-del: %w", err)
+		return fmt.Errorf("ctrl-alt-del: %w", err)
 	}
-	if err := delegate(cgroupRoot); err != nil {
-		return line, err
-	}
-	g := newGuest(c, p, &supervise.Runner{Procs: procs, Cgroups: cgroupRoot})
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT, syscall.SIGPWR)
 	go func() {
 		for s := range stop {
-			c.note("%v: shutting down", s)
+			g.c.note("%v: shutting down", s)
 			g.requestStop()
 		}
 	}()
-	g.serveAgent(ctx)
-	g.live(ctx, procs, line)
-	return line, nil
+	return nil
 }
 
 // live runs the guest until it is asked to stop, and ends it in order.
-func (g *guest) live(ctx context.Context, procs *proc.Table, line cmdline.Line) {
-	mounted, err := g.start(ctx, procs, line)
+func (g *guest) live(ctx context.Context, line cmdline.Line, network <-chan struct{}) {
+	mounted, err := g.start(ctx, line, network)
 	if err != nil {
 		g.fail(err)
 		<-g.stop
@@ -96,26 +75,26 @@ func (g *guest) live(ctx context.Context, procs *proc.Table, line cmdline.Line) 
 
 // start does all that comes before the services. It returns where the data
 // disk is mounted, "" if it is not.
-func (g *guest) start(ctx context.Context, procs *proc.Table, line cmdline.Line) (mounted string, err error) {
+func (g *guest) start(ctx context.Context, line cmdline.Line, network <-chan struct{}) (mounted string, err error) {
 	made, err := imageDate(spec.Path)
 	if err != nil {
 		return "", err
 	}
-	tried := g.network(ctx, line, made) // the disk does not wait for it
-	disk := func() (*datadisk.FileSystem, error) { return nil, nil }
-	open := func(serial string) {
-		disk = sync.OnceValues(func() (*datadisk.FileSystem, error) { return g.dataDisk(ctx, procs, serial) })
-		go disk() //nolint:errcheck // is waited for below
-	}
-	// A disk that the command line names does not wait for the spec either.
+	g.ntp = clock.New(clock.Options{Earliest: made, Servers: line.NTP, Note: func(s string) { g.c.note("%s", s) }, Report: g.setClock})
+	go g.ntp.Run(ctx)
+	close(g.rooted)
+	// A disk that the command line names does not wait for the spec.
 	if line.DataSerial != "" {
-		open(line.DataSerial)
+		g.openData(ctx, line.DataSerial)
 	}
-	s, sup, err := g.readSpec(procs, made)
-	if err == nil && line.DataSerial == "" {
-		open(s.Data.Serial)
+	s, sup, err := g.readSpec(made)
+	if err == nil {
+		g.openData(ctx, s.Data.Serial)
 	}
-	data, diskErr := disk()
+	if g.opened == nil {
+		return "", err
+	}
+	data, diskErr := g.opened()
 	if data != nil {
 		defer data.Close() //nolint:errcheck // what is attached stays
 	}
@@ -126,7 +105,7 @@ func (g *guest) start(ctx context.Context, procs *proc.Table, line cmdline.Line)
 		return "", err
 	}
 	select {
-	case <-tried:
+	case <-network:
 	case <-time.After(networkPatience):
 		g.c.note("network: not up yet: the services start without it")
 	}
@@ -137,7 +116,7 @@ func (g *guest) start(ctx context.Context, procs *proc.Table, line cmdline.Line)
 }
 
 // readSpec reads what the machine is to run.
-func (g *guest) readSpec(procs *proc.Table, made time.Time) (spec.Spec, *supervise.Supervisor, error) {
+func (g *guest) readSpec(made time.Time) (spec.Spec, *supervise.Supervisor, error) {
 	defer g.phases.begin("guest spec")()
 	s, err := loadSpec(spec.Path)
 	if err != nil {
@@ -147,20 +126,20 @@ func (g *guest) readSpec(procs *proc.Table, made time.Time) (spec.Spec, *supervi
 	if err := unix.Sethostname([]byte(s.Name)); err != nil {
 		return s, nil, fmt.Errorf("host name %q: %w", s.Name, err)
 	}
-	sup, err := supervise.New(supervise.Options{Spec: s, Procs: procs, Cgroups: cgroupRoot, ImageDate: made,
+	sup, err := supervise.New(supervise.Options{Spec: s, Procs: g.runner.Procs, Cgroups: cgroupRoot, ImageDate: made,
 		Phase: g.phases.begin, Note: g.serviceNote})
 	return s, sup, err
 }
 
-// network brings up lo, and keeps the device of the command line and the clock.
-// Without a network the services still start, and the agent tells what is
-// wrong: the data is reachable through it.
-func (g *guest) network(ctx context.Context, line cmdline.Line, imageDate time.Time) (tried <-chan struct{}) {
+// network brings up lo, and keeps the device of the command line. Without a
+// network the services still start, and the agent tells what is wrong: the data
+// is reachable through it. It may begin before the root is there, and then
+// writes and tells what it found once that is.
+func (g *guest) network(ctx context.Context, line cmdline.Line) (tried <-chan struct{}) {
 	end := g.phases.begin("network")
-	g.trouble(topicLoopback, network.Loopback())
-	clock := clock.New(clock.Options{Earliest: imageDate, Servers: line.NTP, Note: func(s string) { g.c.note("%s", s) }, Report: g.setClock})
-	go clock.Run(ctx)
-	up := network.Keep(ctx, network.Options{Net: line.Net, Net6: line.Net6, Resolv: resolvConf, Report: g.trouble,
+	lo := make(chan struct{})
+	go func() { g.trouble(topicLoopback, network.Loopback()); close(lo) }()
+	up := network.Keep(ctx, network.Options{Net: line.Net, Net6: line.Net6, Resolv: resolvConf, After: g.rooted, Report: g.trouble,
 		Up: func(n cmdline.Net) {
 			if n.Auto {
 				g.c.note("network %s takes addresses by router advertisements", n.Device)
@@ -172,16 +151,26 @@ func (g *guest) network(ctx context.Context, line cmdline.Line, imageDate time.T
 				servers = append(servers, a.String())
 			}
 			if n.DHCP {
-				clock.Found(servers)
+				g.ntp.Found(servers)
 			}
 		}})
 	done := make(chan struct{})
-	go func() { <-up; end(); close(done) }()
+	go func() { <-lo; <-up; end(); close(done) }()
 	return done
 }
 
+// openData begins to open the data disk with the serial, unless one is being
+// opened; g.opened waits for it. It is for the goroutine that boots.
+func (g *guest) openData(ctx context.Context, serial string) {
+	if g.opened != nil {
+		return
+	}
+	g.opened = sync.OnceValues(func() (*datadisk.FileSystem, error) { return g.dataDisk(ctx, serial) })
+	go g.opened() //nolint:errcheck // who waits for it has the error
+}
+
 // dataDisk finds, formats or checks, and mounts the data disk.
-func (g *guest) dataDisk(ctx context.Context, procs *proc.Table, serial string) (*datadisk.FileSystem, error) {
+func (g *guest) dataDisk(ctx context.Context, serial string) (*datadisk.FileSystem, error) {
 	find, cancel := context.WithTimeout(ctx, deviceDeadline)
 	defer cancel()
 	end := g.phases.begin("data disk: find")
@@ -191,7 +180,8 @@ func (g *guest) dataDisk(ctx context.Context, procs *proc.Table, serial string) 
 	}
 	end()
 	run := func(ctx context.Context, argv ...string) (int, string, error) {
-		r, err := procs.Output(ctx, proc.Attr{Path: argv[0], Args: argv, Dir: "/",
+		<-g.rooted // has the program
+		r, err := g.runner.Procs.Output(ctx, proc.Attr{Path: argv[0], Args: argv, Dir: "/",
 			Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}})
 		if err == nil && !r.Status.Exited() {
 			err = errors.New(proc.Describe(r.Status))

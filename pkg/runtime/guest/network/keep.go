@@ -30,6 +30,9 @@ const sysctls = "/proc/sys/net/ipv6/conf"
 type Options struct {
 	Net, Net6 *cmdline.Net // nil: nothing
 	Resolv    string       // path of the resolv.conf to write
+	// After holds back Up and the writing of Resolv until it is closed; nil holds
+	// nothing back.
+	After <-chan struct{}
 	// Up is told whenever a device was configured; Report what is wrong with
 	// one of "network" and "network6", and nil when it is well again.
 	Up     func(cmdline.Net)
@@ -101,6 +104,9 @@ func (k *keeper) configure(ctx, life context.Context, topic string, n cmdline.Ne
 		mu.Lock()
 		address = n.Address
 		mu.Unlock()
+		if k.After != nil {
+			<-k.After
+		}
 		k.Up(n)
 		return k.resolv(topic, n.DNS)
 	}
