@@ -13,16 +13,14 @@ import (
 )
 
 const (
-	// bounceRepeats is how often each setting is measured, in turns with the
-	// others, so that what else this machine does meets all alike.
-	bounceRepeats = 3
+	// mostBounceRounds is how often each machine is measured at most, in turns
+	// with the others.
+	mostBounceRounds = 8
 	// benchFor is how long pgbench runs.
-	benchFor = 15 * time.Second
-	// bounceFile is what is read and written, and its size in MiB. Of requests
-	// of 8 KiB only the first bounceSmallMiB are.
-	bounceFile     = "/data/torture.bin"
-	bounceMiB      = 256
-	bounceSmallMiB = 64
+	benchFor = 8 * time.Second
+	// bounceFile is what is read and written, and its size in MiB.
+	bounceFile = "/data/torture.bin"
+	bounceMiB  = 256
 )
 
 // setting is one way to run the machine.
@@ -36,68 +34,93 @@ type setting struct {
 	sql []string
 }
 
-// settings are no bounce buffers, bounce buffers, and with them one change at a
-// time.
+// settings are no bounce buffers, the same once more, whose difference is the
+// noise, bounce buffers, and with them one change at a time.
 func settings() []setting {
-	const limit = `for q in /sys/block/vd*/queue; do echo %d > $q/max_sectors_kb; done`
+	const queues = `for q in /sys/block/vd*/queue; do echo %d >$q/%s; done`
 	const blk, net = "virtio-blk-pci.", "virtio-net-pci."
 	return []setting{
 		{name: "none"},
+		{name: "none, on another machine"},
 		{name: "bounce buffers", bounce: true},
-		{name: "and requests of at most 256 KiB", bounce: true, setup: fmt.Sprintf(limit, 256)},
-		{name: "and requests of at most 64 KiB", bounce: true, setup: fmt.Sprintf(limit, 64)},
-		{name: "and no indirect descriptors", bounce: true, args: []string{"-global", blk + "indirect_desc=off", "-global", net + "indirect_desc=off"}},
-		{name: "and one queue", bounce: true, args: []string{"-global", blk + "num-queues=1"}},
 		{name: "and packed rings", bounce: true, args: []string{"-global", blk + "packed=on", "-global", net + "packed=on"}},
-		{name: "and full pages seldom", bounce: true, sql: []string{
-			"ALTER SYSTEM SET checkpoint_timeout = '1h'", "ALTER SYSTEM SET max_wal_size = '2GB'"}},
+		{name: "and one queue", bounce: true, args: []string{"-global", blk + "num-queues=1"}},
+		{name: "and no indirect descriptors", bounce: true, args: []string{"-global", blk + "indirect_desc=off", "-global", net + "indirect_desc=off"}},
+		{name: "and requests of at most 64 KiB", bounce: true, setup: fmt.Sprintf(queues, 64, "max_sectors_kb")},
+		{name: "and readahead of 1 MiB", bounce: true, setup: fmt.Sprintf(queues, 1024, "read_ahead_kb")},
 		{name: "and shared_buffers of 192 MiB", bounce: true, sql: []string{"ALTER SYSTEM SET shared_buffers = '192MB'"}},
+		{name: "and no compression of the log", bounce: true, sql: []string{"ALTER SYSTEM SET wal_compression = off"}},
 	}
 }
 
-// measured is what one run gave.
-type measured struct {
-	tps               float64
-	read1M, write1M   float64 // MB/s
-	read64K, write64K float64
-	read8K, write8K   float64
+// column is one thing that is measured; more is better.
+type column struct {
+	name, unit string
+	measure    func(context.Context, *machine) (float64, error)
 }
 
-// runBounce measures each setting in turns.
+// columns are a database's work, and plain reads and writes: large ones past
+// the guest's cache, those of a page likewise, and pages through the cache as a
+// scan of a table reads them. Each takes about a second.
+func columns() []column {
+	const read, write = "if=" + bounceFile + " of=/dev/null iflag=direct", "if=/dev/zero of=" + bounceFile + " conv=notrunc oflag=direct"
+	dd := func(args string, kib, mib, times int) func(context.Context, *machine) (float64, error) {
+		return func(ctx context.Context, m *machine) (float64, error) { return m.dd(ctx, args, kib, mib, times) }
+	}
+	return []column{
+		{"pgbench", "tps", func(ctx context.Context, m *machine) (float64, error) { return m.bench(ctx) }},
+		{"read 1 MiB", "MB/s", dd(read, 1024, bounceMiB, 4)},
+		{"write 1 MiB", "MB/s", dd(write, 1024, bounceMiB, 2)},
+		{"read 8 KiB", "MB/s", dd(read, 8, 64, 1)},
+		{"write 8 KiB", "MB/s", dd(write, 8, 64, 1)},
+		{"scan", "MB/s", dd("if="+bounceFile+" of=/dev/null", 8, bounceMiB, 1)},
+	}
+}
+
+// runBounce has a machine for each setting, of which one runs at a time, and
+// measures them in turns: what else this host does comes and goes in minutes,
+// so what is measured within one round can be compared.
 func runBounce(ctx context.Context, l *lab) ([]Result, error) {
-	all := settings()
-	runs := make([][]measured, len(all))
-	for n := range bounceRepeats {
-		for i, s := range all {
-			l.say("bounce: run %d of %d, %s", n+1, bounceRepeats, s.name)
-			v, err := l.measure(ctx, fmt.Sprintf("bounce%d-%d", n, i), s)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", s.name, err)
-			}
-			runs[i] = append(runs[i], v)
+	all, columns := settings(), columns()
+	machines := make([]*machine, len(all))
+	for i, s := range all {
+		l.say("bounce: machine %d of %d, %s", i+1, len(all), s.name)
+		var err error
+		if machines[i], err = l.prepare(ctx, fmt.Sprintf("bounce%d", i), s); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
-	columns := []struct {
-		name string
-		of   func(measured) float64
-		unit string
-	}{
-		{"pgbench", func(m measured) float64 { return m.tps }, "tps"},
-		{"read 1 MiB", func(m measured) float64 { return m.read1M }, "MB/s"},
-		{"write 1 MiB", func(m measured) float64 { return m.write1M }, "MB/s"},
-		{"read 64 KiB", func(m measured) float64 { return m.read64K }, "MB/s"},
-		{"write 64 KiB", func(m measured) float64 { return m.write64K }, "MB/s"},
-		{"read 8 KiB", func(m measured) float64 { return m.read8K }, "MB/s"},
-		{"write 8 KiB", func(m measured) float64 { return m.write8K }, "MB/s"},
+	rounds := min(max(2, l.Rounds/25), mostBounceRounds)
+	runs := make([][][]float64, len(all)) // by setting, column and round
+	for i := range runs {
+		runs[i] = make([][]float64, len(columns))
+	}
+	for n := range rounds {
+		l.say("bounce: round %d of %d", n+1, rounds)
+		for k := range all {
+			i := (n + k) % len(all) // another begins each time
+			if err := machines[i].alone(ctx, func() error {
+				for j, c := range columns {
+					v, err := c.measure(ctx, machines[i])
+					if err != nil {
+						return fmt.Errorf("%s: %w", c.name, err)
+					}
+					runs[i][j] = append(runs[i][j], v)
+				}
+				return nil
+			}); err != nil {
+				return nil, fmt.Errorf("%s: %w", all[i].name, err)
+			}
+		}
 	}
 	var results []Result
 	for i, s := range all {
-		res := Result{Fault: "bounce buffers: " + s.name, Times: len(runs[i])}
-		for _, c := range columns {
-			v, base := middle(runs[i], c.of), middle(runs[0], c.of)
-			text := fmt.Sprintf("%.0f %s", v, c.unit)
-			if i > 0 && base > 0 {
-				text += fmt.Sprintf(" (%+.0f %%)", 100*(v/base-1))
+		res := Result{Fault: "bounce buffers: " + s.name, Times: rounds}
+		for j, c := range columns {
+			_, value, _ := quartiles(runs[i][j])
+			text := fmt.Sprintf("%.0f %s", value, c.unit)
+			if i > 0 {
+				text += " (" + differs(runs[0][j], runs[i][j]) + ")"
 			}
 			res.Figures = append(res.Figures, Figure{c.name, text})
 		}
@@ -106,55 +129,62 @@ func runBounce(ctx context.Context, l *lab) ([]Result, error) {
 	return results, nil
 }
 
-// middle is the median of one column.
-func middle(runs []measured, of func(measured) float64) float64 {
-	var all []float64
-	for _, r := range runs {
-		all = append(all, of(r))
-	}
-	slices.Sort(all)
-	return all[len(all)/2]
-}
-
-// measure boots a machine with a setting and measures once.
-func (l *lab) measure(ctx context.Context, name string, s setting) (measured, error) {
-	var v measured
+// prepare boots a machine with a setting and pauses it.
+func (l *lab) prepare(ctx context.Context, name string, s setting) (*machine, error) {
 	m, err := l.newMachine(ctx, name, copied)
 	if err != nil {
-		return v, err
+		return nil, err
 	}
 	m.bounce, m.extra = s.bounce, s.args
 	if _, err := m.boot(ctx); err != nil {
-		return v, err
+		return nil, err
 	}
 	if len(s.sql) > 0 {
 		if err := m.alter(ctx, s.sql); err != nil {
-			return v, err
+			return nil, err
 		}
 	}
-	if s.setup != "" {
-		if err := m.run(ctx, nil, "sh", "-ec", s.setup); err != nil {
-			return v, err
+	lay := fmt.Sprintf("dd if=/dev/zero of=%s bs=1M count=%d conv=fsync 2>/dev/null\n", bounceFile, bounceMiB)
+	if err := m.run(ctx, nil, "sh", "-ec", lay+s.setup); err != nil {
+		return nil, err
+	}
+	return m, m.qmp(ctx, "stop", nil)
+}
+
+// alone lets a paused machine run while f does.
+func (m *machine) alone(ctx context.Context, f func() error) error {
+	if err := m.qmp(ctx, "cont", nil); err != nil {
+		return err
+	}
+	if err := f(); err != nil {
+		return err
+	}
+	return m.qmp(ctx, "stop", nil)
+}
+
+// quartiles are those of a few values, which are not empty.
+func quartiles(all []float64) (low, median, high float64) {
+	sorted := slices.Sorted(slices.Values(all))
+	at := func(f float64) float64 {
+		x := f * float64(len(sorted)-1)
+		i := int(x)
+		if i == len(sorted)-1 {
+			return sorted[i]
 		}
+		return sorted[i] + (x-float64(i))*(sorted[i+1]-sorted[i])
 	}
-	for _, size := range []struct {
-		kib, mib    int
-		read, write *float64
-	}{{1024, bounceMiB, &v.read1M, &v.write1M}, {64, bounceMiB, &v.read64K, &v.write64K}, {8, bounceSmallMiB, &v.read8K, &v.write8K}} {
-		if *size.write, err = m.dd(ctx, fmt.Sprintf("if=/dev/zero of=%s oflag=direct conv=notrunc", bounceFile), size.kib, size.mib); err != nil {
-			return v, err
-		}
-		if *size.read, err = m.dd(ctx, fmt.Sprintf("if=%s of=/dev/null iflag=direct", bounceFile), size.kib, size.mib); err != nil {
-			return v, err
-		}
+	return at(0.25), at(0.5), at(0.75)
+}
+
+// differs tells by how much v differs from base, both round by round: the
+// median, and the quartiles in brackets.
+func differs(base, v []float64) string {
+	var all []float64
+	for n := range v {
+		all = append(all, 100*(v[n]/base[n]-1))
 	}
-	if v.tps, err = m.bench(ctx); err != nil {
-		return v, err
-	}
-	if err := m.stop(ctx); err != nil {
-		return v, err
-	}
-	return v, l.drop(ctx, m)
+	low, median, high := quartiles(all)
+	return fmt.Sprintf("%+.0f %%, half within %+.0f to %+.0f", median, low, high)
 }
 
 // alter runs ALTER SYSTEM and boots anew.
@@ -178,17 +208,17 @@ func (m *machine) alter(ctx context.Context, sql []string) error {
 
 var uptimes = regexp.MustCompile(`(?m)^([0-9.]+) ([0-9.]+)$`)
 
-// dd moves so many MiB in requests of the size, past the guest's cache, and
-// returns MB/s by the guest's clock, which /proc/uptime gives to 10 ms.
-func (m *machine) dd(ctx context.Context, args string, kib, mib int) (float64, error) {
+// dd moves so many MiB in requests of the size, several times, and returns MB/s
+// by the guest's clock, which /proc/uptime gives to 10 ms and which stands while
+// the machine is paused.
+func (m *machine) dd(ctx context.Context, args string, kib, mib, times int) (float64, error) {
 	var out bytes.Buffer
-	// The file is laid out before it is measured.
-	command := fmt.Sprintf(`[ -e %[1]s ] || dd if=/dev/zero of=%[1]s bs=1M count=%[2]d conv=fsync 2>/dev/null
+	command := fmt.Sprintf(`sync; echo 1 >/proc/sys/vm/drop_caches
 read -r begin _ </proc/uptime
-dd %[3]s bs=%[4]dk count=%[5]d 2>/dev/null
+for i in $(seq %d); do dd %s bs=%dk count=%d 2>/dev/null; done
 read -r end _ </proc/uptime
 echo $begin $end`,
-		bounceFile, bounceMiB, args, kib, mib*1024/kib)
+		times, args, kib, mib*1024/kib)
 	if err := m.run(ctx, &out, "sh", "-ec", command); err != nil {
 		return 0, err
 	}
@@ -204,7 +234,7 @@ echo $begin $end`,
 	if err != nil || end <= begin {
 		return 0, fault.Errorf(fault.Device, "dd from %s to %s", found[1], found[2])
 	}
-	return float64(mib<<20) / 1e6 / (end - begin), nil
+	return float64(times*mib<<20) / 1e6 / (end - begin), nil
 }
 
 var tpsLine = regexp.MustCompile(`(?m)^tps = ([0-9.]+)`)
