@@ -47,7 +47,8 @@ func settings() []setting {
 		{name: "and one queue", bounce: true, args: []string{"-global", blk + "num-queues=1"}},
 		{name: "and no indirect descriptors", bounce: true, args: []string{"-global", blk + "indirect_desc=off", "-global", net + "indirect_desc=off"}},
 		{name: "and requests of at most 64 KiB", bounce: true, setup: fmt.Sprintf(queues, 64, "max_sectors_kb")},
-		{name: "and readahead of 1 MiB", bounce: true, setup: fmt.Sprintf(queues, 1024, "read_ahead_kb")},
+		{name: "and readahead of 128 KiB, the kernel's own", bounce: true, setup: fmt.Sprintf(queues, 128, "read_ahead_kb")},
+		{name: "and readahead of 4 MiB", bounce: true, setup: fmt.Sprintf(queues, 4096, "read_ahead_kb")},
 		{name: "and shared_buffers of 192 MiB", bounce: true, sql: []string{"ALTER SYSTEM SET shared_buffers = '192MB'"}},
 		{name: "and no compression of the log", bounce: true, sql: []string{"ALTER SYSTEM SET wal_compression = off"}},
 	}

@@ -314,6 +314,10 @@ func (v *vm) operate(c *agent.Client) {
 		!strings.Contains(out, "/dev/pts/0") || !strings.Contains(out, "33 111") {
 		t.Errorf("exec with a terminal: %d, %q", code, out)
 	}
+	readAhead := `for d in /sys/block/vd*; do [ "$(cat $d/serial)" != data ] || cat $d/queue/read_ahead_kb; done`
+	if code, out := v.exec(c, agent.ExecRequest{Argv: []string{"sh", "-c", readAhead}}); code != 0 || out != "1024\n" {
+		t.Errorf("readahead of the data disk in KiB: %d, %q", code, out)
+	}
 	s, err := c.Status(ctx)
 	if err != nil || s.Data == nil || s.Data.Size < 200<<20 || s.Data.Free > s.Data.Size || s.Clock != agent.ClockRTC {
 		t.Errorf("status: %+v, %v", s, err)
