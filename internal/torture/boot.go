@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
 // runBoot boots a machine that has its cluster again and again, with nothing
@@ -24,6 +26,7 @@ func runBoot(ctx context.Context, l *lab) ([]Result, error) {
 	}
 	var selects, ready, wall []time.Duration
 	phases := map[string][]time.Duration{}
+	var own []time.Duration
 	var order []string
 	// The first tells the password and the port.
 	if _, err := m.boot(ctx); err != nil {
@@ -46,8 +49,9 @@ func runBoot(ctx context.Context, l *lab) ([]Result, error) {
 		ready = append(ready, time.Duration(s.BootMS)*time.Millisecond)
 		boot, err := m.inst.Boot(ctx)
 		if err != nil {
-			l.say("the guest does not tell its phases: %v", err)
+			return nil, fmt.Errorf("the phases of a boot: %w", err)
 		}
+		own = append(own, ownShare(boot, s.Services))
 		for _, p := range boot.Phases {
 			if p.EndMS < p.StartMS {
 				continue // it goes on
@@ -69,10 +73,27 @@ func runBoot(ctx context.Context, l *lab) ([]Result, error) {
 		row("second boot: kernel's start to every service healthy, guest's time", ready),
 		row("second boot: QEMU's start to ready, this machine's time", wall),
 	}
+	results[0].Figures = append(results[0].Figures, figure("init before the services", "%.0f ms", heal(own).Median*1000))
 	for _, name := range order {
 		results[0].Figures = append(results[0].Figures, figure(name, "%.0f ms", heal(phases[name]).Median*1000))
 	}
 	return results, nil
+}
+
+// ownShare is the time from the end of the kernel's start to the first thing
+// that is done for a service.
+func ownShare(boot agent.Boot, services []agent.Service) time.Duration {
+	var kernel, first float64
+	for _, p := range boot.Phases {
+		if p.Name == "kernel" {
+			kernel = p.EndMS
+		}
+		of := func(s agent.Service) bool { return strings.HasPrefix(p.Name, s.Name+": ") }
+		if first == 0 && slices.ContainsFunc(services, of) {
+			first = p.StartMS
+		}
+	}
+	return time.Duration((first - kernel) * float64(time.Millisecond))
 }
 
 // timedBoot boots the machine, and asks for the guest's time from the moment at

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
 func TestOptions(t *testing.T) {
@@ -137,5 +138,13 @@ func TestReport(t *testing.T) {
 	}
 	if heal(nil) != nil {
 		t.Error("no times have a median")
+	}
+}
+
+func TestOwnShare(t *testing.T) {
+	boot := agent.Boot{Phases: []agent.Phase{{Name: "kernel", EndMS: 900}, {Name: "network", StartMS: 910, EndMS: 1100},
+		{Name: "data disk: mount", StartMS: 990, EndMS: 1030}, {Name: "db: setup", StartMS: 1040, EndMS: 1200}, {Name: "db: start", StartMS: 1200}}}
+	if own := ownShare(boot, []agent.Service{{Name: "vpn"}, {Name: "db"}}); own != 140*time.Millisecond {
+		t.Errorf("%v, not 140ms", own)
 	}
 }
