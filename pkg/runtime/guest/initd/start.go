@@ -62,8 +62,8 @@ func (g *guest) takeOver() error {
 }
 
 // live runs the guest until it is asked to stop, and ends it in order.
-func (g *guest) live(ctx context.Context, line cmdline.Line, network <-chan struct{}) {
-	mounted, err := g.start(ctx, line, network)
+func (g *guest) live(ctx context.Context, line cmdline.Line, tried <-chan struct{}) {
+	mounted, err := g.start(ctx, line, tried)
 	if err != nil {
 		g.fail(err)
 		<-g.stop
@@ -73,9 +73,10 @@ func (g *guest) live(ctx context.Context, line cmdline.Line, network <-chan stru
 	g.finish(mounted)
 }
 
-// start does all that comes before the services. It returns where the data
+// start does all that comes before the services, for which it waits until the
+// network was tried, or is late. It returns where the data
 // disk is mounted, "" if it is not.
-func (g *guest) start(ctx context.Context, line cmdline.Line, network <-chan struct{}) (mounted string, err error) {
+func (g *guest) start(ctx context.Context, line cmdline.Line, tried <-chan struct{}) (mounted string, err error) {
 	made, err := imageDate(spec.Path)
 	if err != nil {
 		return "", err
@@ -105,7 +106,7 @@ func (g *guest) start(ctx context.Context, line cmdline.Line, network <-chan str
 		return "", err
 	}
 	select {
-	case <-network:
+	case <-tried:
 	case <-time.After(networkPatience):
 		g.c.note("network: not up yet: the services start without it")
 	}
