@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,12 @@ const InRoot = "/sbin/sovereign-init"
 // deviceDeadline is how long disks and network devices may take to appear.
 const deviceDeadline = 20 * time.Second
 
+// bootThreads is how many goroutines may run at a time: at boot each of the
+// main one, both network devices, the data disk, the console and the reaper
+// waits in the kernel, and Go gives the turn of one that does so to another
+// only some milliseconds later.
+const bootThreads = 6
+
 // Main runs as PID 1; it does not return. The kernel starts /init of an
 // initramfs as "/init"; then the root has to be found first. The same process
 // goes on in the root image: to execute the image's own copy would be the same
@@ -36,6 +43,7 @@ func Main() {
 		fmt.Fprintln(os.Stderr, "sovereign-init: runs only as PID 1 of a guest: boot the bundle with sovereign-build run")
 		os.Exit(2)
 	}
+	runtime.GOMAXPROCS(max(bootThreads, runtime.NumCPU()))
 	var p phases
 	p.beginAt("kernel", 0)()
 	c := newConsole()
@@ -82,7 +90,6 @@ func run(ctx context.Context, c *console, p *phases) (cmdline.Line, error) {
 	if err := delegate(cgroupRoot); err != nil {
 		return line, err
 	}
-	g.serveAgent(ctx)
 	g.live(ctx, line, tried)
 	return line, nil
 }

@@ -20,12 +20,20 @@ const (
 	portDeadline = 30 * time.Second
 	portEvery    = 20 * time.Millisecond
 	portRetry    = time.Second
-	vsockRetry   = 30 * time.Second
-	maxConns     = 4 // vsock connections at a time
+	// agentPatience is how long the agent waits for the services to start.
+	agentPatience = time.Second
+	vsockRetry    = 30 * time.Second
+	maxConns      = 4 // vsock connections at a time
 )
 
-// serveAgent answers the agent on every way there is, until ctx ends.
-func (g *guest) serveAgent(ctx context.Context) {
+// serveAgent answers the agent on every way there is, until ctx ends. It begins
+// when booted is closed: before that there is hardly anything to tell, and the
+// boot would wait for it. A boot that takes long is not waited for.
+func (g *guest) serveAgent(ctx context.Context, booted <-chan struct{}) {
+	select {
+	case <-booted:
+	case <-time.After(agentPatience):
+	}
 	h := agent.NewHandler(g)
 	go g.serveSerial(ctx, h)
 	go g.serveVsock(ctx, h)

@@ -63,7 +63,10 @@ func (g *guest) takeOver() error {
 
 // live runs the guest until it is asked to stop, and ends it in order.
 func (g *guest) live(ctx context.Context, line cmdline.Line, tried <-chan struct{}) {
+	booted := make(chan struct{})
+	go g.serveAgent(ctx, booted)
 	mounted, err := g.start(ctx, line, tried)
+	close(booted)
 	if err != nil {
 		g.fail(err)
 		<-g.stop

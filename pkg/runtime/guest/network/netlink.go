@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -125,11 +124,20 @@ func (r *rtnl) request(kind, flags uint16, body []byte) error {
 	}
 }
 
-// index returns the number of a network device.
+// index returns the number of a network device. It asks for that one: package
+// net has the kernel describe all of them, which takes a boot longer.
 func index(name string) (int, error) {
-	i, err := net.InterfaceByName(name)
+	ifr, err := unix.NewIfreq(name)
 	if err != nil {
 		return 0, err
 	}
-	return i.Index, nil
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // any will do
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr); err != nil {
+		return 0, err
+	}
+	return int(ifr.Uint32()), nil
 }
