@@ -148,3 +148,19 @@ func TestOwnShare(t *testing.T) {
 		t.Errorf("%v, not 140ms", own)
 	}
 }
+
+func TestQuartiles(t *testing.T) {
+	if low, median, high := quartiles([]float64{9, 1, 5, 3, 7}); low != 3 || median != 5 || high != 7 {
+		t.Errorf("of five: %v %v %v", low, median, high)
+	}
+	if low, median, high := quartiles([]float64{2, 1}); low != 1.25 || median != 1.5 || high != 1.75 {
+		t.Errorf("of two: %v %v %v", low, median, high)
+	}
+	if low, _, high := quartiles([]float64{4}); low != 4 || high != 4 {
+		t.Errorf("of one: %v %v", low, high)
+	}
+	// Each round against the same round of the base, however fast that was.
+	if text := differs([]float64{100, 50, 200}, []float64{90, 40, 200}); text != "-10 %, half within -15 to -5" {
+		t.Error(text)
+	}
+}
