@@ -199,7 +199,7 @@ func (w *wire) send(to []byte, kind uint16, body []byte) {
 // is wrong, and the time comes from the server that DHCP names.
 func testNetwork(t *testing.T, img image, data string) {
 	w, card := newWire(t)
-	v := bootOn(t, img, data, "roothash="+img.rootHash+" sovereign.net=eth0,dhcp",
+	v := bootOn(t, img, data, dataSerial+"roothash="+img.rootHash+" sovereign.net=eth0,dhcp",
 		[]string{"-netdev", "socket,id=n,fd=3", "-rtc", "base=2001-01-01T00:00:00"}, card)
 	c := v.client()
 	v.until(c, "the server's time", func(s *agent.Status) bool { return s.Clock == agent.ClockNTP && ready(s) })

@@ -47,7 +47,7 @@ func bootOn(t *testing.T, img image, data, parameters string, machine []string, 
 	args := []string{"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "384", "-nodefaults", "-no-user-config", "-no-reboot",
 		"-display", "none", "-serial", "file:" + v.console(),
 		"-kernel", kernelImage(), "-initrd", img.initramfs,
-		"-append", "console=ttyS0 panic=-1 quiet no_timer_check root.serial=root data.serial=data " + parameters,
+		"-append", "console=ttyS0 panic=-1 quiet no_timer_check root.serial=root " + parameters,
 		"-drive", "if=none,id=d,format=raw,file=" + data, "-device", "virtio-blk-pci,drive=d,serial=data",
 		"-drive", "if=none,id=r,format=raw,readonly=on,file=" + img.disk, "-device", "virtio-blk-pci,drive=r,serial=root",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=a,server=on,wait=off,path=" + v.socket(),
@@ -176,11 +176,14 @@ func (v *vm) shutdown(c *agent.Client) {
 
 func ready(s *agent.Status) bool { return s.State == agent.StateReady }
 
+// dataSerial names the data disk; without it the guest spec does.
+const dataSerial = "data.serial=data "
+
 const staticNet = "sovereign.net=eth0,10.0.2.15/24,10.0.2.2,10.0.2.3"
 
 func TestVM(t *testing.T) {
 	img := makeImage(t)
-	params := "roothash=" + img.rootHash + " " + staticNet
+	params := dataSerial + "roothash=" + img.rootHash + " " + staticNet
 	data := blankDisk(t, 256<<20)
 	var secret string
 	t.Run("first boot", func(t *testing.T) {
@@ -220,7 +223,7 @@ func TestVM(t *testing.T) {
 		if err := os.Truncate(data, 320<<20); err != nil {
 			t.Fatal(err)
 		}
-		v := boot(t, img, data, "roothash="+img.rootHash+" sovereign.net=eth0,dhcp")
+		v := boot(t, img, data, dataSerial+"roothash="+img.rootHash+" sovereign.net=eth0,dhcp")
 		c := v.client()
 		s := v.until(c, "ready", ready)
 		t.Logf("ready %d ms after the kernel's start", s.BootMS)
@@ -239,10 +242,20 @@ func TestVM(t *testing.T) {
 		v.shutdown(c)
 		t.Logf("console:\n%s", v.text())
 	})
+	t.Run("the data disk that only the spec names", func(t *testing.T) {
+		v := boot(t, img, data, "roothash="+img.rootHash+" "+staticNet)
+		c := v.client()
+		v.until(c, "ready", ready)
+		if again, err := c.Secret(t.Context(), "beat", "key"); err != nil || again != secret {
+			t.Errorf("secret: %q, %v", again, err)
+		}
+		v.phases(c)
+		v.shutdown(c)
+	})
 	t.Run("renewals and the time", func(t *testing.T) { testNetwork(t, img, data) })
 	t.Run("wrong root hash", func(t *testing.T) {
 		hash := strings.Repeat("5a", 32)
-		if text := boot(t, img, data, "roothash="+hash).off(); !strings.Contains(text, "root hash does not match") {
+		if text := boot(t, img, data, dataSerial+"roothash="+hash).off(); !strings.Contains(text, "root hash does not match") {
 			t.Errorf("console:\n%s", text)
 		}
 	})
