@@ -239,7 +239,7 @@ func (w *waiter) giveUp(ctx context.Context, reason error) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s is not ready in time", w.i.Name())
 	if w.last == nil {
-		b.WriteString(": its agent has not answered; ")
+		b.WriteString(": nothing was heard of its agent; ")
 		b.WriteString(w.i.console())
 	} else {
 		fmt.Fprintf(&b, ": it is %s", w.last.State)
