@@ -157,6 +157,68 @@ func TestWriters(t *testing.T) {
 	}
 }
 
+// A page of a table that is damaged is found; one of a free space map, which the
+// server makes anew, is none that a power cut must not leave.
+func TestDeepCheck(t *testing.T) {
+	s := newServer(t)
+	s.start()
+	t.Cleanup(func() { s.kill() })
+	m := &machine{dir: t.TempDir(), dsn: "postgres://postgres@/postgres?host=" + s.dir}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	if err := m.answers(ctx, selects); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.makeTables(ctx); err != nil {
+		t.Fatal(err)
+	}
+	damage := func(fork string, block int64) {
+		c, err := m.connect(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeConn(c)
+		var path string
+		if err := c.QueryRow(ctx, "SELECT pg_relation_filepath('pgbench_accounts')").Scan(&path); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Exec(ctx, "CHECKPOINT"); err != nil {
+			t.Fatal(err)
+		}
+		s.kill()
+		f, err := os.OpenFile(filepath.Join(s.data(), path+fork), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, writeErr := f.WriteAt([]byte("torn"), block*8192+4096)
+		if err := errors.Join(writeErr, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		s.restart(ctx, m)
+	}
+
+	damage("_fsm", 2)
+	c, err := m.connect(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Exec(ctx, "VACUUM (DISABLE_PAGE_SKIPPING) pgbench_accounts"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := badChecksums(ctx, c); err != nil || n == 0 {
+		t.Fatalf("the server met %d bad checksums, %v: the test damages nothing", n, err)
+	}
+	closeConn(c)
+	if problems, _, err := m.deepCheck(ctx); err != nil || len(problems) > 0 {
+		t.Errorf("a free space map that was torn: %q, %v", problems, err)
+	}
+
+	damage("", 10)
+	if problems, _, err := m.deepCheck(ctx); err != nil || len(problems) == 0 {
+		t.Errorf("a damaged page of a table: %q, %v", problems, err)
+	}
+}
+
 // restart starts the server again, as often as it takes: the killed one's
 // children may hold its memory a moment longer, and the new one then ends.
 func (s *server) restart(ctx context.Context, m *machine) {
