@@ -62,7 +62,7 @@ type column struct {
 
 // columns are a database's work, and plain reads and writes: large ones past
 // the guest's cache, those of a page likewise, and pages through the cache as a
-// scan of a table reads them. Each takes about a second.
+// scan of a table reads them. Each but pgbench takes about a second.
 func columns() []column {
 	const read, write = "if=" + bounceFile + " of=/dev/null iflag=direct", "if=/dev/zero of=" + bounceFile + " conv=notrunc oflag=direct"
 	dd := func(args string, kib, mib, times int) func(context.Context, *machine) (float64, error) {

@@ -94,22 +94,30 @@ func (s *server) kill() {
 	<-s.over
 }
 
-// The writers, their record, its comparison with the tables and the look at
-// every block, with a server that is killed under them and one that lost a
-// row.
-func TestWriters(t *testing.T) {
+// newTables is a server that runs, with the tables, and the machine that it is
+// the database of.
+func newTables(ctx context.Context, t *testing.T) (*server, *machine) {
+	t.Helper()
 	s := newServer(t)
 	s.start()
 	t.Cleanup(func() { s.kill() })
 	m := &machine{dir: t.TempDir(), dsn: "postgres://postgres@/postgres?host=" + s.dir}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-	defer cancel()
 	if err := m.answers(ctx, selects); err != nil {
 		t.Fatal(err)
 	}
 	if err := m.makeTables(ctx); err != nil {
 		t.Fatal(err)
 	}
+	return s, m
+}
+
+// The writers, their record, its comparison with the tables and the look at
+// every block, with a server that is killed under them and one that lost a
+// row.
+func TestWriters(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	s, m := newTables(ctx, t)
 	for range 2 {
 		l, err := m.startLoad(ctx, true)
 		if err != nil {
@@ -160,18 +168,9 @@ func TestWriters(t *testing.T) {
 // A page of a table that is damaged is found; one of a free space map, which the
 // server makes anew, is none that a power cut must not leave.
 func TestDeepCheck(t *testing.T) {
-	s := newServer(t)
-	s.start()
-	t.Cleanup(func() { s.kill() })
-	m := &machine{dir: t.TempDir(), dsn: "postgres://postgres@/postgres?host=" + s.dir}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	if err := m.answers(ctx, selects); err != nil {
-		t.Fatal(err)
-	}
-	if err := m.makeTables(ctx); err != nil {
-		t.Fatal(err)
-	}
+	s, m := newTables(ctx, t)
 	damage := func(fork string, block int64) {
 		c, err := m.connect(ctx)
 		if err != nil {

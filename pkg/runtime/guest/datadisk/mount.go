@@ -18,8 +18,8 @@ const (
 	unmountPause    = 20 * time.Millisecond
 	growAtLeast     = 4 * mib // smaller rests are not worth a resize
 	// readAhead is how far the kernel reads ahead of a program that reads a file
-	// in order, in bytes. Its own 128 KiB make a request of what costs a virtual
-	// disk as much as a longer one; the figures are in docs/reliability.md.
+	// in order, in bytes. Its own default is 128 KiB, with which a scan through
+	// bounce buffers is slower; the figures are in docs/reliability.md.
 	readAhead = mib
 )
 

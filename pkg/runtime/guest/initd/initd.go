@@ -30,8 +30,8 @@ const deviceDeadline = 20 * time.Second
 
 // bootThreads is how many goroutines may run at a time: at boot each of the
 // main one, both network devices, the data disk, the console and the reaper
-// waits in the kernel, and Go gives the turn of one that does so to another
-// only some milliseconds later.
+// waits in the kernel, and Go may give the turn of one that does so to another
+// only milliseconds later.
 const bootThreads = 6
 
 // Main runs as PID 1; it does not return. The kernel starts /init of an

@@ -76,9 +76,8 @@ func (g *guest) live(ctx context.Context, line cmdline.Line, tried <-chan struct
 	g.finish(mounted)
 }
 
-// start does all that comes before the services, for which it waits until the
-// network was tried, or is late. It returns where the data
-// disk is mounted, "" if it is not.
+// start does all that comes before the services, and waits until the network was
+// tried, or is late. It returns where the data disk is mounted, "" if it is not.
 func (g *guest) start(ctx context.Context, line cmdline.Line, tried <-chan struct{}) (mounted string, err error) {
 	made, err := imageDate(spec.Path)
 	if err != nil {

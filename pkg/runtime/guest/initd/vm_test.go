@@ -271,8 +271,12 @@ func TestVM(t *testing.T) {
 		if _, err := f.WriteAt([]byte{0xff}, rootOffset+1024+100); err != nil {
 			t.Fatal(err)
 		}
+		before := digest(t, data)
 		if text := boot(t, bad, data, params).off(); !strings.Contains(text, "corrupt") || strings.Contains(text, "data disk") {
 			t.Errorf("console:\n%s", text)
+		}
+		if digest(t, data) != before {
+			t.Error("the data disk was written to")
 		}
 	})
 	t.Run("foreign data disk", func(t *testing.T) {

@@ -105,7 +105,11 @@ func (k *keeper) configure(ctx, life context.Context, topic string, n cmdline.Ne
 		address = n.Address
 		mu.Unlock()
 		if k.After != nil {
-			<-k.After
+			select {
+			case <-k.After:
+			case <-life.Done():
+				return context.Cause(life)
+			}
 		}
 		k.Up(n)
 		return k.resolv(topic, n.DNS)

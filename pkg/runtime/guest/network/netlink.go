@@ -124,8 +124,8 @@ func (r *rtnl) request(kind, flags uint16, body []byte) error {
 	}
 }
 
-// index returns the number of a network device. It asks for that one: package
-// net has the kernel describe all of them, which takes a boot longer.
+// index returns the number of a network device. It asks for that one; package
+// net would have the kernel describe all of them.
 func index(name string) (int, error) {
 	ifr, err := unix.NewIfreq(name)
 	if err != nil {
