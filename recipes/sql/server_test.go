@@ -33,6 +33,7 @@ type server struct {
 	t                                  *testing.T
 	dir, run, secrets, cluster, config string
 	programs, applets                  string
+	addresses                          string // of the machine, beside loopback's
 	port                               int
 	account                            *syscall.Credential
 	process                            *exec.Cmd
@@ -84,7 +85,7 @@ func newServer(t *testing.T) *server {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s.must("postgresql-setup", s.cluster, s.dir, s.run+"/machine.conf")
+	s.must("postgresql-setup", s.cluster, s.run+"/machine.conf")
 	s.replace(s.cluster+"/postgresql.conf", "/etc/sovereign", s.config)
 	t.Cleanup(s.stop)
 	s.start()
@@ -114,9 +115,6 @@ func (s *server) install() {
 	if out, err := exec.Command(busybox, "--install", "-s", s.applets).CombinedOutput(); err != nil {
 		s.t.Fatalf("busybox --install: %v: %s", err, out)
 	}
-	// Where the server listens is the machine's business in one test only.
-	s.write(s.dir+"/lib/ip", "#!/bin/sh\ncat "+s.dir+"/addresses\n", 0o755)
-	s.write(s.dir+"/addresses", "", 0o644)
 	// PostgreSQL 15 has no --set yet.
 	s.write(s.dir+"/lib/initdb", `#!/bin/sh
 for arg; do
@@ -204,6 +202,7 @@ func (s *server) command(program string, args ...string) *exec.Cmd {
 	cmd.Dir = s.dir
 	cmd.Env = []string{
 		"PATH=" + s.dir + "/lib:" + s.programs + ":" + s.applets, "SOVEREIGN_SECRETS=" + s.secrets,
+		"SOVEREIGN_MEMORY_MIB=512", "SOVEREIGN_DATA_MIB=8192", "SOVEREIGN_ADDRESSES=" + s.addresses,
 		"PGHOST=" + s.run, fmt.Sprintf("PGPORT=%d", s.port),
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.account, Setsid: true}
@@ -223,7 +222,7 @@ func (s *server) must(name string, args ...string) string {
 // before that a client's question says nothing about the server's state.
 func (s *server) start(options ...string) {
 	s.t.Helper()
-	s.must("postgresql-setup", s.cluster, s.dir, s.run+"/machine.conf")
+	s.must("postgresql-setup", s.cluster, s.run+"/machine.conf")
 	s.process = s.command(s.programs+"/postgres", append([]string{"-D", s.cluster}, options...)...)
 	log, err := os.OpenFile(s.dir+"/log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -395,7 +394,7 @@ func TestHealth(t *testing.T) {
 		s.stop()
 		s.start()
 		s.healthy()
-		s.write(s.dir+"/addresses", "2: eth0    inet 127.0.0.9/8 brd 127.255.255.255 scope global eth0\\\n3: tailscale0    inet 100.64.0.1/32 scope global tailscale0\\\n", 0o644)
+		s.addresses = "127.0.0.9,fd00::9"
 		if out := s.health(2); !strings.Contains(out, "does not listen on 127.0.0.9,") {
 			t.Errorf("message %q", out)
 		}

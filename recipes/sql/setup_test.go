@@ -55,7 +55,6 @@ func newMachine(t *testing.T) machine {
 		}
 	}
 	m.write(t, filepath.Join(m.bin, "initdb"), initdb)
-	m.write(t, filepath.Join(m.bin, "ip"), "#!/bin/sh\n")
 	m.write(t, filepath.Join(m.secrets, "password"), "secret")
 	return m
 }
@@ -73,8 +72,9 @@ func (m machine) write(t *testing.T, path, content string) {
 // setup runs the script and returns its exit code and output.
 func (m machine) setup(t *testing.T, env ...string) (int, string) {
 	t.Helper()
-	env = append([]string{"PATH=" + m.bin + ":/usr/bin:/bin", "SOVEREIGN_SECRETS=" + m.secrets}, env...)
-	return run(t, env, "/bin/sh", "files/postgresql-setup", m.cluster, m.data, filepath.Join(m.secrets, "machine.conf"))
+	env = append([]string{"PATH=" + m.bin + ":/usr/bin:/bin", "SOVEREIGN_SECRETS=" + m.secrets,
+		"SOVEREIGN_MEMORY_MIB=512", "SOVEREIGN_DATA_MIB=8192"}, env...)
+	return run(t, env, "/bin/sh", "files/postgresql-setup", m.cluster, filepath.Join(m.secrets, "machine.conf"))
 }
 
 // run runs a program, which is looked for in the PATH of env, and returns its

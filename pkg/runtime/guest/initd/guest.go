@@ -33,6 +33,7 @@ type guest struct {
 	rooted   chan struct{}                        // closed when the root is there, with all its mounts
 	ntp      *clock.Keeper                        // not nil once rooted is closed
 	opened   func() (*datadisk.FileSystem, error) // waits for the data disk; nil before it is being opened
+	devices  []string                             // of the network
 	freezing sync.Mutex                           // held while the file system is frozen or thawed
 
 	mu        sync.Mutex

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +15,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/datadisk"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/metrics"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/network"
 )
 
 const (
@@ -145,6 +148,34 @@ func dataRoom(mount string) *agent.Data {
 		return nil
 	}
 	return &agent.Data{Size: int64(st.Blocks) * st.Bsize, Free: int64(st.Bavail) * st.Bsize}
+}
+
+// describe tells the services' commands what they run on, which the settings of
+// a server may depend on. What cannot be told is left out; why, the trouble with
+// the network or the disk says.
+func (g *guest) describe() map[string]string {
+	env := map[string]string{}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err == nil {
+		env["SOVEREIGN_MEMORY_MIB"] = strconv.FormatUint(info.Totalram*uint64(info.Unit)>>20, 10)
+	}
+	if _, mount, err := g.data(); err == nil {
+		if d := dataRoom(mount); d != nil {
+			env["SOVEREIGN_DATA_MIB"] = strconv.FormatInt(d.Size>>20, 10)
+		}
+	}
+	var addresses []string
+	for _, device := range g.devices {
+		list, err := network.Addresses(device)
+		if err != nil {
+			continue
+		}
+		for _, a := range list {
+			addresses = append(addresses, a.String())
+		}
+	}
+	env["SOVEREIGN_ADDRESSES"] = strings.Join(addresses, ",")
+	return env
 }
 
 // nearlyFull is a warning when less than a tenth, or less than 256 MiB, of the

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -130,7 +131,7 @@ func (g *guest) readSpec(made time.Time) (spec.Spec, *supervise.Supervisor, erro
 		return s, nil, fmt.Errorf("host name %q: %w", s.Name, err)
 	}
 	sup, err := supervise.New(supervise.Options{Spec: s, Procs: g.runner.Procs, Cgroups: cgroupRoot, ImageDate: made,
-		Phase: g.phases.begin, Note: g.serviceNote})
+		Machine: g.describe, Phase: g.phases.begin, Note: g.serviceNote})
 	return s, sup, err
 }
 
@@ -140,6 +141,11 @@ func (g *guest) readSpec(made time.Time) (spec.Spec, *supervise.Supervisor, erro
 // writes and tells what it found once that is.
 func (g *guest) network(ctx context.Context, line cmdline.Line) (tried <-chan struct{}) {
 	end := g.phases.begin("network")
+	for _, n := range []*cmdline.Net{line.Net, line.Net6} {
+		if n != nil && !slices.Contains(g.devices, n.Device) {
+			g.devices = append(g.devices, n.Device)
+		}
+	}
 	lo := make(chan struct{})
 	go func() { g.trouble(topicLoopback, network.Loopback()); close(lo) }()
 	up := network.Keep(ctx, network.Options{Net: line.Net, Net6: line.Net6, Resolv: resolvConf, After: g.rooted, Report: g.trouble,

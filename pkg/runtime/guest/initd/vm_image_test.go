@@ -92,6 +92,7 @@ echo boots: $(wc -l < /data/beat/boots)
 ifconfig -a; cat /etc/resolv.conf; id
 echo files $(ulimit -n)
 echo oom $(cat /proc/self/oom_score_adj)
+echo machine $SOVEREIGN_MEMORY_MIB $SOVEREIGN_DATA_MIB $SOVEREIGN_ADDRESSES
 echo secret $(wc -c < $SOVEREIGN_SECRETS/key)
 if [ ! -e /run/beat/once ]; then touch /run/beat/once; (sleep 1; kill -9 $$) & fi
 exec sleep 1000000

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -198,6 +199,10 @@ func TestVM(t *testing.T) {
 			if !strings.Contains(log, want) {
 				t.Errorf("log has no %q:\n%s", want, log)
 			}
+		}
+		// Of 384 MiB of memory and a disk of 256.
+		if !regexp.MustCompile(`(?m)^machine 3\d\d 2\d\d 10\.0\.2\.15$`).MatchString(log) {
+			t.Errorf("the machine is not described:\n%s", log)
 		}
 		var err error
 		if secret, err = c.Secret(t.Context(), "beat", "key"); err != nil || len(secret) != 43 {

@@ -8,6 +8,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -64,6 +65,26 @@ func Up(ctx context.Context, n *cmdline.Net) error {
 		return fmt.Errorf("network: %s: gateway %s: %w: it has to be inside %s", n.Device, n.Gateway, err, n.Address.Masked())
 	}
 	return nil
+}
+
+// Addresses returns the addresses of the device by which others reach the
+// machine: all but the link's own.
+func Addresses(device string) ([]netip.Addr, error) {
+	i, err := index(device)
+	if err != nil {
+		return nil, fmt.Errorf("network: %s: %w", device, err)
+	}
+	list, err := (&net.Interface{Index: i}).Addrs()
+	if err != nil {
+		return nil, fmt.Errorf("network: %s: addresses: %w", device, err)
+	}
+	var global []netip.Addr
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+			global = append(global, p.Addr())
+		}
+	}
+	return global, nil
 }
 
 func wait(ctx context.Context, device string) (int, error) {

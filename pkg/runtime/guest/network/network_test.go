@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -122,6 +123,27 @@ func TestPresent(t *testing.T) {
 	n6 := &cmdline.Net{Device: "lo", Address: netip.MustParsePrefix("fd00::2/64")}
 	if err := Up(t.Context(), n6); err != nil || present("lo", n6.Address) != nil {
 		t.Errorf("IPv6: %v, %v", err, present("lo", n6.Address))
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	namespace(t)
+	for _, a := range []string{"10.0.2.15/24", "fe80::2/64", "fd00::2/64"} {
+		if err := Up(t.Context(), &cmdline.Net{Device: "lo", Address: netip.MustParsePrefix(a)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := Addresses("lo")
+	for _, a := range []string{"10.0.2.15", "fd00::2"} {
+		if !slices.Contains(list, netip.MustParseAddr(a)) {
+			t.Errorf("%s is not in %v, %v", a, list, err)
+		}
+	}
+	if slices.ContainsFunc(list, netip.Addr.IsLinkLocalUnicast) {
+		t.Errorf("an address of the link only: %v", list)
+	}
+	if list, err := Addresses("nope0"); err == nil || !strings.Contains(err.Error(), "nope0") {
+		t.Errorf("no device: %v, %v", list, err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"sync"
@@ -284,9 +285,8 @@ func (n *service) attr(argv []string) proc.Attr {
 		"HOME": n.user.home, "USER": n.spec.User, "LOGNAME": n.spec.User,
 		"SOVEREIGN_SECRETS": n.secretsDir(),
 	}
-	for k, v := range n.spec.Environment {
-		env[k] = v
-	}
+	maps.Copy(env, n.sup.opts.Machine())
+	maps.Copy(env, n.spec.Environment)
 	return proc.Attr{
 		Path: argv[0], Args: argv, Env: environ(env), Dir: "/", Stdout: n.output, Stderr: n.output,
 		Credential: n.user.credential(), Cgroup: n.group.file(),

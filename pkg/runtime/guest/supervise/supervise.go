@@ -41,6 +41,9 @@ type Options struct {
 	Lookup func(name string) (*user.User, []string, error)
 	// ImageDate is when the root image was made: a clock before it is wrong.
 	ImageDate time.Time
+	// Machine describes the machine as variables of the environment, at each
+	// start of a service's command; nil: not at all.
+	Machine func() map[string]string
 	// Phase is told when a part of a service's first start begins, and
 	// returns what to call at its end; nil: nobody.
 	Phase func(name string) (end func())
@@ -97,6 +100,9 @@ func New(o Options) (*Supervisor, error) {
 	o.Timing = o.Timing.withDefaults()
 	if o.Note == nil {
 		o.Note = func(string) {}
+	}
+	if o.Machine == nil {
+		o.Machine = func() map[string]string { return nil }
 	}
 	if o.Phase == nil {
 		o.Phase = func(string) func() { return func() {} }

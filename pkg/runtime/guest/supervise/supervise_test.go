@@ -75,6 +75,9 @@ func startWith(t *testing.T, cgroups string, timing Timing, services ...spec.Ser
 			note("begins")
 			return func() { note("ends") }
 		},
+		Machine: func() map[string]string {
+			return map[string]string{"SOVEREIGN_MEMORY_MIB": "512", "FOO": "the machine's"}
+		},
 		Timing: timing,
 	})
 	if err != nil {
@@ -164,7 +167,7 @@ const forever = "echo up; exec sleep 1000"
 
 func TestSetupSecretsAndEnvironment(t *testing.T) {
 	var dir string
-	v := svc("db", `echo "$HOME $USER $FOO $(cat $SOVEREIGN_SECRETS/password)"; exec sleep 1000`, func(s *spec.Service) {
+	v := svc("db", `echo "$HOME $USER $FOO $SOVEREIGN_MEMORY_MIB $(cat $SOVEREIGN_SECRETS/password)"; exec sleep 1000`, func(s *spec.Service) {
 		s.Environment = map[string]string{"FOO": "bar"}
 		s.Secrets = []spec.Secret{{Name: "password", Bytes: 16}}
 		s.Setup = [][]string{{"/bin/sh", "-c", "echo first"}, {"/bin/sh", "-c", "echo second"}}
@@ -173,7 +176,7 @@ func TestSetupSecretsAndEnvironment(t *testing.T) {
 	})
 	r := start(t, "", v)
 	r.state(agent.StateReady)
-	want := regexp.MustCompile(`^first\nsecond\n/ me bar ([A-Za-z0-9_-]{22})\n$`)
+	want := regexp.MustCompile(`^first\nsecond\n/ me bar 512 ([A-Za-z0-9_-]{22})\n$`)
 	r.until("output", func() bool { return want.MatchString(r.text("db")) })
 	secret, err := r.Secret("db", "password")
 	if err != nil || secret != want.FindStringSubmatch(r.text("db"))[1] {
