@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
 	"strings"
 	"time"
 )
@@ -98,7 +97,7 @@ func (d Disk) Partition(ctx context.Context, label string) (string, error) {
 // list returns the disks, sorted by name.
 func list(sysfs string) ([]Disk, error) {
 	dir := filepath.Join(sysfs, "block")
-	entries, err := os.ReadDir(dir)
+	entries, err := os.ReadDir(dir) // sorted
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -106,7 +105,6 @@ func list(sysfs string) ([]Disk, error) {
 	for _, e := range entries {
 		disks = append(disks, Disk{e.Name(), filepath.Join(dir, e.Name())})
 	}
-	sort.Slice(disks, func(i, j int) bool { return disks[i].Name < disks[j].Name })
 	return disks, nil
 }
 

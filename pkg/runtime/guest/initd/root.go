@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 
@@ -85,11 +84,8 @@ func switchRoot() error {
 			return fmt.Errorf("root: %s: %w: the image has to have that directory", dir, err)
 		}
 	}
-	// The initramfs stays for ever. Its one large file is this program, whose
-	// pages are needed.
-	if err := os.Remove("/init"); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("initramfs: %w", err)
-	}
+	// The initramfs stays below for ever. To remove its one large file would free
+	// nothing: it is this program, which runs.
 	if err := unix.Chdir(newRoot); err != nil {
 		return fmt.Errorf("root: %w", err)
 	}

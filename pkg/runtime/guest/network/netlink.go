@@ -131,12 +131,12 @@ func index(name string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // any will do
+	r, err := dialRTNL() // any socket will do
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
-	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, ifr); err != nil {
+	defer r.close() //nolint:errcheck // nothing was written
+	if err := unix.IoctlIfreq(r.fd, unix.SIOCGIFINDEX, ifr); err != nil {
 		return 0, err
 	}
 	return int(ifr.Uint32()), nil
