@@ -54,12 +54,15 @@ type guest struct {
 // Topics of trouble, in the order in which they are told; network's own are
 // "network" and "network6".
 const (
-	topicData     = "data"
-	topicLoopback = "lo"
-	topicClock    = "clock"
+	topicData      = "data"
+	topicLoopback  = "lo"
+	topicAddresses = "addresses"
+	topicClock     = "clock"
 )
 
-func topics() []string { return []string{topicData, topicLoopback, "network", "network6", topicClock} }
+func topics() []string {
+	return []string{topicData, topicLoopback, "network", "network6", topicAddresses, topicClock}
+}
 
 func newGuest(c *console, p *phases) *guest {
 	return &guest{c: c, phases: p, stop: make(chan struct{}), rooted: make(chan struct{}), troubles: map[string]string{}}

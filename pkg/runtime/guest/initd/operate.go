@@ -151,8 +151,8 @@ func dataRoom(mount string) *agent.Data {
 }
 
 // describe tells the services' commands what they run on, which the settings of
-// a server may depend on. What cannot be told is left out; why, the trouble with
-// the network or the disk says.
+// a server may depend on. Addresses that cannot be told are left out, and the
+// status says why.
 func (g *guest) describe() map[string]string {
 	env := map[string]string{}
 	var info unix.Sysinfo_t
@@ -165,15 +165,15 @@ func (g *guest) describe() map[string]string {
 		}
 	}
 	var addresses []string
+	var wrong error
 	for _, device := range g.devices {
 		list, err := network.Addresses(device)
-		if err != nil {
-			continue
-		}
+		wrong = errors.Join(wrong, err)
 		for _, a := range list {
 			addresses = append(addresses, a.String())
 		}
 	}
+	g.trouble(topicAddresses, wrong)
 	env["SOVEREIGN_ADDRESSES"] = strings.Join(addresses, ",")
 	return env
 }
