@@ -25,11 +25,14 @@ const (
 
 // runServices runs them until the guest is asked to stop and they have ended,
 // or do not end at all.
-func (g *guest) runServices(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
+func (g *guest) runServices(ctx context.Context, s spec.Spec, beside func()) {
+	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan struct{})
-	go func() { defer close(ended); g.sup.Run(ctx) }()
+	go func() { defer close(ended); g.sup.Run(serving) }()
+	beside()
+	g.logsOpen.Go(func() { g.openLogs(g.sup, s) }) // until then they keep their lines in memory
+	go g.watchData(ctx)
 	<-g.stop
 	// A frozen file system would hold every service that writes.
 	if err := g.Thaw(ctx); err != nil {

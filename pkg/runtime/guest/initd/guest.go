@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/clock"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/datadisk"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
@@ -26,14 +28,18 @@ const initLog = "init"
 type guest struct {
 	c        *console
 	phases   *phases
+	line     cmdline.Line
 	runner   *supervise.Runner
 	stop     chan struct{} // closed when the machine is to go off
 	stopOnce sync.Once
 	logsOpen sync.WaitGroup                       // opens the logs' files
+	verified chan struct{}                        // closed when the root is mounted, which dm-verity checks
 	rooted   chan struct{}                        // closed when the root is there, with all its mounts
 	ntp      *clock.Keeper                        // not nil once rooted is closed
 	opened   func() (*datadisk.FileSystem, error) // waits for the data disk; nil before it is being opened
 	devices  []string                             // of the network
+	begin    sync.Once                            // of the network
+	settled  chan struct{}                        // closed when the network was tried, or is late
 	freezing sync.Mutex                           // held while the file system is frozen or thawed
 
 	mu        sync.Mutex
@@ -64,8 +70,15 @@ func topics() []string {
 	return []string{topicData, topicLoopback, "network", "network6", topicAddresses, topicClock}
 }
 
-func newGuest(c *console, p *phases) *guest {
-	return &guest{c: c, phases: p, stop: make(chan struct{}), rooted: make(chan struct{}), troubles: map[string]string{}}
+func newGuest(c *console, p *phases, line cmdline.Line) *guest {
+	g := &guest{c: c, phases: p, line: line, troubles: map[string]string{},
+		stop: make(chan struct{}), verified: make(chan struct{}), rooted: make(chan struct{}), settled: make(chan struct{})}
+	for _, n := range []*cmdline.Net{line.Net, line.Net6} {
+		if n != nil && !slices.Contains(g.devices, n.Device) {
+			g.devices = append(g.devices, n.Device)
+		}
+	}
+	return g
 }
 
 func (g *guest) setSpec(s spec.Spec) {

@@ -12,11 +12,12 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/supervise"
 )
 
-func testGuest() *guest { return newGuest(newConsole(), &phases{}) }
+func testGuest() *guest { return newGuest(newConsole(), &phases{}, cmdline.Line{}) }
 
 func TestStatesOfAGuest(t *testing.T) {
 	g := testGuest()

@@ -73,24 +73,32 @@ func run(ctx context.Context, c *console, p *phases) (cmdline.Line, error) {
 		c.print(cmdline.ProbeLine + "\n")
 		return line, nil
 	}
-	g := newGuest(c, p)
-	// It waits for the device and the kernel, and goes on beside the root.
-	tried := g.network(ctx, line)
-	if err := g.takeOver(); err != nil {
-		return line, err
+	g := newGuest(c, p, line)
+	if !g.addressed() {
+		g.network(ctx)
+	}
+	taken := make(chan error, 1) // of what no part of the root waits for
+	go func() { taken <- g.takeOver() }()
+	if line.DataSerial != "" {
+		g.openData(ctx, line.DataSerial)
 	}
 	if initramfs {
-		if err := g.openRoot(ctx, line); err != nil {
+		if err := g.openRoot(ctx); err != nil {
 			return line, err
 		}
 		if err := mountSystem(p); err != nil {
 			return line, err
 		}
+	} else {
+		close(g.verified)
+	}
+	if err := <-taken; err != nil {
+		return line, err
 	}
 	if err := delegate(cgroupRoot); err != nil {
 		return line, err
 	}
-	g.live(ctx, line, tried)
+	g.live(ctx)
 	return line, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/datadisk"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/metrics"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/network"
@@ -164,18 +166,33 @@ func (g *guest) describe() map[string]string {
 			env["SOVEREIGN_DATA_MIB"] = strconv.FormatInt(d.Size>>20, 10)
 		}
 	}
-	var addresses []string
-	var wrong error
-	for _, device := range g.devices {
-		list, err := network.Addresses(device)
-		wrong = errors.Join(wrong, err)
-		for _, a := range list {
-			addresses = append(addresses, a.String())
+	addresses, err := g.addresses()
+	g.trouble(topicAddresses, err)
+	var texts []string
+	for _, a := range addresses {
+		texts = append(texts, a.String())
+	}
+	env["SOVEREIGN_ADDRESSES"] = strings.Join(texts, ",")
+	return env
+}
+
+// addresses are those that the machine has, and before its network has settled
+// those that the command line gives it.
+func (g *guest) addresses() (all []netip.Addr, err error) {
+	select {
+	case <-g.settled:
+		for _, device := range g.devices {
+			list, wrong := network.Addresses(device)
+			all, err = append(all, list...), errors.Join(err, wrong)
+		}
+	default:
+		for _, n := range []*cmdline.Net{g.line.Net, g.line.Net6} {
+			if n != nil && n.Address.IsValid() {
+				all = append(all, n.Address.Addr())
+			}
 		}
 	}
-	g.trouble(topicAddresses, wrong)
-	env["SOVEREIGN_ADDRESSES"] = strings.Join(addresses, ",")
-	return env
+	return all, err
 }
 
 // nearlyFull is a warning when less than a tenth, or less than 256 MiB, of the

@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/blockdev"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/verity"
 )
 
@@ -37,7 +36,8 @@ func mountEarly(p *phases) error {
 
 // openRoot runs in the initramfs: it finds the root disk, checks it, and makes
 // its file system the root.
-func (g *guest) openRoot(ctx context.Context, line cmdline.Line) error {
+func (g *guest) openRoot(ctx context.Context) error {
+	line := g.line
 	if line.RootHash == nil || line.RootSerial == "" {
 		return errors.New("kernel command line: roothash= and root.serial= are needed: take the command line of the bundle's manifest")
 	}
@@ -69,10 +69,7 @@ func (g *guest) openRoot(ctx context.Context, line cmdline.Line) error {
 	if err := root.do(); err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
-	// No data disk is touched before there is a root to use it.
-	if line.DataSerial != "" {
-		g.openData(ctx, line.DataSerial)
-	}
+	close(g.verified)
 	return switchRoot()
 }
 

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -31,8 +30,8 @@ const (
 	resolvConf = "/run/resolv.conf"
 	// ownOOMScoreAdj keeps the kernel from choosing init.
 	ownOOMScoreAdj = -1000
-	// networkPatience is how long the services wait for a network, which may
-	// never come: they start without it, and the agent tells.
+	// networkPatience is how long the services wait for a network that begins,
+	// which may never come: they start without it, and the agent tells.
 	networkPatience = 5 * time.Second
 	maxSpec         = 1 << 20 // bytes
 )
@@ -63,60 +62,55 @@ func (g *guest) takeOver() error {
 }
 
 // live runs the guest until it is asked to stop, and ends it in order.
-func (g *guest) live(ctx context.Context, line cmdline.Line, tried <-chan struct{}) {
+func (g *guest) live(ctx context.Context) {
 	booted := make(chan struct{})
 	go g.serveAgent(ctx, booted)
-	mounted, err := g.start(ctx, line, tried)
-	close(booted)
+	s, err := g.start(ctx)
+	beside := func() { close(booted); g.network(ctx) } // what no setup of a service waits for
+	mounted := ""
 	if err != nil {
+		beside()
 		g.fail(err)
 		<-g.stop
 	} else {
-		g.runServices(ctx)
+		mounted = s.Data.Mount
+		g.runServices(ctx, s, beside)
 	}
 	g.finish(mounted)
 }
 
-// start does all that comes before the services, and waits until the network was
-// tried, or is late. It returns where the data disk is mounted, "" if it is not.
-func (g *guest) start(ctx context.Context, line cmdline.Line, tried <-chan struct{}) (mounted string, err error) {
+// start does all that comes before the services, and returns what they are.
+// Without an error the data disk is mounted where they say.
+func (g *guest) start(ctx context.Context) (s spec.Spec, err error) {
 	made, err := imageDate(spec.Path)
 	if err != nil {
-		return "", err
+		return s, err
 	}
-	g.ntp = clock.New(clock.Options{Earliest: made, Servers: line.NTP, Note: func(s string) { g.c.note("%s", s) }, Report: g.setClock})
+	g.ntp = clock.New(clock.Options{Earliest: made, Servers: g.line.NTP, Note: func(s string) { g.c.note("%s", s) }, Report: g.setClock})
 	go g.ntp.Run(ctx)
 	close(g.rooted)
-	// A disk that the command line names does not wait for the spec.
-	if line.DataSerial != "" {
-		g.openData(ctx, line.DataSerial)
-	}
 	s, sup, err := g.readSpec(made)
 	if err == nil {
 		g.openData(ctx, s.Data.Serial)
 	}
 	if g.opened == nil {
-		return "", err
+		return s, err
 	}
 	data, diskErr := g.opened()
 	if data != nil {
 		defer data.Close() //nolint:errcheck // what is attached stays
 	}
 	if err := errors.Join(err, diskErr); err != nil {
-		return "", err
+		return s, err
 	}
 	if err := g.attach(data, s.Data.Mount); err != nil {
-		return "", err
+		return s, err
 	}
-	select {
-	case <-tried:
-	case <-time.After(networkPatience):
-		g.c.note("network: not up yet: the services start without it")
+	if !g.addressed() {
+		g.settle(ctx)
 	}
-	g.logsOpen.Go(func() { g.openLogs(sup, s) }) // until then they keep their lines in memory
-	go g.watchData(ctx)
 	g.setSupervisor(sup)
-	return s.Data.Mount, nil
+	return s, nil
 }
 
 // readSpec reads what the machine is to run.
@@ -131,41 +125,64 @@ func (g *guest) readSpec(made time.Time) (spec.Spec, *supervise.Supervisor, erro
 		return s, nil, fmt.Errorf("host name %q: %w", s.Name, err)
 	}
 	sup, err := supervise.New(supervise.Options{Spec: s, Procs: g.runner.Procs, Cgroups: cgroupRoot, ImageDate: made,
-		Machine: g.describe, Phase: g.phases.begin, Note: g.serviceNote})
+		Machine: g.describe, Settle: g.settle, Phase: g.phases.begin, Note: g.serviceNote})
 	return s, sup, err
 }
 
-// network brings up lo, and keeps the device of the command line. Without a
-// network the services still start, and the agent tells what is wrong: the data
-// is reachable through it. It may begin before the root is there, and then
-// writes and tells what it found once that is.
-func (g *guest) network(ctx context.Context, line cmdline.Line) (tried <-chan struct{}) {
-	end := g.phases.begin("network")
-	for _, n := range []*cmdline.Net{line.Net, line.Net6} {
-		if n != nil && !slices.Contains(g.devices, n.Device) {
-			g.devices = append(g.devices, n.Device)
-		}
+// addressed says whether the command line has the machine's addresses. If not,
+// they are asked for while the root is opened: the services' setup needs them.
+// If it has, the network begins with the services, whose setup leaves a
+// processor free; the boot before that does not.
+func (g *guest) addressed() bool {
+	return (g.line.Net == nil || !g.line.Net.DHCP) && (g.line.Net6 == nil || !g.line.Net6.Auto)
+}
+
+// network brings up lo, and keeps the device of the command line, from its first
+// call on. Without a network the services still start, and the agent tells what
+// is wrong: the data is reachable through it. It may begin before the root is
+// there, and then writes and tells what it found once that is.
+func (g *guest) network(ctx context.Context) {
+	g.begin.Do(func() {
+		end := g.phases.begin("network")
+		lo := make(chan struct{})
+		go func() { g.trouble(topicLoopback, network.Loopback()); close(lo) }()
+		up := network.Keep(ctx, network.Options{Net: g.line.Net, Net6: g.line.Net6, Resolv: resolvConf, After: g.rooted,
+			Up: g.networkUp, Report: g.trouble})
+		tried := make(chan struct{})
+		go func() { <-lo; <-up; end(); close(tried) }()
+		go func() {
+			defer close(g.settled)
+			select {
+			case <-tried:
+			case <-time.After(networkPatience):
+				g.c.note("network: not up yet: the services start without it")
+			}
+		}()
+	})
+}
+
+// networkUp is told when a device was configured.
+func (g *guest) networkUp(n cmdline.Net) {
+	if n.Auto {
+		g.c.note("network %s takes addresses by router advertisements", n.Device)
+	} else {
+		g.c.note("network %s is up: %s", n.Device, n.Address)
 	}
-	lo := make(chan struct{})
-	go func() { g.trouble(topicLoopback, network.Loopback()); close(lo) }()
-	up := network.Keep(ctx, network.Options{Net: line.Net, Net6: line.Net6, Resolv: resolvConf, After: g.rooted, Report: g.trouble,
-		Up: func(n cmdline.Net) {
-			if n.Auto {
-				g.c.note("network %s takes addresses by router advertisements", n.Device)
-			} else {
-				g.c.note("network %s is up: %s", n.Device, n.Address)
-			}
-			var servers []string
-			for _, a := range n.NTP {
-				servers = append(servers, a.String())
-			}
-			if n.DHCP {
-				g.ntp.Found(servers)
-			}
-		}})
-	done := make(chan struct{})
-	go func() { <-lo; <-up; end(); close(done) }()
-	return done
+	if n.DHCP {
+		var servers []string
+		for _, a := range n.NTP {
+			servers = append(servers, a.String())
+		}
+		g.ntp.Found(servers)
+	}
+}
+
+// settle waits until the network was tried, or is late.
+func (g *guest) settle(ctx context.Context) {
+	select {
+	case <-g.settled:
+	case <-ctx.Done():
+	}
 }
 
 // openData begins to open the data disk with the serial, unless one is being
@@ -188,6 +205,7 @@ func (g *guest) dataDisk(ctx context.Context, serial string) (*datadisk.FileSyst
 		return nil, fmt.Errorf("data disk: %w", err)
 	}
 	end()
+	<-g.verified // no data disk is touched before there is a root to use it
 	run := func(ctx context.Context, argv ...string) (int, string, error) {
 		<-g.rooted // has the program
 		r, err := g.runner.Procs.Output(ctx, proc.Attr{Path: argv[0], Args: argv, Dir: "/",

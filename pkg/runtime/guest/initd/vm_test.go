@@ -257,6 +257,21 @@ func TestVM(t *testing.T) {
 		v.phases(c)
 		v.shutdown(c)
 	})
+	// The setup is told the address that the machine is to have, and again that
+	// it has none, before the program starts.
+	t.Run("no network device", func(t *testing.T) {
+		v := boot(t, img, data, dataSerial+"roothash="+img.rootHash+" sovereign.net=eth7,10.0.2.15/24,10.0.2.2,10.0.2.3")
+		c := v.client()
+		log := ""
+		v.until(c, "a start without a network", func(s *agent.Status) bool {
+			log = v.log(c, "beat")
+			return s.State == agent.StateDegraded && strings.Contains(s.Message, "eth7") && strings.Contains(log, "secret 43")
+		})
+		if !regexp.MustCompile(`(?s)setup 10\.0\.2\.15\nsetup\nboots: .*\nmachine \d+ \d+\n`).MatchString(log) {
+			t.Errorf("log:\n%s", log)
+		}
+		v.shutdown(c)
+	})
 	t.Run("renewals and the time", func(t *testing.T) { testNetwork(t, img, data) })
 	t.Run("wrong root hash", func(t *testing.T) {
 		hash := strings.Repeat("5a", 32)

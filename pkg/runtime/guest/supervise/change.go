@@ -168,7 +168,7 @@ func (e *reloadError) Error() string { return e.text }
 func (n *service) reload(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
 	defer cancel()
-	r, err := n.sup.opts.Procs.Output(ctx, n.attr(n.spec.Reload))
+	r, err := n.sup.opts.Procs.Output(ctx, n.attr(n.spec.Reload, n.sup.opts.Machine()))
 	if err != nil {
 		return &reloadError{fmt.Sprintf("%s: reload: %v", n.spec.Name, err)}
 	}

@@ -119,7 +119,7 @@ func (n *service) check(ctx context.Context, p *proc.Process) (verdict, string) 
 		case <-done:
 		}
 	}()
-	r, err := n.sup.opts.Procs.Output(ctx, n.attr(h.Command))
+	r, err := n.sup.opts.Procs.Output(ctx, n.attr(h.Command, n.sup.opts.Machine()))
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return failing, fmt.Sprintf("no answer within %d s", h.TimeoutSeconds)

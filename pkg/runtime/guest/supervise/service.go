@@ -28,14 +28,15 @@ type service struct {
 	spec          spec.Service
 	after, before []*service
 	log           *logs.Log
-	output        *os.File      // what its processes print to, while run runs
-	group         *cgroup       // while run runs
-	user          account       // of the current start
-	ready         chan struct{} // closed when it was healthy for the first time
-	stopped       chan struct{} // closed when run has returned
-	changes       chan change   // asked of run, from elsewhere
-	changing      chan struct{} // holds one while a secret is changed
-	started       func()        // ends the phase that begins with the first start; nil before
+	output        *os.File          // what its processes print to, while run runs
+	group         *cgroup           // while run runs
+	user          account           // of the current start
+	machine       map[string]string // as the last setup, or what it waited for, left it
+	ready         chan struct{}     // closed when it was healthy for the first time
+	stopped       chan struct{}     // closed when run has returned
+	changes       chan change       // asked of run, from elsewhere
+	changing      chan struct{}     // holds one while a secret is changed
+	started       func()            // ends the phase that begins with the first start; nil before
 
 	mu       sync.Mutex
 	status   agent.Service
@@ -121,16 +122,16 @@ func (n *service) pauseAfter(ctx context.Context, err error, pause time.Duration
 // cycle is one life: set up, run, and wait until nothing of it is left. The
 // error says why it ended.
 func (n *service) cycle(ctx context.Context, first bool) (err error) {
+	n.update(func(s *agent.Service) { s.State = agent.ServiceSetup })
+	end := func() {}
+	if first {
+		end = n.sup.opts.Phase(n.spec.Name + ": setup")
+	}
 	closeOutput, err := n.openOutput()
 	if err != nil {
 		return err
 	}
 	defer closeOutput()
-	end := func() {}
-	if first {
-		end = n.sup.opts.Phase(n.spec.Name + ": setup")
-	}
-	n.update(func(s *agent.Service) { s.State = agent.ServiceSetup })
 	err = n.inGroup(ctx, n.prepare)
 	end()
 	if err != nil {
@@ -173,7 +174,7 @@ func (n *service) inGroup(ctx context.Context, f func(context.Context) error) er
 func (n *service) live(ctx context.Context) (err error) {
 	changed, unwatch := n.watchState()
 	defer unwatch()
-	p, err := n.sup.opts.Procs.Start(n.attr(n.spec.Command))
+	p, err := n.sup.opts.Procs.Start(n.attr(n.spec.Command, n.machine))
 	if err != nil {
 		return err
 	}
@@ -262,8 +263,31 @@ func (n *service) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	return n.setUp(ctx)
+}
+
+// setUp runs the setup commands, and again where the machine is not what it was
+// described as to them, which is known once it has settled.
+func (n *service) setUp(ctx context.Context) error {
+	n.machine = n.sup.opts.Machine()
+	if err := n.runSetup(ctx); err != nil {
+		return err
+	}
+	n.sup.opts.Settle(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	described := n.machine
+	n.machine = n.sup.opts.Machine()
+	if maps.Equal(described, n.machine) {
+		return nil
+	}
+	return n.runSetup(ctx)
+}
+
+func (n *service) runSetup(ctx context.Context) error {
 	for _, argv := range n.spec.Setup {
-		p, err := n.sup.opts.Procs.Start(n.attr(argv))
+		p, err := n.sup.opts.Procs.Start(n.attr(argv, n.machine))
 		if err != nil {
 			return fmt.Errorf("setup: %w", err)
 		}
@@ -278,14 +302,14 @@ func (n *service) prepare(ctx context.Context) error {
 	return nil
 }
 
-// attr is how any command of the service is started.
-func (n *service) attr(argv []string) proc.Attr {
+// attr is how any command of the service is started on the machine.
+func (n *service) attr(argv []string, machine map[string]string) proc.Attr {
 	env := map[string]string{
 		"PATH": searchPath,
 		"HOME": n.user.home, "USER": n.spec.User, "LOGNAME": n.spec.User,
 		"SOVEREIGN_SECRETS": n.secretsDir(),
 	}
-	maps.Copy(env, n.sup.opts.Machine())
+	maps.Copy(env, machine)
 	maps.Copy(env, n.spec.Environment)
 	return proc.Attr{
 		Path: argv[0], Args: argv, Env: environ(env), Dir: "/", Stdout: n.output, Stderr: n.output,

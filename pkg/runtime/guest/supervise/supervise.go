@@ -44,6 +44,10 @@ type Options struct {
 	// Machine describes the machine as variables of the environment, at each
 	// start of a service's command; nil: not at all.
 	Machine func() map[string]string
+	// Settle waits until the machine is as Machine described it, or as it will
+	// be for now. A service's setup does not wait for that, its program does;
+	// nil: there is nothing to wait for.
+	Settle func(context.Context)
 	// Phase is told when a part of a service's first start begins, and
 	// returns what to call at its end; nil: nobody.
 	Phase func(name string) (end func())
@@ -103,6 +107,9 @@ func New(o Options) (*Supervisor, error) {
 	}
 	if o.Machine == nil {
 		o.Machine = func() map[string]string { return nil }
+	}
+	if o.Settle == nil {
+		o.Settle = func(context.Context) {}
 	}
 	if o.Phase == nil {
 		o.Phase = func(string) func() { return func() {} }

@@ -49,20 +49,18 @@ type running struct {
 // back-off of at most 20 ms.
 func start(t *testing.T, cgroups string, services ...spec.Service) *running {
 	t.Helper()
-	return startWith(t, cgroups, Timing{}, services...)
+	return startWith(t, cgroups, func(*Options) {}, services...)
 }
 
-// startWith sets some of the timing otherwise.
-func startWith(t *testing.T, cgroups string, timing Timing, services ...spec.Service) *running {
+// startWith changes some of the options.
+func startWith(t *testing.T, cgroups string, change func(*Options), services ...spec.Service) *running {
 	t.Helper()
-	timing.BackoffMin, timing.BackoffMax = time.Millisecond, 20*time.Millisecond
-	timing.FirstCheck, timing.Drain, timing.Second = time.Millisecond, 100*time.Millisecond, 50*time.Millisecond
 	procs, err := proc.New()
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &running{t: t, data: t.TempDir()}
-	r.Supervisor, err = New(Options{
+	o := Options{
 		Spec:    spec.Spec{Schema: 1, Name: "test", Data: spec.Data{FileSystem: "ext4", Mount: r.data}, Services: services},
 		Procs:   procs,
 		Cgroups: cgroups,
@@ -78,9 +76,11 @@ func startWith(t *testing.T, cgroups string, timing Timing, services ...spec.Ser
 		Machine: func() map[string]string {
 			return map[string]string{"SOVEREIGN_MEMORY_MIB": "512", "FOO": "the machine's"}
 		},
-		Timing: timing,
-	})
-	if err != nil {
+		Timing: Timing{BackoffMin: time.Millisecond, BackoffMax: 20 * time.Millisecond,
+			FirstCheck: time.Millisecond, Drain: 100 * time.Millisecond, Second: 50 * time.Millisecond},
+	}
+	change(&o)
+	if r.Supervisor, err = New(o); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -213,6 +213,40 @@ func TestCrashLoopIsReported(t *testing.T) {
 	}
 	r.until("its log", func() bool { return strings.Contains(r.text("bad"), "oops\noops\n") })
 	r.until("good runs", func() bool { return r.Services()[1].Healthy })
+}
+
+// The setup does not wait for what the program waits for, and runs again where
+// the machine is another then than it was told.
+func TestSettle(t *testing.T) {
+	setup := func(s *spec.Service) { s.Setup = [][]string{{"/bin/sh", "-c", "echo setup $SOVEREIGN_ADDRESSES"}} }
+	settles := func(t *testing.T, addresses, want string) {
+		settled := make(chan struct{})
+		r := startWith(t, "", func(o *Options) {
+			o.Machine = func() map[string]string {
+				select {
+				case <-settled:
+					return map[string]string{"SOVEREIGN_ADDRESSES": addresses}
+				default:
+					return map[string]string{"SOVEREIGN_ADDRESSES": "10.0.2.15"}
+				}
+			}
+			o.Settle = func(context.Context) { <-settled }
+		}, svc("db", "echo up $SOVEREIGN_ADDRESSES; exec sleep 1000", setup))
+		r.until("setup", func() bool { return r.text("db") == "setup 10.0.2.15\n" })
+		close(settled)
+		r.state(agent.StateReady)
+		r.until("program", func() bool { return r.text("db") == want })
+	}
+	t.Run("as described", func(t *testing.T) { settles(t, "10.0.2.15", "setup 10.0.2.15\nup 10.0.2.15\n") })
+	t.Run("otherwise", func(t *testing.T) { settles(t, "", "setup 10.0.2.15\nsetup\nup\n") })
+	t.Run("stopped", func(t *testing.T) {
+		r := startWith(t, "", func(o *Options) { o.Settle = func(ctx context.Context) { <-ctx.Done() } }, svc("db", forever, setup))
+		r.until("setup", func() bool { return r.text("db") == "setup\n" })
+		r.stop()
+		if text := r.text("db"); text != "setup\n" {
+			t.Errorf("it was started: %q", text)
+		}
+	})
 }
 
 func TestSetupThatFails(t *testing.T) {

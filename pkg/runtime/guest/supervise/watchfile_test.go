@@ -84,7 +84,7 @@ func TestMentions(t *testing.T) {
 func TestWatchedServiceIsCheckedAtChanges(t *testing.T) {
 	dir := t.TempDir()
 	checks := filepath.Join(dir, "checks")
-	r := startWith(t, "", Timing{FirstWatched: time.Hour},
+	r := startWith(t, "", func(o *Options) { o.Timing.FirstWatched = time.Hour },
 		svc("db", "echo starting >"+dir+"/state; sleep 0.3; echo ready >"+dir+"/state; exec sleep 1000",
 			health("echo x >>"+checks+"; read -r s <"+dir+"/state; [ $s = ready ]", 1),
 			func(s *spec.Service) { s.Health.Watch, s.Health.IntervalSeconds = dir+"/state", 3600 }))
