@@ -97,7 +97,8 @@ func ownShare(boot agent.Boot, services []agent.Service) time.Duration {
 }
 
 // timedBoot boots the machine, and asks for the guest's time from the moment at
-// which its services begin.
+// which its network is up: of an attempt before that nobody would ever hear, and
+// the client would wait for seconds before the next.
 func (m *machine) timedBoot(ctx context.Context) (wall, up time.Duration, err error) {
 	if err := m.start(ctx); err != nil {
 		return 0, 0, err
@@ -106,7 +107,7 @@ func (m *machine) timedBoot(ctx context.Context) (wall, up time.Duration, err er
 	defer cancel()
 	asked := make(chan error, 1)
 	go func() {
-		err := m.untilMounted(ctx)
+		err := m.untilNetwork(ctx)
 		if err == nil {
 			up, err = m.uptime(ctx)
 		}
@@ -120,15 +121,15 @@ func (m *machine) timedBoot(ctx context.Context) (wall, up time.Duration, err er
 	return wall, up, errors.Join(err, <-asked)
 }
 
-// untilMounted waits until the console says that the data disk is mounted, the
-// last before the services. To ask the guest would take from its boot.
-func (m *machine) untilMounted(ctx context.Context) error {
+// untilNetwork waits until the console says that the network is up, which it is
+// while the services are set up. To ask the guest would take from its boot.
+func (m *machine) untilNetwork(ctx context.Context) error {
 	for {
 		text, err := os.ReadFile(m.inst.ConsoleFile())
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		if bytes.Contains(text, []byte(" mounted at ")) {
+		if bytes.Contains(text, []byte(" is up: ")) {
 			return nil
 		}
 		if err := pause(ctx, 10*time.Millisecond); err != nil {
