@@ -158,7 +158,8 @@ func (d *daemon) clear(p process, socket string) error {
 			return err
 		}
 	}
-	return nil
+	// Nothing is mounted there: the daemon's mounts were in its own namespace.
+	return os.RemoveAll(d.file(temporary))
 }
 
 // load reads daemon.json; a missing or torn one is nobody's record.
@@ -184,6 +185,9 @@ func (d *daemon) start(ctx context.Context, config, key, socket string) (process
 		return process{}, err
 	}
 	if err := writeFile(d.file("buildkitd.toml"), []byte(config)); err != nil {
+		return process{}, err
+	}
+	if err := os.MkdirAll(d.file(temporary), 0o700); err != nil {
 		return process{}, err
 	}
 	log, err := d.openLog()

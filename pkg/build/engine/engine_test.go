@@ -331,6 +331,9 @@ func TestPrivate(t *testing.T) {
 		}
 	})
 
+	if _, err := os.Stat(filepath.Join(state, temporary)); err != nil {
+		t.Errorf("the daemon has no directory for mount points: %v", err)
+	}
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +342,7 @@ func TestPrivate(t *testing.T) {
 			t.Errorf("the plain progress lacks %q", want)
 		}
 	}
-	for _, left := range []string{"buildkitd.sock", "daemon.json"} {
+	for _, left := range []string{"buildkitd.sock", "daemon.json", temporary} {
 		if _, err := os.Stat(filepath.Join(state, left)); err == nil {
 			t.Errorf("%s is left behind", left)
 		}

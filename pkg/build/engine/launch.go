@@ -148,6 +148,10 @@ mkdir -p /run/runc
 mount -t tmpfs -o mode=0700 tmpfs /run/runc
 exec "$@"`
 
+// temporary is the daemon's directory of mount points, in its state directory,
+// which is removed with the daemon: BuildKit 0.34 leaves some of them behind.
+const temporary = "tmp"
+
 // command builds the daemon's command line. Sockets is the directory of its
 // socket, whose path is short enough for rootlesskit's as well.
 func (h host) command(buildkitd, config, state, sockets string) (*exec.Cmd, error) {
@@ -173,6 +177,7 @@ func (h host) command(buildkitd, config, state, sockets string) (*exec.Cmd, erro
 		"HOME=" + state,
 		"XDG_RUNTIME_DIR=" + state,
 		"USER=" + h.user,
+		"TMPDIR=" + filepath.Join(state, temporary),
 		// BuildKit cuts step logs at 2 MiB and 200 KiB/s unless told not to.
 		"BUILDKIT_STEP_LOG_MAX_SIZE=-1",
 		"BUILDKIT_STEP_LOG_MAX_SPEED=-1",
