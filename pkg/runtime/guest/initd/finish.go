@@ -24,7 +24,7 @@ const (
 )
 
 // runServices runs them until the guest is asked to stop and they have ended,
-// or do not end at all.
+// or do not end at all. It calls beside once they have begun.
 func (g *guest) runServices(ctx context.Context, s spec.Spec, beside func()) {
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()

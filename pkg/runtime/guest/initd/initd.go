@@ -77,7 +77,7 @@ func run(ctx context.Context, c *console, p *phases) (cmdline.Line, error) {
 	if !g.addressed() {
 		g.network(ctx)
 	}
-	taken := make(chan error, 1) // of what no part of the root waits for
+	taken := make(chan error, 1) // the root does not wait for it
 	go func() { taken <- g.takeOver() }()
 	if line.DataSerial != "" {
 		g.openData(ctx, line.DataSerial)
