@@ -24,12 +24,12 @@ const (
 // its first lease, or with an error when ctx ends first; renewals go on until
 // keep ends. Changed is called for each lease, with what the device has now.
 func DHCP(ctx, keep context.Context, device string, changed func(cmdline.Net) error) error {
-	i, err := wait(ctx, device)
-	if err != nil {
+	if err := Up(ctx, &cmdline.Net{Device: device, Auto: true}); err != nil {
 		return err
 	}
-	if err := linkUp(i); err != nil {
-		return fmt.Errorf("network: %s: up: %w", device, err)
+	i, err := index(device)
+	if err != nil {
+		return fmt.Errorf("network: %s: %w", device, err)
 	}
 	client, err := nclient4.New(device, nclient4.WithTimeout(2*time.Second))
 	if err != nil {
@@ -138,14 +138,4 @@ func fromACK(device string, ack *dhcpv4.DHCPv4) (cmdline.Net, error) {
 		}
 	}
 	return n, nil
-}
-
-// linkUp sets a device up.
-func linkUp(index int) error {
-	r, err := dialRTNL()
-	if err != nil {
-		return err
-	}
-	defer r.close()
-	return r.linkUp(index)
 }

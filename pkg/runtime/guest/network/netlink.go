@@ -1,10 +1,13 @@
 package network
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +25,82 @@ func dialRTNL() (*rtnl, error) {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
 	return &rtnl{fd: fd}, nil
+}
+
+// carrierPatience bounds the wait for a link that has no carrier; the kernel
+// itself may take a second to see one.
+const carrierPatience = time.Second
+
+// operUp is IF_OPER_UP of linux/if.h, RFC 2863's "up".
+const operUp = 6
+
+// carrier waits until the device passes packets, for carrierPatience at most: a
+// link without a carrier is no error, and works once it has one. IFF_UP alone
+// does not say so. A virtio card's link comes up beside it, and until the
+// kernel has seen that it drops what the card sends: the answer to an ARP
+// request, say, without which QEMU's user network drops a client's packet.
+func (r *rtnl) carrier(ctx context.Context, index int) error {
+	ctx, cancel := context.WithTimeout(ctx, carrierPatience)
+	defer cancel()
+	// The answer to the question and the news of a change are one message.
+	if err := unix.SetsockoptInt(r.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.RTNLGRP_LINK); err != nil {
+		return err
+	}
+	b := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	if err := r.send(unix.RTM_GETLINK, 0, b); err != nil {
+		return err
+	}
+	buf := make([]byte, 8192)
+	for {
+		end, _ := ctx.Deadline()
+		left := unix.NsecToTimeval(max(time.Until(end), time.Microsecond).Nanoseconds())
+		if err := unix.SetsockoptTimeval(r.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &left); err != nil {
+			return err
+		}
+		n, _, err := unix.Recvfrom(r.fd, buf, 0)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+			continue
+		case err != nil:
+			return err
+		}
+		if passes(buf[:n], index) {
+			return nil
+		}
+	}
+}
+
+// passes says whether one of the messages is of the device and says that it
+// passes packets. A loopback device does so without a carrier.
+func passes(b []byte, index int) bool {
+	messages, err := syscall.ParseNetlinkMessage(b)
+	if err != nil {
+		return false
+	}
+	for _, m := range messages {
+		ne := binary.NativeEndian
+		if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg || int(ne.Uint32(m.Data[4:])) != index {
+			continue
+		}
+		if flags := ne.Uint32(m.Data[8:]); flags&unix.IFF_UP == 0 {
+			continue
+		} else if flags&unix.IFF_LOOPBACK != 0 {
+			return true
+		}
+		attributes, err := syscall.ParseNetlinkRouteAttr(&m)
+		if err != nil {
+			continue
+		}
+		for _, a := range attributes {
+			if a.Attr.Type == unix.IFLA_OPERSTATE && len(a.Value) > 0 && a.Value[0] == operUp {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (r *rtnl) close() error { return unix.Close(r.fd) }
@@ -86,24 +165,30 @@ func attribute(b []byte, kind uint16, value []byte) []byte {
 	return append(b, make([]byte, -len(value)&3)...)
 }
 
-// request sends one message and waits for the kernel's answer.
-func (r *rtnl) request(kind, flags uint16, body []byte) error {
+// send sends one message.
+func (r *rtnl) send(kind, flags uint16, body []byte) error {
 	r.seq++
 	ne := binary.NativeEndian
 	m := ne.AppendUint32(nil, uint32(unix.SizeofNlMsghdr+len(body)))
 	m = ne.AppendUint16(m, kind)
-	m = ne.AppendUint16(m, unix.NLM_F_REQUEST|unix.NLM_F_ACK|flags)
+	m = ne.AppendUint16(m, unix.NLM_F_REQUEST|flags)
 	m = ne.AppendUint32(m, r.seq)
 	m = ne.AppendUint32(m, 0)
 	m = append(m, body...)
+	return unix.Sendto(r.fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+}
+
+// request sends one message and waits for the kernel's answer.
+func (r *rtnl) request(kind, flags uint16, body []byte) error {
 	// It comes at once; nothing may hold up the guest for ever.
 	limit := unix.Timeval{Sec: 5}
 	if err := unix.SetsockoptTimeval(r.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
 		return err
 	}
-	if err := unix.Sendto(r.fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := r.send(kind, unix.NLM_F_ACK|flags, body); err != nil {
 		return err
 	}
+	ne := binary.NativeEndian
 	buf := make([]byte, 8192)
 	for {
 		n, _, err := unix.Recvfrom(r.fd, buf, 0)

@@ -38,7 +38,7 @@ func Loopback() error {
 }
 
 // Up configures the device statically, or leaves that to the kernel (Auto); it
-// waits for it until ctx ends.
+// waits for the device until ctx ends, and a moment for its carrier.
 func Up(ctx context.Context, n *cmdline.Net) error {
 	i, err := wait(ctx, n.Device)
 	if err != nil {
@@ -52,16 +52,26 @@ func Up(ctx context.Context, n *cmdline.Net) error {
 	if err := r.linkUp(i); err != nil {
 		return fmt.Errorf("network: %s: up: %w", n.Device, err)
 	}
-	if n.Auto {
-		return nil // the kernel does the rest
+	if !n.Auto { // or the kernel does the rest
+		if err := r.static(i, n); err != nil {
+			return err
+		}
 	}
-	if err := r.addAddress(i, n.Address); err != nil {
+	if err := r.carrier(ctx, i); err != nil {
+		return fmt.Errorf("network: %s: carrier: %w", n.Device, err)
+	}
+	return nil
+}
+
+// static gives the device its address and the gateway.
+func (r *rtnl) static(index int, n *cmdline.Net) error {
+	if err := r.addAddress(index, n.Address); err != nil {
 		return fmt.Errorf("network: %s: address %s: %w", n.Device, n.Address, err)
 	}
 	if !n.Gateway.IsValid() {
 		return nil
 	}
-	if err := r.defaultRoute(i, n.Gateway); err != nil {
+	if err := r.defaultRoute(index, n.Gateway); err != nil {
 		return fmt.Errorf("network: %s: gateway %s: %w: it has to be inside %s", n.Device, n.Gateway, err, n.Address.Masked())
 	}
 	return nil

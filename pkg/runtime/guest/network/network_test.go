@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
@@ -61,6 +62,39 @@ func TestUp(t *testing.T) {
 	n.Gateway = netip.MustParseAddr("192.168.9.9")
 	if err := Up(t.Context(), n); err == nil || !strings.Contains(err.Error(), "inside 10.0.2.0/24") {
 		t.Errorf("gateway outside: got %v", err)
+	}
+}
+
+// TestCarrier has a cable whose other end is plugged in when this one is up,
+// and one whose never is.
+func TestCarrier(t *testing.T) {
+	namespace(t)
+	ip := func(script string) *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), "sh", "-euc", script)
+		cmd.Stderr = os.Stderr
+		return cmd
+	}
+	if err := ip("ip link add here0 type veth peer there0; ip link add loose0 type veth peer end0").Run(); err != nil {
+		t.Skipf("no veth: %v", err)
+	}
+	plug := ip("until ip -o link show here0 | grep -q '<.*[,<]UP'; do :; done; ip link set there0 up")
+	if err := plug.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Up(t.Context(), &cmdline.Net{Device: "here0", Address: netip.MustParsePrefix("10.0.2.15/24")}); err != nil {
+		t.Error(err)
+	}
+	if out, err := ip("ip -o link show here0").Output(); err != nil || !strings.Contains(string(out), "state UP") {
+		t.Errorf("does not pass packets: %s, %v", out, err)
+	}
+	if err := plug.Wait(); err != nil {
+		t.Error(err)
+	}
+	if err := Up(t.Context(), &cmdline.Net{Device: "loose0", Address: netip.MustParsePrefix("10.0.3.15/24")}); err != nil {
+		t.Errorf("without a carrier: %v", err)
+	}
+	if list, err := Addresses("loose0"); err != nil || len(list) != 1 {
+		t.Errorf("without a carrier: %v, %v", list, err)
 	}
 }
 
