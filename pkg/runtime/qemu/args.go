@@ -114,12 +114,6 @@ const plainSHA256 = "initcall_blacklist=sha256_ssse3_mod_init"
 // the watchdog that takes a busy host for a counter that is wrong.
 const quickBoot = "lpj=20000000 tsc=reliable"
 
-// noHotplug leaves the methods for plugging cards in and out of 32 slots out of
-// the board's ACPI tables. Our kernels cannot use them (no HOTPLUG_PCI), and
-// under TCG a second boot of recipes/sql without them was 0.2 to 0.3 s shorter
-// (medians of 5 and 8 pairs, QEMU 7.2).
-const noHotplug = "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"
-
 // machineType is the board and the CPU. Without ACPI (acpi=off) q35's kernel
 // translates a seventh less, but finds one CPU only, no power switch, and on a
 // busy host no clock but the timer's ticks. On x86 microvm reaches userspace no
@@ -139,11 +133,7 @@ func machineType(arch, accel string) []string {
 	if accel == "kvm" {
 		engine, cpu = "kvm", "host"
 	}
-	args := []string{"-machine", board + ",dump-guest-core=off", "-accel", engine, "-cpu", cpu}
-	if arch == "amd64" {
-		args = append(args, "-global", noHotplug)
-	}
-	return args
+	return []string{"-machine", board + ",dump-guest-core=off", "-accel", engine, "-cpu", cpu}
 }
 
 // cmdline adds what only the driver knows. panic=1 with -no-reboot makes a
