@@ -15,6 +15,7 @@ test libc6-dev /usr/include/stdio.h
 test flex flex
 test bison bison
 test xz-utils xz
+test patch patch
 test qemu-system-x86 qemu-system-x86_64
 test qemu-system-arm qemu-system-aarch64
 test erofs-utils fsck.erofs

@@ -3,8 +3,10 @@ package build
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -39,10 +41,15 @@ func (b *builder) buildKernel(ctx context.Context) (builtKernel, error) {
 		return builtKernel{}, err
 	}
 
+	patches, err := b.kernelPatches(ctx)
+	if err != nil {
+		return builtKernel{}, err
+	}
+
 	config, err := b.kernelStep(ctx, "kernel config", kernel.ConfigScript(b.arch.Arch), src.Version, inputs{
 		"source " + source: src.Digest.String(),
 		"fragments":        fragments.String(),
-	}, fragments, kernel.ConfigFile, kernel.NotesFile)
+	}, patches, fragments, kernel.ConfigFile, kernel.NotesFile)
 	if err != nil {
 		return builtKernel{}, err
 	}
@@ -55,7 +62,7 @@ func (b *builder) buildKernel(ctx context.Context) (builtKernel, error) {
 		// The fragments only matter through the .config they lead to, so a
 		// changed comment does not compile a kernel.
 		"config": config[kernel.ConfigFile].String(),
-	}, config[kernel.ConfigFile], b.arch.Image, kernel.ConfigFile)
+	}, patches, config[kernel.ConfigFile], b.arch.Image, kernel.ConfigFile)
 	if err != nil {
 		return builtKernel{}, err
 	}
@@ -63,6 +70,24 @@ func (b *builder) buildKernel(ctx context.Context) (builtKernel, error) {
 		return builtKernel{}, fault.Errorf(fault.Verification, "the kernel was compiled with another .config (%s) than the one that was checked (%s)", out[kernel.ConfigFile], config[kernel.ConfigFile])
 	}
 	return builtKernel{Image: out[b.arch.Image], Config: out[kernel.ConfigFile]}, nil
+}
+
+// kernelPatches puts the recipe's patches into the store, as inputs of a step.
+func (b *builder) kernelPatches(ctx context.Context) ([]engine.Input, error) {
+	var in []engine.Input
+	for i, name := range b.recipe.Kernel.Patches {
+		path := b.recipe.Resolve(name)
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, fault.Errorf(fault.Usage, "%s: kernel.patches: %w", b.recipe.Path, err)
+		}
+		digest, _, err := b.store.Put(ctx, f, "")
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		in = append(in, b.mount(kernel.PatchInput(i, filepath.Base(name)), digest))
+	}
+	return in, nil
 }
 
 // mergeFragments reads the recipe's fragments and says where one overrides
@@ -122,12 +147,15 @@ func (b *builder) verifyConfig(ctx context.Context, merged *kernel.Merged, confi
 
 // kernelStep runs one of the kernel's two scripts. The file config is at
 // /src/fragments.config, and the named files come out of /out.
-func (b *builder) kernelStep(ctx context.Context, name, script, version string, in inputs, config store.Digest, files ...string) (outputs, error) {
+func (b *builder) kernelStep(ctx context.Context, name, script, version string, in inputs, patches []engine.Input, config store.Digest, files ...string) (outputs, error) {
 	in["format"] = "kernel/1"
 	in["arch"] = b.arch.Linux
 	in["script"] = store.FromBytes([]byte(script)).String()
 	in["source date"] = strconv.FormatInt(b.epoch, 10)
 	in["toolchain"] = b.toolchainKey
+	for _, p := range patches {
+		in["input "+p.Dest] = p.Digest.String()
+	}
 	return b.cached(ctx, name+" "+b.arch.Go, in, true, func(ctx context.Context) (outputs, error) {
 		source := b.recipe.Kernel.Source
 		if err := b.fetchSources(ctx, []string{source}); err != nil {
@@ -139,7 +167,7 @@ func (b *builder) kernelStep(ctx context.Context, name, script, version string, 
 			Name:   fmt.Sprintf("%s %s (%s)", name, version, b.arch.Go),
 			Script: script,
 			Env:    b.stepEnv(version),
-			Inputs: []engine.Input{b.mount(kernel.SourceInput, src.Digest), b.mount(kernel.FragmentsInput, config)},
+			Inputs: append([]engine.Input{b.mount(kernel.SourceInput, src.Digest), b.mount(kernel.FragmentsInput, config)}, patches...),
 			Output: "/out",
 		}, func(r io.Reader) error {
 			spool, err := b.spool()

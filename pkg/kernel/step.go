@@ -12,6 +12,7 @@ import (
 const (
 	SourceInput    = "/src/linux"            // source tarball
 	FragmentsInput = "/src/fragments.config" // Merged.Bytes
+	PatchesInput   = "/src/patches"          // directory of PatchInput's files
 	ConfigFile     = "kernel.config"         // both steps: the final .config
 	NotesFile      = "kconfig.notes"         // both steps: see ParseNotes
 	ReleaseFile    = "kernel.release"        // build step: "6.12.107-sovereign"
@@ -46,12 +47,19 @@ var (
 	buildScript string
 )
 
+// PatchInput is where the steps look for the patch that is i-th, from 0, of
+// those applied to the source: a unified diff whose paths begin with a/ and b/.
+// Name is the file's own, as errors show it, and ends in .patch.
+func PatchInput(i int, name string) string {
+	return fmt.Sprintf("%s/%04d-%s", PatchesInput, i, name)
+}
+
 // ConfigScript is the step that only makes the .config: ConfigFile and
 // NotesFile, in about 30 CPU seconds. Run it and Verify before the build
 // step, which costs minutes.
 //
-// The step's base is the toolchain image; inputs are SourceInput and
-// FragmentsInput. SOURCE_DATE_EPOCH must be set; JOBS is the number of
+// The step's base is the toolchain image; inputs are SourceInput,
+// FragmentsInput and as many of PatchInput as there are patches. SOURCE_DATE_EPOCH must be set; JOBS is the number of
 // processors unless set; the output directory is $OUT, /out by default.
 func ConfigScript(a Arch) string { return script(a, configScript) }
 

@@ -72,6 +72,13 @@ func (c *check) architecture(where, arch string) {
 
 func checkKernel(c *check, r *Recipe) {
 	c.notEmpty("kernel.source", r.Kernel.Source)
+	patches := map[string]string{}
+	for i, f := range r.Kernel.Patches {
+		unique(c, patches, index("kernel.patches", i), "patch", f)
+		if !strings.HasSuffix(f, ".patch") {
+			c.failf(index("kernel.patches", i), "patch %q has to be a file *.patch", f)
+		}
+	}
 	if len(r.Kernel.Fragments) == 0 {
 		c.failf("kernel.fragments", "kernel.fragments is empty, allnoconfig alone boots nothing")
 	}
@@ -173,6 +180,9 @@ func checkRecipeFiles(doc *document, r *Recipe) error {
 	c.onDisk("toolchain", "toolchain", r.Resolve(r.Toolchain), true)
 	c.onDisk("ports", "ports directory", r.Resolve(r.Ports), true)
 	c.onDisk("sources", "list of sources", r.Resolve(r.Sources), false)
+	for i, f := range r.Kernel.Patches {
+		c.onDisk(index("kernel.patches", i), "patch", r.Resolve(f), false)
+	}
 	for i, f := range r.Kernel.Fragments {
 		c.onDisk(index("kernel.fragments", i), "fragment", r.Resolve(f), false)
 	}

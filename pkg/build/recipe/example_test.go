@@ -17,6 +17,9 @@ func TestExampleSharesTheKernel(t *testing.T) {
 				t.Fatal(err)
 			}
 			var list []string
+			for _, f := range r.Kernel.Patches {
+				list = append(list, filepath.Clean(r.Resolve(f)))
+			}
 			for _, f := range r.Fragments(arch) {
 				list = append(list, filepath.Clean(f))
 			}

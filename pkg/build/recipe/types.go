@@ -62,10 +62,13 @@ type Recipe struct {
 	Path string `yaml:"-" json:"-"`
 }
 
-// Kernel says which kernel, from which fragments.
+// Kernel says which kernel, with which patches, from which fragments.
 type Kernel struct {
 	// Source is a name in sources.yaml.
 	Source string `yaml:"source"`
+	// Patches are unified diffs (*.patch, paths as a/… and b/…), applied to
+	// the source in order, for every architecture. Their context has to match.
+	Patches []string `yaml:"patches,omitempty"`
 	// Fragments for every architecture, merged in order, relative to the
 	// recipe. A later one overrides an earlier one, and the build says so.
 	Fragments []string `yaml:"fragments"`

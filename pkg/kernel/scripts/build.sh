@@ -1,6 +1,7 @@
 # Documentation and self-tests are not built; Documentation/Kconfig is read.
 unpack_linux --exclude='*/Documentation/*/*' --exclude='*/tools/testing/*'
 cd linux
+apply_patches
 configure
 case $KARCH in
 x86)

@@ -1,13 +1,14 @@
 # Shared head of the kernel's two steps, joined to config.sh or build.sh by
 # pkg/kernel. In: /src/linux, the source tarball; /src/fragments.config, the
-# merged fragments; KARCH=x86|arm64, SOURCE_DATE_EPOCH, JOBS. Out: files in
-# $OUT, /out by default. Runs under sh -eu in an empty directory, with no
-# network.
+# merged fragments; /src/patches/*.patch, if there are any; KARCH=x86|arm64,
+# SOURCE_DATE_EPOCH, JOBS. Out: files in $OUT, /out by default. Runs under
+# sh -eu in an empty directory, with no network.
 export LC_ALL=C TZ=UTC
 JOBS=${JOBS:-$(nproc)}
 out=${OUT:-/out}
 linux=${SRC:-/src}/linux
 fragments=${SRC:-/src}/fragments.config
+patches=${SRC:-/src}/patches
 mkdir -p "$out" linux
 
 # What the kernel says of its own making (/proc/version) is the source date and
@@ -31,6 +32,21 @@ unpack_linux() {
 	else
 		tar -xf "$linux" -C linux --strip-components=1 "$@"
 	fi
+}
+
+# patched prints the files of the source that the patches change.
+patched() {
+	[ ! -d "$patches" ] || sed -n 's,^--- a/\([^	 ]*\).*,\1,p' "$patches"/*.patch | sort -u
+}
+
+# apply_patches changes the source in the current directory. Nothing is guessed
+# (-F0): a patch that no longer fits is for its author to look at.
+apply_patches() {
+	[ -d "$patches" ] || return 0
+	for patch in "$patches"/*.patch; do
+		echo "${patch##*/}"
+		patch -p1 -f -N -F0 --no-backup-if-mismatch -i "$patch"
+	done
 }
 
 # configure turns the fragments into .config: what no fragment names is n.
