@@ -41,15 +41,10 @@ func (b *builder) buildKernel(ctx context.Context) (builtKernel, error) {
 		return builtKernel{}, err
 	}
 
-	patches, err := b.kernelPatches(ctx)
-	if err != nil {
-		return builtKernel{}, err
-	}
-
 	config, err := b.kernelStep(ctx, "kernel config", kernel.ConfigScript(b.arch.Arch), src.Version, inputs{
 		"source " + source: src.Digest.String(),
 		"fragments":        fragments.String(),
-	}, patches, fragments, kernel.ConfigFile, kernel.NotesFile)
+	}, fragments, kernel.ConfigFile, kernel.NotesFile)
 	if err != nil {
 		return builtKernel{}, err
 	}
@@ -62,7 +57,7 @@ func (b *builder) buildKernel(ctx context.Context) (builtKernel, error) {
 		// The fragments only matter through the .config they lead to, so a
 		// changed comment does not compile a kernel.
 		"config": config[kernel.ConfigFile].String(),
-	}, patches, config[kernel.ConfigFile], b.arch.Image, kernel.ConfigFile)
+	}, config[kernel.ConfigFile], b.arch.Image, kernel.ConfigFile)
 	if err != nil {
 		return builtKernel{}, err
 	}
@@ -145,14 +140,19 @@ func (b *builder) verifyConfig(ctx context.Context, merged *kernel.Merged, confi
 	return report.Err()
 }
 
-// kernelStep runs one of the kernel's two scripts. The file config is at
-// /src/fragments.config, and the named files come out of /out.
-func (b *builder) kernelStep(ctx context.Context, name, script, version string, in inputs, patches []engine.Input, config store.Digest, files ...string) (outputs, error) {
+// kernelStep runs one of the kernel's two scripts on the recipe's source and
+// patches. The file config is at /src/fragments.config, and the named files come
+// out of /out.
+func (b *builder) kernelStep(ctx context.Context, name, script, version string, in inputs, config store.Digest, files ...string) (outputs, error) {
 	in["format"] = "kernel/1"
 	in["arch"] = b.arch.Linux
 	in["script"] = store.FromBytes([]byte(script)).String()
 	in["source date"] = strconv.FormatInt(b.epoch, 10)
 	in["toolchain"] = b.toolchainKey
+	patches, err := b.kernelPatches(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, p := range patches {
 		in["input "+p.Dest] = p.Digest.String()
 	}

@@ -59,8 +59,9 @@ func PatchInput(i int, name string) string {
 // step, which costs minutes.
 //
 // The step's base is the toolchain image; inputs are SourceInput,
-// FragmentsInput and as many of PatchInput as there are patches. SOURCE_DATE_EPOCH must be set; JOBS is the number of
-// processors unless set; the output directory is $OUT, /out by default.
+// FragmentsInput and as many of PatchInput as there are patches.
+// SOURCE_DATE_EPOCH must be set; JOBS is the number of processors unless set;
+// the output directory is $OUT, /out by default.
 func ConfigScript(a Arch) string { return script(a, configScript) }
 
 // BuildScript is the step that builds the kernel: Arch.Image, ReleaseFile and

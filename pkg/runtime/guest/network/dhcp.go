@@ -24,7 +24,7 @@ const (
 // its first lease, or with an error when ctx ends first; renewals go on until
 // keep ends. Changed is called for each lease, with what the device has now.
 func DHCP(ctx, keep context.Context, device string, changed func(cmdline.Net) error) error {
-	if err := Up(ctx, &cmdline.Net{Device: device, Auto: true}); err != nil {
+	if err := Up(ctx, &cmdline.Net{Device: device, Auto: true}); err != nil { // without an address yet
 		return err
 	}
 	i, err := index(device)
