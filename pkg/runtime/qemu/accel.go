@@ -24,7 +24,7 @@ const kvmDevice = "/dev/kvm"
 // imitates KVM a guest is emulated instruction by instruction, or dies. So
 // "auto" boots the bundle's own kernel under KVM with sovereign.probe, and
 // uses KVM only when the guest's init answers in time. The verdict is kept per
-// boot of the host, version of QEMU and kernel.
+// boot of the host, version of QEMU, firmware and kernel.
 func (d *Driver) accelerate(ctx context.Context, m vm.Machine, p vm.Plan, report func(string)) (vm.Plan, error) {
 	p.Accel = "tcg"
 	switch m.Accel {
@@ -51,7 +51,7 @@ func (d *Driver) accelerate(ctx context.Context, m vm.Machine, p vm.Plan, report
 	if err != nil {
 		return vm.Plan{}, err
 	}
-	key := verdictKey{Boot: boot, Version: p.Version, Kernel: m.KernelDigest}
+	key := verdictKey{Boot: boot, Version: p.Version, Firmware: p.Firmware, Kernel: m.KernelDigest}
 	verdicts := loadVerdicts(d.cache)
 	v, known := verdicts.find(key)
 	if !known {
@@ -102,9 +102,10 @@ type verdict struct {
 }
 
 type verdictKey struct {
-	Boot    string `json:"boot"`
-	Version string `json:"version"`
-	Kernel  string `json:"kernel"`
+	Boot     string `json:"boot"`
+	Version  string `json:"version"`
+	Firmware string `json:"firmware,omitempty"`
+	Kernel   string `json:"kernel"`
 }
 
 type verdicts []verdict

@@ -51,7 +51,7 @@ func arguments(m vm.Machine, p vm.Plan) []string {
 	if m.Bounce {
 		virtio = bounced
 	}
-	args = append(args, machineType(m.Arch, p.Accel)...)
+	args = append(args, machineType(m.Arch, p)...)
 	args = append(args,
 		"-smp", strconv.Itoa(m.CPUs),
 		"-m", strconv.Itoa(m.MemoryMiB)+"M",
@@ -100,11 +100,16 @@ const sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecont
 // SSSE3, and dies without.
 const tcgCPU = "max,la57=off,erms=off"
 
-// plainSHA256 keeps a kernel from the SHA-256 that is written for vector
+// leftOut are parts of a kernel under TCG that do not run.
+//
+// sha256_ssse3_mod_init brings the SHA-256 that is written for vector
 // instructions: TCG calls a function for each of those, and dm-verity hashes
 // every page that is read. In plain C a second boot of recipes/sql was seen in
 // it a third as often (samples of the program counter, QEMU 7.2).
-const plainSHA256 = "initcall_blacklist=sha256_ssse3_mod_init"
+//
+// init_acpi_pm_clocksource holds ACPI's timer against the PIT for 10 ms, to use
+// it as a clock if the time stamp counter and the HPET are no good.
+const leftOut = "initcall_blacklist=sha256_ssse3_mod_init,init_acpi_pm_clocksource"
 
 // quickBoot keeps a kernel under TCG from waiting for the clock. Without lpj=
 // each CPU but the first measures how long a loop lasts, for 90 ms; the number
@@ -114,26 +119,30 @@ const plainSHA256 = "initcall_blacklist=sha256_ssse3_mod_init"
 // the watchdog that takes a busy host for a counter that is wrong.
 const quickBoot = "lpj=20000000 tsc=reliable"
 
-// machineType is the board and the CPU. Without ACPI (acpi=off) q35's kernel
+// machineType is the board, the CPU and the firmware. Without ACPI (acpi=off) q35's kernel
 // translates a seventh less, but finds one CPU only, no power switch, and on a
 // busy host no clock but the timer's ticks. On x86 microvm reaches userspace no
 // sooner than q35 under TCG (both 1.0 s, QEMU 7.2) and hangs there with ACPI,
 // without which it cannot power off: so q35 under both.
-func machineType(arch, accel string) []string {
+func machineType(arch string, p vm.Plan) []string {
 	board, cpu := "q35,usb=off,vmport=off,smbus=off,sata=off", tcgCPU
 	if arch == "arm64" {
 		// cortex-a76 rather than max, which has pointer authentication: TCG
 		// computes that in software.
 		board, cpu = "virt,gic-version=3", "cortex-a76"
-		if accel == "kvm" {
+		if p.Accel == "kvm" {
 			board = "virt,gic-version=host"
 		}
 	}
 	engine := fmt.Sprintf("tcg,thread=multi,tb-size=%d", tbSizeMiB)
-	if accel == "kvm" {
+	if p.Accel == "kvm" {
 		engine, cpu = "kvm", "host"
 	}
-	return []string{"-machine", board + ",dump-guest-core=off", "-accel", engine, "-cpu", cpu}
+	args := []string{"-machine", board + ",dump-guest-core=off", "-accel", engine, "-cpu", cpu}
+	if p.Firmware != "" {
+		args = append(args, "-bios", p.Firmware)
+	}
+	return args
 }
 
 // cmdline adds what only the driver knows. panic=1 with -no-reboot makes a
@@ -150,7 +159,7 @@ func cmdline(m vm.Machine, accel string) string {
 		// gets none in time, and the kernel panics. QEMU's is.
 		words = append(words, "no_timer_check")
 		if accel == "tcg" {
-			words = append(words, plainSHA256, quickBoot)
+			words = append(words, leftOut, quickBoot)
 		}
 	}
 	if m.Bounce {

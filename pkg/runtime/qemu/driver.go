@@ -57,7 +57,10 @@ func (d *Driver) Prepare(ctx context.Context, m vm.Machine, report func(string))
 	if err != nil {
 		return vm.Plan{}, err
 	}
-	p := vm.Plan{Program: program, Version: v, Sandbox: sandboxWorks(ctx, program)}
+	p := vm.Plan{
+		Program: program, Version: v, Sandbox: sandboxWorks(ctx, program),
+		Firmware: firmware(ctx, program, m.Arch),
+	}
 	return d.accelerate(ctx, m, p, report)
 }
 

@@ -61,7 +61,8 @@ func probeArguments(m vm.Machine, p vm.Plan) []string {
 	if p.Sandbox {
 		args = append(args, "-sandbox", sandbox)
 	}
-	args = append(args, machineType(m.Arch, "kvm")...)
+	p.Accel = "kvm"
+	args = append(args, machineType(m.Arch, p)...)
 	return append(args, "-smp", "1", "-m", "256M", "-no-reboot",
 		"-kernel", m.Kernel, "-initrd", m.Initramfs, "-append", cmdline(m, "kvm"),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console")

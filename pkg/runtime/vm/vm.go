@@ -163,9 +163,10 @@ type Hypervisor interface {
 
 // A Plan is what Prepare found and Start uses.
 type Plan struct {
-	Accel   string // "kvm" or "tcg"
-	Why     string // why not kvm, in a few words; empty for kvm
-	Version string // of the hypervisor
-	Program string // its path on the device
-	Sandbox bool   // it can confine itself
+	Accel    string // "kvm" or "tcg"
+	Why      string // why not kvm, in a few words; empty for kvm
+	Version  string // of the hypervisor
+	Program  string // its path on the device
+	Sandbox  bool   // it can confine itself
+	Firmware string // file that the machine starts with; empty for the hypervisor's own choice
 }
