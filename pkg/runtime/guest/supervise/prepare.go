@@ -19,18 +19,6 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
 
-// readAhead has the kernel read a program that is about to run, which another
-// processor can do (and check by dm-verity) while the setup runs. Whatever is
-// wrong with it, its start will say.
-func readAhead(program string) {
-	fd, err := unix.Open(program, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)                       //nolint:errcheck // it was only read
-	unix.Fadvise(fd, 0, 0, unix.FADV_WILLNEED) //nolint:errcheck // a wish
-}
-
 // account is the user a service runs as.
 type account struct {
 	uid, gid int

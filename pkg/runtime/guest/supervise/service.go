@@ -181,6 +181,7 @@ func (n *service) live(ctx context.Context) (err error) {
 	if n.group == nil { // then the process group is all that can be killed
 		defer func() { err = errors.Join(err, p.KillSession()) }()
 	}
+	go readLibraries(n.spec.Command[0], libraryDirs)
 	n.update(func(s *agent.Service) { s.State, s.PID = agent.ServiceStarting, p.PID })
 	reason := n.watch(ctx, p, changed)
 	if reason != nil || ctx.Err() != nil {
