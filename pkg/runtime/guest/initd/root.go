@@ -48,17 +48,13 @@ func (g *guest) openRoot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
-	data, err := disk.Partition(find, labelRoot)
-	if err != nil {
-		return fmt.Errorf("root: %w", err)
-	}
-	hashes, err := disk.Partition(find, labelVerity)
+	parts, err := disk.Partitions(find, labelRoot, labelVerity)
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
 	end()
 	end = g.phases.begin("verity")
-	device, err := verity.Open("root", data, hashes, line.RootHash)
+	device, err := verity.Open("root", parts[0], parts[1], line.RootHash)
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
