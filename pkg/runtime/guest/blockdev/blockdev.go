@@ -69,58 +69,29 @@ func Find(ctx context.Context, sysfs, serial string) (Disk, error) {
 	}
 }
 
-// Partitions waits for the partitions with these labels (PARTNAME in their
-// uevent) and returns their device nodes, in the labels' order.
-func (d Disk) Partitions(ctx context.Context, labels ...string) ([]string, error) {
+// Partition waits for the partition with the label (PARTNAME in its uevent)
+// and returns its device node.
+func (d Disk) Partition(ctx context.Context, label string) (string, error) {
 	for {
-		there, err := d.labelled()
+		paths, err := filepath.Glob(filepath.Join(d.sysfs, d.Name+"*", "uevent"))
 		if err != nil {
-			return nil, err
+			return "", err
 		}
-		var devices []string
-		missing := ""
-		for _, label := range labels {
-			device, ok := there[label]
-			if !ok {
-				missing = label
-				break
+		for _, p := range paths {
+			event, err := os.ReadFile(p)
+			if err != nil {
+				return "", err
 			}
-			devices = append(devices, device)
-		}
-		if missing == "" {
-			return devices, nil
+			if v := property(event, "PARTNAME"); v == label {
+				return "/dev/" + property(event, "DEVNAME"), nil
+			}
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("disk %s: no partition labelled %q: is this the bundle's root disk, and is EFI_PARTITION in the kernel?", d.Device(), missing)
+			return "", fmt.Errorf("disk %s: no partition labelled %q: is this the bundle's root disk, and is EFI_PARTITION in the kernel?", d.Device(), label)
 		case <-time.After(pollEvery):
 		}
 	}
-}
-
-// labelled is the device node of each partition that has a label.
-func (d Disk) labelled() (map[string]string, error) {
-	entries, err := os.ReadDir(d.sysfs)
-	if err != nil {
-		return nil, err
-	}
-	devices := make(map[string]string)
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), d.Name) {
-			continue // not a partition: the disk's own properties
-		}
-		event, err := os.ReadFile(filepath.Join(d.sysfs, e.Name(), "uevent"))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it is just appearing
-		}
-		if err != nil {
-			return nil, err
-		}
-		if label := property(event, "PARTNAME"); label != "" {
-			devices[label] = "/dev/" + property(event, "DEVNAME")
-		}
-	}
-	return devices, nil
 }
 
 // list returns the disks, sorted by name.

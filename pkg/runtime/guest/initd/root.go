@@ -48,13 +48,17 @@ func (g *guest) openRoot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
-	parts, err := disk.Partitions(find, labelRoot, labelVerity)
+	data, err := disk.Partition(find, labelRoot)
+	if err != nil {
+		return fmt.Errorf("root: %w", err)
+	}
+	hashes, err := disk.Partition(find, labelVerity)
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
 	end()
 	end = g.phases.begin("verity")
-	device, err := verity.Open("root", parts[0], parts[1], line.RootHash)
+	device, err := verity.Open("root", data, hashes, line.RootHash)
 	if err != nil {
 		return fmt.Errorf("root: %w", err)
 	}
