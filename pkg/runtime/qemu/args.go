@@ -119,11 +119,11 @@ const leftOut = "initcall_blacklist=sha256_ssse3_mod_init,init_acpi_pm_clocksour
 // the watchdog that takes a busy host for a counter that is wrong.
 const quickBoot = "lpj=20000000 tsc=reliable"
 
-// machineType is the board, the CPU and the firmware. Without ACPI (acpi=off) q35's kernel
-// translates a seventh less, but finds one CPU only, no power switch, and on a
-// busy host no clock but the timer's ticks. On x86 microvm reaches userspace no
-// sooner than q35 under TCG (both 1.0 s, QEMU 7.2) and hangs there with ACPI,
-// without which it cannot power off: so q35 under both.
+// machineType is the board, the CPU and the firmware. Without ACPI (acpi=off)
+// q35's kernel translates a seventh less, but finds one CPU only, no power
+// switch, and on a busy host no clock but the timer's ticks. On x86 microvm
+// reaches userspace no sooner than q35 under TCG (both 1.0 s, QEMU 7.2) and
+// hangs there with ACPI, without which it cannot power off: so q35 under both.
 func machineType(arch string, p vm.Plan) []string {
 	board, cpu := "q35,usb=off,vmport=off,smbus=off,sata=off", tcgCPU
 	if arch == "arm64" {

@@ -25,7 +25,7 @@ func readAhead(program string) {
 // libraryDirs are where musl's loader looks.
 var libraryDirs = []string{"/lib", "/usr/local/lib", "/usr/lib"}
 
-// maxLibraries bounds what is read for one program; PostgreSQL has seven.
+// maxLibraries bounds what is read for one program; PostgreSQL has eight.
 const maxLibraries = 64
 
 // readLibraries reads the shared libraries, out of dirs, of a program that has
@@ -34,7 +34,7 @@ const maxLibraries = 64
 // all of it sooner.
 func readLibraries(program string, dirs []string) (read []string) {
 	wanted := imported(program)
-	for i := 0; i < min(len(wanted), maxLibraries); i++ {
+	for i := 0; i < min(len(wanted), maxLibraries); i++ { // it grows
 		for _, dir := range dirs {
 			path := filepath.Join(dir, wanted[i])
 			if !readThrough(path) {
