@@ -48,21 +48,31 @@ func (r *rtnl) carrier(ctx context.Context, index int) error {
 	}
 	b := make([]byte, unix.SizeofIfInfomsg)
 	binary.NativeEndian.PutUint32(b[4:], uint32(index))
-	if err := r.send(unix.RTM_GETLINK, 0, b); err != nil {
-		return err
-	}
 	buf := make([]byte, 8192)
-	for {
+	for ask := true; ; {
 		end, _ := ctx.Deadline()
 		left := unix.NsecToTimeval(max(time.Until(end), time.Microsecond).Nanoseconds())
 		if err := unix.SetsockoptTimeval(r.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &left); err != nil {
 			return err
 		}
-		n, _, err := unix.Recvfrom(r.fd, buf, 0)
+		flags := 0
+		if ask {
+			flags = unix.MSG_DONTWAIT
+		}
+		n, _, err := unix.Recvfrom(r.fd, buf, flags)
 		switch {
 		case ctx.Err() != nil:
 			return nil
+		case ask && errors.Is(err, unix.EAGAIN): // all is read: there is room for the answer
+			if err := r.send(unix.RTM_GETLINK, 0, b); err != nil {
+				return err
+			}
+			ask = false
+			continue
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+			continue
+		case errors.Is(err, unix.ENOBUFS): // more news than the socket holds: some is lost
+			ask = true
 			continue
 		case err != nil:
 			return err

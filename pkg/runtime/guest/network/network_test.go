@@ -93,6 +93,31 @@ func TestCarrier(t *testing.T) {
 	if err := Up(t.Context(), &cmdline.Net{Device: "loose0", Address: netip.MustParsePrefix("10.0.3.15/24")}); err != nil {
 		t.Errorf("without a carrier: %v", err)
 	}
+	// More news than the socket holds, of which the last is lost.
+	r, err := dialRTNL()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.close()
+	i, err := index("here0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.linkUp(i); err != nil { // a socket that has asked nothing hears no news
+		t.Fatal(err)
+	}
+	if err := unix.SetsockoptInt(r.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.RTNLGRP_LINK); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil { // the least there is
+		t.Fatal(err)
+	}
+	if err := ip("for i in 1 2 3 4 5 6 7 8; do ip link set loose0 mtu 140$i; done").Run(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.carrier(t.Context(), i); err != nil {
+		t.Errorf("after an overrun: %v", err)
+	}
 	if list, err := Addresses("loose0"); err != nil || len(list) != 1 {
 		t.Errorf("without a carrier: %v, %v", list, err)
 	}
