@@ -83,13 +83,13 @@ func (g *guest) live(ctx context.Context) {
 // Without an error the data disk is mounted where they say.
 func (g *guest) start(ctx context.Context) (s spec.Spec, err error) {
 	made, err := imageDate(spec.Path)
-	if err != nil {
-		return s, err
-	}
 	g.ntp = clock.New(clock.Options{Earliest: made, Servers: g.line.NTP, Note: func(s string) { g.c.note("%s", s) }, Report: g.setClock})
 	go g.ntp.Run(ctx)
 	close(g.rooted)
-	s, sup, err := g.readSpec(made)
+	var sup *supervise.Supervisor
+	if err == nil {
+		s, sup, err = g.readSpec(made)
+	}
 	if err == nil {
 		g.openData(ctx, s.Data.Serial)
 	}

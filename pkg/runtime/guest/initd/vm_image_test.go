@@ -21,8 +21,8 @@ const rootOffset = 1 << 20
 type image struct{ initramfs, disk, rootHash string }
 
 // makeImage makes a root image by hand, with Debian's tools: what is tested
-// here is the guest, not the build.
-func makeImage(t *testing.T) image {
+// here is the guest, not the build. Changes are made to the directory before.
+func makeImage(t *testing.T, changes ...func(root string)) image {
 	t.Helper()
 	if _, err := os.Stat(kernelImage()); err != nil {
 		t.Skip("SOVEREIGN_E2E does not name a bundle with a bzImage")
@@ -40,6 +40,9 @@ func makeImage(t *testing.T) image {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	root := makeRoot(t, program)
+	for _, c := range changes {
+		c(root)
+	}
 	erofs, hashes := filepath.Join(dir, "root.erofs"), filepath.Join(dir, "root.verity")
 	output(t, "mkfs.erofs", "-T0", "--all-root", erofs, root)
 	out := output(t, "veritysetup", "format", "--salt=0011", erofs, hashes)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
 
 // The tests of this file boot sovereign-init under QEMU, x86-64, by emulation.
@@ -319,6 +320,28 @@ func TestVM(t *testing.T) {
 		v.shutdown(c)
 		if digest(t, foreign) != before {
 			t.Error("the disk was written to")
+		}
+	})
+	t.Run("no guest spec", func(t *testing.T) {
+		img := makeImage(t, func(root string) {
+			if err := os.Remove(root + spec.Path); err != nil {
+				t.Fatal(err)
+			}
+		})
+		v := boot(t, img, data, dataSerial+"roothash="+img.rootHash+" "+staticNet)
+		c := v.client()
+		s := v.until(c, "failed", func(s *agent.Status) bool { return s.State == agent.StateFailed })
+		if !strings.Contains(s.Message, spec.Path) {
+			t.Errorf("status: %+v", s)
+		}
+		// Whoever looks for the reason has a network.
+		v.until(c, "resolv.conf", func(*agent.Status) bool {
+			_, out := v.exec(c, agent.ExecRequest{Argv: []string{"cat", "/etc/resolv.conf"}})
+			return out == "nameserver 10.0.2.3\n"
+		})
+		v.shutdown(c)
+		if out, err := exec.Command("e2fsck", "-n", data).CombinedOutput(); err != nil || !strings.Contains(string(out), ": clean,") {
+			t.Errorf("data disk after a shutdown: %v\n%s", err, out)
 		}
 	})
 	t.Run("probe", func(t *testing.T) {
