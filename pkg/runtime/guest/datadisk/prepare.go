@@ -15,10 +15,10 @@ const (
 	e2fsck = "/sbin/e2fsck"
 )
 
-// orphanFile is the size in blocks of the file in which ext4 keeps what was
-// unlinked while open, so that many processors can do so at once. Every mount
-// reads all of it; mke2fs would make it 512 blocks on 8 GiB. 32 are its least.
-const orphanFile = 32
+// features are what the file system has beyond mke2fs's defaults, and one of
+// those less: an orphan file lets many processors unlink open files at once, and
+// every mount reads all of it, 32 blocks at least, one after the other.
+const features = "metadata_csum,64bit,^orphan_file"
 
 // A Runner runs a program to its end and returns its exit status and the tail
 // of what it printed; the error is for a program that did not run or exit.
@@ -76,8 +76,8 @@ func format(ctx context.Context, f *os.File, device string, size int64, run Runn
 		return err
 	}
 	code, out, err := run(ctx, mke2fs, "-q", "-F", "-t", "ext4", "-b", strconv.Itoa(block), "-m", "1",
-		"-L", "sovereign-data", "-O", "metadata_csum,64bit",
-		"-E", "lazy_itable_init=1,nodiscard,orphan_file_size="+strconv.Itoa(orphanFile),
+		"-L", "sovereign-data", "-O", features,
+		"-E", "lazy_itable_init=1,nodiscard",
 		device, strconv.FormatInt((size-reserve)/block, 10))
 	if err != nil {
 		return fmt.Errorf("mke2fs: %w", err)
