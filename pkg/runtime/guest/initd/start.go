@@ -84,10 +84,10 @@ func (g *guest) live(ctx context.Context) {
 func (g *guest) start(ctx context.Context) (s spec.Spec, err error) {
 	made, err := imageDate(spec.Path)
 	g.ntp = clock.New(clock.Options{Earliest: made, Servers: g.line.NTP, Note: func(s string) { g.c.note("%s", s) }, Report: g.setClock})
-	go g.ntp.Run(ctx)
 	close(g.rooted)
 	var sup *supervise.Supervisor
 	if err == nil {
+		go g.ntp.Run(ctx) // without the image's date it could not tell a wrong answer
 		s, sup, err = g.readSpec(made)
 	}
 	if err == nil {

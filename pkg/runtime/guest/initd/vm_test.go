@@ -331,7 +331,7 @@ func TestVM(t *testing.T) {
 		v := boot(t, img, data, dataSerial+"roothash="+img.rootHash+" "+staticNet)
 		c := v.client()
 		s := v.until(c, "failed", func(s *agent.Status) bool { return s.State == agent.StateFailed })
-		if !strings.Contains(s.Message, spec.Path) {
+		if !strings.Contains(s.Message, spec.Path) || s.Clock != "" {
 			t.Errorf("status: %+v", s)
 		}
 		// Whoever looks for the reason has a network.
