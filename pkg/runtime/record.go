@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
