@@ -78,7 +78,12 @@ type Status struct {
 	// Data is the data file system; nil before it is mounted.
 	Data *Data `json:"data,omitempty"`
 	// Clock says where the time comes from.
-	Clock    Clock     `json:"clock,omitempty"`
+	Clock Clock `json:"clock,omitempty"`
+	// Troubles are what is wrong with the guest's surroundings (network, clock,
+	// addresses, room on the data disk), a sentence each. They say nothing of
+	// the services: a guest whose services are all healthy is degraded by them,
+	// and no update is to blame.
+	Troubles []string  `json:"troubles,omitempty"`
 	Services []Service `json:"services"` // in the order of the recipe
 }
 

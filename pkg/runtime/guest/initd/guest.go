@@ -187,6 +187,7 @@ func (g *guest) Status() agent.Status {
 		if text == "" {
 			continue
 		}
+		s.Troubles = append(s.Troubles, text)
 		if s.State == agent.StateReady {
 			s.State = agent.StateDegraded
 		}
