@@ -135,7 +135,7 @@ func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error
 	if err != nil {
 		return nil, err
 	}
-	hash, err := b.readBlob(out["hash"])
+	hash, err := readBlob(b.store, out["hash"])
 	if err != nil {
 		return nil, err
 	}
@@ -291,8 +291,8 @@ func (b *builder) writeDisk(ctx context.Context, path, rootPath, hashPath string
 }
 
 // readBlob reads a small blob of our own making.
-func (b *builder) readBlob(d store.Digest) ([]byte, error) {
-	f, err := b.store.Open(d)
+func readBlob(st *store.Store, d store.Digest) ([]byte, error) {
+	f, err := st.Open(d)
 	if err != nil {
 		return nil, err
 	}

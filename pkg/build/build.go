@@ -147,7 +147,9 @@ func (b *builder) open(ctx context.Context, path string) (err error) {
 	if b.prelude, err = b.dirTar(ctx, b.recipe.Resolve(b.recipe.Toolchain)); err != nil {
 		return err
 	}
-	if b.key, err = signingKey(); err != nil {
+	if b.opts.conditions != nil {
+		b.key = b.opts.conditions.key
+	} else if b.key, err = signingKey(); err != nil {
 		return err
 	}
 	b.engine, err = b.newEngine(ctx)

@@ -34,8 +34,10 @@ const metasOutput = "metas"
 
 // built is one package made from source.
 type built struct {
+	// Meta is of the package as it is in the store.
 	Meta apk.Meta
-	// Digest is of the .apk file.
+	// Digest is of the package without a signature: a signature is of whoever
+	// builds, and the cache's keys are the same everywhere.
 	Digest store.Digest
 }
 
@@ -166,8 +168,13 @@ func (b *builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []b
 	if err != nil {
 		return nil, err
 	}
+	packer, err := packer(b.arch.Apk)
+	if err != nil {
+		return nil, err
+	}
 	in := inputs{
-		"format":      "port/1",
+		"format":      "port/2",
+		"packer":      packer,
 		"script":      store.FromBytes([]byte(runPort)).String(),
 		"version":     version,
 		"arch":        b.arch.Apk,
@@ -220,7 +227,7 @@ func (b *builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []b
 	if err != nil {
 		return nil, err
 	}
-	return b.packagesOf(out)
+	return packagesOf(b.store, out)
 }
 
 // compilePort runs the port's script in the engine and packs what it made.
@@ -256,7 +263,7 @@ func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version s
 		if err != nil {
 			return nil, err
 		}
-		meta, err := apk.Write(w, pkg.Meta, pkg.Tree, b.key, b.epoch)
+		meta, err := apk.Write(w, pkg.Meta, pkg.Tree, nil, b.epoch)
 		if err != nil {
 			w.Abort()
 			return nil, err
@@ -275,8 +282,8 @@ func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version s
 }
 
 // packagesOf reads a port step's outputs back.
-func (b *builder) packagesOf(out outputs) ([]built, error) {
-	text, err := b.readBlob(out[metasOutput])
+func packagesOf(st *store.Store, out outputs) ([]built, error) {
+	text, err := readBlob(st, out[metasOutput])
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
@@ -32,10 +33,15 @@ func (b *builder) writeRepository(ctx context.Context, packages map[string]built
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fault.Wrap(fault.Environment, err)
 	}
+	signature, err := b.key.SignatureSize()
+	if err != nil {
+		return "", err
+	}
 	var metas []apk.Meta
 	want := map[string]store.Digest{}
 	for _, name := range sortedKeys(packages) {
 		m := packages[name].Meta
+		m.Size += signature
 		metas = append(metas, m)
 		want[m.FileName()] = packages[name].Digest
 	}
@@ -52,7 +58,7 @@ func (b *builder) writeRepository(ctx context.Context, packages map[string]built
 		return "", fault.Wrap(fault.Environment, err)
 	}
 	for _, file := range sortedKeys(want) {
-		if err := b.export(ctx, want[file], filepath.Join(dir, file)); err != nil {
+		if err := b.exportSigned(ctx, want[file], filepath.Join(dir, file)); err != nil {
 			return "", err
 		}
 	}
@@ -103,6 +109,27 @@ func (b *builder) export(ctx context.Context, d store.Digest, path string) error
 	}
 	defer r.Close()
 	return writeFile(path, r)
+}
+
+// exportSigned copies a package out of the store and signs it.
+func (b *builder) exportSigned(ctx context.Context, d store.Digest, path string) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	r, err := b.store.Open(d)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	f, err := atomicfile.Create(path, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if err := apk.Sign(f, r, b.key, b.epoch); err != nil {
+		return err
+	}
+	return f.Commit()
 }
 
 // writeFile writes by a temporary file and a rename.

@@ -33,7 +33,11 @@ func newGzip(w io.Writer) (*gzip.Writer, error) {
 // has the end-of-archive blocks of tar (end): apk reads all of them as one tar
 // stream.
 func writeMember(w io.Writer, epoch int64, end bool, files ...memberFile) error {
-	gz, err := newGzip(w)
+	return writeMemberLevel(w, gzipLevel, epoch, end, files...)
+}
+
+func writeMemberLevel(w io.Writer, level int, epoch int64, end bool, files ...memberFile) error {
+	gz, err := gzip.NewWriterLevel(w, level)
 	if err != nil {
 		return err
 	}
