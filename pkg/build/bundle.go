@@ -9,6 +9,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
 // Serials of the two disks, by which the guest finds them whatever order the
@@ -30,7 +31,7 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 		Name:       b.recipe.Name,
 		Arch:       b.arch.Go,
 		SourceDate: b.epoch,
-		Lock:       bundle.Lock{Digest: lockDigest.String(), Changed: b.lock.Changed()},
+		Lock:       bundle.Lock{Digest: lockDigest.String(), Changed: b.lock.Changed(), Unpinned: root.Unpinned},
 		Root:       bundle.Root{Serial: rootSerial, Hash: root.Hash},
 		VM: bundle.VM{
 			MemoryMiB: int(b.recipe.VM.Memory >> 20),
@@ -49,7 +50,7 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 	for _, s := range b.recipe.Services {
 		m.Services = append(m.Services, s.Name)
 	}
-	files, roles := map[string]string{}, map[string]string{}
+	files := map[string]string{}
 	for _, a := range []struct {
 		file, role string
 		digest     store.Digest
@@ -64,7 +65,7 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 			return err
 		}
 		m.Artifacts = append(m.Artifacts, bundle.Artifact{File: a.file, Role: a.role, Digest: a.digest.String(), Size: size})
-		files[a.file], roles[a.file] = b.store.Path(a.digest), a.role
+		files[a.file] = b.store.Path(a.digest)
 	}
 
 	dir := filepath.Join(b.opts.output, fmt.Sprintf("%s-%s", b.recipe.Name, b.arch.Go))
@@ -80,7 +81,11 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 		return nil
 	}
 	b.note("writing %s", dir)
-	_, err = bundle.Write(ctx, dir, m, files, roles)
+	err = bundle.Write(ctx, dir, m, files)
+	if fault.ClassOf(err) == fault.Verification {
+		return fault.Errorf(fault.Verification, "content store %s: %w", b.store.Dir(), err).
+			Hintf("a file of the store is damaged: run sovereign-build store verify --repair, then build again")
+	}
 	return err
 }
 

@@ -45,6 +45,10 @@ type Lock struct {
 	// pinned version had left every mirror. Empty for a build from the
 	// lock its authors published.
 	Changed []string `json:"changed,omitempty"`
+	// Unpinned names what is in the image and in no lock, at most 10,000:
+	// "package NAME-VERSION CHECKSUM" of a repository that was given for one
+	// build, and files that were handed in.
+	Unpinned []string `json:"unpinned,omitempty"`
 }
 
 // Artifact is one file of the bundle.

@@ -23,6 +23,9 @@ var (
 // and far below where sums of sizes overflow.
 const maxSize = 1 << 50
 
+// maxUnpinned is the most packages an image may have from outside a lock.
+const maxUnpinned = 10_000
+
 // Check says whether every value is in its range; a manifest from Load or
 // Parse has passed it. Errors are of class fault.Usage and name the key.
 func (m *Manifest) Check() error {
@@ -49,6 +52,9 @@ func (m *Manifest) check(fail reporter) error {
 		return fail("root.serial", "%q is not 1 to 20 letters, digits, dots and dashes", m.Root.Serial)
 	case !hashForm.MatchString(m.Root.Hash):
 		return fail("root.hash", "%q is not 64 hex digits", m.Root.Hash)
+	}
+	if n := len(m.Lock.Unpinned); n > maxUnpinned {
+		return fail("lock.unpinned", "%d are more than %d", n, maxUnpinned)
 	}
 	if err := m.checkArtifacts(fail); err != nil {
 		return err
