@@ -318,6 +318,7 @@ type PortPackage struct {
 	Provides  []string `yaml:"provides,omitempty"`
 	Replaces  []string `yaml:"replaces,omitempty"`
 	InstallIf []string `yaml:"install_if,omitempty"`
-	// Owners gives files other owners than root: pattern to "uid:gid".
+	// Owners gives files other owners than root: pattern to "uid:gid". A file
+	// that two patterns with different owners take is an error.
 	Owners map[string]string `yaml:"owners,omitempty"`
 }
