@@ -242,7 +242,7 @@ func (b *builder) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	root, err := b.assemble(ctx, repository)
+	root, err := b.assemble(ctx, repository, packages)
 	if err != nil {
 		return err
 	}
@@ -277,7 +277,7 @@ func (b *builder) pinToolchain(ctx context.Context) error {
 			return engine.Image{}, err
 		}
 		if want := b.lock.Toolchain.Image; want != "" && want != image.Digest {
-			b.note("toolchain: the image made here is %s, the lock has %s; the packages in it are the locked ones", image.Digest, want)
+			b.say("toolchain: the image made here is %s, the lock has %s; the packages in it are the locked ones", image.Digest, want)
 		}
 		return image, nil
 	})
