@@ -20,7 +20,7 @@ PAGE ?=
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-e2e test-long test-arm64 lint fuzz bench bench-kernel torture generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-e2e test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
 
 all: $(SB) bin/sovereignd bin/buildkitd ## bin/sovereign-build, and sovereignd and the BuildKit daemon beside it
 
@@ -62,7 +62,7 @@ test-unit: ## unit tests with the race detector
 
 test-e2e: all ## build the bundle for this machine and test it booted
 	@echo "== build and boot $(HOST_ARCH)"
-	@$(SB) build recipes/sql --arch $(HOST_ARCH) --relock-missing --progress plain
+	@$(SB) build recipes/sql --arch $(HOST_ARCH) --relock-missing --progress plain --check-sums
 	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./pkg/runtime ./pkg/runtime/guest/initd
 	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 40m -skip '$(LONG)' ./e2e
 	@for module in examples/embed compat/apko; do \
@@ -80,7 +80,7 @@ test-long: setup-build-run-test all ## faults, inputs carried to an empty cache,
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
 	@echo "== build and boot arm64"
-	@$(SB) build recipes/sql --arch arm64 --relock-missing --progress plain
+	@$(SB) build recipes/sql --arch arm64 --relock-missing --progress plain --check-sums
 	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-arm64 go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestUEFI|TestPostgreSQL' ./pkg/kernel ./pkg/rootfs/ext4 ./pkg/build/disk ./e2e
 
 fuzz: ## every fuzz target for FUZZTIME (20s)
@@ -93,6 +93,10 @@ bench: setup-build-run-test all ## the figures of docs/figures.md
 torture: setup-build-run-test all ## power cuts, kills and other faults, ROUNDS=20; the figures of docs/reliability.md
 	@$(SB) build recipes/sql --relock-missing --progress plain
 	@go run ./internal/torture/cmd/torture --programs bin --bundle dist/sql-$(HOST_ARCH) --rounds $(ROUNDS) --seed $(SEED) --only '$(ONLY)' --page '$(PAGE)' --commit $(VERSION) $(if $(JSON),--json)
+
+sums: setup-build-run-test all ## recipes/sql/sovereign.sums: what every step makes, for both architectures
+	@$(SB) build recipes/sql --arch amd64 --progress plain --write-sums
+	@$(SB) build recipes/sql --arch arm64 --progress plain --write-sums
 
 generate: ## CLI reference and JSON schemas
 	@go generate ./...

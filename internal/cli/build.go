@@ -20,10 +20,14 @@ func (s *session) buildCommand() *cobra.Command {
 kernel, the packages and the root file system, from the sources the lock pins.
 What has not changed since an earlier build is not done again; a miss says why.
 
+Where sovereign.sums stands beside the recipe, each output is compared with what
+it was on the machine that wrote the file; the first that differs is named.
+
 With --json the last line of standard output is one object with the bundle's
 directory and digest, the number of steps run and cached, and the seconds.`,
 		Example: `  sovereign-build build recipes/sql
   sovereign-build build recipes/sql --arch arm64 --json
+  sovereign-build build recipes/sql --check-sums
   sovereign-build build recipes/sql --engine tcp://builder.example:1234`,
 		Args: operands("RECIPE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -33,7 +37,10 @@ directory and digest, the number of steps run and cached, and the seconds.`,
 	}
 	r.addFlags(cmd)
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be done and why, and do nothing")
-	return exits(cmd, fault.Environment, fault.Source, fault.Step, fault.Verification)
+	cmd.Flags().BoolVar(&r.CheckSums, "check-sums", false, "fail when a step, or the bundle, is not what the recipe's sovereign.sums says")
+	cmd.Flags().BoolVar(&r.WriteSums, "write-sums", false, "write what this build made into the recipe's sovereign.sums")
+	cmd.MarkFlagsMutuallyExclusive("dry-run", "check-sums", "write-sums")
+	return exits(cmd, fault.Environment, fault.Source, fault.Step, fault.Verification, fault.Differ)
 }
 
 // addFlags adds the flags of every command that builds.

@@ -28,6 +28,8 @@ type BuildRequest struct {
 	Offline         bool
 	RelockMissing   bool
 	DryRun          bool
+	CheckSums       bool
+	WriteSums       bool
 	SourceDateEpoch string // "" is the lock's
 	ProgressMode    string
 	Progress        io.Writer

@@ -34,6 +34,7 @@ func (r BuildRequest) options() []build.Option {
 		build.WithOffline(r.Offline),
 		build.WithRelockMissing(r.RelockMissing),
 		build.WithDryRun(r.DryRun),
+		build.WithSums(sumsMode(r)),
 		build.WithSourceDateEpoch(r.SourceDateEpoch),
 		build.WithProgress(r.ProgressMode, r.Progress),
 	}
@@ -56,4 +57,14 @@ func (builder) Lock(ctx context.Context, r LockRequest) (*LockResult, error) {
 		out.Changes = append(out.Changes, c.String())
 	}
 	return out, nil
+}
+
+func sumsMode(r BuildRequest) build.SumsMode {
+	switch {
+	case r.WriteSums:
+		return build.SumsWrite
+	case r.CheckSums:
+		return build.SumsCheck
+	}
+	return build.SumsCompare
 }

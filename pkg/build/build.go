@@ -21,6 +21,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/build/sums"
 	"github.com/sovereign-build/sovereign/pkg/build/toolchain"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -49,6 +50,9 @@ type Result struct {
 	Took []Took `json:"took,omitempty"`
 	// Changed names inputs that the machine had to lock anew.
 	Changed []string `json:"changed,omitempty"`
+	// Sums says how the build compares with the recipe's sovereign.sums; nil
+	// where there is none or it does not apply.
+	Sums *Sums `json:"sums,omitempty"`
 }
 
 // Took is the time of one step.
@@ -80,8 +84,10 @@ type builder struct {
 	prelude      store.Digest // of the toolchain directory's files
 	image        func() (engine.Image, error)
 
-	mu     sync.Mutex
-	result Result
+	mu       sync.Mutex
+	result   Result
+	sums     []sums.Sum   // what the steps made, each after those it needed
+	manifest store.Digest // of the bundle
 }
 
 // Build makes the bundle of the recipe at path (a file or its directory).
@@ -200,6 +206,7 @@ func (b *builder) close() error {
 func (b *builder) run(ctx context.Context) error {
 	b.result = Result{Name: b.recipe.Name, Arch: b.arch.Go, Reasons: b.result.Reasons, Changed: b.lock.Changed(),
 		Took: b.result.Took, StepsRun: b.result.StepsRun}
+	b.sums = nil
 	if err := b.pinToolchain(ctx); err != nil {
 		return err
 	}
@@ -246,7 +253,10 @@ func (b *builder) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return b.writeBundle(ctx, kernel, root)
+	if err := b.writeBundle(ctx, kernel, root); err != nil {
+		return err
+	}
+	return b.checkSums()
 }
 
 // pinToolchain computes the toolchain's key and arranges that its image is

@@ -76,7 +76,8 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 	if err != nil {
 		return err
 	}
-	b.result.Digest = store.FromBytes(text).String()
+	b.manifest = store.FromBytes(text)
+	b.result.Digest = b.manifest.String()
 	if isBundle(dir, b.result.Digest, &m) {
 		return nil
 	}

@@ -31,6 +31,7 @@ type options struct {
 	epoch         string
 	lock          string
 	files         *rootfs.Tree
+	sums          SumsMode
 	// store replaces the one in cacheDir, and conditions are those its steps
 	// run under: see Repro.
 	store      *store.Store
@@ -139,6 +140,12 @@ func WithRelockMissing(relock bool) Option {
 // first step of each chain that would run, nothing is fetched or written.
 func WithDryRun(dry bool) Option {
 	return func(o *options) error { o.dryRun = dry; return nil }
+}
+
+// WithSums says what to do with the sums beside the recipe; the default is
+// SumsCompare.
+func WithSums(mode SumsMode) Option {
+	return func(o *options) error { o.sums = mode; return nil }
 }
 
 // WithJobs sets how many steps run at once, 1 to 64. The default is 2: each
