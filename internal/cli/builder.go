@@ -3,8 +3,10 @@ package cli
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/build"
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
 )
 
 // Builder makes bundles and locks; pkg/build does it for the real program.
@@ -22,6 +24,10 @@ type BuildRequest struct {
 	Output          string
 	CacheDir        string
 	Engine          string
+	EngineTLS       engine.TLS
+	CacheFrom       []string
+	CacheTo         []string
+	StepTimeout     time.Duration
 	Jobs            int
 	Repositories    []string
 	Keys            []string

@@ -112,7 +112,7 @@ func TestBuild(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit %d", code)
 	}
-	want := BuildRequest{Recipe: "recipes/sql", Arch: "arm64", Output: "out", Jobs: 4, Repositories: []string{"a", "b"}, Offline: true, SourceDateEpoch: "17", ProgressMode: "auto"}
+	want := BuildRequest{Recipe: "recipes/sql", Arch: "arm64", Output: "out", Jobs: 4, Repositories: []string{"a", "b"}, Offline: true, SourceDateEpoch: "17", ProgressMode: "auto", StepTimeout: engine.DefaultStepTimeout}
 	got := f.build
 	got.Progress = nil
 	if a, b := mustJSON(t, got), mustJSON(t, want); a != b {

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/sovereign-build/sovereign/pkg/build"
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
 )
 
 // Wire connects the commands to pkg/build and pkg/runtime.
@@ -24,11 +25,19 @@ func (builder) Repro(ctx context.Context, r BuildRequest, only []string) (*Repro
 }
 
 func (r BuildRequest) options() []build.Option {
+	engineOptions := []engine.Option{engine.WithTLS(r.EngineTLS), engine.WithStepTimeout(r.StepTimeout)}
+	for _, spec := range r.CacheFrom {
+		engineOptions = append(engineOptions, engine.WithCacheImport(spec))
+	}
+	for _, spec := range r.CacheTo {
+		engineOptions = append(engineOptions, engine.WithCacheExport(spec))
+	}
 	return []build.Option{
 		build.WithArch(r.Arch),
 		build.WithOutput(r.Output),
 		build.WithCacheDir(r.CacheDir),
 		build.WithEngine(r.Engine),
+		build.WithEngineOptions(engineOptions...),
 		build.WithJobs(r.Jobs),
 		build.WithRepositories(r.Repositories, r.Keys),
 		build.WithOffline(r.Offline),

@@ -189,7 +189,7 @@ func (b *builder) newEngine(ctx context.Context) (*engine.Engine, error) {
 	if b.opts.buildkitd != "" {
 		opts = append(opts, engine.WithBuildkitd(b.opts.buildkitd))
 	}
-	return engine.Start(ctx, opts...)
+	return engine.Start(ctx, append(opts, b.opts.engineOptions...)...)
 }
 
 // close stops the engine. A second call does nothing.

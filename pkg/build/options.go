@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -19,6 +20,7 @@ type options struct {
 	output        string
 	cacheDir      string
 	engine        string
+	engineOptions []engine.Option
 	buildkitd     string
 	progressMode  string
 	progress      io.Writer
@@ -102,6 +104,13 @@ func WithCacheDir(dir string) Option {
 // is a private daemon started for the build.
 func WithEngine(address string) Option {
 	return func(o *options) error { o.engine = address; return nil }
+}
+
+// WithEngineOptions gives the engine further options: certificates of a tcp://
+// address, caches that engines share, a step's time limit. They come after
+// those that Build gives itself.
+func WithEngineOptions(opts ...engine.Option) Option {
+	return func(o *options) error { o.engineOptions = append(o.engineOptions, opts...); return nil }
 }
 
 // WithBuildkitd gives the path of the buildkitd program of the private engine.
