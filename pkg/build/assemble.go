@@ -42,7 +42,7 @@ func (b *builder) assemble(ctx context.Context, local string, packages map[strin
 		return nil, err
 	}
 	opts := []apk.RepositoryOption{apk.WithCache(filepath.Join(b.opts.cacheDir, "apk"))}
-	if b.opts.offline {
+	if b.opts.offline || b.opts.dryRun {
 		opts = append(opts, apk.Offline())
 	}
 	var repositories []apk.Repository
@@ -175,13 +175,9 @@ func (b *builder) writeRoot(ctx context.Context, t *rootfs.Tree) (outputs, error
 		return nil, fault.Errorf(fault.Usage, "%s: no package brings /%s, the guest's PID 1", b.recipe.Path, guestInit).
 			Hintf("add sovereign-init to packages:")
 	}
-	temp := filepath.Join(b.opts.cacheDir, "tmp")
-	if err := os.MkdirAll(temp, 0o755); err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	dir, err := os.MkdirTemp(temp, "root-")
+	dir, err := b.tempDir("root-")
 	if err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
 

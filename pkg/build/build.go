@@ -64,6 +64,13 @@ type Took struct {
 // errDryRun ends a dry run at the first step of a chain that would run.
 var errDryRun = errors.New("dry run")
 
+// An Engine runs compile steps; an *engine.Engine is one. Run writes what the
+// step left in its output directory as a tar stream. It is called from several
+// goroutines, one for each job.
+type Engine interface {
+	Run(ctx context.Context, s engine.Step, tarball io.Writer) error
+}
+
 // builder is one build under way.
 type builder struct {
 	opts     *options
@@ -75,8 +82,10 @@ type builder struct {
 	epoch    int64
 	store    *store.Store
 	fetcher  *source.Fetcher
-	engine   *engine.Engine
-	key      *apk.SigningKey
+	engine   Engine
+	// ownEngine is closed with the builder, another one is the caller's.
+	ownEngine *engine.Engine
+	key       *apk.SigningKey
 
 	// toolchainKey stands for the toolchain image in the keys of steps: the
 	// digest of the locked packages, known without making the image.
@@ -117,7 +126,7 @@ func Build(ctx context.Context, path string, opts ...Option) (*Result, error) {
 			slices.Sort(b.result.Reasons)
 			slices.SortFunc(b.result.Took, func(a, b Took) int { return cmp.Compare(b.Seconds, a.Seconds) })
 			return &b.result, b.close()
-		case o.relockMissing && errors.As(err, &missing):
+		case o.relockMissing && !o.dryRun && errors.As(err, &missing):
 			if err := b.relock(ctx, missing.Names); err != nil {
 				return nil, err
 			}
@@ -158,7 +167,12 @@ func (b *builder) open(ctx context.Context, path string) (err error) {
 	} else if b.key, err = signingKey(); err != nil {
 		return err
 	}
-	b.engine, err = b.newEngine(ctx)
+	if b.opts.runner != nil {
+		b.engine = b.opts.runner
+		return nil
+	}
+	b.ownEngine, err = b.newEngine(ctx)
+	b.engine = b.ownEngine
 	return err
 }
 
@@ -192,13 +206,13 @@ func (b *builder) newEngine(ctx context.Context) (*engine.Engine, error) {
 	return engine.Start(ctx, append(opts, b.opts.engineOptions...)...)
 }
 
-// close stops the engine. A second call does nothing.
+// close stops the build's own engine. A second call does nothing.
 func (b *builder) close() error {
-	if b.engine == nil {
+	if b.ownEngine == nil {
 		return nil
 	}
-	e := b.engine
-	b.engine = nil
+	e := b.ownEngine
+	b.ownEngine = nil
 	return e.Close()
 }
 
@@ -245,7 +259,16 @@ func (b *builder) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	repository, err := b.writeRepository(ctx, packages)
+	output := b.opts.output
+	if b.opts.dryRun {
+		// Everything is in the cache so far, and whether the root is too shows
+		// when its packages are solved: of a repository that nobody sees.
+		if output, err = b.tempDir("dry-run-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(output)
+	}
+	repository, err := b.writeRepository(ctx, output, packages)
 	if err != nil {
 		return err
 	}
@@ -253,7 +276,7 @@ func (b *builder) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := b.writeBundle(ctx, kernel, root); err != nil {
+	if err := b.writeBundle(ctx, kernel, root); err != nil || b.opts.dryRun {
 		return err
 	}
 	return b.checkSums()
@@ -275,6 +298,10 @@ func (b *builder) pinToolchain(ctx context.Context) error {
 	}
 	sum := sha256.Sum256(text)
 	b.toolchainKey = hex.EncodeToString(sum[:])
+	if b.opts.image != nil {
+		b.image = b.opts.image
+		return nil
+	}
 	b.image = sync.OnceValues(func() (engine.Image, error) {
 		b.note("toolchain: %d packages of %s", len(b.lock.Toolchain.Packages), b.lock.Toolchain.Suite)
 		if err := b.fetcher.Debs(ctx, b.lock.Toolchain); err != nil {
@@ -361,14 +388,30 @@ func (b *builder) fetchSources(ctx context.Context, names []string) error {
 	return b.fetcher.Sources(ctx, sources)
 }
 
-// spool is a temporary file for contents, in the cache directory because /tmp
-// may be memory.
-func (b *builder) spool() (*rootfs.Spool, error) {
+// scratch is the directory of temporary files, in the cache directory because
+// /tmp may be memory.
+func (b *builder) scratch() (string, error) {
 	dir := filepath.Join(b.opts.cacheDir, "tmp")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
+	return dir, fault.Wrap(fault.Environment, os.MkdirAll(dir, 0o755))
+}
+
+// spool is a temporary file for contents.
+func (b *builder) spool() (*rootfs.Spool, error) {
+	dir, err := b.scratch()
+	if err != nil {
+		return nil, err
 	}
 	return rootfs.NewSpool(dir)
+}
+
+// tempDir is a new temporary directory.
+func (b *builder) tempDir(prefix string) (string, error) {
+	dir, err := b.scratch()
+	if err != nil {
+		return "", err
+	}
+	dir, err = os.MkdirTemp(dir, prefix)
+	return dir, fault.Wrap(fault.Environment, err)
 }
 
 // note tells the user something, one line.

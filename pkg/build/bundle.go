@@ -81,6 +81,10 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 	if isBundle(dir, b.result.Digest, &m) {
 		return nil
 	}
+	if b.opts.dryRun {
+		b.miss(fmt.Sprintf("bundle: %s is to be written", dir))
+		return nil
+	}
 	b.note("writing %s", dir)
 	err = bundle.Write(ctx, dir, m, files)
 	if fault.ClassOf(err) == fault.Verification {

@@ -21,6 +21,8 @@ type options struct {
 	cacheDir      string
 	engine        string
 	engineOptions []engine.Option
+	runner        Engine
+	image         func() (engine.Image, error) // what steps run on, in tests
 	buildkitd     string
 	progressMode  string
 	progress      io.Writer
@@ -106,6 +108,12 @@ func WithEngine(address string) Option {
 	return func(o *options) error { o.engine = address; return nil }
 }
 
+// WithOwnEngine has the steps run by an engine of the caller's, which outlives
+// the build: one that several builds share, or another kind.
+func WithOwnEngine(e Engine) Option {
+	return func(o *options) error { o.runner = e; return nil }
+}
+
 // WithEngineOptions gives the engine further options: certificates of a tcp://
 // address, caches that engines share, a step's time limit. They come after
 // those that Build gives itself.
@@ -146,7 +154,8 @@ func WithRelockMissing(relock bool) Option {
 }
 
 // WithDryRun only finds out what a build would do: Result.Reasons names the
-// first step of each chain that would run, nothing is fetched or written.
+// first step of each chain that would run. Nothing is fetched, and nothing
+// written outside the cache directory.
 func WithDryRun(dry bool) Option {
 	return func(o *options) error { o.dryRun = dry; return nil }
 }

@@ -57,6 +57,12 @@ func (b *builder) pinnedRepositories(ctx context.Context, local apk.Repository, 
 		resolved[i].Repository = b.repositoryAt(p.Repository)
 		byTag[p.Tag] = append(byTag[p.Tag], p)
 	}
+	if b.opts.dryRun {
+		if i := slices.IndexFunc(resolved, func(p lock.Package) bool { return !b.store.Has(p.Digest) }); i >= 0 {
+			b.miss(fmt.Sprintf("packages %s: %s is not in the store", b.arch.Apk, resolved[i].File()))
+			return nil, errDryRun
+		}
+	}
 	if err := b.fetcher.Packages(ctx, resolved); err != nil {
 		return nil, err
 	}

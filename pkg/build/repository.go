@@ -20,12 +20,12 @@ import (
 
 const indexFile = "APKINDEX.tar.gz"
 
-// writeRepository lays the packages out as an apk repository in
-// OUTPUT/packages, which any apk client can install from, and returns its
+// writeRepository lays the packages out as an apk repository in packages below
+// output, which any apk client can install from, and returns its
 // directory. The directory of an architecture holds exactly the packages of
 // this build when it returns.
-func (b *builder) writeRepository(ctx context.Context, packages map[string]built) (string, error) {
-	root, err := filepath.Abs(filepath.Join(b.opts.output, "packages"))
+func (b *builder) writeRepository(ctx context.Context, output string, packages map[string]built) (string, error) {
+	root, err := filepath.Abs(filepath.Join(output, "packages"))
 	if err != nil {
 		return "", err
 	}
