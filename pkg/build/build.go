@@ -64,7 +64,8 @@ var errDryRun = errors.New("dry run")
 type builder struct {
 	opts     *options
 	recipe   *recipe.Recipe
-	lock     *lock.Lock
+	lock     *lock.Lock // what this build works with
+	locked   *lock.File // the file it is from, with what this build changed
 	lockPath string
 	decls    map[string]recipe.Source
 	arch     arch
@@ -133,9 +134,10 @@ func (b *builder) open(ctx context.Context, path string) (err error) {
 	if err := b.openStore(); err != nil {
 		return err
 	}
-	if b.lock, err = lock.Load(b.lockPath); err != nil {
+	if b.locked, err = lock.Open(b.lockPath); err != nil {
 		return err
 	}
+	b.lock = b.locked.Lock()
 	// An input that is missing matters when something needs it, and one too
 	// many never does: recipes may share a lock.
 	if err := b.checkLock(func(s source.Stale) bool { return !s.Missing && !s.Undeclared }); err != nil {
@@ -168,6 +170,15 @@ func (b *builder) openStore() (err error) {
 	}
 	b.fetcher, err = b.newFetcher()
 	return err
+}
+
+// saveLock goes on with another lock, and saves it.
+func (b *builder) saveLock(ctx context.Context, l *lock.Lock) error {
+	if err := b.locked.Save(ctx, l); err != nil {
+		return err
+	}
+	b.lock = l
+	return nil
 }
 
 // newEngine prepares the engine; nothing is started before the first step.

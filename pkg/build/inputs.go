@@ -65,10 +65,9 @@ func (b *builder) relock(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
-	if err := updated.Save(b.lockPath); err != nil {
+	if err := b.saveLock(ctx, updated); err != nil {
 		return err
 	}
-	b.lock = updated
 	for _, c := range changes {
 		b.say("%s is gone from every mirror; locked anew: %s", c.Name, c)
 	}

@@ -120,10 +120,9 @@ func (b *builder) pinPackages(ctx context.Context, local apk.Repository, keys ap
 	}
 	updated := b.lock.Clone()
 	updated.Packages = append(updated.Packages, pins...)
-	if err := updated.Save(b.lockPath); err != nil {
+	if err := b.saveLock(ctx, updated); err != nil {
 		return nil, err
 	}
-	b.lock = updated
 	b.say("locked %d packages for %s from %s", len(pins), b.arch.Apk, strings.Join(b.recipe.Repositories, ", "))
 	return pins, nil
 }

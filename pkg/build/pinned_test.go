@@ -75,7 +75,7 @@ func TestPinnedPackages(t *testing.T) {
 	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "1.0-r0"}, apk.Meta{Name: "unused", Version: "1.0-r0"})
 
 	lockPath := filepath.Join(recipeDir, LockFile)
-	if err := (&lock.Lock{SourceDate: 1}).Save(lockPath); err != nil {
+	if err := lock.New(lockPath).Save(t.Context(), &lock.Lock{SourceDate: 1}); err != nil {
 		t.Fatal(err)
 	}
 	// solve is what a build with this cache, "" for a new one, would install.
@@ -90,9 +90,10 @@ func TestPinnedPackages(t *testing.T) {
 			arch:   arch{Apk: "x86_64"}, lockPath: lockPath, key: ours, epoch: 1,
 		}
 		var err error
-		if b.lock, err = lock.Load(lockPath); err != nil {
+		if b.locked, err = lock.Open(lockPath); err != nil {
 			t.Fatal(err)
 		}
+		b.lock = b.locked.Lock()
 		if b.store, err = store.Open(filepath.Join(cache, "store")); err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +176,11 @@ func TestPinnedPackages(t *testing.T) {
 	if dropped := b.dropPackages(l, true); len(dropped) != 2 {
 		t.Errorf("dropped %v", dropped)
 	}
-	if err := l.Save(lockPath); err != nil {
+	f, err := lock.Open(lockPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Save(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
 	if got, err = solve(cache, false); err != nil || !strings.Contains(got, "lib-2.0-r0") {

@@ -65,7 +65,7 @@ func Lock(ctx context.Context, path string, names []string, opts ...Option) (*Lo
 		}
 	}
 	if changes = append(changes, dropped...); len(changes) > 0 {
-		if err := updated.Save(b.lockPath); err != nil {
+		if err := b.saveLock(ctx, updated); err != nil {
 			return nil, err
 		}
 	}
@@ -142,12 +142,14 @@ func openForLock(path string, opts []Option) (*builder, error) {
 	if err := b.openStore(); err != nil {
 		return nil, err
 	}
-	if b.lock, err = lock.Load(b.lockPath); err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		b.lock = nil
+	b.locked, err = lock.Open(b.lockPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		b.locked, err = lock.New(b.lockPath), nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	b.lock = b.locked.Lock()
 	return b, nil
 }
 
