@@ -128,9 +128,10 @@ func WithOffline(offline bool) Option {
 	return func(o *options) error { o.offline = offline; return nil }
 }
 
-// WithRelockMissing lets the build lock another version of an input that has
-// left every mirror, say so, and go on. The lock file is changed, and the
-// bundle's manifest names the input.
+// WithRelockMissing lets the build lock another version of an input that every
+// mirror says it does not have, say so, and go on: once for each input. A
+// mirror that cannot be reached or refuses has not said so. The lock file is
+// changed, and the bundle's manifest names the input.
 func WithRelockMissing(relock bool) Option {
 	return func(o *options) error { o.relockMissing = relock; return nil }
 }

@@ -2,10 +2,12 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -141,7 +143,8 @@ func (f *Fetcher) fetchDebian(ctx context.Context, b blob, file string, m lock.M
 	for _, fresh := range []bool{false, true} {
 		found, lerr := f.apt.sourcePackages(ctx, m.Suite, m.Source, fresh)
 		if lerr != nil {
-			return fmt.Errorf("%w; %w", err, lerr)
+			// Without lists nobody knows whether it lies elsewhere.
+			return fmt.Errorf("%v; %w", err, lerr)
 		}
 		var versions []string
 		for _, p := range found {
@@ -171,23 +174,39 @@ func (f *Fetcher) fetchDebian(ctx context.Context, b blob, file string, m lock.M
 	return err
 }
 
-// exists asks whether a URL is there, without its bytes.
+// exists asks whether a URL is there, without its bytes. It is false only when
+// the server said so.
 func (f *Fetcher) exists(ctx context.Context, raw string) (bool, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return false, err
 	}
-	if u.Scheme != "http" && u.Scheme != "https" {
-		return true, nil // local, or apt's own business: the download will tell
+	switch u.Scheme {
+	case "http", "https":
+	case "file", "copy":
+		_, err := os.Stat(u.Path)
+		if errors.Is(err, os.ErrNotExist) {
+			return false, nil
+		}
+		return err == nil, err
+	default:
+		return true, nil // apt's own business: the download will tell
 	}
-	var code int
+	var resp *http.Response
 	err = f.hosts.do(ctx, u.Host, func() error {
-		resp, err := f.request(ctx, http.MethodHead, u, 0)
-		if err != nil {
+		if resp, err = f.request(ctx, http.MethodHead, u, 0); err != nil {
 			return err
 		}
-		code = resp.StatusCode
 		return resp.Body.Close()
 	})
-	return code == http.StatusOK, err
+	if err != nil {
+		return false, err
+	}
+	if resp.StatusCode == http.StatusOK {
+		return true, nil
+	}
+	if err := statusError(resp); !isGone(err) {
+		return false, fmt.Errorf("%s: %w", u.Redacted(), err)
+	}
+	return false, nil
 }
