@@ -67,6 +67,10 @@ type builder struct {
 	lock     *lock.Lock // what this build works with
 	locked   *lock.File // the file it is from, with what this build changed
 	lockPath string
+	// relocked are the inputs that were locked anew because they were missing,
+	// by name; repin says that packages are to be.
+	relocked map[string]bool
+	repin    bool
 	decls    map[string]recipe.Source
 	arch     arch
 	epoch    int64
@@ -103,23 +107,13 @@ func Build(ctx context.Context, path string, opts ...Option) (*Result, error) {
 	}
 	defer b.close()
 
-	for {
-		err := b.run(ctx)
-		var missing *source.MissingError
-		switch {
-		case err == nil, errors.Is(err, errDryRun):
-			b.result.Seconds = time.Since(start).Seconds()
-			slices.Sort(b.result.Reasons)
-			slices.SortFunc(b.result.Took, func(a, b Took) int { return cmp.Compare(b.Seconds, a.Seconds) })
-			return &b.result, b.close()
-		case o.relockMissing && errors.As(err, &missing):
-			if err := b.relock(ctx, missing.Names); err != nil {
-				return nil, err
-			}
-		default:
-			return nil, err
-		}
+	if err := b.relocking(ctx, b.run); err != nil && !errors.Is(err, errDryRun) {
+		return nil, err
 	}
+	b.result.Seconds = time.Since(start).Seconds()
+	slices.Sort(b.result.Reasons)
+	slices.SortFunc(b.result.Took, func(a, b Took) int { return cmp.Compare(b.Seconds, a.Seconds) })
+	return &b.result, b.close()
 }
 
 // open reads what the build is made from and prepares, without starting or

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -31,6 +32,8 @@ type options struct {
 	epoch         string
 	lock          string
 	files         *rootfs.Tree
+	// fetch changes the fetcher, for tests.
+	fetch []source.Option
 	// store replaces the one in cacheDir, and conditions are those its steps
 	// run under: see Repro.
 	store      *store.Store

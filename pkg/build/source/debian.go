@@ -67,7 +67,10 @@ func (a *apt) sourcePackages(ctx context.Context, suite, name string, fresh bool
 		out, err = parseSourcePackages(r)
 		return err
 	}, "showsrc", "--only-source", name)
-	if err != nil && strings.Contains(err.Error(), "Unable to locate package") {
+	if err != nil && (strings.Contains(err.Error(), "Unable to locate package") ||
+		strings.Contains(err.Error(), "You must put some 'deb-src' URIs")) {
+		// The second is what apt says of a suite without any source package,
+		// as SUITE-updates is now and then. Its exit code is the same for all.
 		return nil, nil
 	}
 	out = slices.DeleteFunc(out, func(p sourcePackage) bool { return p.Name != name })
@@ -101,14 +104,19 @@ func escapePath(p string) string {
 	return strings.ReplaceAll((&url.URL{Path: p}).EscapedPath(), "+", "%2b")
 }
 
-// poolDirectory is where Debian keeps a source package of main (Debian policy,
-// "pool/main/m/musl", "pool/main/libf/libffi").
-func poolDirectory(name string) string {
+// poolDirectory is where Debian keeps a source package of main, by the suite it
+// is in (Debian policy, "pool/main/m/musl", "pool/main/libf/libffi"; the
+// security archive has pool/updates/main).
+func poolDirectory(suite, name string) string {
 	prefix := name[:1]
 	if strings.HasPrefix(name, "lib") && len(name) > 3 {
 		prefix = name[:4]
 	}
-	return "pool/main/" + prefix + "/" + name
+	main := "pool/main/"
+	if strings.HasSuffix(suite, "-security") {
+		main = "pool/updates/main/"
+	}
+	return main + prefix + "/" + name
 }
 
 // fetchDebian brings the file of a Debian source package. It first asks for
@@ -136,7 +144,7 @@ func (f *Fetcher) fetchDebian(ctx context.Context, b blob, file string, m lock.M
 		}
 		return failed
 	}
-	err := at(poolDirectory(m.Source))
+	err := at(poolDirectory(m.Suite, m.Source))
 	if err == nil || !isGone(err) {
 		return err
 	}

@@ -135,10 +135,11 @@ func TestRealApt(t *testing.T) {
 	f, _ := fetcher(t)
 	decl := recipe.Source{Debian: recipe.Debian{Suite: "trixie", Source: "musl"}, Series: "1.2"}
 	old := &lock.Lock{Schema: 1, SourceDate: 1}
-	l, changes, err := f.Update(t.Context(), old, Declared{Sources: map[string]recipe.Source{"musl": decl}}, nil)
+	u, err := f.Update(t.Context(), old, Declared{Sources: map[string]recipe.Source{"musl": decl}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	l, changes := u.Lock, u.Changes
 	s, ok := l.Source("musl")
 	if !ok || len(changes) != 1 || !strings.HasPrefix(s.File, "musl_1.2.") || len(old.Sources) != 0 {
 		t.Fatalf("locked %+v, changes %v", s, changes)
@@ -157,8 +158,10 @@ func TestRealApt(t *testing.T) {
 	if !errors.As(err, &missing) || !slices.Equal(missing.Names, []string{"musl"}) || !strings.Contains(err.Error(), "trixie has 1.2.") {
 		t.Fatalf("error %v", err)
 	}
-	l, changes, err = f.Relock(t.Context(), l, Declared{Sources: map[string]recipe.Source{"musl": decl}}, missing.Names)
-	if err != nil || len(changes) != 1 || !slices.Equal(l.Changed(), []string{"musl"}) || l.Sources[0].Relocked != "1.2.0" || l.Sources[0].Digest != s.Digest {
+	if u, err = f.Relock(t.Context(), l, Declared{Sources: map[string]recipe.Source{"musl": decl}}, missing.Names); err != nil {
+		t.Fatal(err)
+	}
+	if l, changes = u.Lock, u.Changes; len(changes) != 1 || !slices.Equal(l.Changed(), []string{"musl"}) || l.Sources[0].Relocked != "1.2.0" || l.Sources[0].Digest != s.Digest {
 		t.Fatalf("re-locked %+v, %v, %v", l.Sources, changes, err)
 	}
 
