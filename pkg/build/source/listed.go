@@ -44,9 +44,24 @@ func (l listed) entry(name string, decl recipe.Source) (lock.Source, error) {
 	return s, nil
 }
 
-// absent says that the version is listed and its file is not there.
-func (l listed) absent() string {
-	return fmt.Sprintf("%s is listed in %s, but the archive answers that it has no %s (404): it may have it later", l.version, l.suite, l.file.Name)
+// absentNote says of versions, newest first, that they are listed and their
+// files are not there; "" for none.
+func absentNote(absent []listed) string {
+	if len(absent) == 0 {
+		return ""
+	}
+	l := absent[0]
+	others := map[string]bool{}
+	for _, o := range absent {
+		if o.file.Name != l.file.Name {
+			others[o.file.Name] = true
+		}
+	}
+	also := ""
+	if len(others) > 0 {
+		also = fmt.Sprintf(" and those of %d older ones", len(others))
+	}
+	return fmt.Sprintf("%s is listed in %s, but the archive answers 404 for %s%s; it may have it later", l.pkg.Version, l.suite, l.file.Name, also)
 }
 
 // suitesOf are the suites in which the versions for a declared one are: itself,

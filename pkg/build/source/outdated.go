@@ -134,6 +134,12 @@ func (f *Fetcher) outdatedSource(ctx context.Context, s lock.Source, decl recipe
 			o.BeyondSeries = &offer
 			continue
 		}
+		if last := len(o.Newer) - 1; last >= 0 && o.Newer[last].Version == offer.Version && !o.Newer[last].Available {
+			if !offer.Available {
+				continue // the same in another suite
+			}
+			o.Newer = o.Newer[:last]
+		}
 		o.Newer = append(o.Newer, offer)
 		if offer.Available {
 			break

@@ -31,6 +31,13 @@ func (f *Fetcher) resolve(ctx context.Context, name string, decl recipe.Source, 
 		return lock.Source{}, nil, err
 	}
 	var said []string
+	var absent []listed
+	done := func(s lock.Source) (lock.Source, []string, error) {
+		if note := absentNote(absent); note != "" {
+			notes = append(notes, note)
+		}
+		return s, notes, nil
+	}
 	for _, l := range found {
 		switch {
 		case !inSeries(l.version, decl.Series):
@@ -45,20 +52,22 @@ func (f *Fetcher) resolve(ctx context.Context, name string, decl recipe.Source, 
 			return lock.Source{}, nil, err
 		}
 		if keep != nil && (s.Digest == keep.Digest || compareSources(s, *keep) <= 0) {
-			return *keep, notes, nil
+			return done(*keep)
 		}
 		ok, err := f.available(ctx, l)
 		if err != nil {
 			return lock.Source{}, nil, fault.Wrap(fault.Source, fmt.Errorf("source %s: %w", name, err))
 		}
 		if ok {
-			return s, notes, nil
+			return done(s)
 		}
-		said = append(said, l.absent())
-		notes = append(notes, l.absent())
+		absent = append(absent, l)
 	}
 	if keep != nil {
-		return *keep, notes, nil
+		return done(*keep)
+	}
+	if note := absentNote(absent); note != "" {
+		said = append(said, note)
 	}
 	if len(said) == 0 {
 		said = []string{"there is no source package " + decl.Debian.Source}

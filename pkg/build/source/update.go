@@ -279,7 +279,7 @@ func (u *updating) toolchain(ctx context.Context) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if len(absent) > 0 {
-		what := fmt.Sprintf("%s lists newer packages, but the archive answers that it has no %s (404): it may have it later", t.Suite, few(absent))
+		what := fmt.Sprintf("%s lists newer packages, but the archive answers 404 for %s; it may have it later", t.Suite, few(absent))
 		if u.mark || (Declared{ToolchainSuite: u.d.ToolchainSuite, ToolchainPackages: u.d.ToolchainPackages}).staleToolchain(old) != "" {
 			return fault.Errorf(fault.Source, "toolchain: %s", what).Hintf("run the command again later")
 		}
