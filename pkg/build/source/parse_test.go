@@ -258,6 +258,18 @@ func FuzzParseURIs(f *testing.F) {
 	})
 }
 
+func FuzzParseGoReleases(f *testing.F) {
+	f.Add("golang.org/toolchain v0.0.1-go1.26.8.linux-amd64 v0.0.1-go1.27rc1.linux-amd64\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		all := parseGoReleases(text)
+		for i, v := range all {
+			if !goRelease.MatchString(v) || i > 0 && compareGo(all[i-1], v) < 0 {
+				t.Fatalf("%q of %q", all, text)
+			}
+		}
+	})
+}
+
 func FuzzParseGoSum(f *testing.F) {
 	f.Add("golang.org/x/mod v0.42.0 h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\ngolang.org/x/mod v0.42.0/go.mod h1:x=\n")
 	f.Fuzz(func(t *testing.T, text string) {
