@@ -138,6 +138,7 @@ func TestResolveWithoutSecurity(t *testing.T) {
 // A lock that is good stays as it is where what is newer cannot be had.
 func TestUpdateKeepsWhatIsGood(t *testing.T) {
 	w := newWorld(t)
+	w.etc = debtest.Etc(t, map[*debtest.Archive][]string{w.main: {"bookworm"}}) // each suite takes apt a while
 	w.list("trixie", "17.11-1", true)
 	l := w.locked()
 	w.main.Clear("trixie")
