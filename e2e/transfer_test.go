@@ -175,7 +175,7 @@ GOOS=linux GOARCH=$GOARCH CGO_ENABLED=0 GOCACHE=$WORK/gocache GOMODCACHE=$WORK/g
 	}
 	l.Sources = []lock.Source{kernelStandIn(t)}
 	l.Packages = []lock.Package{publishExtra(t, dir)}
-	if err := l.Save(filepath.Join(dir, lock.FileName)); err != nil {
+	if err := lock.New(filepath.Join(dir, lock.FileName)).Save(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
 }

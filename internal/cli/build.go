@@ -60,7 +60,7 @@ func (r *BuildRequest) addFlags(cmd *cobra.Command) {
 	f.DurationVar(&r.StepTimeout, "step-timeout", engine.DefaultStepTimeout, "most `time` that one step may take")
 	f.StringVar(&r.ProgressMode, "progress", "auto", "how progress is shown on standard error: auto, plain, tty, rawjson or quiet")
 	f.BoolVar(&r.Offline, "offline", false, "make no network call; every input must be in the store")
-	f.BoolVar(&r.RelockMissing, "relock-missing", false, "lock another version of an input that has left every mirror, and say so")
+	f.BoolVar(&r.RelockMissing, "relock-missing", false, "lock another version of an input that every mirror says it does not have, once, and say so")
 	f.IntVarP(&r.Jobs, "jobs", "j", 2, "`number` of steps that run at once")
 	f.StringArrayVar(&r.Repositories, "repository", nil, "further apk repository, a `URL` or directory; may be given more than once")
 	f.StringArrayVar(&r.Keys, "key", nil, "public key `file` of a further repository; may be given more than once")

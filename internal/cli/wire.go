@@ -50,7 +50,7 @@ func (r BuildRequest) options() []build.Option {
 }
 
 func (builder) Lock(ctx context.Context, r LockRequest) (*LockResult, error) {
-	opts := []build.Option{build.WithCacheDir(r.CacheDir), build.WithProgress("plain", r.Progress)}
+	opts := r.options()
 	var result *build.LockResult
 	var err error
 	if r.Check {
@@ -61,7 +61,7 @@ func (builder) Lock(ctx context.Context, r LockRequest) (*LockResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &LockResult{Lock: result.Path, Inputs: result.Inputs}
+	out := &LockResult{Lock: result.Path, Inputs: result.Inputs, Notes: result.Notes}
 	for _, c := range result.Changes {
 		out.Changes = append(out.Changes, c.String())
 	}
@@ -76,4 +76,12 @@ func sumsMode(r BuildRequest) build.SumsMode {
 		return build.SumsCheck
 	}
 	return build.SumsCompare
+}
+
+func (builder) Outdated(ctx context.Context, r LockRequest) (*OutdatedResult, error) {
+	return build.Outdated(ctx, r.Recipe, r.options()...)
+}
+
+func (r LockRequest) options() []build.Option {
+	return []build.Option{build.WithCacheDir(r.CacheDir), build.WithProgress("plain", r.Progress)}
 }

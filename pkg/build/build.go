@@ -75,8 +75,13 @@ type Engine interface {
 type builder struct {
 	opts     *options
 	recipe   *recipe.Recipe
-	lock     *lock.Lock
+	lock     *lock.Lock // what this build works with
+	locked   *lock.File // the file it is from, with what this build changed
 	lockPath string
+	// relocked are the inputs that were locked anew because they were missing,
+	// by name; repin says that packages are to be.
+	relocked map[string]bool
+	repin    bool
 	decls    map[string]recipe.Source
 	arch     arch
 	epoch    int64
@@ -117,23 +122,13 @@ func Build(ctx context.Context, path string, opts ...Option) (*Result, error) {
 	}
 	defer b.close()
 
-	for {
-		err := b.run(ctx)
-		var missing *source.MissingError
-		switch {
-		case err == nil, errors.Is(err, errDryRun):
-			b.result.Seconds = time.Since(start).Seconds()
-			slices.Sort(b.result.Reasons)
-			slices.SortFunc(b.result.Took, func(a, b Took) int { return cmp.Compare(b.Seconds, a.Seconds) })
-			return &b.result, b.close()
-		case o.relockMissing && !o.dryRun && errors.As(err, &missing):
-			if err := b.relock(ctx, missing.Names); err != nil {
-				return nil, err
-			}
-		default:
-			return nil, err
-		}
+	if err := b.relocking(ctx, b.run); err != nil && !errors.Is(err, errDryRun) {
+		return nil, err
 	}
+	b.result.Seconds = time.Since(start).Seconds()
+	slices.Sort(b.result.Reasons)
+	slices.SortFunc(b.result.Took, func(a, b Took) int { return cmp.Compare(b.Seconds, a.Seconds) })
+	return &b.result, b.close()
 }
 
 // open reads what the build is made from and prepares, without starting or
@@ -148,9 +143,10 @@ func (b *builder) open(ctx context.Context, path string) (err error) {
 	if err := b.openStore(); err != nil {
 		return err
 	}
-	if b.lock, err = lock.Load(b.lockPath); err != nil {
+	if b.locked, err = lock.Open(b.lockPath); err != nil {
 		return err
 	}
+	b.lock = b.locked.Lock()
 	// An input that is missing matters when something needs it, and one too
 	// many never does: recipes may share a lock.
 	if err := b.checkLock(func(s source.Stale) bool { return !s.Missing && !s.Undeclared }); err != nil {
@@ -190,6 +186,15 @@ func (b *builder) openStore() (err error) {
 	}
 	b.fetcher, err = b.newFetcher()
 	return err
+}
+
+// saveLock goes on with another lock, and saves it.
+func (b *builder) saveLock(ctx context.Context, l *lock.Lock) error {
+	if err := b.locked.Save(ctx, l); err != nil {
+		return err
+	}
+	b.lock = l
+	return nil
 }
 
 // newEngine prepares the engine; nothing is started before the first step.

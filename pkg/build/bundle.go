@@ -22,16 +22,12 @@ const (
 // writeBundle writes the bundle's directory, unless what is there already is
 // this bundle.
 func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *builtRoot) error {
-	lockDigest, err := b.lockDigest()
-	if err != nil {
-		return err
-	}
 	m := bundle.Manifest{
 		Schema:     bundle.Schema,
 		Name:       b.recipe.Name,
 		Arch:       b.arch.Go,
 		SourceDate: b.epoch,
-		Lock:       bundle.Lock{Digest: lockDigest.String(), Changed: b.lock.Changed(), Unpinned: root.Unpinned},
+		Lock:       bundle.Lock{Digest: b.locked.Digest().String(), Changed: b.lock.Changed(), Unpinned: root.Unpinned},
 		Root:       bundle.Root{Serial: rootSerial, Hash: root.Hash},
 		VM: bundle.VM{
 			MemoryMiB: int(b.recipe.VM.Memory >> 20),
@@ -69,6 +65,7 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 	}
 
 	dir := filepath.Join(b.opts.output, fmt.Sprintf("%s-%s", b.recipe.Name, b.arch.Go))
+	var err error
 	if b.result.Bundle, err = filepath.Abs(dir); err != nil {
 		return err
 	}
@@ -108,12 +105,4 @@ func isBundle(dir, digest string, m *bundle.Manifest) bool {
 	}
 	_, err := os.Stat(filepath.Join(dir, bundle.SumsFile))
 	return err == nil
-}
-
-func (b *builder) lockDigest() (store.Digest, error) {
-	text, err := os.ReadFile(b.lockPath)
-	if err != nil {
-		return "", err
-	}
-	return store.FromBytes(text), nil
 }

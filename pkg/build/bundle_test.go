@@ -38,11 +38,8 @@ func TestDamagedStoreMakesNoBundle(t *testing.T) {
 		return d
 	}
 	lockPath := filepath.Join(dir, LockFile)
-	if err := (&lock.Lock{SourceDate: 1}).Save(lockPath); err != nil {
-		t.Fatal(err)
-	}
-	l, err := lock.Load(lockPath)
-	if err != nil {
+	locked := lock.New(lockPath)
+	if err := locked.Save(t.Context(), &lock.Lock{SourceDate: 1}); err != nil {
 		t.Fatal(err)
 	}
 	kernel := builtKernel{Image: put("kernel"), Config: put("config")}
@@ -50,7 +47,7 @@ func TestDamagedStoreMakesNoBundle(t *testing.T) {
 	b := &builder{
 		opts:   &options{output: filepath.Join(dir, "dist"), progress: io.Discard},
 		recipe: &recipe.Recipe{Name: "demo", VM: recipe.VM{Memory: 64 << 20, CPUs: 1, Data: 1 << 30}},
-		arch:   testArch(t), lock: l, lockPath: lockPath, store: st, epoch: 1,
+		arch:   testArch(t), lock: locked.Lock(), locked: locked, lockPath: lockPath, store: st, epoch: 1,
 	}
 	if err := b.writeBundle(t.Context(), kernel, root); err != nil {
 		t.Fatal(err)

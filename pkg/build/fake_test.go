@@ -102,7 +102,7 @@ packages:
 			Name: name, Version: "1.0", File: name + ".tar.gz", Digest: d, Size: n, Mirrors: []string{"debian:trixie/" + name + "=1.0-1"},
 		})
 	}
-	if err := l.Save(filepath.Join(w.dir, LockFile)); err != nil {
+	if err := lock.New(filepath.Join(w.dir, LockFile)).Save(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
 	w.useKey(0)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -36,6 +37,8 @@ type options struct {
 	lock          string
 	files         *rootfs.Tree
 	sums          SumsMode
+	// fetch changes the fetcher, for tests.
+	fetch []source.Option
 	// store replaces the one in cacheDir, and conditions are those its steps
 	// run under: see Repro.
 	store      *store.Store
@@ -146,9 +149,10 @@ func WithOffline(offline bool) Option {
 	return func(o *options) error { o.offline = offline; return nil }
 }
 
-// WithRelockMissing lets the build lock another version of an input that has
-// left every mirror, say so, and go on. The lock file is changed, and the
-// bundle's manifest names the input.
+// WithRelockMissing lets the build lock another version of an input that every
+// mirror says it does not have, say so, and go on: once for each input. A
+// mirror that cannot be reached or refuses has not said so. The lock file is
+// changed, and the bundle's manifest names the input.
 func WithRelockMissing(relock bool) Option {
 	return func(o *options) error { o.relockMissing = relock; return nil }
 }
