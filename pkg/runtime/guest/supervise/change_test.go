@@ -1,15 +1,11 @@
 package supervise
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
@@ -141,77 +137,6 @@ func TestOptionalService(t *testing.T) {
 	}
 	if !r.Services()[1].Optional {
 		t.Error("the status does not say that it is optional")
-	}
-}
-
-func TestCertificates(t *testing.T) {
-	v := svc("db", forever, func(s *spec.Service) {
-		s.Certificates = []spec.Certificate{{Name: "server", Hosts: []string{"localhost", "127.0.0.1", "::1"}}}
-	})
-	r := start(t, "", v)
-	r.state(agent.StateReady)
-	text, err := r.Secret("db", "server.crt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(r.data, "secrets/db/server")
-	if _, err := tls.LoadX509KeyPair(path+".crt", path+".key"); err != nil {
-		t.Fatal(err)
-	}
-	block, _ := pem.Decode([]byte(text))
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(cert)
-	for _, host := range []string{"localhost", "127.0.0.1", "::1", "test"} {
-		if _, err := cert.Verify(x509.VerifyOptions{DNSName: host, Roots: roots, CurrentTime: time.Now().AddDate(9, 0, 0)}); err != nil {
-			t.Errorf("%s: %v", host, err)
-		}
-	}
-	if i, err := os.Stat(path + ".key"); err != nil || i.Mode().Perm() != 0o600 {
-		t.Errorf("key: %v, %v", i, err)
-	}
-	if _, err := r.Secret("db", "server.key"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the key left the guest: %v", err)
-	}
-	// It stays; a lost certificate is made again for the same key.
-	key, err := os.ReadFile(path + ".key")
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := account{uid: os.Getuid(), gid: os.Getgid()}
-	again := func() string {
-		t.Helper()
-		image := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
-		if err := makeCertificate(filepath.Dir(path), v.Certificates[0], "test", image, time.Unix(9, 0), a); err != nil {
-			t.Fatal(err)
-		}
-		b, err := os.ReadFile(path + ".crt")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b)
-	}
-	if again() != text {
-		t.Error("a certificate that was there is another now")
-	}
-	if err := os.Remove(path + ".crt"); err != nil {
-		t.Fatal(err)
-	}
-	block, _ = pem.Decode([]byte(again()))
-	if cert, err = x509.ParseCertificate(block.Bytes); err != nil || cert.NotBefore.Year() != 1970 || cert.NotAfter.Year() != 2036 {
-		t.Errorf("with a clock that is wrong: %v to %v, %v", cert.NotBefore, cert.NotAfter, err)
-	}
-	if b, err := os.ReadFile(path + ".key"); err != nil || string(b) != string(key) {
-		t.Errorf("the key is another: %v", err)
-	}
-	if err := errors.Join(os.WriteFile(path+".key", []byte("rubbish"), 0o600), os.Remove(path+".crt")); err != nil {
-		t.Fatal(err)
-	}
-	if err := makeCertificate(filepath.Dir(path), v.Certificates[0], "test", time.Time{}, time.Now(), a); err == nil || !strings.Contains(err.Error(), "no PEM") {
-		t.Errorf("a broken key: %v", err)
 	}
 }
 
