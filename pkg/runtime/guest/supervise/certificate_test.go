@@ -29,7 +29,7 @@ func TestCertificates(t *testing.T) {
 	})
 	r := start(t, "", v)
 	r.state(agent.StateReady)
-	text, err := r.Secret("db", "server.crt")
+	text, err := r.Secret(t.Context(), "db", "server.crt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestCertificates(t *testing.T) {
 	if i, err := os.Stat(path + ".key"); err != nil || i.Mode().Perm() != 0o600 {
 		t.Errorf("key: %v, %v", i, err)
 	}
-	if _, err := r.Secret("db", "server.key"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := r.Secret(t.Context(), "db", "server.key"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the key left the guest: %v", err)
 	}
 	// It stays; a lost certificate is made again for the same key.
