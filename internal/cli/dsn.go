@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -33,8 +32,7 @@ guest has made a new one needs dsn once more.`,
 				return err
 			}
 			return s.printer().result(map[string]string{"name": args[0], "url": url}, func(w io.Writer) error {
-				_, err := fmt.Fprintln(w, url)
-				return err
+				return writeValue(w, "the URL", url)
 			})
 		},
 	}
