@@ -164,19 +164,32 @@ func (s *Supervisor) Secret(ctx context.Context, service, name string) (string, 
 	if err != nil {
 		return "", err
 	}
-	done, err := n.change(ctx)
-	if err != nil {
-		return "", err
-	}
-	defer done()
+	path := filepath.Join(n.secretsDir(), name)
+	v, err := readSecret(path)
 	if n.pendingReload() {
-		return "", fmt.Errorf("secret %q of service %q is a new one, which the service has not taken up yet%s", name, service, n.whyStale())
+		if err := n.settle(ctx); err != nil {
+			return "", fmt.Errorf("secret %q of service %q: %w", name, service, err)
+		}
+		v, err = readSecret(path)
 	}
-	v, err := readSecret(filepath.Join(n.secretsDir(), name))
 	if errors.Is(err, fs.ErrNotExist) && x.Given {
 		return "", fmt.Errorf("secret %q of service %q: %w: it was not handed over yet", name, service, fs.ErrNotExist)
 	}
 	return v, err
+}
+
+// settle waits for a change that is under way. It is an error if the service
+// goes by a former secret after that.
+func (n *service) settle(ctx context.Context) error {
+	done, err := n.change(ctx)
+	if err != nil {
+		return err
+	}
+	done()
+	if n.pendingReload() {
+		return fmt.Errorf("it is a new one, which the service has not taken up yet%s", n.whyStale())
+	}
+	return nil
 }
 
 func unknownSecret(service, name string) error {
