@@ -153,6 +153,18 @@ func (s *Supervisor) secret(service, name string) (*service, spec.Secret, error)
 // is under way is waited for; a value that the service has not taken up is of
 // no use, and is an error that says why.
 func (s *Supervisor) Secret(ctx context.Context, service, name string) (string, error) {
+	v, err := s.value(service, name)
+	if n, _, unknown := s.secret(service, name); unknown == nil && n.pendingReload() {
+		if err := n.settle(ctx); err != nil {
+			return "", fmt.Errorf("secret %q of service %q: %w", name, service, err)
+		}
+		return s.value(service, name)
+	}
+	return v, err
+}
+
+// value reads a secret or a certificate.
+func (s *Supervisor) value(service, name string) (string, error) {
 	if n, ok := s.byName[service]; ok {
 		for _, c := range n.spec.Certificates {
 			if name == c.Name+".crt" {
@@ -164,14 +176,7 @@ func (s *Supervisor) Secret(ctx context.Context, service, name string) (string, 
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(n.secretsDir(), name)
-	v, err := readSecret(path)
-	if n.pendingReload() {
-		if err := n.settle(ctx); err != nil {
-			return "", fmt.Errorf("secret %q of service %q: %w", name, service, err)
-		}
-		v, err = readSecret(path)
-	}
+	v, err := readSecret(filepath.Join(n.secretsDir(), name))
 	if errors.Is(err, fs.ErrNotExist) && x.Given {
 		return "", fmt.Errorf("secret %q of service %q: %w: it was not handed over yet", name, service, fs.ErrNotExist)
 	}
