@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -60,12 +61,12 @@ func (s *session) logPrinter(i Instance, services []string) func(runtime.LogLine
 		}
 	}
 	return func(l runtime.LogLine) error {
-		l.Text = tail.Clean(l.Text)
+		l.Text = strings.ReplaceAll(tail.Clean(l.Text), "\n", " ")
 		return p.result(l, func(w io.Writer) (err error) {
 			if width == 0 {
 				_, err = fmt.Fprintln(w, l.Text)
 			} else {
-				_, err = fmt.Fprintf(w, "%-*s | %s\n", width, l.Service, l.Text)
+				_, err = fmt.Fprintf(w, "%-*s | %s\n", width, oneLine(l.Service), l.Text)
 			}
 			return err
 		})

@@ -97,7 +97,7 @@ func (s *session) runRun(ctx context.Context, o runFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	return writeStop(s.Stderr, result)
+	return clean(s.Stderr, func(w io.Writer) error { return writeStop(w, result) })
 }
 
 // request checks the flags and finds the bundle.

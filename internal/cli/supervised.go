@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime"
@@ -106,7 +105,7 @@ func writeSupervision(w io.Writer, m MachineStatus) {
 			if name == s.Active {
 				role = "active"
 			}
-			fmt.Fprintf(w, "  slot %s\t%s, %.19s\t%s\n", name, role, slot.Digest, slot.Source)
+			fmt.Fprintf(w, "  slot %s\t%s, %.19s\t%s\n", name, role, slot.Digest, oneLine(slot.Source))
 		}
 	}
 	if t := s.Trial; t != nil {
@@ -127,6 +126,3 @@ func writeSupervision(w io.Writer, m MachineStatus) {
 		fmt.Fprintf(w, "  last %s\t%s\t%s\n", o.Kind, o.Time.Format(time.RFC3339), state)
 	}
 }
-
-// oneLine makes a reason fit for a table.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -64,7 +64,7 @@ func writeUpdate(p printer, r *UpdateResult) error {
 		case updateCommitted:
 			_, err = fmt.Fprintf(w, "%s runs %.19s, after %.1f s\n", r.Name, r.To, r.Seconds)
 		case updateReverted:
-			_, err = fmt.Fprintf(w, "%s runs %.19s again, after %.1f s; the %s failed: %s\n", r.Name, r.From, r.Seconds, r.Kind, r.Why)
+			_, err = fmt.Fprintf(w, "%s runs %.19s again, after %.1f s; the %s failed: %s\n", r.Name, r.From, r.Seconds, r.Kind, oneLine(r.Why))
 		case updateStaged:
 			_, err = fmt.Fprintf(w, "%s is down and tries the bundle at the next up\n", r.Name)
 		case updateUnchanged:

@@ -86,8 +86,9 @@ type Port struct {
 	Name    string `json:"name"`    // "5432" is reached by Port; Name is for people: "postgresql"
 	Service string `json:"service"` // name of the service
 	Port    int    `json:"port"`
-	// URL, when set, is how a client reaches it, with ${address} for host:port
-	// and ${secret:NAME} for a secret of the service.
+	// URL, when set, is how a client reaches it, with ${address} for host:port,
+	// ${secret:NAME} for a secret of the service and ${certificate:NAME} for a
+	// file of the client's with a certificate of the service.
 	URL string `json:"url,omitempty"`
 }
 

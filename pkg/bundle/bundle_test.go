@@ -19,7 +19,7 @@ func sample() Manifest {
 		Root:     Root{Serial: "root", Hash: strings.Repeat("b", 64)},
 		VM:       VM{MemoryMiB: 512, CPUs: 2, Cmdline: "root.serial=root", Data: Data{Serial: "data", Size: 8 << 30}},
 		Services: []string{"postgresql"},
-		Ports:    []Port{{Name: "postgresql", Service: "postgresql", Port: 5432, URL: "postgres://owner:${secret:owner}@${address}/app?a=b&c=d"}},
+		Ports:    []Port{{Name: "postgresql", Service: "postgresql", Port: 5432, URL: "postgres://owner:${secret:owner}@${address}/app?a=b&c=${certificate:server}"}},
 		Packages: []Package{{Name: "musl", Version: "1.2.5-r0"}},
 	}
 }

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -156,10 +157,14 @@ func checkURL(s string) error {
 	if s == "" {
 		return nil
 	}
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return errors.New("it holds a character that is not printable ASCII")
+	}
 	for _, ref := range urlForm.FindAllStringSubmatch(s, -1) {
-		secret, ok := strings.CutPrefix(ref[1], "secret:")
-		if !strings.HasSuffix(ref[0], "}") || ref[1] != "address" && (!ok || !fileForm.MatchString(secret)) {
-			return fmt.Errorf("%q is neither ${address} nor ${secret:NAME}", ref[0])
+		kind, name, named := strings.Cut(ref[1], ":")
+		known := kind == "address" && !named || (kind == "secret" || kind == "certificate") && fileForm.MatchString(name)
+		if !strings.HasSuffix(ref[0], "}") || !known {
+			return fmt.Errorf("%q is neither ${address} nor ${secret:NAME} nor ${certificate:NAME}", ref[0])
 		}
 	}
 	u, err := url.Parse(urlForm.ReplaceAllString(s, "x"))

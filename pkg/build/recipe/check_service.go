@@ -37,7 +37,7 @@ func checkServices(c *check, services []Service, users []string) {
 			unique(c, paths, index(where+".directories", j)+".path", "directory", d.Path)
 		}
 		secrets := checkSecrets(c, where, s.Secrets)
-		checkCertificates(c, where, s.Certificates)
+		certificates := checkCertificates(c, where, s.Certificates)
 		for j, command := range s.Setup {
 			c.command(index(where+".setup", j), command)
 		}
@@ -60,7 +60,7 @@ func checkServices(c *check, services []Service, users []string) {
 			c.between(at+".port", p.Port, 1, 65535)
 			unique(c, portNames, at+".name", "port name", p.Name)
 			unique(c, ports, at+".port", "port", p.Port)
-			checkPortURL(c, at+".url", p.URL, secrets)
+			checkPortURL(c, at+".url", p.URL, secrets, certificates)
 		}
 	}
 	checkOrder(c, services)
@@ -97,18 +97,21 @@ func checkSecrets(c *check, where string, list []Secret) []string {
 	return keys(seen)
 }
 
-func checkCertificates(c *check, where string, list []Certificate) {
-	seen := map[string]string{}
+// checkCertificates returns the hosts of each.
+func checkCertificates(c *check, where string, list []Certificate) map[string][]string {
+	seen, hosts := map[string]string{}, map[string][]string{}
 	for i, s := range list {
 		at := index(where+".certificates", i)
 		c.name(at+".name", "certificate name", s.Name)
 		unique(c, seen, at+".name", "certificate name", s.Name)
+		hosts[s.Name] = s.Hosts
 		for j, h := range s.Hosts {
 			if !hostPattern.MatchString(h) && net.ParseIP(h) == nil {
 				c.failf(index(at+".hosts", j), "%q is neither a DNS name nor an IP address", h)
 			}
 		}
 	}
+	return hosts
 }
 
 // hostPattern is a DNS name, with a wildcard as its first label or without.
@@ -131,15 +134,29 @@ func checkHealth(c *check, where string, h Health) {
 
 var placeholder = regexp.MustCompile(`\$\{[^}]*\}?`)
 
-func checkPortURL(c *check, where, url string, secrets []string) {
+// clientAddress is where the host's end of every port is, and so what
+// ${address} begins with.
+const clientAddress = "127.0.0.1"
+
+func checkPortURL(c *check, where, url string, secrets []string, certificates map[string][]string) {
+	if strings.ContainsFunc(url, func(r rune) bool { return r < ' ' || r > '~' }) {
+		c.failf(where, "url %q has a character that is not printable ASCII: write it percent-encoded", url)
+	}
 	for _, p := range placeholder.FindAllString(url, -1) {
-		secret, isSecret := strings.CutPrefix(p, "${secret:")
+		kind, name, named := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(p, "${"), "}"), ":")
 		switch {
 		case p == "${address}":
-		case isSecret && strings.HasSuffix(secret, "}"):
-			c.oneOf(where, "secret", strings.TrimSuffix(secret, "}"), secrets...)
+		case named && kind == "secret" && strings.HasSuffix(p, "}"):
+			c.oneOf(where, "secret", name, secrets...)
+		case named && kind == "certificate" && strings.HasSuffix(p, "}"):
+			hosts, known := certificates[name]
+			if !known {
+				c.oneOf(where, "certificate", name, keys(certificates)...)
+			} else if !slices.Contains(hosts, clientAddress) {
+				c.failf(where, "certificate %q is not for %s, where ${address} leads: add that to its hosts", name, clientAddress)
+			}
 		default:
-			c.failf(where, "unknown placeholder %s, known are ${address} and ${secret:NAME}", p)
+			c.failf(where, "unknown placeholder %s, known are ${address}, ${secret:NAME} and ${certificate:NAME}", p)
 		}
 	}
 }

@@ -236,7 +236,8 @@ type Port struct {
 	// Port is from 1 to 65535, unique in the recipe.
 	Port int `yaml:"port"`
 	// URL is how a client reaches it: ${address} stands for host:port,
-	// ${secret:NAME} for a secret of this service.
+	// ${secret:NAME} for a secret of this service, ${certificate:NAME} for a
+	// file of the client's with that certificate of this service.
 	URL string `yaml:"url,omitempty"`
 }
 

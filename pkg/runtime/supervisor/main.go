@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
@@ -44,9 +45,9 @@ func Main(ctx context.Context, args []string, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "sovereignd: %v\n", err)
+	fmt.Fprintf(stderr, "sovereignd: %s\n", printable.Lines(err.Error()))
 	if hint := fault.HintOf(err); hint != "" {
-		fmt.Fprintf(stderr, "hint: %s\n", hint)
+		fmt.Fprintf(stderr, "hint: %s\n", printable.Line(hint))
 	}
 	return int(fault.ClassOf(err))
 }
@@ -65,7 +66,7 @@ func run(ctx context.Context, stateDir string, o Options) error {
 			text = instance + ": " + text
 		}
 		// A log that cannot be written must not keep machines from running.
-		fmt.Fprintf(log, "%s %s\n", time.Now().UTC().Format(time.RFC3339), text)
+		fmt.Fprintf(log, "%s %s\n", time.Now().UTC().Format(time.RFC3339), printable.Line(text))
 	}
 	err = Run(ctx, r, o)
 	if err != nil {

@@ -9,7 +9,8 @@ import (
 	"io"
 	"os"
 	"strings"
-	"unicode"
+
+	"github.com/sovereign-build/sovereign/internal/printable"
 )
 
 // window is how much of a file's end is looked at.
@@ -52,11 +53,5 @@ func Clean(s string) string {
 func clean(line string) string {
 	line = strings.TrimRight(line, "\r\n")
 	line = line[strings.LastIndexByte(line, '\r')+1:]
-	line = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) && r != '\t' {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(line, "?"))
-	return strings.TrimRight(line, " \t")
+	return strings.TrimRight(printable.Text(line), " \t")
 }

@@ -207,12 +207,12 @@ func (g *guest) Status() agent.Status {
 }
 
 // Secret implements agent.Backend.
-func (g *guest) Secret(_ context.Context, service, name string) (string, error) {
+func (g *guest) Secret(ctx context.Context, service, name string) (string, error) {
 	sup, err := g.supervisor()
 	if err != nil {
 		return "", err
 	}
-	return sup.Secret(service, name)
+	return sup.Secret(ctx, service, name)
 }
 
 // Logs implements agent.Backend.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -111,8 +112,11 @@ func walk(path string) (int, error) {
 
 // makeSecret generates a secret unless it is there. The directory belongs to
 // root, so that a service can read its secrets but put nothing else there.
-func makeSecret(dir string, x spec.Secret, a account) error {
-	path := filepath.Join(dir, x.Name)
+//
+// Where the service has state already, as when the file was lost, the state has
+// another value in it, or none: the service is to be told.
+func (n *service) makeSecret(x spec.Secret) error {
+	path := filepath.Join(n.secretsDir(), x.Name)
 	if v, err := readSecret(path); err == nil && v != "" {
 		return nil
 	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -122,7 +126,22 @@ func makeSecret(dir string, x spec.Secret, a account) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, value, 0o600, a)
+	if len(n.spec.Reload) > 0 && n.hasState() {
+		if err := n.markReload(); err != nil {
+			return err
+		}
+		n.sup.opts.Note(fmt.Sprintf("%s: secret %s is not there, though the service was set up before: a new one is made", n.spec.Name, x.Name))
+	}
+	return writeFile(path, value, 0o600, n.user)
+}
+
+// hasState says whether one of the service's directories on the data disk is
+// there. They are made after the secrets, at the first start.
+func (n *service) hasState() bool {
+	mount := filepath.Clean(n.sup.opts.Spec.Data.Mount) + "/"
+	return slices.ContainsFunc(n.spec.Directories, func(d spec.Directory) bool {
+		return strings.HasPrefix(d.Path, mount) && exists(d.Path)
+	})
 }
 
 // generate returns a new value.

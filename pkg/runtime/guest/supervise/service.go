@@ -37,9 +37,11 @@ type service struct {
 	changes       chan change       // asked of run, from elsewhere
 	changing      chan struct{}     // holds one while a secret is changed
 	started       func()            // ends the phase that begins with the first start; nil before
+	reloadTried   time.Time         // when a reload that is pending was tried
 
 	mu       sync.Mutex
 	status   agent.Service
+	stale    string    // why the service goes by a former secret; "" where it does not
 	row      int       // ends in a row
 	since    time.Time // when it became healthy; zero while it is not
 	wasReady bool
@@ -250,7 +252,7 @@ func (n *service) prepare(ctx context.Context) error {
 		if x.Given {
 			continue
 		}
-		if err := makeSecret(n.secretsDir(), x, n.user); err != nil {
+		if err := n.makeSecret(x); err != nil {
 			return err
 		}
 	}
@@ -368,7 +370,15 @@ func (n *service) problem(text string) { n.update(func(s *agent.Service) { s.Mes
 func (n *service) snapshot() agent.Service {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.status
+	s := n.status
+	if s.Healthy && n.stale != "" {
+		if s.Warning != "" {
+			s.Warning = "; " + s.Warning
+		}
+		s.Warning = n.stale + s.Warning
+		s.Message = s.Warning
+	}
+	return s
 }
 
 // overall is what the service means for the guest.
