@@ -179,7 +179,9 @@ type Backend interface {
 // endpoints for it are absent (404) where a Backend is none.
 type Operator interface {
 	// Exec runs a program to its end, or until ctx ends. The error is for one
-	// that could not be started.
+	// that could not be started, or whose output could not all be written. The
+	// program's standard input ends only where std.Stdin says io.EOF; after
+	// another error it stays open until the program is killed.
 	Exec(ctx context.Context, r ExecRequest, io ExecIO) (code int, err error)
 	// SetSecret replaces the value of a secret the recipe declares, and has
 	// the service take it up.

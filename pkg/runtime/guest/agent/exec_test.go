@@ -267,7 +267,8 @@ func FuzzExecFrames(f *testing.F) {
 		_, _ = execHost(struct {
 			io.Reader
 			io.Writer
-		}{bytes.NewReader(data), io.Discard}, ExecIO{Stdin: strings.NewReader("some"), Stdout: &out, Stderr: &out})
+			io.Closer
+		}{bytes.NewReader(data), io.Discard, io.NopCloser(nil)}, ExecIO{Stdin: strings.NewReader("some"), Stdout: &out, Stderr: &out})
 		if out.n > len(data) {
 			t.Errorf("%d bytes of output from %d", out.n, len(data))
 		}
