@@ -72,10 +72,10 @@ test-e2e: all ## build the bundle for this machine and test it booted
 # before them, leaves to "make test-long".
 LONG := TestTorture|TestTransfer
 
-test-long: setup-build-run-test all ## faults, inputs carried to an empty cache, a tailnet: what takes minutes more
+test-long: setup-build-run-test all ## faults, inputs carried to an empty cache, a tailnet, 1 GiB through exec: what takes minutes more
 	@echo "== longer tests on $(HOST_ARCH)"
 	@$(SB) build recipes/sql --arch $(HOST_ARCH) --relock-missing --progress plain
-	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 60m -run '$(LONG)' ./e2e
+	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) SOVEREIGN_E2E_STREAM_MIB=1024 go test -count=1 -v -timeout 60m -run '$(LONG)|TestStreams' ./e2e
 	@cd compat/tailnet && go vet ./... && SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 30m ./...
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
