@@ -3,6 +3,7 @@ package initd
 import (
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 // fakeFileSystem counts what is done to it.
 type fakeFileSystem struct {
+	mu     sync.Mutex
 	frozen bool
 	done   []string
 	stuck  int // thaws that fail
@@ -18,11 +20,15 @@ type fakeFileSystem struct {
 func (f *fakeFileSystem) freezer() *freezer {
 	return &freezer{note: func(string, ...any) {},
 		freeze: func(mount string) error {
+			f.mu.Lock()
+			defer f.mu.Unlock()
 			f.frozen = true
 			f.done = append(f.done, "freeze "+mount)
 			return nil
 		},
 		thaw: func(mount string) error {
+			f.mu.Lock()
+			defer f.mu.Unlock()
 			f.done = append(f.done, "thaw "+mount)
 			if f.stuck > 0 {
 				f.stuck--
@@ -31,6 +37,12 @@ func (f *fakeFileSystem) freezer() *freezer {
 			f.frozen = false
 			return nil
 		}}
+}
+
+func (f *fakeFileSystem) isFrozen() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.frozen
 }
 
 func TestFreezeEnds(t *testing.T) {
@@ -47,25 +59,25 @@ func TestFreezeEnds(t *testing.T) {
 		time.Sleep(9 * time.Second) // of the bubble's clock
 		freeze()                    // for longer
 		time.Sleep(9 * time.Second)
-		if synctest.Wait(); !fs.frozen || !f.frozen.Load() {
+		if synctest.Wait(); !fs.isFrozen() || !f.frozen.Load() {
 			t.Error("it was thawed by the first freeze's time")
 		}
 		time.Sleep(time.Second + 3*thawRetry)
-		if synctest.Wait(); fs.frozen || f.frozen.Load() {
+		if synctest.Wait(); fs.isFrozen() || f.frozen.Load() {
 			t.Error("it is not thawed in spite of new attempts")
 		}
 		if want := []string{"freeze /data", "freeze /data", "thaw /data", "thaw /data", "thaw /data"}; !slices.Equal(fs.done, want) {
 			t.Errorf("done: %q", fs.done)
 		}
 		freeze()
-		if err := f.Thaw(); err != nil || fs.frozen {
-			t.Errorf("thawed: %v, %v", !fs.frozen, err)
+		if err := f.Thaw(); err != nil || fs.isFrozen() {
+			t.Errorf("thawed: %v, %v", !fs.isFrozen(), err)
 		}
 		freeze()
-		if err := f.Close(); err != nil || fs.frozen {
-			t.Errorf("closed: %v, %v", !fs.frozen, err)
+		if err := f.Close(); err != nil || fs.isFrozen() {
+			t.Errorf("closed: %v, %v", !fs.isFrozen(), err)
 		}
-		if err := f.Freeze("/data", time.Minute); !errors.Is(err, errStopping) || fs.frozen {
+		if err := f.Freeze("/data", time.Minute); !errors.Is(err, errStopping) || fs.isFrozen() {
 			t.Errorf("a freeze of what is being shut down: %v", err)
 		}
 	})
@@ -81,11 +93,11 @@ func TestFreezeIsExtendedAtTheLastMoment(t *testing.T) {
 		}
 	}
 	f.expire(f.generation - 1)
-	if !fs.frozen || !f.frozen.Load() {
+	if !fs.isFrozen() || !f.frozen.Load() {
 		t.Error("it was thawed")
 	}
 	f.expire(f.generation)
-	if fs.frozen || f.frozen.Load() {
+	if fs.isFrozen() || f.frozen.Load() {
 		t.Error("it was not thawed at its time")
 	}
 }
