@@ -20,7 +20,7 @@ PAGE ?=
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-streams test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
 
 all: $(SB) bin/sovereignd bin/buildkitd ## bin/sovereign-build, and sovereignd and the BuildKit daemon beside it
 
@@ -93,11 +93,14 @@ test-tailnet: test-build ## the guest in a tailnet of this machine's own
 test-transfer: test-build ## inputs carried to an empty cache
 	@$(E2E) go test -count=1 -v -timeout 60m -run TestTransfer ./e2e
 
+test-streams: test-build ## 1 GiB through exec, to slow readers
+	@$(E2E) SOVEREIGN_E2E_STREAM_MIB=1024 go test -count=1 -v -timeout 60m -run TestStreams ./e2e
+
 test-torture: test-build ## a few rounds of each fault
 	@$(E2E) go test -count=1 -v -timeout 60m -run TestTorture ./e2e
 
-test-long: setup-build-run-test all ## what takes minutes more than make test: a tailnet, inputs carried over, faults
-	@scripts/test.sh tailnet transfer torture
+test-long: setup-build-run-test all ## what takes minutes more than make test: a tailnet, 1 GiB through exec, inputs carried over, faults
+	@scripts/test.sh tailnet streams transfer torture
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
 	@echo "== build and boot arm64"

@@ -119,6 +119,9 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 	attempt, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	s, err := w.i.session(attempt)
+	if errors.Is(err, agent.ErrVersion) {
+		return false, err
+	}
 	if err != nil {
 		// Not up yet, or in use: that is what is waited for. The socket
 		// itself refusing shows as the process's end.

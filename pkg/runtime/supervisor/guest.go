@@ -23,8 +23,9 @@ const (
 	// streamLimit is how long a connection to the guest's socket may wait for
 	// a guest that does not answer yet.
 	streamLimit = 30 * time.Second
-	// maxConnections bounds those connections; further ones wait.
-	maxConnections = 64
+	// maxConnections bounds those connections; further ones wait. Each is a
+	// stream of the session, of which some are left for asking.
+	maxConnections = agent.MaxStreams - 8
 )
 
 // guest holds the session with one guest's agent: it asks how the guest is and

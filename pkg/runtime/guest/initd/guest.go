@@ -40,7 +40,7 @@ type guest struct {
 	devices  []string                             // of the network
 	begin    sync.Once                            // of the network
 	settled  chan struct{}                        // closed when the network was tried, or is late
-	freezing sync.Mutex                           // held while the file system is frozen or thawed
+	freezer  freezer                              // of the data file system
 
 	mu        sync.Mutex
 	name      string
@@ -52,8 +52,6 @@ type guest struct {
 	troubles  map[string]string     // what else is wrong, by topic
 	clock     agent.Clock
 	bootMS    int64
-	frozen    bool
-	thaw      *time.Timer
 	files     []*logs.Log
 }
 
@@ -72,7 +70,8 @@ func topics() []string {
 
 func newGuest(c *console, p *phases, line cmdline.Line) *guest {
 	g := &guest{c: c, phases: p, line: line, troubles: map[string]string{},
-		stop: make(chan struct{}), verified: make(chan struct{}), rooted: make(chan struct{}), settled: make(chan struct{})}
+		freezer: freezer{freeze: datadisk.Freeze, thaw: datadisk.Thaw, note: c.note},
+		stop:    make(chan struct{}), verified: make(chan struct{}), rooted: make(chan struct{}), settled: make(chan struct{})}
 	for _, n := range []*cmdline.Net{line.Net, line.Net6} {
 		if n != nil && !slices.Contains(g.devices, n.Device) {
 			g.devices = append(g.devices, n.Device)
@@ -171,7 +170,7 @@ func (g *guest) Status() agent.Status {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := agent.Status{Name: g.name, State: agent.StateBooting, BootMS: g.bootMS,
-		UptimeMS: sinceBoot().Milliseconds(), Frozen: g.frozen, Clock: g.clock, Services: []agent.Service{}}
+		UptimeMS: sinceBoot().Milliseconds(), Frozen: g.freezer.frozen.Load(), Clock: g.clock, Services: []agent.Service{}}
 	if g.device != "" {
 		s.Data = dataRoom(g.mount)
 	}

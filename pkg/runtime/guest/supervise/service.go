@@ -224,7 +224,7 @@ func (n *service) openOutput() (closeAll func(), err error) {
 	copied := make(chan struct{})
 	go func() {
 		defer close(copied)
-		io.Copy(n.log, r) //nolint:errcheck // ends with the pipe; a Log takes every write
+		io.Copy(n.log, proc.PipeReader{File: r}) //nolint:errcheck // ends with the pipe; a Log takes every write
 	}()
 	return func() {
 		w.Close()
