@@ -1,0 +1,24 @@
+package spec
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestCapability(t *testing.T) {
+	for name, want := range map[string]uint{"CHOWN": unix.CAP_CHOWN, "NET_ADMIN": unix.CAP_NET_ADMIN, "NET_RAW": unix.CAP_NET_RAW,
+		"SYS_ADMIN": unix.CAP_SYS_ADMIN, "SETFCAP": unix.CAP_SETFCAP, "CHECKPOINT_RESTORE": unix.CAP_LAST_CAP} {
+		if n, ok := Capability(name); !ok || n != want {
+			t.Errorf("%s: got %d, %v: want %d", name, n, ok, want)
+		}
+	}
+	for _, name := range []string{"", "net_admin", "CAP_NET_ADMIN", "ALL"} {
+		if _, ok := Capability(name); ok {
+			t.Errorf("%q was found", name)
+		}
+	}
+	if n := len(Capabilities()); n != unix.CAP_LAST_CAP+1 {
+		t.Errorf("%d names, the kernel has %d", n, unix.CAP_LAST_CAP+1)
+	}
+}
