@@ -1,6 +1,10 @@
 package spec
 
-import "slices"
+import (
+	"path"
+	"slices"
+	"strings"
+)
 
 // Capability returns the kernel's number of a capability by its name without
 // CAP_, as <linux/capability.h> has both.
@@ -20,4 +24,13 @@ var capabilities = [...]string{
 	"SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
 	"MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
 	"CHECKPOINT_RESTORE",
+}
+
+// IsDevice says whether path can be that of a device file of a service: the
+// kernel makes those below /dev, and programs what is in the file systems that
+// are mounted there.
+func IsDevice(file string) bool {
+	rest, ok := strings.CutPrefix(file, "/dev/")
+	dir, _, _ := strings.Cut(rest, "/")
+	return ok && rest != "" && path.Clean(file) == file && dir != "shm" && dir != "pts"
 }

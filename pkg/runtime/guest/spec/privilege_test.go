@@ -22,3 +22,12 @@ func TestCapability(t *testing.T) {
 		t.Errorf("%d names, the kernel has %d", n, unix.CAP_LAST_CAP+1)
 	}
 }
+
+func TestIsDevice(t *testing.T) {
+	for path, want := range map[string]bool{"/dev/net/tun": true, "/dev/rtc0": true, "/dev": false, "/dev/": false, "/dev/../data/x": false,
+		"/dev/shm/x": false, "/dev/pts/0": false, "/data/x": false, "dev/x": false, "": false} {
+		if got := IsDevice(path); got != want {
+			t.Errorf("%q: got %v", path, got)
+		}
+	}
+}
