@@ -56,13 +56,15 @@ func stopLimit(s spec.Spec) time.Duration {
 	return limit
 }
 
-// finish ends what is not a service, and unmounts the data disk.
-func (g *guest) finish(mounted string) {
+// finish ends what is not a service, and unmounts the data disk if it is
+// mounted.
+func (g *guest) finish() {
 	// Programs run by hand, and whoever escaped; PID 1 is left out.
 	if err := unix.Kill(-1, unix.SIGKILL); err != nil && err != unix.ESRCH { //nolint:errorlint // an Errno
 		g.c.note("last processes: %v", err)
 	}
-	if mounted == "" {
+	_, mounted, err := g.data()
+	if err != nil {
 		return
 	}
 	if err := g.closeLogs(); err != nil {
