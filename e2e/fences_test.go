@@ -2,7 +2,11 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,6 +110,32 @@ func TestFences(t *testing.T) {
 			out, _ := m.shell("root", "cat /proc/sys/"+name)
 			if n, err := strconv.Atoi(strings.TrimSpace(out)); err != nil || n != want {
 				t.Errorf("%s is %q, want %d", name, out, want)
+			}
+		}
+	})
+
+	t.Run("secrets", func(t *testing.T) {
+		m := m.in(t)
+		dsn, err := url.Parse(strings.TrimSpace(m.ok("dsn", "sql")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		password, _ := dsn.User.Password()
+		if len(password) < 20 {
+			t.Fatalf("a password of %d bytes", len(password))
+		}
+		texts := map[string]string{"logs init": m.ok("logs", "sql", "init"), "logs postgresql": m.ok("logs", "sql", "postgresql")}
+		texts["command lines of the guest"], _ = m.shell("root", "cat /proc/[0-9]*/cmdline /proc/cmdline")
+		for _, name := range []string{"console.log", "machine.log", "instance.json"} {
+			b, err := os.ReadFile(filepath.Join(m.stateDir(), "instances", "sql", name))
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Error(err)
+			}
+			texts[name] = string(b)
+		}
+		for where, text := range texts {
+			if strings.Contains(text, password) {
+				t.Errorf("the password stands in: %s", where)
 			}
 		}
 	})
