@@ -163,6 +163,7 @@ func TestPostgreSQL(t *testing.T) {
 			"SHOW server_encoding":                                                            "UTF8",
 			"SHOW ssl":                                                                        "on",
 			"SHOW ssl_min_protocol_version":                                                   "TLSv1.3",
+			"SHOW authentication_timeout":                                                     "10s",
 			"SHOW effective_io_concurrency":                                                   "32",
 			"SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()":                    "TLSv1.3",
 			// Nothing but what the image says was taken from its files.

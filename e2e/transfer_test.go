@@ -137,6 +137,7 @@ vm: {memory: 64MiB, cpus: 1, data: 64MiB}
 services:
   - name: nothing
     command: [/sbin/sovereign-init]
+    user: root
     health: {command: [/sbin/sovereign-init]}
 `,
 		"sources.yaml": "linux:\n  debian: {suite: trixie, source: linux}\n",

@@ -107,6 +107,13 @@ func TestBadRecipe(t *testing.T) {
 		{"certificate in URL for elsewhere", "    ports:\n      - name: http\n        port: 80\n        url: http://web:${secret:password}@${address}/\n    # At the end, so that the places in the tests stay.\n    certificates:\n      - name: server\n        hosts: [localhost, 127.0.0.1, ", "    ports:\n      - name: http\n        port: 80\n        url: http://web:${secret:password}@${address}/?ca=${certificate:server}\n    certificates:\n      - name: server\n        hosts: [localhost, ", `77:14: certificate "server" is not for 127.0.0.1, where ${address} leads: add that to its hosts`},
 		{"secret bytes", "- name: password", "- {name: password, bytes: 8}", `56:33: services[1].secrets[0].bytes is 8, allowed are 16 to 64`},
 		{"bytes of a given secret", "{name: key, given: true}", "{name: key, given: true, bytes: 16}", `86:41: secret "key" is given by the owner, it has no bytes of its own`},
+		{"service without a user", "    user: log\n", "", `42:5: key "user" is missing in services[0]`},
+		{"capability", "[NET_ADMIN, NET_RAW]", "[NET_ADMIN, CAP_NET_RAW]", `90:31: capability "CAP_NET_RAW" is written without CAP_: NET_RAW`},
+		{"unknown capability", "[NET_ADMIN, NET_RAW]", "[NET_BIND_SERVISE]", `90:20: unknown capability "NET_BIND_SERVISE", did you mean "NET_BIND_SERVICE"?`},
+		{"capability twice", "[NET_ADMIN, NET_RAW]", "[NET_RAW, NET_RAW]", `90:29: capability "NET_RAW" is used twice, first in line 90`},
+		{"device", "[/dev/net/tun]", "[/dev/shm/tun]", `91:15: device "/dev/shm/tun" is not a device file below /dev, like /dev/net/tun`},
+		{"device twice", "[/dev/net/tun]", "[/dev/net/tun, /dev/net/tun]", `91:29: device "/dev/net/tun" is used twice, first in line 91`},
+		{"pids", "pids: 100", "pids: 0", `92:20: services[2].limits.pids is 0, allowed are 1 to 32768`},
 		{"certificate name", "- name: server", "- name: Server", `80:15: certificate name "Server" is not a name: lower case letters, digits and dashes, beginning with a letter, at most 32`},
 		{"certificate host", "[localhost, ", "[local_host, ", `81:17: "local_host" is neither a DNS name nor an IP address`},
 	}

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
 
 // Signals a service may want as its request to stop.
@@ -12,6 +14,7 @@ var stopSignals = [...]string{"INT", "QUIT", "TERM"}
 
 func checkServices(c *check, services []Service, users []string) {
 	names, ports, portNames, paths := map[string]string{}, map[int]string{}, map[string]string{}, map[string]string{}
+	devices := map[string]string{}
 	if len(services) == 0 {
 		c.failf("services", "services is empty, a machine needs at least one")
 	}
@@ -21,8 +24,11 @@ func checkServices(c *check, services []Service, users []string) {
 	}
 	for i, s := range services {
 		where := index("services", i)
-		if s.User != "" {
-			c.oneOf(where+".user", "user", s.User, users...)
+		c.oneOf(where+".user", "user", s.User, users...)
+		checkCapabilities(c, where, s.Capabilities)
+		for j, d := range s.Devices {
+			c.device(index(where+".devices", j), d)
+			unique(c, devices, index(where+".devices", j), "device", d)
 		}
 		for _, key := range slices.Sorted(slices.Values(keys(s.Environment))) {
 			if !environPattern.MatchString(key) {
@@ -53,6 +59,9 @@ func checkServices(c *check, services []Service, users []string) {
 		if c.given(where + ".limits.memory") {
 			c.mebibytes(where+".limits.memory", s.Limits.Memory, MiB)
 		}
+		if c.given(where + ".limits.pids") {
+			c.between(where+".limits.pids", s.Limits.PIDs, 1, spec.MaxPIDs)
+		}
 		c.between(where+".limits.oom_score_adj", s.Limits.OOMScoreAdj, -1000, 1000)
 		for j, p := range s.Ports {
 			at := index(where+".ports", j)
@@ -64,6 +73,26 @@ func checkServices(c *check, services []Service, users []string) {
 		}
 	}
 	checkOrder(c, services)
+}
+
+func checkCapabilities(c *check, where string, list []string) {
+	seen := map[string]string{}
+	for i, name := range list {
+		at := index(where+".capabilities", i)
+		if bare, ok := strings.CutPrefix(name, "CAP_"); ok {
+			c.failf(at, "capability %q is written without CAP_: %s", name, bare)
+		}
+		c.oneOf(at, "capability", name, spec.Capabilities()...)
+		unique(c, seen, at, "capability", name)
+	}
+}
+
+// device accepts a device file that the kernel makes.
+func (c *check) device(where, path string) {
+	c.absolute(where, path)
+	if !spec.IsDevice(path) {
+		c.failf(where, "device %q is not a device file below /dev, like /dev/net/tun", path)
+	}
 }
 
 func (c *check) directory(where string, d Directory) {

@@ -125,8 +125,16 @@ type VM struct {
 type Service struct {
 	// Name is the service's, unique in the recipe.
 	Name string `yaml:"name"`
-	// User runs every command of the service; root by default.
-	User string `yaml:"user,omitempty"`
+	// User runs every command of the service: one of the recipe's users, or
+	// root where it has to be.
+	User string `yaml:"user"`
+	// Capabilities are the parts of root's power that the service has, by the
+	// kernel's names without CAP_, such as NET_BIND_SERVICE; none by default,
+	// for root too.
+	Capabilities []string `yaml:"capabilities,omitempty"`
+	// Devices are files below /dev that the service's user may open, such as
+	// /dev/net/tun. One that the machine does not have is left out.
+	Devices []string `yaml:"devices,omitempty"`
 	// Environment is added to the guest's own few variables.
 	Environment map[string]string `yaml:"environment,omitempty"`
 	// After names services that must be healthy before this one starts.
@@ -149,7 +157,7 @@ type Service struct {
 	Stop Stop `yaml:"stop,omitempty"`
 	// Health says how the supervisor knows that the service works.
 	Health Health `yaml:"health"`
-	// Limits are none by default.
+	// Limits are that of pids by default.
 	Limits Limits `yaml:"limits,omitempty"`
 	// Ports are the TCP ports the service listens on.
 	Ports []Port `yaml:"ports,omitempty"`
@@ -225,6 +233,9 @@ type Limits struct {
 	OpenFiles uint64 `yaml:"open_files,omitempty"`
 	// Memory is the most the service's processes may take together.
 	Memory Size `yaml:"memory,omitempty"`
+	// PIDs is how many processes and threads the service's may be together: 1
+	// to 32768, 512 by default.
+	PIDs int `yaml:"pids,omitempty"`
 	// OOMScoreAdj from -1000 to 1000; lower is killed later.
 	OOMScoreAdj int `yaml:"oom_score_adj,omitempty"`
 }

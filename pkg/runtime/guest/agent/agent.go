@@ -113,7 +113,7 @@ type Clock string
 
 // Sources of the time.
 const (
-	ClockRTC   Clock = "rtc"   // the machine's own clock, at the start
+	ClockRTC   Clock = "rtc"   // the machine's own clock, at the start and at pauses
 	ClockNTP   Clock = "ntp"   // a time server's, by SNTP
 	ClockUnset Clock = "unset" // neither: the clock is before the image was made
 )

@@ -58,8 +58,9 @@ func stopLimit(s spec.Spec) time.Duration {
 	return limit
 }
 
-// finish ends what is not a service, and unmounts the data disk.
-func (g *guest) finish(mounted string) {
+// finish ends what is not a service, and unmounts the data disk if it is
+// mounted.
+func (g *guest) finish() {
 	if !within(startLimit, g.runner.Close) {
 		g.c.note("a program that is being started hangs: going on without it")
 	}
@@ -67,7 +68,8 @@ func (g *guest) finish(mounted string) {
 	if err := unix.Kill(-1, unix.SIGKILL); err != nil && err != unix.ESRCH { //nolint:errorlint // an Errno
 		g.c.note("last processes: %v", err)
 	}
-	if mounted == "" {
+	_, mounted, err := g.data()
+	if err != nil {
 		return
 	}
 	if err := g.closeLogs(); err != nil {

@@ -10,7 +10,8 @@ import (
 // thawRetry is the pause after a thaw by itself that failed.
 const thawRetry = time.Second
 
-// errStopping refuses what would hold up the end of the machine.
+// errStopping refuses what would hold up the end of the machine, and ends the
+// start of one that is to go off.
 var errStopping = errors.New("the machine is shutting down")
 
 // A freezer freezes a file system for a time. Its methods may be called from

@@ -56,16 +56,19 @@ type guest struct {
 }
 
 // Topics of trouble, in the order in which they are told; network's own are
-// "network" and "network6".
+// "network" and "network6". All are the machine's surroundings: whatever a
+// service does about them is told by the service.
 const (
 	topicData      = "data"
+	topicErrors    = "data errors"
+	topicGrowth    = "data growth"
 	topicLoopback  = "lo"
 	topicAddresses = "addresses"
 	topicClock     = "clock"
 )
 
 func topics() []string {
-	return []string{topicData, topicLoopback, "network", "network6", topicAddresses, topicClock}
+	return []string{topicErrors, topicData, topicGrowth, topicLoopback, "network", "network6", topicAddresses, topicClock}
 }
 
 func newGuest(c *console, p *phases, line cmdline.Line) *guest {
@@ -167,6 +170,11 @@ func (g *guest) requestStop() { g.stopOnce.Do(func() { close(g.stop) }) }
 // Status implements agent.Backend.
 func (g *guest) Status() agent.Status {
 	g.noteReady() // so that a status that says ready has the boot time
+	select {
+	case <-g.rooted:
+		g.ntp.Look() // a host that has just resumed the machine asks
+	default:
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := agent.Status{Name: g.name, State: agent.StateBooting, BootMS: g.bootMS,

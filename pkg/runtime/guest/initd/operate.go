@@ -77,10 +77,8 @@ func (g *guest) Grow(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("grow: %w", err)
 	}
-	grown, err := datadisk.Grow(device, mount)
-	if err == nil && grown > 0 {
-		g.c.note("data disk %s: file system grown to %d MiB", device, grown>>20)
-	}
+	err = g.grow(device, mount)
+	g.trouble(topicGrowth, err)
 	return err
 }
 
@@ -175,11 +173,13 @@ func full(d agent.Data) error {
 	return fmt.Errorf("data disk full: %d of %d MiB are free: remove data or grow the disk", d.Free>>20, d.Size>>20)
 }
 
-// watchData tells of a data disk that fills up, until ctx ends.
+// watchData tells of a data disk that fills up, or that the kernel writes to no
+// more, until ctx ends.
 func (g *guest) watchData(ctx context.Context) {
 	tick := time.NewTicker(dataEvery)
 	defer tick.Stop()
 	for warned := false; ; {
+		g.trouble(topicErrors, datadisk.Errors(g.device))
 		if d := dataRoom(g.mount); d != nil {
 			g.trouble(topicData, full(*d))
 			text := nearlyFull(*d)

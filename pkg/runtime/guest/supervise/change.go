@@ -177,8 +177,9 @@ func (s *Supervisor) value(service, name string) (string, error) {
 		return "", err
 	}
 	v, err := readSecret(filepath.Join(n.secretsDir(), name))
-	if errors.Is(err, fs.ErrNotExist) && x.Given {
-		return "", fmt.Errorf("secret %q of service %q: %w: it was not handed over yet", name, service, fs.ErrNotExist)
+	// A service that needs a given secret no more empties its file.
+	if x.Given && (errors.Is(err, fs.ErrNotExist) || err == nil && v == "") {
+		return "", fmt.Errorf("secret %q of service %q: %w: it was not handed over yet, or is no longer kept", name, service, fs.ErrNotExist)
 	}
 	return v, err
 }

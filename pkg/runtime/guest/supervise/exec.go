@@ -20,6 +20,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/proc"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
 
 const (
@@ -79,7 +80,7 @@ func (r *Runner) Exec(ctx context.Context, req agent.ExecRequest, std agent.Exec
 		return 0, err
 	}
 	// No service has a name with a colon.
-	group, err := newCgroup(r.Cgroups, fmt.Sprintf("exec:%d", r.last.Add(1)), 0)
+	group, err := newCgroup(r.Cgroups, fmt.Sprintf("exec:%d", r.last.Add(1)), spec.Limits{})
 	if err != nil {
 		return 0, err
 	}
@@ -146,8 +147,14 @@ func (r *Runner) attr(req agent.ExecRequest) (proc.Attr, error) {
 			dir = user.home
 		}
 	}
+	// Who may execute as root may do everything with the guest, repairs too; a
+	// user has what that user's name gives, which is none of root's power.
+	var all proc.CapabilitySet
+	if user.uid == 0 {
+		all = proc.AllCapabilities
+	}
 	return proc.Attr{Path: path, Args: req.Argv, Env: environ(env), Dir: dir,
-		Credential: user.credential(), OOMScoreAdj: execOOMScoreAdj, Terminal: req.TTY}, nil
+		Credential: user.credential(), Capabilities: all, OOMScoreAdj: execOOMScoreAdj, Terminal: req.TTY}, nil
 }
 
 // lookPath finds a program as execvp(3) does.

@@ -66,50 +66,6 @@ func (a account) credential() *syscall.Credential {
 	return &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid), Groups: a.groups}
 }
 
-// makeDirectory makes a directory of a service, with its owner and mode. It
-// follows no symbolic link at any place: a directory above may belong to a
-// service's user, who could otherwise have root chown what he likes.
-func makeDirectory(d spec.Directory, a account) error {
-	mode, err := dirMode(d.Mode)
-	if err != nil {
-		return err
-	}
-	fd, err := walk(d.Path)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := unix.Fchown(fd, a.uid, a.gid); err != nil {
-		return fmt.Errorf("directory %s: owner: %w", d.Path, err)
-	}
-	if err := unix.Fchmod(fd, mode); err != nil {
-		return fmt.Errorf("directory %s: mode: %w", d.Path, err)
-	}
-	return nil
-}
-
-// walk opens a directory, making what is missing of its path as root's 0755.
-func walk(path string) (int, error) {
-	const flags = unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Open("/", flags, 0)
-	if err != nil {
-		return -1, fmt.Errorf("/: %w", err)
-	}
-	for name := range strings.SplitSeq(strings.Trim(filepath.Clean(path), "/"), "/") {
-		if err := unix.Mkdirat(fd, name, 0o755); err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EROFS) {
-			unix.Close(fd)
-			return -1, fmt.Errorf("directory %s: make %s: %w", path, name, err)
-		}
-		next, err := unix.Openat(fd, name, flags, 0)
-		unix.Close(fd)
-		if err != nil {
-			return -1, fmt.Errorf("directory %s: %s: %w: name a path below the data disk, /run or /tmp, without symbolic links", path, name, err)
-		}
-		fd = next
-	}
-	return fd, nil
-}
-
 // makeSecret generates a secret unless it is there. The directory belongs to
 // root, so that a service can read its secrets but put nothing else there.
 //

@@ -148,7 +148,7 @@ func (n *service) cycle(ctx context.Context, first bool) (err error) {
 // inGroup gives f a control group, and waits until nothing is left in it.
 func (n *service) inGroup(ctx context.Context, f func(context.Context) error) error {
 	opts := &n.sup.opts
-	group, err := newCgroup(opts.Cgroups, n.spec.Name, n.spec.Limits.MemoryMiB)
+	group, err := newCgroup(opts.Cgroups, n.spec.Name, n.spec.Limits)
 	if err != nil {
 		return err
 	}
@@ -261,10 +261,17 @@ func (n *service) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := n.ownSecrets(); err != nil {
+		return err
+	}
+	note := func(text string) { n.sup.opts.Note(n.spec.Name + ": " + text) }
 	for _, d := range n.spec.Directories {
-		if err := makeDirectory(d, n.user); err != nil {
+		if err := makeDirectory(d, n.user, note); err != nil {
 			return err
 		}
+	}
+	if err := openDevices(n.spec.Devices, n.user); err != nil {
+		return err
 	}
 	return n.setUp(ctx)
 }
@@ -316,7 +323,7 @@ func (n *service) attr(argv []string, machine map[string]string) proc.Attr {
 	maps.Copy(env, n.spec.Environment)
 	return proc.Attr{
 		Path: argv[0], Args: argv, Env: environ(env), Dir: "/", Stdout: n.output, Stderr: n.output,
-		Credential: n.user.credential(), Cgroup: n.group.file(),
+		Credential: n.user.credential(), Capabilities: capabilities(n.spec.Capabilities), Cgroup: n.group.file(),
 		OpenFiles: n.spec.Limits.OpenFiles, OOMScoreAdj: n.spec.Limits.OOMScoreAdj,
 	}
 }

@@ -444,16 +444,3 @@ func TestCheck(t *testing.T) {
 		}
 	}
 }
-
-func TestDirectoryFollowsNoLink(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.Symlink("/etc", dir+"/link"); err != nil {
-		t.Fatal(err)
-	}
-	a := account{uid: os.Getuid(), gid: os.Getgid()}
-	for _, p := range []string{dir + "/link", dir + "/link/x"} {
-		if err := makeDirectory(spec.Directory{Path: p, Mode: "0700"}, a); err == nil || !strings.Contains(err.Error(), "without symbolic links") {
-			t.Errorf("%s: got %v", p, err)
-		}
-	}
-}
