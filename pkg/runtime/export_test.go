@@ -45,8 +45,7 @@ func (f *Fake) Intact(t *testing.T) {
 
 // Process is the machine's.
 func (i *Instance) Process(ctx context.Context) (vm.Process, bool, error) {
-	alive, err := i.running(ctx)
-	return i.proc, alive, err
+	return i.running(ctx)
 }
 
 // ActiveRoot is the content of the active slot's root image.

@@ -284,8 +284,8 @@ func setup(t *testing.T, mode string) *fixture {
 		if err != nil {
 			return
 		}
-		if alive, err := i.running(context.Background()); err == nil && alive {
-			if err := i.cutPower(context.Background()); err != nil {
+		if p, alive, err := i.running(context.Background()); err == nil && alive {
+			if err := i.cutPower(context.Background(), p); err != nil {
 				t.Error(err)
 			}
 		}

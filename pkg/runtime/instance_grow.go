@@ -49,7 +49,7 @@ func (i *Instance) grow(ctx context.Context, size int64) (Grown, error) {
 	if g.Before, err = growImage(filepath.Join(i.dir, dataFile), size); err != nil {
 		return g, err
 	}
-	if g.Online, err = i.running(ctx); err != nil || !g.Online {
+	if _, g.Online, err = i.running(ctx); err != nil || !g.Online {
 		return g, err
 	}
 	if err := i.r.hv.GrowDisk(ctx, i.dir, i.manifest.VM.Data.Serial, size); err != nil {

@@ -327,7 +327,7 @@ func (f *fixture) cutAll(t *testing.T) {
 	if i.proc == (vm.Process{}) {
 		return
 	}
-	if err := i.cutPower(t.Context()); err != nil {
+	if err := i.cutPower(t.Context(), i.proc); err != nil {
 		t.Error(err)
 	}
 }

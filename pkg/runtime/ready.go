@@ -13,6 +13,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 const (
@@ -42,9 +43,11 @@ const (
 // errors of class fault.Device with the guest's words and the last lines of
 // its console.
 func (i *Instance) WaitReady(ctx context.Context, report Report) error {
-	if alive, err := i.running(ctx); err != nil {
+	process, alive, err := i.running(ctx)
+	if err != nil {
 		return err
-	} else if !alive {
+	}
+	if !alive {
 		return i.ended()
 	}
 	watched, cancel := context.WithCancelCause(ctx)
@@ -53,7 +56,7 @@ func (i *Instance) WaitReady(ctx context.Context, report Report) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		i.watch(watched, cancel, kernel)
+		i.watch(watched, process, cancel, kernel)
 	}()
 	// The watcher must be gone when the caller goes on, report included.
 	defer func() { <-done }()
@@ -76,10 +79,10 @@ func (i *Instance) WaitReady(ctx context.Context, report Report) error {
 
 // watch ends ctx with the reason when the machine's process has ended, and
 // closes kernel when the console first says something.
-func (i *Instance) watch(ctx context.Context, end context.CancelCauseFunc, kernel chan struct{}) {
+func (i *Instance) watch(ctx context.Context, process vm.Process, end context.CancelCauseFunc, kernel chan struct{}) {
 	spoken := false
 	for {
-		alive, err := i.r.device.Alive(ctx, i.proc)
+		alive, err := i.r.device.Alive(ctx, process)
 		if err == nil && !alive {
 			err = i.ended()
 		}

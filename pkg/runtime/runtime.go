@@ -102,8 +102,7 @@ func (r *Runtime) Instance(ctx context.Context, name string) (*Instance, error) 
 	if err != nil {
 		return nil, err
 	}
-	// Settle which process runs it, once, for all the methods.
-	if _, err := i.running(ctx); err != nil {
+	if i.proc, _, err = i.running(ctx); err != nil {
 		return nil, err
 	}
 	return i, nil
@@ -167,7 +166,7 @@ func (r *Runtime) Remove(ctx context.Context, name string, data bool) error {
 		return fault.Errorf(fault.Usage, "%s is wanted up and cannot be removed", name).
 			Hintf("take it down first: sovereign-build down %s", name)
 	}
-	if alive, err := i.running(ctx); err != nil {
+	if _, alive, err := i.running(ctx); err != nil {
 		return err
 	} else if alive {
 		return fault.Errorf(fault.Usage, "%s is running and cannot be removed", name).

@@ -251,6 +251,41 @@ func TestWaitReadyIsCancelled(t *testing.T) {
 	cancel()
 }
 
+// One Instance is used by several goroutines while its machine starts, serves
+// and is stopped: for the race detector.
+func TestInstanceIsShared(t *testing.T) {
+	f := setup(t, "good")
+	i := f.start(t, StartOptions{})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			if err := i.WaitReady(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+			for range 3 {
+				if s, err := i.Status(t.Context()); err != nil || s.State != Running || s.PID != i.proc.PID {
+					t.Errorf("status %+v, %v", s, err)
+				}
+				if _, err := i.URL(t.Context(), 0); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for range 2 {
+		wg.Go(func() {
+			if res, err := i.Stop(t.Context(), 0); err != nil || res.Forced {
+				t.Errorf("stop: %+v, %v", res, err)
+			}
+			if s, err := i.Status(t.Context()); err != nil || s.State != Stopped {
+				t.Errorf("status after the stop: %+v, %v", s, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func TestStopByForce(t *testing.T) {
 	for _, mode := range []string{"stubborn", "mute"} {
 		t.Run(mode, func(t *testing.T) {
@@ -270,7 +305,7 @@ func TestStopByForce(t *testing.T) {
 func TestKilledMachineStartsAgain(t *testing.T) {
 	f := setup(t, "good")
 	i := f.start(t, StartOptions{})
-	if err := i.cutPower(t.Context()); err != nil {
+	if err := i.cutPower(t.Context(), i.proc); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := i.Status(t.Context()); err != nil || s.State != Exited || !strings.Contains(s.Message, "Linux version") {

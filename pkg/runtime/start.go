@@ -64,8 +64,8 @@ func (r *Runtime) Start(ctx context.Context, dir string, o StartOptions) (*Insta
 	if err != nil {
 		return nil, err
 	}
-	alive, err := i.running(ctx)
-	if err != nil {
+	var alive bool
+	if i.proc, alive, err = i.running(ctx); err != nil {
 		return nil, err
 	}
 	if alive {

@@ -2,7 +2,9 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"time"
@@ -51,15 +53,23 @@ type Status struct {
 // statusLimit bounds how long a guest may take to answer for its status.
 const statusLimit = 5 * time.Second
 
-// Status looks at the machine and asks the guest, for at most 5 s.
+// Status looks at the record and the machine as they are now, and asks the
+// guest, for at most 5 s. An instance that was removed meanwhile is stopped.
 func (i *Instance) Status(ctx context.Context) (Status, error) {
-	s, err := i.hostStatus(ctx)
+	now, err := i.r.load(i.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		return Status{Name: i.Name(), State: Stopped, Bundle: i.rec.Bundle, Ports: i.Ports(), Machine: i.rec.Machine}, nil
+	}
+	if err != nil {
+		return Status{Name: i.Name()}, err
+	}
+	s, err := now.hostStatus(ctx)
 	if err != nil || s.State != Running {
 		return s, err
 	}
 	limit, cancel := context.WithTimeout(ctx, statusLimit)
 	defer cancel()
-	guest, err := i.askStatus(limit)
+	guest, err := now.askStatus(limit)
 	if ctx.Err() != nil {
 		return s, context.Cause(ctx)
 	}
@@ -82,7 +92,7 @@ func (i *Instance) askStatus(ctx context.Context) (*agent.Status, error) {
 // hostStatus is the status without the guest's own words.
 func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 	s := Status{Name: i.Name(), State: Stopped, Bundle: i.rec.Bundle, Ports: i.Ports(), Machine: i.rec.Machine}
-	alive, err := i.running(ctx)
+	process, alive, err := i.running(ctx)
 	if err != nil {
 		return s, err
 	}
@@ -95,7 +105,7 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 		s.State, s.Message = i.stoppedState()
 		return s, nil
 	}
-	s.State, s.PID = Running, i.proc.PID
+	s.State, s.PID = Running, process.PID
 	limit, cancel := context.WithTimeout(ctx, statusLimit)
 	defer cancel()
 	hv, err := i.r.hv.Status(limit, i.dir)
@@ -151,7 +161,7 @@ func (i *Instance) Supervision(ctx context.Context) (*Supervision, error) {
 
 // mustRun is an error when the machine does not run.
 func (i *Instance) mustRun(ctx context.Context) error {
-	alive, err := i.running(ctx)
+	_, alive, err := i.running(ctx)
 	if err != nil || alive {
 		return err
 	}

@@ -83,14 +83,14 @@ func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error
 	return step, err
 }
 
-// look gathers the world.
+// look gathers the world, and with it the process.
 func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
 	w := world{now: time.Now()}
 	var err error
 	if w.boot, err = i.r.device.Boot(ctx); err != nil {
 		return w, err
 	}
-	if w.alive, err = i.running(ctx); err != nil {
+	if i.proc, w.alive, err = i.running(ctx); err != nil {
 		return w, err
 	}
 	switch {
@@ -202,7 +202,7 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 		}
 		return "goes on: " + d.why, nil
 	case actCut:
-		if err := i.cutPower(ctx); err != nil {
+		if err := i.cutPower(ctx, i.proc); err != nil {
 			return "", err
 		}
 		rec.Ends.note(End{Time: now, Why: d.why})

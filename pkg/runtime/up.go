@@ -156,10 +156,11 @@ func (i *Instance) installable(ctx context.Context, digest string) error {
 		}
 		return nil
 	}
-	alive, err := i.running(ctx)
+	process, alive, err := i.running(ctx)
 	if err != nil {
 		return err
 	}
+	i.proc = process
 	if alive && i.rec.Bundle.Digest != digest {
 		return fault.Errorf(fault.Usage, "%s runs already, with the bundle %.19s… of %s", i.Name(), i.rec.Bundle.Digest, i.rec.Bundle.Path).
 			Hintf("stop it first: sovereign-build stop %s", i.Name())
@@ -172,10 +173,11 @@ func (i *Instance) up(ctx context.Context, o UpOptions) error {
 	if err := o.check(i.Name(), i.manifest); err != nil {
 		return err
 	}
-	alive, err := i.running(ctx)
+	process, alive, err := i.running(ctx)
 	if err != nil {
 		return err
 	}
+	i.proc = process
 	if alive && i.rec.Wanted == Unsupervised && i.rec.Bundle.Digest != i.rec.Slots[i.rec.Active].Digest {
 		return fault.Errorf(fault.Usage, "%s runs from %s, which is not the bundle that is installed", i.Name(), i.rec.Bundle.Path).
 			Hintf("stop it first: sovereign-build stop %s", i.Name())
