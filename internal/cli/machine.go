@@ -38,6 +38,7 @@ type RunRequest struct {
 	Accel     string      // "auto", "kvm" or "tcg"
 	Outbound  bool        // the guest may connect to the world
 	Bounce    bool        // its transfers go by way of bounce buffers
+	NewData   bool        // whatever is there is its data disk, or a blank one
 	Timeout   time.Duration
 }
 

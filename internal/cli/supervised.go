@@ -38,6 +38,7 @@ type UpRequest struct {
 	Outbound  *bool  // nil: as it was
 	Restart   string // "": as it was
 	Limit     *int   // nil: as it was
+	NewData   bool   // whatever is there is its data disk, or a blank one
 	Timeout   time.Duration
 }
 

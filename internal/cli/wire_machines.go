@@ -34,7 +34,7 @@ func (machines) Start(ctx context.Context, q RunRequest, report func(string)) (*
 	}
 	told := progress(report)
 	i, err := r.Start(ctx, q.Bundle, runtime.StartOptions{
-		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: q.Outbound, Bounce: q.Bounce, Report: told,
+		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: q.Outbound, Bounce: q.Bounce, NewData: q.NewData, Report: told,
 	})
 	if err != nil {
 		return nil, err

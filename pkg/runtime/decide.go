@@ -28,17 +28,18 @@ const (
 type act int
 
 const (
-	actNothing act = iota
-	actAdopt       // write down the process of a machine whose starter was killed
-	actStart       // start the slot that is to run
-	actHalt        // shut the machine down in order
-	actNoteEnd     // write down that it ended by itself
-	actSteady      // forget the ends in a row
-	actCommit      // the trial's slot is the active one from now on
-	actFail        // the trial has failed
-	actReturn      // the trial is over, and the old slot stays
-	actResume      // let a machine go on that was held for a full file system
-	actCut         // end a machine whose guest hangs
+	actNothing  act = iota
+	actAdopt        // write down the process of a machine whose starter was killed
+	actStart        // start the slot that is to run
+	actHalt         // shut the machine down in order
+	actNoteEnd      // write down that it ended by itself
+	actSteady       // forget the ends in a row
+	actCommit       // the trial's slot is the active one from now on
+	actFail         // the trial has failed
+	actReturn       // the trial is over, and the old slot stays
+	actResume       // let a machine go on that was held for a full file system
+	actCut          // end a machine whose guest hangs
+	actKnowDisk     // write down which file system its data disk has
 )
 
 // world is what there is besides the record.
@@ -50,6 +51,7 @@ type world struct {
 	guest  *agent.Status // what the guest said last; nil: nothing
 	steady time.Duration // for how long the guest has been ready
 	end    string        // why the machine ended, where it did
+	disk   string        // the data disk's file system, where the record does not have it
 
 	// These are looked for only when the guest has been silent for a moment.
 	silent time.Duration // for how long it has answered nothing
@@ -89,6 +91,8 @@ func decideRunning(rec *record, w world) decision {
 	switch {
 	case rec.Process == nil:
 		return decision{act: actAdopt, why: "its starter was killed"}
+	case w.disk != "":
+		return decision{act: actKnowDisk, why: "its data disk has the file system " + w.disk}
 	case w.full && w.room >= resumeRoom:
 		return decision{act: actResume, why: "there is room for its disk again"}
 	case t != nil && t.Why != "":

@@ -41,6 +41,7 @@ func TestDecide(t *testing.T) {
 		{name: "up, ready after an end", in: installed{Wanted: Up, Ends: ends(1, 0)}, proc: here, w: world{alive: true, steady: 20 * time.Second}, wait: 40 * time.Second},
 		{name: "up, ready for long after an end", in: installed{Wanted: Up, Ends: ends(1, 0)}, proc: here, w: world{alive: true, steady: time.Minute}, want: actSteady},
 		{name: "up, silent", in: installed{Wanted: Up}, proc: here, w: world{alive: true, silent: hungAfter - 1}},
+		{name: "up, disk is not known yet", in: installed{Wanted: Up}, proc: here, w: world{alive: true, disk: "0a"}, want: actKnowDisk, why: "0a"},
 		{name: "up, hangs", in: installed{Wanted: Up}, proc: here, w: world{alive: true, silent: hungAfter}, want: actCut, why: "not answered for 5m0s"},
 		{name: "up, hangs while booting an update", in: installed{Wanted: Up, Slot: "b", Trial: trial(1, "")}, proc: here, w: world{alive: true, age: time.Second, silent: hungAfter}, wait: 59 * time.Second},
 		{name: "up, paused by somebody", in: installed{Wanted: Up}, proc: here, w: world{alive: true, silent: time.Hour, held: true}},

@@ -45,6 +45,7 @@
 //	down    any           runs                        shut down; process: none
 //	down    any           does not                    nothing
 //	up      any           runs, process not recorded  process (adopted)
+//	up      any           runs, disk is not known yet its file system's UUID
 //	up      any           held for a full host, room  goes on
 //	up      failed        runs                        shut down; process: none
 //	up      failed        does not                    trial: none, outcome: back to A

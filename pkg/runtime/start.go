@@ -32,7 +32,10 @@ type StartOptions struct {
 	Outbound bool
 	// Bounce imitates a protected VM's bounce buffers; see vm.Machine.
 	Bounce bool
-	Report Report
+	// NewData takes what is there as the data disk, or makes a blank one, where
+	// the machine had another before. Nothing is removed by it.
+	NewData bool
+	Report  Report
 }
 
 // Start starts the bundle in dir and returns when the hypervisor is up; see
@@ -77,6 +80,7 @@ func (r *Runtime) Start(ctx context.Context, dir string, o StartOptions) (*Insta
 	}
 	i.manifest, i.rec.Bundle = m, BundleRef{Path: dir, Digest: digest}
 	i.rec.Wanted, i.rec.Slot = Unsupervised, ""
+	i.rec.NewData = i.rec.NewData || o.NewData
 	if err := i.start(ctx, o); err != nil {
 		return nil, err
 	}
@@ -133,6 +137,9 @@ func (i *Instance) same(digest, dir string, o StartOptions) error {
 	if i.rec.Bundle.Digest != digest {
 		why = fmt.Sprintf("the bundle %.19s… of %s, and %s is %.19s…", i.rec.Bundle.Digest, i.rec.Bundle.Path, dir, digest)
 	}
+	if o.NewData {
+		why = "the data disk that it has"
+	}
 	for guest, host := range o.Ports {
 		if now, ok := i.HostPort(guest); ok && host != 0 && now != host {
 			why = fmt.Sprintf("port %d at %d, not %d", guest, now, host)
@@ -151,9 +158,11 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := i.ensureData(); err != nil {
+	data, err := i.openData(time.Now().UTC().Truncate(time.Second))
+	if err != nil {
 		return err
 	}
+	defer data.Close()
 	plan, err := i.r.hv.Prepare(ctx, m, func(s string) { o.Report.tell(PhaseProbe, s) })
 	if err != nil {
 		return err

@@ -116,7 +116,11 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 		s.Message = "the hypervisor does not answer: " + err.Error()
 	case hv.Full:
 		s.State = Paused
-		s.Message = fmt.Sprintf("it waits, as the file system of %s is full: make room", i.dir)
+		at, _, err := roomAt(i.dataPath())
+		if err != nil {
+			return s, err
+		}
+		s.Message = fmt.Sprintf("it waits, as the file system of %s is full: make room", at)
 		if i.rec.Wanted == Up {
 			s.Message += fmt.Sprintf(", and it goes on by itself when %d MiB are free", resumeRoom>>20)
 		} else {

@@ -101,6 +101,12 @@ func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
 		if seen.Process == i.proc {
 			w.guest, w.steady, w.silent = seen.Guest, seen.Ready, seen.Silent
 		}
+		// The guest has mounted it: before, it may still make another.
+		if w.guest != nil && w.guest.Data != nil {
+			if w.disk, err = i.newFileSystem(); err != nil {
+				return w, err
+			}
+		}
 		if w.silent >= silentMoment {
 			return w, i.lookHeld(ctx, &w)
 		}
@@ -123,12 +129,9 @@ func (i *Instance) lookHeld(ctx context.Context, w *world) error {
 	if !w.full {
 		return nil
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(i.dir, &fs); err != nil {
-		return fault.Wrap(fault.Environment, fmt.Errorf("%s: %w", i.dir, err))
-	}
-	w.room = int64(fs.Bavail) * int64(fs.Bsize)
-	return nil
+	_, room, err := roomAt(i.dataPath())
+	w.room = room
+	return err
 }
 
 // ticksPerSecond is USER_HZ, the unit of a process's start time: 100 on every
@@ -215,6 +218,9 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 		}
 		rec.Process = nil
 		did = "ended: " + d.why
+	case actKnowDisk:
+		rec.Data.FileSystem = w.disk
+		did = d.why
 	case actSteady:
 		rec.Ends.InARow = 0
 		did = d.why

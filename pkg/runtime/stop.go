@@ -74,6 +74,11 @@ func (i *Instance) halted(ctx context.Context, prepare func(now *Instance) error
 		return res, err
 	}
 	now.rec.Process, now.rec.Ends.InARow = nil, 0
+	if id, err := now.newFileSystem(); err != nil {
+		return res, err
+	} else if id != "" {
+		now.rec.Data.FileSystem = id
+	}
 	return res, now.saveRecord()
 }
 

@@ -21,7 +21,9 @@ type UpOptions struct {
 	Outbound  *bool
 	Restart   Restart
 	Limit     *int // of ends in a row; 0: none
-	Report    Report
+	// NewData is as in StartOptions; the machine must not run.
+	NewData bool
+	Report  Report
 }
 
 // apply changes the record.
@@ -185,10 +187,15 @@ func (i *Instance) up(ctx context.Context, o UpOptions) error {
 	if alive && i.rec.Wanted == Unsupervised {
 		i.rec.Slot = i.rec.Active
 	}
+	if alive && o.NewData {
+		return fault.Errorf(fault.Usage, "%s runs, with the data disk that it has", i.Name()).
+			Hintf("take it down first: sovereign-build down %s", i.Name())
+	}
 	if err := i.removeLitter(); err != nil {
 		return err
 	}
 	o.apply(&i.rec.installed)
+	i.rec.NewData = i.rec.NewData || o.NewData
 	i.rec.Wanted, i.rec.Ends.InARow = Up, 0
 	return i.save()
 }
