@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
@@ -30,6 +31,9 @@ func SetupFake(t *testing.T) *Fake {
 	f := setup(t, "quick")
 	return &Fake{f.Runtime, f.bundle, f, f.mark(t)}
 }
+
+// SetSoak changes that of the trials that begin from now on.
+func (f *Fake) SetSoak(d time.Duration) { f.soak = d }
 
 // WriteBundle makes a bundle whose machine behaves as mode says.
 func (f *Fake) WriteBundle(t *testing.T, dir, root, mode string) {

@@ -38,7 +38,8 @@ const (
 	answerLimit = 10 * time.Second
 )
 
-// WaitReady waits until every service of the guest is healthy. A machine that
+// WaitReady waits until the guest is healthy (see Healthy): one that is only
+// degraded by its surroundings is, and report is told of those. A machine that
 // ends, a guest that says it failed, and a deadline of ctx that passes are
 // errors of class fault.Device with the guest's words and the last lines of
 // its console.
@@ -139,11 +140,15 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 			w.report.tell(PhaseInit, "the guest's init answers")
 		}
 		w.tell(status)
-		switch status.State {
-		case agent.StateReady:
-			w.report.tell(PhaseReady, fmt.Sprintf("ready, %.1f s after the kernel's start", float64(status.BootMS)/1000))
+		switch {
+		case Healthy(status):
+			text := fmt.Sprintf("ready, %.1f s after the kernel's start", float64(status.BootMS)/1000)
+			if len(status.Troubles) > 0 {
+				text += ", but: " + strings.Join(status.Troubles, "; ")
+			}
+			w.report.tell(PhaseReady, text)
 			return true, s.Close()
-		case agent.StateFailed:
+		case status.State == agent.StateFailed:
 			e := fault.Errorf(fault.Device, "the guest of %s failed: %s", w.i.Name(), status.Message).
 				Hintf("read %s", w.i.ConsoleFile())
 			return false, errors.Join(e, s.Close())

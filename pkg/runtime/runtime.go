@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
@@ -24,6 +25,8 @@ type Runtime struct {
 	// did is told of every change that is on the disk or done to a machine,
 	// so that tests can cut the power there.
 	did func(what string)
+	// soak is that of trials; tests have a shorter one.
+	soak time.Duration
 }
 
 // An Option changes how Open sets a Runtime up.
@@ -61,7 +64,7 @@ func Open(stateDir string, opts ...Option) (*Runtime, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	r := &Runtime{dir: stateDir, did: func(string) {}}
+	r := &Runtime{dir: stateDir, did: func(string) {}, soak: soak}
 	for _, sub := range []string{"instances", "locks", "cache"} {
 		if err := os.MkdirAll(filepath.Join(stateDir, sub), 0o700); err != nil {
 			return nil, fault.Errorf(fault.Environment, "the state directory: %w", err).

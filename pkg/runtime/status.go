@@ -26,7 +26,7 @@ const (
 	// Exited: it ended by itself, by a kernel panic or a power cut.
 	Exited State = "exited"
 	// Restarting: it is wanted up, and its supervisor starts it, at once or
-	// after a pause.
+	// after a pause. Status.Message says what it waits for, if it cannot start.
 	Restarting State = "restarting"
 	// GaveUp: it is wanted up and ended too often; Status.Message has the last
 	// end.
@@ -141,6 +141,9 @@ func (i *Instance) stoppedState() (State, string) {
 	switch {
 	case i.rec.gaveUp():
 		return GaveUp, fmt.Sprintf("%d ends in a row, the last: %s", i.rec.Ends.InARow, last)
+	case i.rec.Wanted == Up && i.rec.Waiting != nil:
+		v := i.rec.Waiting
+		return Restarting, fmt.Sprintf("tried %d times since %s, and again within %v: %s", v.Tries, v.Since.Format(time.RFC3339), maxPause, v.Why)
 	case i.rec.Wanted == Up:
 		return Restarting, last
 	case i.rec.Process != nil:
@@ -158,7 +161,7 @@ func (i *Instance) Supervision(ctx context.Context) (*Supervision, error) {
 	in := i.rec.installed
 	return &Supervision{
 		Wanted: in.Wanted, Policy: in.Policy, Supervisor: runs, Active: in.Active, Previous: in.Previous,
-		Slots: maps.Clone(in.Slots), Ends: in.Ends, Trial: in.Trial, LastUpdate: in.Outcome,
+		Slots: maps.Clone(in.Slots), Ends: in.Ends, Waiting: in.Waiting, Trial: in.Trial, LastUpdate: in.Outcome,
 		GaveUp: in.gaveUp(),
 	}, nil
 }

@@ -73,7 +73,8 @@ func (i *Instance) halted(ctx context.Context, prepare func(now *Instance) error
 	if err != nil {
 		return res, err
 	}
-	now.rec.Process, now.rec.Ends.InARow = nil, 0
+	now.rec.Process = nil
+	now.rec.fresh()
 	if id, err := now.newFileSystem(); err != nil {
 		return res, err
 	} else if id != "" {

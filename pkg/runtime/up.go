@@ -196,7 +196,8 @@ func (i *Instance) up(ctx context.Context, o UpOptions) error {
 	}
 	o.apply(&i.rec.installed)
 	i.rec.NewData = i.rec.NewData || o.NewData
-	i.rec.Wanted, i.rec.Ends.InARow = Up, 0
+	i.rec.Wanted = Up
+	i.rec.fresh()
 	return i.save()
 }
 

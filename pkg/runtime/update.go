@@ -15,8 +15,9 @@ const DefaultTrialLimit = 5 * time.Minute
 
 // Update copies the bundle in dir into the slot that is not active and writes
 // down that it is to be tried: a supervisor restarts the machine into it, and
-// commits it when its services are healthy within limit (0:
-// DefaultTrialLimit, at most a day), or else goes back. An instance that is
+// commits it when its services become healthy within limit (0:
+// DefaultTrialLimit, at most a day) and stay so for half a minute, or else goes
+// back. An optional service counts if it is healthy now. An instance that is
 // wanted down is tried when it is wanted up again. changed is false when the
 // active slot has that very bundle.
 //
@@ -51,6 +52,7 @@ func (r *Runtime) Update(ctx context.Context, name, dir string, limit time.Durat
 	if err != nil {
 		return false, err
 	}
+	optional := i.healthyOptional(ctx)
 
 	unlock, err := r.lock(ctx, name)
 	if err != nil {
@@ -77,7 +79,8 @@ func (r *Runtime) Update(ctx context.Context, name, dir string, limit time.Durat
 		return false, err
 	}
 	i.rec.Slots[slot] = newSlot(digest, dir)
-	i.rec.Trial = &Trial{Kind: "update", Slot: slot, Limit: Duration(limit)}
+	i.rec.Trial = &Trial{Kind: "update", Slot: slot, Limit: Duration(limit), Steady: Duration(r.soak), Optional: optional}
+	i.rec.Waiting = nil
 	return true, i.saveRecord()
 }
 
@@ -90,16 +93,17 @@ func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration
 	if err != nil {
 		return false, err
 	}
-	if _, err := r.Instance(ctx, name); err != nil {
+	i, err := r.Instance(ctx, name)
+	if err != nil {
 		return false, err
 	}
+	optional := i.healthyOptional(ctx)
 	unlock, err := r.lock(ctx, name)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	i, err := r.load(name)
-	if err != nil {
+	if i, err = r.load(name); err != nil {
 		return false, err
 	}
 	if t := i.rec.Trial; t.untried() && i.rec.Wanted != Up {
@@ -124,7 +128,8 @@ func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration
 	if err := bundle.Verify(ctx, dir); err != nil {
 		return false, err
 	}
-	i.rec.Trial = &Trial{Kind: "rollback", Slot: i.rec.Previous, Limit: Duration(limit)}
+	i.rec.Trial = &Trial{Kind: "rollback", Slot: i.rec.Previous, Limit: Duration(limit), Steady: Duration(r.soak), Optional: optional}
+	i.rec.Waiting = nil
 	return false, i.saveRecord()
 }
 
