@@ -122,7 +122,7 @@ func TestAnotherDataDisk(t *testing.T) {
 	since := i.rec.Data.Since
 
 	backup := filepath.Join(t.TempDir(), "backup.img")
-	if err := errors.Join(os.Rename(path, backup), copyFile(t.Context(), path, backup)); err != nil {
+	if err := errors.Join(os.Rename(path, backup), copyArtifact(t.Context(), path, backup)); err != nil {
 		t.Fatal(err)
 	}
 	f.start(t, StartOptions{})

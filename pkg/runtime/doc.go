@@ -19,7 +19,8 @@
 //	machine.lock    locked by the hypervisor as long as it lives
 //	agent.sock      the way to the guest's agent, one session at a time
 //	guest.sock      the supervisor's session with it, shared
-//	qmp.sock        the way to QEMU
+//	control.sock    the runtime's way to QEMU
+//	qmp.sock        the same for people and their programs
 //	slots/a, b      installed bundles
 //
 // A machine goes on when the program that started it ends. It is found again

@@ -154,8 +154,12 @@ func (i *Instance) same(digest, dir string, o StartOptions) error {
 }
 
 func (i *Instance) start(ctx context.Context, o StartOptions) error {
-	m, err := i.machine(ctx, o)
+	images, err := i.r.openImages(ctx, i.rec.Bundle.Path, i.manifest)
 	if err != nil {
+		return err
+	}
+	defer images.Close()
+	if err := i.choosePorts(ctx, o.Ports); err != nil {
 		return err
 	}
 	data, err := i.openData(time.Now().UTC().Truncate(time.Second))
@@ -163,6 +167,7 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 		return err
 	}
 	defer data.Close()
+	m := i.machine(o, images, data)
 	plan, err := i.r.hv.Prepare(ctx, m, func(s string) { o.Report.tell(PhaseProbe, s) })
 	if err != nil {
 		return err
@@ -196,37 +201,16 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 	return nil
 }
 
-// machine puts the manifest and the options together, having checked the
-// files that the hypervisor is going to read. The root image is not hashed
-// here: the guest checks every block of it against the root hash.
-func (i *Instance) machine(ctx context.Context, o StartOptions) (vm.Machine, error) {
+// machine puts the manifest, the options and the open files together.
+func (i *Instance) machine(o StartOptions, im *images, data *os.File) vm.Machine {
 	m := i.manifest
 	kernel, _ := m.Artifact(bundle.RoleKernel)
-	initramfs, _ := m.Artifact(bundle.RoleInitramfs)
-	root, _ := m.Artifact(bundle.RoleRoot)
-	dir := i.rec.Bundle.Path
-	for _, a := range []bundle.Artifact{kernel, initramfs} {
-		if err := bundle.VerifyArtifact(ctx, dir, a); err != nil {
-			return vm.Machine{}, err
-		}
-	}
-	info, err := os.Stat(filepath.Join(dir, root.File))
-	if err != nil || info.Size() != root.Size {
-		// Says what is wrong with it.
-		if err := bundle.VerifyArtifact(ctx, dir, root); err != nil {
-			return vm.Machine{}, err
-		}
-	}
-	if err := i.choosePorts(ctx, o.Ports); err != nil {
-		return vm.Machine{}, err
-	}
 	machine := vm.Machine{
 		Name: i.Name(), Arch: m.Arch, MemoryMiB: m.VM.MemoryMiB, CPUs: m.VM.CPUs,
-		Kernel: filepath.Join(dir, kernel.File), KernelDigest: kernel.Digest,
-		Initramfs: filepath.Join(dir, initramfs.File), Cmdline: m.VM.Cmdline,
+		Kernel: im.kernel, KernelDigest: kernel.Digest, Initramfs: im.initramfs, Cmdline: m.VM.Cmdline,
 		Disks: []vm.Disk{
-			{Path: filepath.Join(dir, root.File), Serial: m.Root.Serial, ReadOnly: true},
-			{Path: filepath.Join(i.dir, dataFile), Serial: m.VM.Data.Serial},
+			{Image: im.root, Serial: m.Root.Serial, ReadOnly: true},
+			{Image: data, Serial: m.VM.Data.Serial},
 		},
 		Outbound: o.Outbound, Bounce: o.Bounce, Dir: i.dir, Accel: o.Accel,
 	}
@@ -239,5 +223,5 @@ func (i *Instance) machine(ctx context.Context, o StartOptions) (vm.Machine, err
 	for _, p := range i.rec.Ports {
 		machine.Forwards = append(machine.Forwards, p.Forward)
 	}
-	return machine, nil
+	return machine
 }

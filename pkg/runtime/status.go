@@ -31,6 +31,8 @@ const (
 	// GaveUp: it is wanted up and ended too often; Status.Message has the last
 	// end.
 	GaveUp State = "gave-up"
+	// Unreadable: what is known of it cannot be read; Status.Message says why.
+	Unreadable State = "unreadable"
 )
 
 // Status is an instance as seen now. Its JSON is part of what scripts rely on.

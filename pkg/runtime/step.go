@@ -235,7 +235,13 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 	case actCommit:
 		t := rec.Trial
 		i.outcome(true, "", now)
-		rec.Previous, rec.Active, rec.Ends.InARow = rec.Active, t.Slot, 0
+		former := rec.Active
+		rec.Previous, rec.Active, rec.Ends.InARow = former, t.Slot, 0
+		if rec.Slots[former].Digest == rec.Slots[t.Slot].Digest {
+			// It was damaged, and is nothing to go back to.
+			rec.Previous = ""
+			delete(rec.Slots, former)
+		}
 		did = t.Kind + " to slot " + string(t.Slot) + " committed: " + d.why
 	case actFail:
 		rec.Trial.Why = d.why
@@ -312,12 +318,21 @@ func (i *Instance) boot(ctx context.Context, slot SlotName) error {
 	dir := i.slotDir(slot)
 	m, err := loadSlot(dir, i.rec.Slots[slot].Digest)
 	if err != nil {
-		return err
+		return i.damaged(slot, err)
 	}
 	o := i.rec.Options
 	i.manifest, i.rec.Slot = m, slot
 	i.rec.Bundle = BundleRef{Path: dir, Digest: i.rec.Slots[slot].Digest}
-	return i.start(ctx, StartOptions{MemoryMiB: o.MemoryMiB, CPUs: o.CPUs, Ports: o.Ports, Accel: o.Accel, Outbound: o.Outbound})
+	return i.damaged(slot, i.start(ctx, StartOptions{MemoryMiB: o.MemoryMiB, CPUs: o.CPUs, Ports: o.Ports, Accel: o.Accel, Outbound: o.Outbound}))
+}
+
+// damaged says of an error about the content of a slot what mends it.
+func (i *Instance) damaged(slot SlotName, err error) error {
+	if err == nil || fault.ClassOf(err) != fault.Verification && fault.ClassOf(err) != fault.Usage {
+		return err
+	}
+	return fault.Errorf(fault.Verification, "the bundle in slot %s is damaged: %w", slot, err).
+		Hintf("repair it with the same bundle, or take another: sovereign-build update %s %s", i.Name(), i.rec.Slots[slot].Source)
 }
 
 func (i *Instance) slotDir(s SlotName) string { return filepath.Join(i.dir, slotsDir, string(s)) }

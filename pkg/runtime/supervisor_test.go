@@ -186,7 +186,7 @@ func TestUpHealDown(t *testing.T) {
 	if _, err := f.Start(t.Context(), t.TempDir(), runtime.StartOptions{}); fault.ClassOf(err) != fault.Usage {
 		t.Errorf("run: %v", err)
 	}
-	if err := f.Remove(t.Context(), "sql", true); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "wanted up") {
+	if _, err := f.Remove(t.Context(), "sql", true); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "wanted up") {
 		t.Errorf("remove: %v", err)
 	}
 	res, err := i.Stop(t.Context(), 0)
