@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,15 @@ func (f *fake) Update(_ context.Context, name, bundle string, limit time.Duratio
 func (f *fake) Rollback(_ context.Context, name string, limit time.Duration, _ func(string)) (*UpdateResult, error) {
 	f.calls = append(f.calls, "rollback "+name+" "+limit.String())
 	return f.trial("rollback", name), f.err
+}
+
+func (f *fake) Remove(_ context.Context, name string, data bool) (*RemoveResult, error) {
+	f.calls = append(f.calls, fmt.Sprintf("remove %s %v", name, data))
+	r := &RemoveResult{Name: name, Data: "/s/sql/data.img"}
+	if data {
+		r.Data = ""
+	}
+	return r, f.err
 }
 
 func (f *fake) trial(kind, name string) *UpdateResult {

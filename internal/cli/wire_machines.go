@@ -157,8 +157,8 @@ func (m machines) Status(ctx context.Context, name string) ([]MachineStatus, err
 	if err != nil {
 		return nil, err
 	}
-	names := []string{name}
-	if name == "" {
+	names, all := []string{name}, name == ""
+	if all {
 		if names, err = r.Names(); err != nil {
 			return nil, err
 		}
@@ -168,16 +168,24 @@ func (m machines) Status(ctx context.Context, name string) ([]MachineStatus, err
 	group, ctx := errgroup.WithContext(ctx)
 	for n, name := range names {
 		group.Go(func() error {
-			i, err := r.Instance(ctx, name)
-			if err != nil {
-				return err
+			s, err := status(ctx, r, name)
+			if err != nil && all && ctx.Err() == nil {
+				// It must not hide the others.
+				s, err = runtime.Status{Name: name, State: runtime.Unreadable, Message: err.Error()}, nil
 			}
-			s, err := i.Status(ctx)
 			out[n] = machineStatus(s)
 			return err
 		})
 	}
 	return out, group.Wait()
+}
+
+func status(ctx context.Context, r *runtime.Runtime, name string) (runtime.Status, error) {
+	i, err := r.Instance(ctx, name)
+	if err != nil {
+		return runtime.Status{}, err
+	}
+	return i.Status(ctx)
 }
 
 func machineStatus(s runtime.Status) MachineStatus {
