@@ -80,6 +80,9 @@ func (m machines) Watch(ctx context.Context, name string, report func(string)) e
 		case <-tick.C:
 		}
 		s, err := i.Status(ctx)
+		if err == nil {
+			err = i.BoundConsole()
+		}
 		if err != nil {
 			return err
 		}

@@ -13,7 +13,8 @@
 //	instance.json   bundle, ports, process: what this package knows
 //	manifest.json   a copy of the bundle's, as it was at the start
 //	data.img        the data disk: sparse, made blank once, then never replaced
-//	console.log     what the guest printed since its start (.1: the boot before)
+//	console.log     what the guest printed since its start (.0: the older part,
+//	                where that grew beyond 4 MiB; .1: the boot before)
 //	console.sock    the same as it comes, and the way to type into it
 //	machine.log     what the hypervisor printed (.1 likewise)
 //	machine.lock    locked by the hypervisor as long as it lives

@@ -59,15 +59,16 @@ func (i *Instance) HostPort(guest int) (int, bool) {
 	return 0, false
 }
 
-// ConsoleFile is the log of what the guest prints.
+// ConsoleFile is the log of what the guest prints. It is cut off at 4 MiB while
+// the machine runs; what was before is in the file with ".0" at its end.
 func (i *Instance) ConsoleFile() string { return filepath.Join(i.dir, vm.ConsoleFile) }
 
 // console is the end of the console log, for errors.
 func (i *Instance) console() string {
-	if s := tail.Lines(i.ConsoleFile(), 12); s != "" {
+	if s := tail.Lines(12, i.consoleFiles()...); s != "" {
 		return "the console's last lines:\n" + s
 	}
-	if s := tail.Lines(filepath.Join(i.dir, vm.LogFile), 12); s != "" {
+	if s := tail.Lines(12, filepath.Join(i.dir, vm.LogFile)); s != "" {
 		return "the guest printed nothing; the hypervisor's last lines:\n" + s
 	}
 	return "the guest printed nothing"

@@ -194,6 +194,9 @@ func (c *consoleEar) told() bool {
 		return false
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Size() < c.seen {
+		c.seen = 0 // it was cut off
+	}
 	b, err := io.ReadAll(io.NewSectionReader(f, c.seen, consoleLook))
 	if err != nil {
 		return false

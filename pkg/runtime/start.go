@@ -172,11 +172,8 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{vm.ConsoleFile, vm.LogFile} {
-		path := filepath.Join(i.dir, name)
-		if err := os.Rename(path, path+".1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fault.Wrap(fault.Environment, err)
-		}
+	if err := i.rotateLogs(); err != nil {
+		return err
 	}
 	i.rec.Machine = MachineID{
 		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Hypervisor: i.r.hv.Name() + " " + plan.Version,

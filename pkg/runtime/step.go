@@ -78,6 +78,11 @@ func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error
 	if err != nil {
 		return Step{}, err
 	}
+	if w.alive {
+		if err := i.boundConsole(ctx, maxConsole); err != nil {
+			return Step{}, err
+		}
+	}
 	d := decide(&i.rec, w)
 	did, err := i.do(ctx, d, w)
 	step := Step{Did: did, Wait: d.wait, Wanted: i.rec.Wanted}
@@ -154,7 +159,7 @@ func (w world) moment() Moment {
 
 // endReason looks in the console log for why the machine ended.
 func (i *Instance) endReason() string {
-	lines := strings.Split(tail.Lines(i.ConsoleFile(), 40), "\n")
+	lines := strings.Split(tail.Lines(40, i.consoleFiles()...), "\n")
 	for _, line := range lines {
 		if strings.Contains(line, "Kernel panic") {
 			return line

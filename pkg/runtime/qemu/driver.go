@@ -108,7 +108,7 @@ func (d *Driver) up(ctx context.Context, m vm.Machine, proc vm.Process) error {
 			return aliveErr
 		}
 		if !alive {
-			return startError(named(tail.Lines(filepath.Join(m.Dir, vm.LogFile), 8), m))
+			return startError(named(tail.Lines(8, filepath.Join(m.Dir, vm.LogFile)), m))
 		}
 		if err := pause(ctx); err != nil {
 			return fmt.Errorf("waiting for QEMU: %w", err)

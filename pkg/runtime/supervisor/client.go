@@ -61,7 +61,7 @@ func Ensure(ctx context.Context, stateDir, path string) error {
 		}
 		// Another one may have been quicker, and is awake then.
 		if !alive && !awake(ctx, device, stateDir) {
-			return fault.Errorf(fault.Environment, "%s ended at once: %s", program, tail.Lines(log, 3)).Hintf("read %s", log)
+			return fault.Errorf(fault.Environment, "%s ended at once: %s", program, tail.Lines(3, log)).Hintf("read %s", log)
 		}
 		sleep(ctx, pollEvery)
 		if ctx.Err() != nil {

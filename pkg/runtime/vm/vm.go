@@ -14,7 +14,7 @@ import (
 
 // Names of the files that a driver makes in Machine.Dir.
 const (
-	ConsoleFile   = "console.log"  // what the guest's kernel and init print
+	ConsoleFile   = "console.log"  // what the guest's kernel and init print, appended
 	ConsoleSocket = "console.sock" // the same as it comes, and input; one client at a time
 	LogFile       = "machine.log"  // what the hypervisor itself prints
 	AgentSocket   = "agent.sock"   // a stream to the guest's agent port
