@@ -65,7 +65,7 @@ func consoleStorm(t *testing.T, dir string) {
 	var wg sync.WaitGroup
 	wg.Go(func() { written = storm(ctx, t, i.ConsoleFile()) })
 	older := filepath.Join(i.dir, olderConsole)
-	for cuts := 0; cuts < 20; {
+	for cuts := 0; cuts < 8; {
 		if ctx.Err() != nil {
 			t.Fatalf("only %d cuts", cuts)
 		}
