@@ -72,7 +72,7 @@ func (m machines) Watch(ctx context.Context, name string, report func(string)) e
 	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	last := map[string]agent.Service{}
+	last, warned := map[string]agent.Service{}, false
 	for first := true; ; first = false {
 		select {
 		case <-ctx.Done():
@@ -80,11 +80,12 @@ func (m machines) Watch(ctx context.Context, name string, report func(string)) e
 		case <-tick.C:
 		}
 		s, err := i.Status(ctx)
-		if err == nil {
-			err = i.BoundConsole()
-		}
 		if err != nil {
 			return err
+		}
+		if err := i.BoundConsole(); err != nil && !warned {
+			report("the console's log: " + err.Error())
+			warned = true
 		}
 		switch {
 		case s.State == runtime.Stopped:

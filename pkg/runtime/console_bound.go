@@ -29,9 +29,9 @@ func (i *Instance) consoleFiles() []string {
 	return []string{filepath.Join(i.dir, olderConsole), i.ConsoleFile()}
 }
 
-// BoundConsole keeps the log of a machine's console from growing without end.
-// It does nothing while another program is busy with the instance. A supervisor
-// need not call it: Step does.
+// BoundConsole keeps the log of a machine's console from growing without end:
+// whoever watches a machine calls it every moment. It does nothing while another
+// program is busy with the instance.
 func (r *Runtime) BoundConsole(name string) error {
 	l, err := flock.Open(filepath.Join(r.dir, "locks", name))
 	if err != nil {

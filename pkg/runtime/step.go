@@ -78,11 +78,6 @@ func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error
 	if err != nil {
 		return Step{}, err
 	}
-	if w.alive {
-		if err := i.boundConsole(ctx, maxConsole); err != nil {
-			return Step{}, err
-		}
-	}
 	d := decide(&i.rec, w)
 	did, err := i.do(ctx, d, w)
 	step := Step{Did: did, Wait: d.wait, Wanted: i.rec.Wanted}
@@ -110,11 +105,10 @@ func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
 		if seen.Process == i.proc {
 			w.guest, w.healthy, w.services, w.silent = seen.Guest, seen.Healthy, seen.Services, seen.Silent
 		}
-		// The guest has mounted it: before, it may still make another.
+		// The guest has mounted it: before, it may still make another. An image
+		// that cannot be read now is for the next start to tell of.
 		if w.guest != nil && w.guest.Data != nil {
-			if w.disk, err = i.newFileSystem(); err != nil {
-				return w, err
-			}
+			w.disk, _ = i.newFileSystem()
 		}
 		if w.silent >= silentMoment {
 			return w, i.lookHeld(ctx, &w)
@@ -249,7 +243,7 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 		}
 		did = t.Kind + " to slot " + string(t.Slot) + " committed: " + d.why
 	case actFail:
-		rec.Trial.Why = d.why
+		rec.Trial.Why, rec.Waiting = d.why, nil
 		did = rec.Trial.Kind + " failed: " + d.why
 	case actReturn:
 		t := rec.Trial

@@ -75,12 +75,11 @@ func (i *Instance) halted(ctx context.Context, prepare func(now *Instance) error
 	}
 	now.rec.Process = nil
 	now.rec.fresh()
-	if id, err := now.newFileSystem(); err != nil {
-		return res, err
-	} else if id != "" {
+	id, err := now.newFileSystem()
+	if id != "" {
 		now.rec.Data.FileSystem = id
 	}
-	return res, now.saveRecord()
+	return res, errors.Join(err, now.saveRecord())
 }
 
 func (i *Instance) stop(ctx context.Context, grace time.Duration) (StopResult, error) {

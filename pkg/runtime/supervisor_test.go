@@ -603,6 +603,28 @@ func TestTrialIsJudgedByServices(t *testing.T) {
 	}
 }
 
+// A guest that prints without end does not fill its host.
+func TestConsoleFlood(t *testing.T) {
+	f := runtime.SetupFake(t)
+	daemon(t, f)
+	i := up(t, f, runtime.UpOptions{})
+	log, err := os.OpenFile(i.ConsoleFile(), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = log.Write(make([]byte, 9<<20))
+	if err := errors.Join(err, log.Close()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the log is short", func() bool {
+		info, err := os.Stat(i.ConsoleFile())
+		return err == nil && info.Size() < 1<<20
+	})
+	if info, err := os.Stat(i.ConsoleFile() + ".0"); err != nil || info.Size() < 3<<20 || info.Size() > 5<<20 {
+		t.Errorf("the older part: %v, %v", info, err)
+	}
+}
+
 // Who waits for a machine waits for its services, and is told of the rest.
 func TestReadyThoughDegraded(t *testing.T) {
 	f := runtime.SetupFake(t)
