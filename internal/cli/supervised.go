@@ -37,6 +37,7 @@ type UpRequest struct {
 	Outbound  *bool  // nil: as it was
 	Restart   string // "": as it was
 	Limit     *int   // nil: as it was
+	NewData   bool   // whatever is there is its data disk, or a blank one
 	Timeout   time.Duration
 }
 
@@ -98,6 +99,9 @@ func writeSupervision(w io.Writer, m MachineStatus) {
 	}
 	if e := s.Ends; e.Last != nil {
 		fmt.Fprintf(w, "  ended\t%d times, %d in a row\tlast %s: %s\n", e.Total, e.InARow, e.Last.Time.Format(time.RFC3339), oneLine(e.Last.Why))
+	}
+	if v := s.Waiting; v != nil {
+		fmt.Fprintf(w, "  waiting\t%d tries\tsince %s: %s\n", v.Tries, v.Since.Format(time.RFC3339), oneLine(v.Why))
 	}
 	for _, name := range []runtime.SlotName{s.Active, s.Previous} {
 		if slot, ok := s.Slots[name]; ok {

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -20,6 +21,9 @@ const LogFile = "sovereignd.log"
 
 // maxLog is the size, in bytes, at which the log is renamed to LogFile.1.
 const maxLog = 4 << 20
+
+// logLimit is how long the disk may take for what is not in the log yet.
+const logLimit = 5 * time.Second
 
 // Main is the program sovereignd: its arguments come in, its exit code goes
 // out, and it supervises until ctx ends.
@@ -72,5 +76,6 @@ func run(ctx context.Context, stateDir string, o Options) error {
 	if err != nil {
 		o.Report("", "ends: "+err.Error())
 	}
-	return err
+	// Its last lines say why it ends.
+	return errors.Join(err, fault.Wrap(fault.Environment, log.Close(logLimit)))
 }
