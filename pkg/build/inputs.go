@@ -62,7 +62,7 @@ func (b *builder) relocking(ctx context.Context, run func(context.Context) error
 	for {
 		err := run(ctx)
 		var missing *source.MissingError
-		if !b.opts.relockMissing || !errors.As(err, &missing) {
+		if !b.opts.relockMissing || b.opts.dryRun || !errors.As(err, &missing) {
 			return err
 		}
 		for _, name := range missing.Names {
