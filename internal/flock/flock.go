@@ -54,6 +54,54 @@ func Acquire(ctx context.Context, path string, mode Mode) (*Lock, error) {
 	return l, nil
 }
 
+// AcquireDir locks a directory itself, waiting until ctx ends. When it returns,
+// the directory stands at path: one that was removed or replaced meanwhile is
+// not what is locked.
+func AcquireDir(ctx context.Context, path string, mode Mode) (*Lock, error) {
+	for {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, fault.Wrap(fault.Environment, err)
+		}
+		l := &Lock{f}
+		if err := l.Wait(ctx, mode); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		same, err := StandsAt(f, path)
+		if err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		if same {
+			return l, nil
+		}
+		if err := l.Close(); err != nil {
+			return nil, fault.Wrap(fault.Environment, err)
+		}
+	}
+}
+
+// StandsAt tells whether an open file or directory is what path names now, and
+// not one that was removed or replaced since it was opened.
+func StandsAt(f *os.File, path string) (bool, error) {
+	opened, err := f.Stat()
+	if err != nil {
+		return false, fault.Wrap(fault.Environment, err)
+	}
+	there, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fault.Wrap(fault.Environment, err)
+	}
+	return os.SameFile(opened, there), nil
+}
+
+// Unsupported tells whether an error means that the file system has no locks.
+func Unsupported(err error) bool {
+	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENOLCK)
+}
+
 // Try takes the lock, or changes its mode, without waiting and tells whether
 // it got it.
 func (l *Lock) Try(mode Mode) (bool, error) { return Try(l.f, mode) }
@@ -80,7 +128,7 @@ func (l *Lock) Close() error { return l.f.Close() }
 
 // Try locks a file or directory that is open already, without waiting, and
 // tells whether it got the lock; closing the file gives it back. On a file
-// system without locks the error is unix.ENOTSUP.
+// system without locks the error is one of Unsupported.
 func Try(f *os.File, mode Mode) (bool, error) {
 	for {
 		err := unix.Flock(int(f.Fd()), int(mode)|unix.LOCK_NB)
