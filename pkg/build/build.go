@@ -349,12 +349,18 @@ func (b *builder) fetchSources(ctx context.Context, names []string) error {
 	return b.fetcher.Sources(ctx, sources)
 }
 
-// spool is a temporary file for contents, in the cache directory because /tmp
-// may be memory.
-func (b *builder) spool() (*rootfs.Spool, error) {
+// tempDir is for temporary files that may be large: it is in the cache
+// directory because /tmp may be memory.
+func (b *builder) tempDir() (string, error) {
 	dir := filepath.Join(b.opts.cacheDir, "tmp")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
+	return dir, fault.Wrap(fault.Environment, os.MkdirAll(dir, 0o755))
+}
+
+// spool is a temporary file for contents.
+func (b *builder) spool() (*rootfs.Spool, error) {
+	dir, err := b.tempDir()
+	if err != nil {
+		return nil, err
 	}
 	return rootfs.NewSpool(dir)
 }

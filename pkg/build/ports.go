@@ -249,6 +249,10 @@ func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version s
 	if err != nil {
 		return nil, err
 	}
+	temp, err := b.tempDir()
+	if err != nil {
+		return nil, err
+	}
 	out := outputs{}
 	var metas []apk.Meta
 	for _, pkg := range packages {
@@ -256,7 +260,7 @@ func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version s
 		if err != nil {
 			return nil, err
 		}
-		meta, err := apk.Write(w, pkg.Meta, pkg.Tree, b.key, b.epoch)
+		meta, err := apk.Write(w, pkg.Meta, pkg.Tree, b.key, b.epoch, apk.WithTempDir(temp))
 		if err != nil {
 			w.Abort()
 			return nil, err
