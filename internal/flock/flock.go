@@ -54,17 +54,22 @@ func Acquire(ctx context.Context, path string, mode Mode) (*Lock, error) {
 	return l, nil
 }
 
-// AcquireDir locks a directory itself, waiting until ctx ends. When it returns,
-// the directory stands at path: one that was removed or replaced meanwhile is
-// not what is locked.
-func AcquireDir(ctx context.Context, path string, mode Mode) (*Lock, error) {
+// AcquireDir locks a directory itself, waiting until ctx ends; waiting is
+// called before it waits. When it returns, the directory stands at path: one
+// that was removed or replaced meanwhile is not what is locked.
+func AcquireDir(ctx context.Context, path string, mode Mode, waiting func()) (*Lock, error) {
 	for {
 		f, err := os.Open(path)
 		if err != nil {
 			return nil, fault.Wrap(fault.Environment, err)
 		}
 		l := &Lock{f}
-		if err := l.Wait(ctx, mode); err != nil {
+		held, err := l.Try(mode)
+		if err == nil && !held {
+			waiting()
+			err = l.Wait(ctx, mode)
+		}
+		if err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
 		same, err := StandsAt(f, path)

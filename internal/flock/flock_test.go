@@ -65,18 +65,20 @@ func TestAcquireDir(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	old, err := AcquireDir(t.Context(), dir, Exclusive)
+	never := func() { t.Error("it waits for a lock that nobody has") }
+	old, err := AcquireDir(t.Context(), dir, Exclusive, never)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := make(chan *Lock)
+	got, waits := make(chan *Lock), make(chan struct{})
 	go func() {
-		l, err := AcquireDir(t.Context(), dir, Exclusive)
+		l, err := AcquireDir(t.Context(), dir, Exclusive, func() { close(waits) })
 		if err != nil {
 			t.Error(err)
 		}
 		got <- l
 	}()
+	<-waits
 	if err := os.Rename(dir, dir+".old"); err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +101,7 @@ func TestAcquireDir(t *testing.T) {
 	if held, err := Try(f, Exclusive); held || err != nil {
 		t.Errorf("the directory that stands there is not locked: %v", err)
 	}
-	if _, err := AcquireDir(t.Context(), filepath.Join(dir, "absent"), Exclusive); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := AcquireDir(t.Context(), filepath.Join(dir, "absent"), Exclusive, never); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no directory: %v", err)
 	}
 }

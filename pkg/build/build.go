@@ -236,12 +236,12 @@ func (b *builder) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	repository, err := b.writeRepository(ctx, packages)
+	repository, release, err := b.writeRepository(ctx, packages)
 	if err != nil {
 		return err
 	}
 	root, err := b.assemble(ctx, repository)
-	if err != nil {
+	if err := errors.Join(err, release()); err != nil {
 		return err
 	}
 	return b.writeBundle(ctx, kernel, root)
