@@ -158,13 +158,28 @@ func Scratch(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// SyncTree waits until a directory and all below it is on the disk.
+func SyncTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return fault.Wrap(fault.Environment, err)
+		}
+		if !d.IsDir() && !d.Type().IsRegular() {
+			return nil
+		}
+		return sync(path)
+	})
+}
+
 // SyncDir waits until the names in a directory are on the disk.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
+func SyncDir(dir string) error { return sync(dir) }
+
+func sync(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
-	return fault.Wrap(fault.Environment, errors.Join(d.Sync(), d.Close()))
+	return fault.Wrap(fault.Environment, errors.Join(f.Sync(), f.Close()))
 }
 
 func environment(path string, err error) error {

@@ -8,10 +8,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
-	"github.com/gofrs/flock"
-
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/flock"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
@@ -24,8 +23,8 @@ const recipeVersion = 1
 
 // Ensure returns the image made of the locked packages, which must be in the
 // store. It is made in cacheDir/toolchain/KEY, where KEY is of the packages'
-// digests and the date; when it is there already, Ensure reads three small
-// files and returns. Epoch is the upper bound of all times in it, in seconds
+// digests and the date; when it is there already, and what it consists of has
+// its digests, Ensure returns it; a damaged one is made again. Epoch is the upper bound of all times in it, in seconds
 // since 1970.
 //
 // The digest is the image's as made; whether it equals the lock's
@@ -41,22 +40,25 @@ func Ensure(ctx context.Context, st *store.Store, l lock.Toolchain, epoch int64,
 	}
 	parent := filepath.Join(cacheDir, "toolchain")
 	dir := filepath.Join(parent, key)
-	if image, err := openLayout(dir); err == nil {
+	if image, err := openLayout(ctx, dir); err == nil {
 		return image, nil
 	}
 
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return engine.Image{}, fault.Errorf(fault.Environment, "toolchain: %w", err)
 	}
-	guard := flock.New(filepath.Join(parent, "lock"))
-	if _, err := guard.TryLockContext(ctx, 100*time.Millisecond); err != nil {
-		return engine.Image{}, fmt.Errorf("toolchain: lock %s: %w", guard.Path(), err)
+	guard, err := flock.Acquire(ctx, filepath.Join(parent, "lock"), flock.Exclusive)
+	if err != nil {
+		return engine.Image{}, fmt.Errorf("toolchain: %w", err)
 	}
 	defer guard.Close()
 	// Another process may have made it while we waited.
-	image, err := openLayout(dir)
+	image, err := openLayout(ctx, dir)
 	if err == nil {
 		return image, nil
+	}
+	if err := context.Cause(ctx); err != nil {
+		return engine.Image{}, err
 	}
 	// What is there and does not open is damaged; what else is there is left
 	// from a crash, since we hold the lock.
@@ -76,7 +78,7 @@ func Ensure(ctx context.Context, st *store.Store, l lock.Toolchain, epoch int64,
 	}
 	image, err = build(ctx, st, l, arch, epoch, work, filepath.Join(parent, key+".log"))
 	if err == nil {
-		err = os.Rename(image.Layout, dir)
+		err = errors.Join(atomicfile.SyncTree(image.Layout), atomicfile.Rename(image.Layout, dir))
 		image.Layout = dir
 	}
 	if cleanErr := os.RemoveAll(work); err == nil {
