@@ -2,24 +2,20 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/sovereign-build/sovereign/internal/flock"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// lockPoll is the pause between two tries for a lock: flock(2) itself cannot
-// be given up on without a signal.
+// lockPoll is the pause between two looks at what another process does with an
+// instance.
 const lockPoll = 20 * time.Millisecond
 
 // lock takes the advisory lock of an instance, waiting for it until ctx ends.
-// The kernel gives it back however this program ends. Lock files stay: one
-// that is removed could be locked twice.
+// The kernel gives it back however this program ends.
 func (r *Runtime) lock(ctx context.Context, name string) (unlock func(), err error) {
 	unlock, err = lockFile(ctx, filepath.Join(r.dir, "locks", name))
 	if err != nil {
@@ -29,22 +25,12 @@ func (r *Runtime) lock(ctx context.Context, name string) (unlock func(), err err
 }
 
 func lockFile(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	l, err := flock.Acquire(ctx, path, flock.Exclusive)
 	if err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
+		return nil, err
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, fault.Wrap(fault.Environment, errors.Join(&os.PathError{Op: "flock", Path: path, Err: err}, f.Close()))
-		}
-		if err := sleep(ctx, lockPoll); err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
-	}
+	// Closing a lock file has nothing to tell: nothing was written to it.
+	return func() { _ = l.Close() }, nil
 }
 
 // sleep waits, or returns why ctx ended.

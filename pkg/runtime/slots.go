@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -79,11 +80,11 @@ func (i *Instance) putSlot(copied string, slot SlotName) error {
 		return fault.Wrap(fault.Environment, err)
 	}
 	i.r.did("removed slot")
-	if err := os.Rename(copied, dir); err != nil {
-		return fault.Wrap(fault.Environment, err)
+	if err := atomicfile.Rename(copied, dir); err != nil {
+		return err
 	}
 	i.r.did("renamed slot")
-	return syncDirs(filepath.Dir(dir))
+	return nil
 }
 
 // loadSlot reads the manifest of a slot and holds it to the digest in the
@@ -132,12 +133,8 @@ func copyFile(ctx context.Context, to, from string) (err error) {
 // syncDirs brings directories' entries to the disk.
 func syncDirs(dirs ...string) error {
 	for _, dir := range dirs {
-		d, err := os.Open(dir)
-		if err != nil {
-			return fault.Wrap(fault.Environment, err)
-		}
-		if err := errors.Join(d.Sync(), d.Close()); err != nil {
-			return fault.Wrap(fault.Environment, err)
+		if err := atomicfile.SyncDir(dir); err != nil {
+			return err
 		}
 	}
 	return nil
