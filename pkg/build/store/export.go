@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -77,7 +78,7 @@ func (s *Store) exportBlob(ctx context.Context, tw *tar.Writer, b Blob) error {
 	}
 	defer f.Close() // only read
 	h := sha256.New()
-	if err := archived(tw, blobName(b.Digest), b.Size, io.TeeReader(&contextReader{ctx, f}, h)); err != nil {
+	if err := archived(tw, blobName(b.Digest), b.Size, io.TeeReader(stream.WithContext(ctx, f), h)); err != nil {
 		return err
 	}
 	if got := fromSum(h.Sum(nil)); got != b.Digest {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -125,7 +127,7 @@ func (s *Store) Adopt(ctx context.Context, path string, want Digest) (Digest, in
 	}
 	defer f.Close() // only read and synced through this handle
 	h := sha256.New()
-	n, err := io.Copy(h, &contextReader{ctx, f})
+	n, err := io.Copy(h, stream.WithContext(ctx, f))
 	if err != nil {
 		return "", 0, fault.Wrap(fault.Environment, fmt.Errorf("storing %s: %w", path, err))
 	}
@@ -169,35 +171,11 @@ func (s *Store) install(path string, d Digest) error {
 	to := s.Path(d)
 	dir := filepath.Dir(to)
 	if err := os.Mkdir(dir, 0o755); err == nil {
-		if err := syncDir(filepath.Dir(dir)); err != nil {
+		if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil {
 			return err
 		}
 	} else if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := os.Rename(path, to); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// contextReader ends a long copy when the context does.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
+	return atomicfile.Rename(path, to)
 }
