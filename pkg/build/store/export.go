@@ -82,7 +82,7 @@ func (s *Store) exportBlob(ctx context.Context, tw *tar.Writer, b Blob) error {
 		return err
 	}
 	if got := fromSum(h.Sum(nil)); got != b.Digest {
-		return Mismatch(f.Name(), b.Digest, got).(*fault.Error).Hintf("remove this file; the next build fetches it anew")
+		return Mismatch(f.Name(), b.Digest, got).(*fault.Error).Hintf("run sovereign-build store verify --repair, and the build again: what is damaged is removed, and fetched or built anew")
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -26,7 +28,8 @@ const staleAfter = time.Hour
 type Store struct {
 	dir string
 	// memory is where actions and names are.
-	memory string
+	memory  string
+	session *session
 }
 
 // Open makes the directory if need be and cleans what a crash left in it.
@@ -36,13 +39,20 @@ func Open(dir string) (*Store, error) {
 		return nil, fault.Errorf(fault.Environment, "content store %s: %w", dir, err)
 	}
 	s := &Store{dir: abs, memory: abs}
-	for _, sub := range []string{"blobs/sha256", "actions", "names", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(abs, sub), 0o755); err != nil {
+	for _, sub := range []string{"blobs/sha256", "actions", "names", "roots", sessionsDir, "tmp"} {
+		// One that cannot be written to is still there to be read.
+		if err := os.MkdirAll(filepath.Join(abs, sub), 0o755); err != nil && !errors.Is(err, unix.EROFS) {
 			return nil, s.environment(fmt.Errorf("content store: %w", err))
 		}
 	}
 	if err := s.clean(time.Now().Add(-staleAfter)); err != nil {
 		return nil, s.environment(fmt.Errorf("content store: cleaning %s: %w", s.tmp(), err))
+	}
+	if err := s.tidy(); err != nil {
+		return nil, s.environment(fmt.Errorf("content store: %w", err))
+	}
+	if s.session, err = newSession(abs); err != nil {
+		return nil, s.environment(fmt.Errorf("content store: %w", err))
 	}
 	return s, nil
 }
@@ -65,6 +75,9 @@ func (s *Store) Size(d Digest) (int64, error) {
 	if p == "" {
 		return 0, fmt.Errorf("blob %q: %w", d, fs.ErrNotExist)
 	}
+	if err := s.session.hold(d); err != nil {
+		return 0, s.environment(fmt.Errorf("blob %s: %w", d, err))
+	}
 	info, err := os.Lstat(p)
 	if err != nil {
 		return 0, fmt.Errorf("blob %s: %w", d, err)
@@ -72,6 +85,7 @@ func (s *Store) Size(d Digest) (int64, error) {
 	if !info.Mode().IsRegular() {
 		return 0, fmt.Errorf("blob %s: not a regular file: %w", d, fs.ErrNotExist)
 	}
+	used(p, info)
 	return info.Size(), nil
 }
 
@@ -91,6 +105,9 @@ func (s *Store) Open(d Digest) (*os.File, error) {
 	p := s.Path(d)
 	if p == "" {
 		return nil, fmt.Errorf("blob %q: %w", d, fs.ErrNotExist)
+	}
+	if err := s.session.hold(d); err != nil {
+		return nil, s.environment(fmt.Errorf("blob %s: %w", d, err))
 	}
 	f, err := os.Open(p)
 	if err != nil {
