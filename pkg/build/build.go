@@ -184,20 +184,28 @@ func (b *builder) newEngine(ctx context.Context) (*engine.Engine, error) {
 	return engine.Start(ctx, opts...)
 }
 
-// close stops the engine. A second call does nothing.
+// close stops the engine and ends the use of a store that is the build's own.
+// A second call does nothing.
 func (b *builder) close() error {
 	if b.engine == nil {
 		return nil
 	}
 	e := b.engine
 	b.engine = nil
-	return e.Close()
+	err := e.Close()
+	if b.opts.store == nil {
+		err = errors.Join(err, b.store.Close())
+	}
+	return err
 }
 
 // run does the whole build with the lock as it is now.
 func (b *builder) run(ctx context.Context) error {
 	b.result = Result{Name: b.recipe.Name, Arch: b.arch.Go, Reasons: b.result.Reasons, Changed: b.lock.Changed(),
 		Took: b.result.Took, StepsRun: b.result.StepsRun}
+	if err := b.rememberLock(); err != nil {
+		return err
+	}
 	if err := b.pinToolchain(ctx); err != nil {
 		return err
 	}
@@ -244,7 +252,14 @@ func (b *builder) run(ctx context.Context) error {
 	if err := errors.Join(err, release()); err != nil {
 		return err
 	}
-	return b.writeBundle(ctx, kernel, root)
+	if err := b.writeBundle(ctx, kernel, root); err != nil {
+		return err
+	}
+	// The lock may be another one by now.
+	if err := b.rememberLock(); err != nil {
+		return err
+	}
+	return b.rememberBundle()
 }
 
 // pinToolchain computes the toolchain's key and arranges that its image is

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,8 +44,15 @@ func (s *Store) AddRoot(r Root) error {
 	if err != nil {
 		return fault.Errorf(fault.Internal, "root %s: %w", r.Path, err)
 	}
-	name := FromBytes([]byte(r.Kind+"\x00"+r.Path)).Hex() + ".json"
-	if err := s.writeFile(filepath.Join(s.dir, "roots", name), text); err != nil {
+	path := filepath.Join(s.dir, "roots", FromBytes([]byte(r.Kind+"\x00"+r.Path)).Hex()+".json")
+	if info, err := os.Stat(path); err == nil {
+		// The same again needs no writing, and a build no syncing.
+		if have, err := readLimited(path, maxAction); err == nil && bytes.Equal(have, text) {
+			used(path, info)
+			return nil
+		}
+	}
+	if err := s.writeFile(path, text); err != nil {
 		return s.environment(fmt.Errorf("root %s: %w", r.Path, err))
 	}
 	return nil
@@ -80,4 +88,16 @@ func (s *Store) eachRoot(fn func(record string, lastUse time.Time, r Root) error
 		}
 	}
 	return nil
+}
+
+// Roots are what outside of the store names blobs in it, in no order.
+func (s *Store) Roots() ([]Root, error) {
+	var all []Root
+	err := s.eachRoot(func(_ string, _ time.Time, r Root) error {
+		if r.Path != "" {
+			all = append(all, r)
+		}
+		return nil
+	})
+	return all, s.environment(err)
 }

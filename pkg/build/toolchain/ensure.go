@@ -34,7 +34,7 @@ func Ensure(ctx context.Context, st *store.Store, l lock.Toolchain, epoch int64,
 	if err != nil {
 		return engine.Image{}, err
 	}
-	key, err := cacheKey(l, epoch)
+	key, err := Key(l, epoch)
 	if err != nil {
 		return engine.Image{}, err
 	}
@@ -114,8 +114,8 @@ func build(ctx context.Context, st *store.Store, l lock.Toolchain, arch string, 
 	return writeLayout(layout, layer, arch, epoch)
 }
 
-// cacheKey is of everything the image depends on.
-func cacheKey(l lock.Toolchain, epoch int64) (string, error) {
+// Key is of everything the image depends on: the name of its directory.
+func Key(l lock.Toolchain, epoch int64) (string, error) {
 	text, err := json.Marshal(struct {
 		Version  int
 		Epoch    int64
