@@ -78,7 +78,10 @@ func Ensure(ctx context.Context, st *store.Store, l lock.Toolchain, epoch int64,
 	}
 	image, err = build(ctx, st, l, arch, epoch, work, filepath.Join(parent, key+".log"))
 	if err == nil {
-		err = errors.Join(atomicfile.SyncTree(image.Layout), atomicfile.Rename(image.Layout, dir))
+		err = atomicfile.SyncTree(image.Layout)
+	}
+	if err == nil {
+		err = atomicfile.Rename(image.Layout, dir)
 		image.Layout = dir
 	}
 	if cleanErr := os.RemoveAll(work); err == nil {
