@@ -123,7 +123,7 @@ func TestDead(t *testing.T) {
 func TestTakenForDead(t *testing.T) {
 	for name, take := range map[string]func(path string) (release func() error, err error){
 		"locked": func(path string) (func() error, error) {
-			l, err := flock.AcquireDir(t.Context(), path, flock.Exclusive, func() {})
+			l, err := flock.AcquireDir(t.Context(), path)
 			return l.Close, err
 		},
 		"removed": func(path string) (func() error, error) { return func() error { return nil }, os.Remove(path) },

@@ -54,59 +54,6 @@ func Acquire(ctx context.Context, path string, mode Mode) (*Lock, error) {
 	return l, nil
 }
 
-// AcquireDir locks a directory itself, waiting until ctx ends; waiting is
-// called before it waits. When it returns, the directory stands at path: one
-// that was removed or replaced meanwhile is not what is locked.
-func AcquireDir(ctx context.Context, path string, mode Mode, waiting func()) (*Lock, error) {
-	for {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, fault.Wrap(fault.Environment, err)
-		}
-		l := &Lock{f}
-		held, err := l.Try(mode)
-		if err == nil && !held {
-			waiting()
-			err = l.Wait(ctx, mode)
-		}
-		if err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
-		same, err := StandsAt(f, path)
-		if err != nil {
-			return nil, errors.Join(err, l.Close())
-		}
-		if same {
-			return l, nil
-		}
-		if err := l.Close(); err != nil {
-			return nil, fault.Wrap(fault.Environment, err)
-		}
-	}
-}
-
-// StandsAt tells whether an open file or directory is what path names now, and
-// not one that was removed or replaced since it was opened.
-func StandsAt(f *os.File, path string) (bool, error) {
-	opened, err := f.Stat()
-	if err != nil {
-		return false, fault.Wrap(fault.Environment, err)
-	}
-	there, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fault.Wrap(fault.Environment, err)
-	}
-	return os.SameFile(opened, there), nil
-}
-
-// Unsupported tells whether an error means that the file system has no locks.
-func Unsupported(err error) bool {
-	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENOLCK)
-}
-
 // Try takes the lock, or changes its mode, without waiting and tells whether
 // it got it.
 func (l *Lock) Try(mode Mode) (bool, error) { return Try(l.f, mode) }

@@ -62,7 +62,7 @@ func (b *builder) writeRepository(ctx context.Context, packages map[string]built
 // lockOutput locks a directory of the output; where the file system has no
 // locks, it is the user who must not build there twice at once.
 func (b *builder) lockOutput(ctx context.Context, dir string) (release func() error, err error) {
-	l, err := flock.AcquireDir(ctx, dir, flock.Exclusive, func() { b.note("waiting for another build that writes to %s", dir) })
+	l, err := flock.AcquireDir(ctx, dir, func() { b.note("waiting for another build that writes to %s", dir) })
 	if flock.Unsupported(err) {
 		return func() error { return nil }, nil
 	}
