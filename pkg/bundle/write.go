@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/atomicdir"
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -60,7 +61,7 @@ func (w *Writer) Add(ctx context.Context, name, role string, r io.Reader) error 
 	if err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
-	_, err = io.Copy(f, &contextReader{ctx, r})
+	_, err = io.Copy(f, stream.WithContext(ctx, r))
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fault.Wrap(fault.Environment, fmt.Errorf("writing %s: %w", path, err))
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -176,7 +177,7 @@ func (s source) download(ctx context.Context, name, path string, limit int64) (_
 	if resp.StatusCode != http.StatusOK {
 		return "", fault.Errorf(fault.Source, "get %s: %s", from, resp.Status).Hintf("check the repository's URL and architecture")
 	}
-	body := &body{r: io.LimitReader(resp.Body, limit+1), from: from, left: limit}
+	body := stream.AtMost(&body{resp.Body, from}, &limit, fault.Errorf(fault.Source, "get %s: more than %d bytes", from, limit))
 	if path == "" {
 		return temporary(body)
 	}
@@ -199,19 +200,14 @@ func temporary(r io.Reader) (_ string, err error) {
 	return f.Name(), nil
 }
 
-// body is what a server sends, at most so many bytes of it. Its errors are of
-// class fault.Source.
+// body is what a server sends. Its errors are of class fault.Source.
 type body struct {
 	r    io.Reader
 	from string
-	left int64
 }
 
 func (b *body) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p)
-	if b.left -= int64(n); b.left < 0 {
-		return 0, fault.Errorf(fault.Source, "get %s: it is larger than a file of its kind may be", b.from)
-	}
 	if err != nil && err != io.EOF {
 		err = fault.Errorf(fault.Source, "get %s: %w", b.from, err)
 	}
