@@ -2,12 +2,15 @@
 // its power, sees the old content or the new and nothing between: a temporary
 // file beside the target, fsync, rename, fsync of the directory.
 //
-// Errors are of class fault.Environment.
+// A symbolic link is replaced itself, what it points to stays; a directory, a
+// device or a pipe, or a link to one, is never replaced. Errors are of class
+// fault.Environment, that one of class fault.Usage.
 package atomicfile
 
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -25,6 +28,25 @@ func Write(path string, data []byte, mode os.FileMode) error {
 	defer f.Abort()
 	if _, err := f.Write(data); err != nil {
 		return environment(path, err)
+	}
+	return f.Commit()
+}
+
+// Fill makes what write puts into f, which is open for reading and writing, the
+// whole content of path. An error of write is returned as it is, unless it is
+// one of a file without a class.
+func Fill(path string, mode os.FileMode, write func(f *os.File) error) error {
+	f, err := Create(path, mode)
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if err := write(f.File); err != nil {
+		var file *fs.PathError
+		if errors.As(err, &file) {
+			return environment(path, err)
+		}
+		return err
 	}
 	return f.Commit()
 }
@@ -68,10 +90,18 @@ type File struct {
 	done bool
 }
 
+// longestStem bounds what a temporary name takes over of its target's, in
+// bytes: a name that is as long as a file system allows has one too.
+const longestStem = 100
+
 // Create begins a new content for path. It lies beside path, under a name that
 // begins with a dot and the name of path, until Commit or Abort.
 func Create(path string, mode os.FileMode) (*File, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fault.Errorf(fault.Usage, "%s is not a regular file and will not be replaced", path).Hintf("name a file")
+	}
+	stem := filepath.Base(path)
+	f, err := os.CreateTemp(filepath.Dir(path), "."+stem[:min(len(stem), longestStem)]+"-*")
 	if err != nil {
 		return nil, environment(path, err)
 	}
@@ -115,13 +145,41 @@ func Rename(from, to string) error {
 	return SyncDir(filepath.Dir(to))
 }
 
+// Scratch makes a file without a name in dir ("" is the system's temporary
+// directory): it is gone when it is closed, or the process ends.
+func Scratch(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, ".sovereign-*")
+	if err != nil {
+		return nil, environment(filepath.Join(dir, "scratch"), err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, environment(f.Name(), errors.Join(err, f.Close()))
+	}
+	return f, nil
+}
+
+// SyncTree waits until a directory and all below it is on the disk.
+func SyncTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return fault.Wrap(fault.Environment, err)
+		}
+		if !d.IsDir() && !d.Type().IsRegular() {
+			return nil
+		}
+		return sync(path)
+	})
+}
+
 // SyncDir waits until the names in a directory are on the disk.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
+func SyncDir(dir string) error { return sync(dir) }
+
+func sync(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
-	return fault.Wrap(fault.Environment, errors.Join(d.Sync(), d.Close()))
+	return fault.Wrap(fault.Environment, errors.Join(f.Sync(), f.Close()))
 }
 
 func environment(path string, err error) error {

@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/internal/terminal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/bootchart"
@@ -40,8 +40,8 @@ healthy. --svg writes an image as well.`,
 				if err := bootchart.SVG(&image, "boot of "+i.Name(), boot); err != nil {
 					return err
 				}
-				if err := os.WriteFile(svg, image.Bytes(), 0o644); err != nil {
-					return fault.Wrap(fault.Environment, err)
+				if err := atomicfile.Write(svg, image.Bytes(), 0o644); err != nil {
+					return err
 				}
 			}
 			result := struct {

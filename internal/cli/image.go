@@ -15,7 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 
-	"github.com/sovereign-build/sovereign/pkg/build/disk"
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
@@ -189,8 +189,5 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 // replaceFile calls write with a new file and gives it the name path when it
 // is complete and on the disk. An error leaves nothing behind.
 func replaceFile(path string, write func(*os.File) error) error {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return fault.Errorf(fault.Usage, "%s is not a regular file and will not be replaced", path).Hintf("name a file")
-	}
-	return disk.Replace(path, write)
+	return atomicfile.Fill(path, 0o644, write)
 }

@@ -113,7 +113,7 @@ func (s *session) runImageDisk(ctx context.Context, f diskFlags) error {
 	}
 	var layout []disk.Layout
 	var size int64
-	err := disk.Replace(f.output, func(out *os.File) error {
+	err := replaceFile(f.output, func(out *os.File) error {
 		var err error
 		if layout, err = p.write(ctx, out); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/build/disk"
 	"github.com/sovereign-build/sovereign/pkg/build/uki"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
@@ -73,12 +74,12 @@ func (p *diskParts) section(path string) (*io.SectionReader, error) {
 
 // temporary is a file without a name beside the output.
 func (p *diskParts) temporary() (*os.File, error) {
-	f, err := os.CreateTemp(filepath.Dir(p.output), ".disk-*")
+	f, err := atomicfile.Scratch(filepath.Dir(p.output))
 	if err != nil {
 		return nil, err
 	}
 	p.closers = append(p.closers, func() { _ = f.Close() }) // thrown away
-	return f, os.Remove(f.Name())
+	return f, nil
 }
 
 // gather collects the partitions in their order.

@@ -28,14 +28,17 @@ type storeResult struct {
 func (s *session) storeCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:   "store",
-		Short: "Carry a build's inputs to another machine",
+		Short: "Carry a build's inputs to another machine, and keep the store in order",
 		Long: `Store moves the inputs of builds between content stores, for machines without a
-network.`,
+network, finds what is damaged in this machine's, and removes what nothing
+needs.`,
 		Example: `  sovereign-build store export inputs.tar recipes/sql
   sovereign-build store import inputs.tar
-  sovereign-build build recipes/sql --offline`,
+  sovereign-build build recipes/sql --offline
+  sovereign-build store verify
+  sovereign-build store gc --dry-run`,
 	})
-	cmd.AddCommand(s.storeExportCommand(), s.storeImportCommand())
+	cmd.AddCommand(s.storeExportCommand(), s.storeImportCommand(), s.storeVerifyCommand(), s.storeCollectCommand())
 	return exits(cmd)
 }
 
@@ -82,9 +85,8 @@ func (s *session) storeImportCommand() *cobra.Command {
 		Use:   "import FILE",
 		Short: "Take an archive of inputs into the content store",
 		Long: `Import takes what store export has written into this machine's content store,
-each input verified. What is there already is skipped, so that an import that
-was interrupted is gone on with by the same command. FILE may be - for standard
-input.`,
+each input verified. What is there already is skipped, so that the same command
+continues an import that was interrupted. FILE may be - for standard input.`,
 		Example: `  sovereign-build store import inputs.tar`,
 		Args:    operands("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {

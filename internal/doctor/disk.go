@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/internal/flock"
 )
 
 // Free space, in MiB. The runtime refuses to start below the first; the second
@@ -102,7 +104,11 @@ func tryFiles(dir string) (err error) {
 		return err
 	}
 	const sparse = 64 << 20
-	err = errors.Join(f.Truncate(sparse), f.Sync(), unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
+	held, err := flock.Try(f, flock.Exclusive)
+	if err == nil && !held {
+		err = errors.New("a new file is locked already: locks do not work there")
+	}
+	err = errors.Join(f.Truncate(sparse), f.Sync(), err)
 	info, statErr := f.Stat()
 	if err := errors.Join(err, statErr, f.Close()); err != nil {
 		return err

@@ -80,7 +80,7 @@ func (l *Lock) Close() error { return l.f.Close() }
 
 // Try locks a file or directory that is open already, without waiting, and
 // tells whether it got the lock; closing the file gives it back. On a file
-// system without locks the error is unix.ENOTSUP.
+// system without locks the error is one of Unsupported.
 func Try(f *os.File, mode Mode) (bool, error) {
 	for {
 		err := unix.Flock(int(f.Fd()), int(mode)|unix.LOCK_NB)

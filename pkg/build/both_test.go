@@ -3,6 +3,8 @@ package build
 import (
 	"errors"
 	"testing"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
 func TestBoth(t *testing.T) {
@@ -19,10 +21,28 @@ func TestBoth(t *testing.T) {
 		"the other fails":   {ok, fails, boom},
 		"one would run":     {dry, ok, errDryRun},
 		"failure over plan": {dry, fails, boom},
+		"both would run":    {dry, dry, errDryRun},
 	} {
 		if err := both(c.f, c.g); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
+	}
+
+	// Nobody asks again for what is not said here, in quiet mode least of all.
+	kernel := fault.Errorf(fault.Step, "the kernel").Hintf("read the log")
+	ports := fault.Errorf(fault.Source, "a port")
+	for range 100 {
+		err := both(func() error { return kernel }, func() error { return ports })
+		if !errors.Is(err, kernel) || !errors.Is(err, ports) || err.Error() != "the kernel\na port" ||
+			fault.ClassOf(err) != fault.Step || fault.HintOf(err) != "read the log" {
+			t.Fatalf("two failures: %v", err)
+		}
+	}
+	if err := both(fails, fails); err != boom {
+		t.Errorf("one failure of both: %v", err)
+	}
+	if err := both(dry, fails); errors.Is(err, errDryRun) {
+		t.Error("a failure that counts as a dry run's end")
 	}
 
 	// What runs is not given up because the other failed.

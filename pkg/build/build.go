@@ -211,14 +211,19 @@ func (b *builder) newEngine(ctx context.Context) (*engine.Engine, error) {
 	return engine.Start(ctx, append(opts, b.opts.engineOptions...)...)
 }
 
-// close stops the build's own engine. A second call does nothing.
+// close stops the build's own engine and ends the use of a store that is the
+// build's own. A second call does nothing.
 func (b *builder) close() error {
 	if b.ownEngine == nil {
 		return nil
 	}
 	e := b.ownEngine
 	b.ownEngine = nil
-	return e.Close()
+	err := e.Close()
+	if b.opts.store == nil {
+		err = errors.Join(err, b.store.Close())
+	}
+	return err
 }
 
 // run does the whole build with the lock as it is now.
@@ -226,6 +231,9 @@ func (b *builder) run(ctx context.Context) error {
 	b.result = Result{Name: b.recipe.Name, Arch: b.arch.Go, Reasons: b.result.Reasons, Changed: b.lock.Changed(),
 		Took: b.result.Took, StepsRun: b.result.StepsRun}
 	b.sums = nil
+	if err := b.rememberLock(); err != nil {
+		return err
+	}
 	if err := b.pinToolchain(ctx); err != nil {
 		return err
 	}
@@ -273,15 +281,22 @@ func (b *builder) run(ctx context.Context) error {
 		}
 		defer os.RemoveAll(output)
 	}
-	repository, err := b.writeRepository(ctx, output, packages)
+	repository, release, err := b.writeRepository(ctx, output, packages)
 	if err != nil {
 		return err
 	}
 	root, err := b.assemble(ctx, repository, packages)
-	if err != nil {
+	if err := errors.Join(err, release()); err != nil {
 		return err
 	}
 	if err := b.writeBundle(ctx, kernel, root); err != nil || b.opts.dryRun {
+		return err
+	}
+	// The lock may be another one by now.
+	if err := b.rememberLock(); err != nil {
+		return err
+	}
+	if err := b.rememberBundle(); err != nil {
 		return err
 	}
 	return b.checkSums()

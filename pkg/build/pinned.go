@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -224,5 +225,5 @@ func (b *builder) layOutPinned(ctx context.Context, pins []lock.Package, keys ap
 	if err := apk.WriteIndex(&index, metas, b.key, b.epoch); err != nil {
 		return "", err
 	}
-	return root, writeFile(filepath.Join(dir, indexFile), &index)
+	return root, atomicfile.Write(filepath.Join(dir, indexFile), index.Bytes(), 0o644)
 }

@@ -262,6 +262,10 @@ func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version s
 	if err != nil {
 		return nil, err
 	}
+	temp, err := b.scratch()
+	if err != nil {
+		return nil, err
+	}
 	out := outputs{}
 	var metas []apk.Meta
 	for _, pkg := range packages {
@@ -269,7 +273,7 @@ func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version s
 		if err != nil {
 			return nil, err
 		}
-		meta, err := apk.Write(w, pkg.Meta, pkg.Tree, nil, b.epoch)
+		meta, err := apk.Write(w, pkg.Meta, pkg.Tree, nil, b.epoch, apk.WithTempDir(temp))
 		if err != nil {
 			w.Abort()
 			return nil, err

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/flock"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
@@ -23,64 +23,108 @@ const indexFile = "APKINDEX.tar.gz"
 // writeRepository lays the packages out as an apk repository in packages below
 // output, which any apk client can install from, and returns its
 // directory. The directory of an architecture holds exactly the packages of
-// this build when it returns.
-func (b *builder) writeRepository(ctx context.Context, output string, packages map[string]built) (string, error) {
+// this build until release is called: another build with the same output
+// waits for it.
+func (b *builder) writeRepository(ctx context.Context, output string, packages map[string]built) (_ string, release func() error, err error) {
 	root, err := filepath.Abs(filepath.Join(output, "packages"))
 	if err != nil {
-		return "", err
+		return "", nil, fault.Wrap(fault.Environment, err)
 	}
 	dir := filepath.Join(root, b.arch.Apk)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fault.Wrap(fault.Environment, err)
+		return "", nil, fault.Wrap(fault.Environment, err)
 	}
+	release, err = b.lockOutput(ctx, dir)
+	if err != nil {
+		return "", nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, release())
+		}
+	}()
+	if err := b.writePackages(ctx, dir, packages); err != nil {
+		return "", nil, err
+	}
+	public, err := b.key.PublicPEM()
+	if err != nil {
+		return "", nil, err
+	}
+	key := filepath.Join(root, b.key.Name)
+	if have, err := os.ReadFile(key); err != nil || !bytes.Equal(have, public) {
+		if err := atomicfile.Write(key, public, 0o644); err != nil {
+			return "", nil, err
+		}
+	}
+	return root, release, nil
+}
+
+// lockOutput locks a directory of the output; where the file system has no
+// locks, it is the user who must not build there twice at once.
+func (b *builder) lockOutput(ctx context.Context, dir string) (release func() error, err error) {
+	l, err := flock.AcquireDir(ctx, dir, func() { b.note("waiting for another build that writes to %s", dir) })
+	if flock.Unsupported(err) {
+		return func() error { return nil }, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l.Close, nil
+}
+
+// writePackages makes dir hold the packages and their index, and no other
+// package. What is there already and goes by its size is not written again.
+func (b *builder) writePackages(ctx context.Context, dir string, packages map[string]built) error {
 	signature, err := b.key.SignatureSize()
 	if err != nil {
-		return "", err
+		return err
 	}
 	var metas []apk.Meta
-	want := map[string]store.Digest{}
+	want := map[string]built{}
 	for _, name := range sortedKeys(packages) {
 		m := packages[name].Meta
 		m.Size += signature
 		metas = append(metas, m)
-		want[m.FileName()] = packages[name].Digest
+		want[m.FileName()] = packages[name]
 	}
 	var index bytes.Buffer
 	if err := apk.WriteIndex(&index, metas, b.key, b.epoch); err != nil {
-		return "", err
+		return err
 	}
-	// The index is written last, so the same index means the same packages.
-	have, err := os.ReadFile(filepath.Join(dir, indexFile))
-	if err == nil && bytes.Equal(have, index.Bytes()) {
-		return root, nil
-	}
-	if err := os.Remove(filepath.Join(dir, indexFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fault.Wrap(fault.Environment, err)
+	// The index is removed first and written last, so where it is the same,
+	// the packages were. A user may have removed some since.
+	path := filepath.Join(dir, indexFile)
+	have, err := os.ReadFile(path)
+	same := err == nil && bytes.Equal(have, index.Bytes())
+	if !same {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fault.Wrap(fault.Environment, err)
+		}
 	}
 	for _, file := range sortedKeys(want) {
-		if err := b.exportSigned(ctx, want[file], filepath.Join(dir, file)); err != nil {
-			return "", err
+		path := filepath.Join(dir, file)
+		if info, err := os.Lstat(path); same && err == nil && info.Mode().IsRegular() && info.Size() == want[file].Meta.Size+signature {
+			continue
+		}
+		if err := b.exportSigned(ctx, want[file].Digest, path); err != nil {
+			return err
 		}
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return "", err
+		return fault.Wrap(fault.Environment, err)
 	}
 	for _, e := range entries {
 		if _, ok := want[e.Name()]; !ok && strings.HasSuffix(e.Name(), ".apk") {
 			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-				return "", fault.Wrap(fault.Environment, err)
+				return fault.Wrap(fault.Environment, err)
 			}
 		}
 	}
-	public, err := b.key.PublicPEM()
-	if err != nil {
-		return "", err
+	if same {
+		return nil
 	}
-	if err := writeFile(filepath.Join(root, b.key.Name), bytes.NewReader(public)); err != nil {
-		return "", err
-	}
-	return root, writeFile(filepath.Join(dir, indexFile), &index)
+	return atomicfile.Write(path, index.Bytes(), 0o644)
 }
 
 // keyring is the keys packages may be signed with: this machine's and those
@@ -108,7 +152,7 @@ func (b *builder) export(ctx context.Context, d store.Digest, path string) error
 		return err
 	}
 	defer r.Close()
-	return writeFile(path, r)
+	return atomicfile.Copy(path, r, 0o644)
 }
 
 // exportSigned copies a package out of the store and signs it.
@@ -130,32 +174,4 @@ func (b *builder) exportSigned(ctx context.Context, d store.Digest, path string)
 		return err
 	}
 	return f.Commit()
-}
-
-// writeFile writes by a temporary file and a rename.
-func writeFile(path string, r io.Reader) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fault.Wrap(fault.Environment, err)
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-			err = fault.Wrap(fault.Environment, err)
-		}
-	}()
-	if _, err = io.Copy(f, r); err != nil {
-		return err
-	}
-	if err = f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

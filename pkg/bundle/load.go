@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -108,22 +109,9 @@ func digestFile(ctx context.Context, path string, want int64) (int64, string, er
 		return info.Size(), "", nil
 	}
 	h := sha256.New()
-	n, err := io.CopyBuffer(struct{ io.Writer }{h}, &contextReader{ctx, f}, make([]byte, 1<<20))
+	n, err := io.CopyBuffer(struct{ io.Writer }{h}, stream.WithContext(ctx, f), make([]byte, 1<<20))
 	if err != nil {
 		return 0, "", err
 	}
 	return n, "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
-}
-
-// contextReader ends a long read when the context does.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

@@ -13,8 +13,8 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/sovereign-build/sovereign/internal/atomicdir"
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -22,9 +22,7 @@ import (
 // that a build that fails, or a machine that goes down, leaves the former
 // bundle whole. One of Commit and Abort ends it.
 type Writer struct {
-	dir   string   // where the bundle will stand
-	temp  string   // where it is made
-	lock  *os.File // temp, held open and flocked: tells a live build from a dead one
+	temp  *atomicdir.Dir
 	roles map[string]string
 }
 
@@ -33,33 +31,11 @@ type Writer struct {
 // fault.Usage: it would be replaced as a whole. What former writers of the
 // same dir left behind when they were killed is removed.
 func Create(dir string) (*Writer, error) {
-	dir, err := filepath.Abs(dir)
+	temp, err := atomicdir.Create(dir, replaceable)
 	if err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	if err := replaceable(dir); err != nil {
 		return nil, err
 	}
-	parent, base := filepath.Split(dir)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	if err := removeDead(parent, tempPrefix(base)); err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	temp, err := os.MkdirTemp(parent, tempPrefix(base)+"*")
-	if err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	lock, err := lockDir(temp)
-	if err == nil {
-		// MkdirTemp makes 0700, and a bundle is there to be read.
-		err = os.Chmod(temp, 0o755)
-	}
-	if err != nil {
-		return nil, fault.Wrap(fault.Environment, errors.Join(err, os.RemoveAll(temp)))
-	}
-	return &Writer{dir: dir, temp: temp, lock: lock, roles: map[string]string{}}, nil
+	return &Writer{temp: temp, roles: map[string]string{}}, nil
 }
 
 // Path registers the artifact name with its role and returns the path its
@@ -72,7 +48,7 @@ func (w *Writer) Path(name, role string) (string, error) {
 		return "", fault.Errorf(fault.Internal, "bundle: artifact %s is added twice", name)
 	}
 	w.roles[name] = role
-	return filepath.Join(w.temp, name), nil
+	return filepath.Join(w.temp.Path, name), nil
 }
 
 // Add copies r into the artifact name.
@@ -85,7 +61,7 @@ func (w *Writer) Add(ctx context.Context, name, role string, r io.Reader) error 
 	if err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
-	_, err = io.Copy(f, &contextReader{ctx, r})
+	_, err = io.Copy(f, stream.WithContext(ctx, r))
 	if err = errors.Join(err, f.Close()); err != nil {
 		return fault.Wrap(fault.Environment, fmt.Errorf("writing %s: %w", path, err))
 	}
@@ -115,7 +91,7 @@ func (w *Writer) commit(ctx context.Context, m *Manifest) error {
 	slices.SortFunc(m.Artifacts, func(a, b Artifact) int { return strings.Compare(a.File, b.File) })
 	for i := range m.Artifacts {
 		a := &m.Artifacts[i]
-		path := filepath.Join(w.temp, a.File)
+		path := filepath.Join(w.temp.Path, a.File)
 		if err := settle(path); err != nil {
 			return fault.Wrap(fault.Environment, err)
 		}
@@ -139,21 +115,11 @@ func (w *Writer) commit(ctx context.Context, m *Manifest) error {
 	if err := w.writeSums(ctx, m); err != nil {
 		return err
 	}
-	if err := w.lock.Sync(); err != nil {
-		return fault.Errorf(fault.Environment, "writing %s: %w", w.temp, err)
-	}
-	return w.place()
+	return w.temp.Commit()
 }
 
 // Abort removes what was written. It is safe to call after Commit.
-func (w *Writer) Abort() error {
-	if w.lock == nil {
-		return nil
-	}
-	err := errors.Join(os.RemoveAll(w.temp), w.lock.Close())
-	w.lock = nil
-	return err
-}
+func (w *Writer) Abort() error { return w.temp.Abort() }
 
 // kept is an error that says how the files differ from what was promised.
 func kept(promised, written []Artifact) error {
@@ -237,7 +203,7 @@ func Marshal(m *Manifest) ([]byte, error) {
 }
 
 func (w *Writer) writeSums(ctx context.Context, m *Manifest) error {
-	_, manifest, err := digestFile(ctx, filepath.Join(w.temp, ManifestFile), -1)
+	_, manifest, err := digestFile(ctx, filepath.Join(w.temp.Path, ManifestFile), -1)
 	if err != nil {
 		return fmt.Errorf("hashing %s: %w", ManifestFile, err)
 	}
@@ -258,7 +224,7 @@ func (w *Writer) writeSums(ctx context.Context, m *Manifest) error {
 }
 
 func (w *Writer) writeText(name string, data []byte) error {
-	path := filepath.Join(w.temp, name)
+	path := filepath.Join(w.temp.Path, name)
 	if err := os.WriteFile(path, data, 0o644); err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
@@ -275,32 +241,4 @@ func settle(path string) error {
 		return err
 	}
 	return errors.Join(f.Chmod(0o644), f.Sync(), f.Close())
-}
-
-// place swaps the new directory with the old, if there is one, so that a
-// reader sees one bundle or the other and never none.
-func (w *Writer) place() error {
-	err := unix.Renameat2(unix.AT_FDCWD, w.temp, unix.AT_FDCWD, w.dir, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EEXIST) {
-		if err := replaceable(w.dir); err != nil {
-			return err
-		}
-		err = unix.Renameat2(unix.AT_FDCWD, w.temp, unix.AT_FDCWD, w.dir, unix.RENAME_EXCHANGE)
-	} else if err == nil {
-		w.temp = "" // nothing is left to remove
-	}
-	if err != nil {
-		return fault.Errorf(fault.Environment, "putting the bundle at %s: %w", w.dir, err)
-	}
-	parent, err := os.Open(filepath.Dir(w.dir))
-	if err != nil {
-		return fault.Wrap(fault.Environment, err)
-	}
-	err = errors.Join(parent.Sync(), parent.Close())
-	if w.temp != "" {
-		err = errors.Join(err, os.RemoveAll(w.temp))
-	}
-	err = errors.Join(err, w.lock.Close())
-	w.lock = nil
-	return fault.Wrap(fault.Environment, err)
 }

@@ -2,11 +2,12 @@ package rootfs
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"sync"
+
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 )
 
 // Content is the contents of a regular file. Open may be called any number of
@@ -71,12 +72,9 @@ type Spool struct {
 // NewSpool makes a spool in the directory dir ("" is the system's temporary
 // directory). The file has no name: it is gone when the process ends.
 func NewSpool(dir string) (*Spool, error) {
-	f, err := os.CreateTemp(dir, ".sovereign-spool-*")
+	f, err := atomicfile.Scratch(dir)
 	if err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		return nil, errors.Join(fmt.Errorf("spool: %w", err), f.Close())
 	}
 	return &Spool{f: f}, nil
 }

@@ -10,12 +10,12 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// lockPoll is the pause between two looks at what another program has.
+// lockPoll is the pause between two looks at what another process does with an
+// instance.
 const lockPoll = 20 * time.Millisecond
 
 // lock takes the advisory lock of an instance, waiting for it until ctx ends.
-// The kernel gives it back however this program ends. Lock files stay: one
-// that is removed could be locked twice.
+// The kernel gives it back however this program ends.
 func (r *Runtime) lock(ctx context.Context, name string) (unlock func(), err error) {
 	unlock, err = lockFile(ctx, filepath.Join(r.dir, "locks", name))
 	if err != nil {
@@ -29,7 +29,8 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() { l.Close() }, nil
+	// Closing a lock file has nothing to tell: nothing was written to it.
+	return func() { _ = l.Close() }, nil
 }
 
 // sleep waits, or returns why ctx ended.

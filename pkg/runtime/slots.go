@@ -88,11 +88,11 @@ func (i *Instance) putSlot(copied string, slot SlotName) error {
 		return fault.Wrap(fault.Environment, err)
 	}
 	i.r.did("removed slot")
-	if err := os.Rename(copied, dir); err != nil {
-		return fault.Wrap(fault.Environment, err)
+	if err := atomicfile.Rename(copied, dir); err != nil {
+		return err
 	}
 	i.r.did("renamed slot")
-	return syncDirs(filepath.Dir(dir))
+	return nil
 }
 
 // loadSlot reads the manifest of a slot and holds it to the digest in the

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/build/disk"
 	"github.com/sovereign-build/sovereign/pkg/build/disk/qcow2"
 	"github.com/sovereign-build/sovereign/pkg/build/uki"
@@ -129,7 +130,7 @@ func writeImage(t *testing.T, m firmware, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := disk.Replace(path, func(f *os.File) error { return qcow2.Write(ctx, f, raw, info.Size()) }); err != nil {
+	if err := atomicfile.Fill(path, 0o644, func(f *os.File) error { return qcow2.Write(ctx, f, raw, info.Size()) }); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/diskfs/go-diskfs/partition/gpt"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/build/disk/sparse"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -66,10 +67,10 @@ type Layout struct {
 	Start, Size int64
 }
 
-// Write writes the image to path, as Replace does, and returns where the
+// Write writes the image to path, whole or not at all, and returns where the
 // partitions are.
 func Write(ctx context.Context, path string, d Disk) (layout []Layout, err error) {
-	err = Replace(path, func(f *os.File) error {
+	err = atomicfile.Fill(path, 0o644, func(f *os.File) error {
 		layout, err = WriteFile(ctx, f, d)
 		return err
 	})

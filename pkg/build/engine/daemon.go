@@ -16,6 +16,8 @@ import (
 
 	"github.com/moby/buildkit/client"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/flock"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -23,6 +25,8 @@ const (
 	startTimeout = 60 * time.Second // a cold start takes 0.3 s; recovering a large cache takes longer
 	probeTimeout = 10 * time.Second // for a daemon that runs already
 	stopGrace    = 15 * time.Second
+	busyPatience = 5 * time.Minute // for one that others use and that does not answer
+	busyPause    = 500 * time.Millisecond
 	maxDaemonLog = 8 << 20 // bytes, then the log is moved to .1
 	maxSocket    = 100     // bytes; the kernel's limit of sun_path is 108
 )
@@ -42,7 +46,17 @@ type daemon struct {
 	buildkitd  string
 	cacheLimit int64
 	host       host
+	// Tests give their own of these.
+	answers  func(ctx context.Context, socket string) bool
+	patience time.Duration
 }
+
+func newDaemon(o *options, buildkitd string) *daemon {
+	return &daemon{state: o.stateDir, buildkitd: buildkitd, cacheLimit: o.cacheLimit, host: o.host, answers: answers, patience: busyPatience}
+}
+
+// errBusy is the error for a daemon that others use and that does not answer.
+var errBusy = errors.New("the build engine does not answer")
 
 // record is daemon.json.
 type record struct {
@@ -53,7 +67,7 @@ type record struct {
 // lease is one user's hold on the running daemon.
 type lease struct {
 	d      *daemon
-	users  *fileLock
+	users  *flock.Lock
 	proc   process
 	socket string
 }
@@ -61,28 +75,49 @@ type lease struct {
 func (d *daemon) file(name string) string { return filepath.Join(d.state, name) }
 
 // acquire returns a lease on a daemon that answers, starting one if need be.
-func (d *daemon) acquire(ctx context.Context) (_ *lease, err error) {
+// For one that others use and that is too busy to answer it waits: it may be
+// an hour into a compile.
+func (d *daemon) acquire(ctx context.Context) (*lease, error) {
 	if err := os.MkdirAll(d.state, 0o700); err != nil {
 		return nil, fault.Errorf(fault.Environment, "the engine's state directory: %w", err)
 	}
-	lock, err := openLock(d.file("engine.lock"))
+	patient, cancel := context.WithTimeoutCause(ctx, d.patience, errBusy)
+	defer cancel()
+	var l *lease
+	var err error
+	// The lock is given back between two tries, so that others can leave.
+	waitErr := until(patient, busyPause, func() bool {
+		l, err = d.tryAcquire(ctx)
+		return !errors.Is(err, errBusy)
+	})
+	if errors.Is(waitErr, errBusy) {
+		return nil, fault.Errorf(fault.Environment, "the build engine of %s is used by another process and did not answer for %v", d.state, d.patience).
+			Hintf("wait for that process, or end it; a build with another --cache-dir has an engine of its own")
+	}
+	if errors.Is(err, errBusy) {
+		return nil, waitErr // ctx ended
+	}
+	return l, err
+}
+
+// tryAcquire is acquire without waiting for a daemon that others use: then the
+// error is errBusy.
+func (d *daemon) tryAcquire(ctx context.Context) (_ *lease, err error) {
+	lock, err := flock.Acquire(ctx, d.file("engine.lock"), flock.Exclusive)
 	if err != nil {
-		return nil, fault.Errorf(fault.Environment, "the engine's state directory: %w", err)
+		return nil, fmt.Errorf("the engine's state directory: %w", err)
 	}
-	defer lock.close()
-	if err := lock.wait(ctx, syscall.LOCK_EX); err != nil {
-		return nil, err
-	}
-	users, err := openLock(d.file("users.lock"))
+	defer lock.Close()
+	users, err := flock.Open(d.file("users.lock"))
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			users.close()
+			err = errors.Join(err, users.Close())
 		}
 	}()
-	alone, err := users.try(syscall.LOCK_EX)
+	alone, err := users.Try(flock.Exclusive)
 	if err != nil {
 		return nil, err
 	}
@@ -104,13 +139,19 @@ func (d *daemon) acquire(ctx context.Context) (_ *lease, err error) {
 		return nil, err
 	}
 	proc := running.process
-	// A daemon with another configuration is replaced, but never under
-	// somebody's hands. One that does not answer is of no use to anybody.
-	usable := proc.alive() && (running.Config == key || !alone) && answers(ctx, socket)
+	// A daemon with another configuration is replaced, and one that does not
+	// answer, but neither under somebody's hands: on an overloaded machine
+	// one may be too busy with another's steps.
+	alive := proc.alive()
+	usable := alive && (running.Config == key || !alone) && d.answers(ctx, socket)
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
-	if !usable {
+	switch {
+	case usable:
+	case alive && !alone:
+		return nil, errBusy
+	default:
 		if err := d.clear(proc, socket); err != nil {
 			return nil, err
 		}
@@ -118,7 +159,7 @@ func (d *daemon) acquire(ctx context.Context) (_ *lease, err error) {
 			return nil, err
 		}
 	}
-	if _, err := users.try(syscall.LOCK_SH); err != nil {
+	if _, err := users.Try(flock.Shared); err != nil {
 		return nil, err
 	}
 	return &lease{d: d, users: users, proc: proc, socket: socket}, nil
@@ -126,18 +167,15 @@ func (d *daemon) acquire(ctx context.Context) (_ *lease, err error) {
 
 // release gives the lease up and stops the daemon if it was the last.
 func (l *lease) release() error {
-	defer l.users.close()
-	lock, err := openLock(l.d.file("engine.lock"))
+	defer l.users.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout+stopGrace)
+	defer cancel()
+	lock, err := flock.Acquire(ctx, l.d.file("engine.lock"), flock.Exclusive)
 	if err != nil {
 		return err
 	}
-	defer lock.close()
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout+stopGrace)
-	defer cancel()
-	if err := lock.wait(ctx, syscall.LOCK_EX); err != nil {
-		return err
-	}
-	last, err := l.users.try(syscall.LOCK_EX)
+	defer lock.Close()
+	last, err := l.users.Try(flock.Exclusive)
 	if err != nil || !last {
 		return err
 	}
@@ -184,7 +222,7 @@ func (d *daemon) start(ctx context.Context, config, key, socket string) (process
 	if err != nil {
 		return process{}, err
 	}
-	if err := writeFile(d.file("buildkitd.toml"), []byte(config)); err != nil {
+	if err := atomicfile.Write(d.file("buildkitd.toml"), []byte(config), 0o600); err != nil {
 		return process{}, err
 	}
 	if err := os.MkdirAll(d.file(temporary), 0o700); err != nil {
@@ -214,7 +252,7 @@ func (d *daemon) start(ctx context.Context, config, key, socket string) (process
 	if err == nil {
 		var text []byte
 		if text, err = json.Marshal(record{proc, key}); err == nil {
-			err = writeFile(d.file("daemon.json"), text)
+			err = atomicfile.Write(d.file("daemon.json"), text, 0o600)
 		}
 	}
 	if err != nil {
@@ -257,7 +295,7 @@ func (d *daemon) start(ctx context.Context, config, key, socket string) (process
 func (d *daemon) openLog() (*os.File, error) {
 	name := d.file("buildkitd.log")
 	if fi, err := os.Stat(name); err == nil && fi.Size() > maxDaemonLog {
-		if err := os.Rename(name, name+".1"); err != nil {
+		if err := atomicfile.Rename(name, name+".1"); err != nil {
 			return nil, err
 		}
 	}
@@ -308,22 +346,4 @@ func answers(ctx context.Context, socket string) bool {
 	defer c.Close()
 	_, err = c.Info(ctx)
 	return err == nil
-}
-
-// writeFile replaces a file in one step.
-func writeFile(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

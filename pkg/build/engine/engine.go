@@ -69,10 +69,13 @@ func (e *Engine) Close() error {
 	e.closed = true
 	l := e.link
 	e.link = nil
+	if l != nil {
+		// Its users are not waited for: none of them is the last any more.
+		l.users, l.gone = 0, true
+	}
 	e.mu.Unlock()
 	var err error
 	if l != nil {
-		l.users, l.gone = 0, true
 		err = l.close()
 	}
 	return errors.Join(err, e.display.close())
@@ -109,8 +112,7 @@ func (o *options) connect(ctx context.Context) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{state: o.stateDir, buildkitd: buildkitd, cacheLimit: o.cacheLimit, host: o.host}
-	lease, err := d.acquire(ctx)
+	lease, err := newDaemon(o, buildkitd).acquire(ctx)
 	if err != nil {
 		return nil, err
 	}

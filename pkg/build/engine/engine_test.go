@@ -448,7 +448,7 @@ func TestTakeover(t *testing.T) {
 // connection and its lock, and nothing else.
 func crash(t *testing.T, e *Engine) {
 	t.Helper()
-	if err := errors.Join(e.link.client.Close(), e.link.lease.users.close()); err != nil {
+	if err := errors.Join(e.link.client.Close(), e.link.lease.users.Close()); err != nil {
 		t.Fatal(err)
 	}
 	e.link = nil

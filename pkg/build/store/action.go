@@ -41,6 +41,9 @@ func (s *Store) PutAction(key string, a Action) error {
 			return fault.Errorf(fault.Internal, "action %q: output %s (%s) is not in the store", a.Name, name, d)
 		}
 	}
+	if err := s.session.hold(Digest(algorithm + key)); err != nil {
+		return s.environment(fmt.Errorf("action %q: %w", a.Name, err))
+	}
 	if len(a.Description) == 0 {
 		a.Description = json.RawMessage("null")
 	}
@@ -61,6 +64,9 @@ func (s *Store) PutAction(key string, a Action) error {
 // if an output's blob is gone, or if the record is damaged: in each case the
 // step has to run again.
 func (s *Store) Action(key string) (Action, bool, error) {
+	if err := s.session.hold(Digest(algorithm + key)); err != nil {
+		return Action{}, false, s.environment(fmt.Errorf("action cache: %w", err))
+	}
 	a, ok, err := s.readAction(key)
 	if !ok || err != nil {
 		return Action{}, false, err
@@ -69,6 +75,9 @@ func (s *Store) Action(key string) (Action, bool, error) {
 		if !s.Has(d) {
 			return Action{}, false, nil
 		}
+	}
+	if info, err := os.Stat(s.actionPath(key)); err == nil {
+		used(s.actionPath(key), info)
 	}
 	return a, true, nil
 }

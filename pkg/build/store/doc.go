@@ -11,14 +11,18 @@
 // digests of its outputs. It holds no bytes of its own; an action whose
 // outputs have gone counts as absent.
 //
-// The package never fetches anything, never changes a blob and never removes
-// one: only temporary files left by a crash are cleaned, when they are old and
-// no process holds them.
+// The package never fetches anything and never changes a blob. Only Collect
+// and Verify remove blobs, when they are asked to: those that nothing names and
+// nobody uses, and those that are damaged. Temporary files left by a crash are
+// cleaned when they are old and no process holds them.
 //
 // Layout of the directory:
 //
 //	blobs/sha256/ab/abcd…   one blob, mode 0444
 //	actions/KEY.json        one Action
 //	names/HEX               key of the last action of a step name
+//	roots/HEX.json          one Root: a lock or bundle that names blobs
+//	sessions/use-…          what a process uses, locked by it
+//	lock, gc.lock           see session.go
 //	tmp/                    files being written, each locked by its writer
 package store

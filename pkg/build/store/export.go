@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -77,11 +78,11 @@ func (s *Store) exportBlob(ctx context.Context, tw *tar.Writer, b Blob) error {
 	}
 	defer f.Close() // only read
 	h := sha256.New()
-	if err := archived(tw, blobName(b.Digest), b.Size, io.TeeReader(&contextReader{ctx, f}, h)); err != nil {
+	if err := archived(tw, blobName(b.Digest), b.Size, io.TeeReader(stream.WithContext(ctx, f), h)); err != nil {
 		return err
 	}
 	if got := fromSum(h.Sum(nil)); got != b.Digest {
-		return Mismatch(f.Name(), b.Digest, got).(*fault.Error).Hintf("remove this file; the next build fetches it anew")
+		return Mismatch(f.Name(), b.Digest, got).(*fault.Error).Hintf("run sovereign-build store verify --repair, and the build again: what is damaged is removed, and fetched or built anew")
 	}
 	return nil
 }
@@ -99,9 +100,8 @@ func archived(tw *tar.Writer, name string, size int64, r io.Reader) error {
 // actions that allow accepts: an action says what a step made, so whoever can
 // add one to a store can put anything into a build.
 //
-// What the store has already is skipped, so that an import that was
-// interrupted is gone on with by importing again; where r can seek, that costs
-// next to nothing. After an error the store holds whole and right blobs only.
+// What the store has already is skipped, so that importing again continues an
+// import that was interrupted; where r can seek, that costs next to nothing. After an error the store holds whole and right blobs only.
 //
 // Errors: fault.Verification for bytes that are not those of their digest,
 // fault.Source for a file that is no archive or ends early, fault.Environment

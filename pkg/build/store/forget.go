@@ -18,7 +18,7 @@ func (s *Store) Forgetful(dir string, forget func(name string) bool) (*Store, er
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	f := &Store{dir: s.dir, memory: abs}
+	f := &Store{dir: s.dir, memory: abs, session: s.session}
 	for _, sub := range []string{"actions", "names"} {
 		if err := os.MkdirAll(filepath.Join(abs, sub), 0o755); err != nil {
 			return nil, s.environment(fmt.Errorf("content store: %w", err))

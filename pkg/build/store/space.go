@@ -16,7 +16,7 @@ func (s *Store) environment(err error) error { return FullDisk(s.dir, err) }
 // or an exhausted quota, says how many bytes are free in dir. It returns nil
 // for nil.
 func FullDisk(dir string, err error) error {
-	if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EDQUOT) {
+	if !fullDisk(err) {
 		return fault.Wrap(fault.Environment, err)
 	}
 	var st unix.Statfs_t
@@ -28,5 +28,8 @@ func FullDisk(dir string, err error) error {
 	return fault.Errorf(fault.Environment, "no space left in %s (%d bytes free): %w", dir, free, err).
 		Hintf("free some space in %s and run the command again", dir)
 }
+
+// fullDisk tells whether an error means that nothing more can be written.
+func fullDisk(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 func crossDevice(err error) bool { return errors.Is(err, unix.EXDEV) }

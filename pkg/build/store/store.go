@@ -11,6 +11,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -24,7 +28,8 @@ const staleAfter = time.Hour
 type Store struct {
 	dir string
 	// memory is where actions and names are.
-	memory string
+	memory  string
+	session *session
 }
 
 // Open makes the directory if need be and cleans what a crash left in it.
@@ -34,13 +39,20 @@ func Open(dir string) (*Store, error) {
 		return nil, fault.Errorf(fault.Environment, "content store %s: %w", dir, err)
 	}
 	s := &Store{dir: abs, memory: abs}
-	for _, sub := range []string{"blobs/sha256", "actions", "names", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(abs, sub), 0o755); err != nil {
+	for _, sub := range []string{"blobs/sha256", "actions", "names", "roots", sessionsDir, "tmp"} {
+		// One that cannot be written to is still there to be read.
+		if err := os.MkdirAll(filepath.Join(abs, sub), 0o755); err != nil && !errors.Is(err, unix.EROFS) {
 			return nil, s.environment(fmt.Errorf("content store: %w", err))
 		}
 	}
 	if err := s.clean(time.Now().Add(-staleAfter)); err != nil {
 		return nil, s.environment(fmt.Errorf("content store: cleaning %s: %w", s.tmp(), err))
+	}
+	if err := s.tidy(); err != nil {
+		return nil, s.environment(fmt.Errorf("content store: %w", err))
+	}
+	if s.session, err = newSession(abs); err != nil {
+		return nil, s.environment(fmt.Errorf("content store: %w", err))
 	}
 	return s, nil
 }
@@ -63,6 +75,9 @@ func (s *Store) Size(d Digest) (int64, error) {
 	if p == "" {
 		return 0, fmt.Errorf("blob %q: %w", d, fs.ErrNotExist)
 	}
+	if err := s.session.hold(d); err != nil {
+		return 0, s.environment(fmt.Errorf("blob %s: %w", d, err))
+	}
 	info, err := os.Lstat(p)
 	if err != nil {
 		return 0, fmt.Errorf("blob %s: %w", d, err)
@@ -70,6 +85,7 @@ func (s *Store) Size(d Digest) (int64, error) {
 	if !info.Mode().IsRegular() {
 		return 0, fmt.Errorf("blob %s: not a regular file: %w", d, fs.ErrNotExist)
 	}
+	used(p, info)
 	return info.Size(), nil
 }
 
@@ -89,6 +105,9 @@ func (s *Store) Open(d Digest) (*os.File, error) {
 	p := s.Path(d)
 	if p == "" {
 		return nil, fmt.Errorf("blob %q: %w", d, fs.ErrNotExist)
+	}
+	if err := s.session.hold(d); err != nil {
+		return nil, s.environment(fmt.Errorf("blob %s: %w", d, err))
 	}
 	f, err := os.Open(p)
 	if err != nil {
@@ -125,7 +144,7 @@ func (s *Store) Adopt(ctx context.Context, path string, want Digest) (Digest, in
 	}
 	defer f.Close() // only read and synced through this handle
 	h := sha256.New()
-	n, err := io.Copy(h, &contextReader{ctx, f})
+	n, err := io.Copy(h, stream.WithContext(ctx, f))
 	if err != nil {
 		return "", 0, fault.Wrap(fault.Environment, fmt.Errorf("storing %s: %w", path, err))
 	}
@@ -169,35 +188,11 @@ func (s *Store) install(path string, d Digest) error {
 	to := s.Path(d)
 	dir := filepath.Dir(to)
 	if err := os.Mkdir(dir, 0o755); err == nil {
-		if err := syncDir(filepath.Dir(dir)); err != nil {
+		if err := atomicfile.SyncDir(filepath.Dir(dir)); err != nil {
 			return err
 		}
 	} else if !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := os.Rename(path, to); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// contextReader ends a long copy when the context does.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
+	return atomicfile.Rename(path, to)
 }

@@ -262,6 +262,7 @@ func TestFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer s.Close()
 	_, _, err = s.Put(t.Context(), bytes.NewReader(make([]byte, 4<<20)), "")
 	if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "bytes free") {
 		t.Fatalf("full disk: %v (class %d)", err, fault.ClassOf(err))

@@ -11,7 +11,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/flock"
 )
 
 // Writer takes the bytes of one blob whose digest is known at the end. It is
@@ -97,8 +98,9 @@ func (s *Store) temp() (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil && !errors.Is(err, unix.ENOTSUP) {
-		return nil, errors.Join(fmt.Errorf("locking %s: %w", f.Name(), err), f.Close(), os.Remove(f.Name()))
+	// Nobody else can have it: it is new, and the old ones only are cleaned.
+	if _, err := flock.Try(f, flock.Exclusive); err != nil && !flock.Unsupported(err) {
+		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
 	return f, nil
 }
@@ -112,12 +114,12 @@ func (s *Store) writeFile(path string, b []byte) error {
 	_, err = f.Write(b)
 	err = errors.Join(err, f.Chmod(0o644), f.Sync())
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = atomicfile.Rename(f.Name(), path)
 	}
 	if err != nil {
 		return errors.Join(err, f.Close(), os.Remove(f.Name()))
 	}
-	return errors.Join(f.Close(), syncDir(filepath.Dir(path)))
+	return f.Close()
 }
 
 // clean removes temporary files last written before the given time that no
@@ -154,7 +156,7 @@ func removeUnheld(path string) error {
 		return err
 	}
 	defer f.Close() // read-only handle, only used for its lock
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if alone, err := flock.Try(f, flock.Exclusive); err != nil || !alone {
 		return nil // held by its writer, or locks unknown here: leave it
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

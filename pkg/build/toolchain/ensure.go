@@ -8,10 +8,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
-	"github.com/gofrs/flock"
-
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/flock"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
@@ -24,8 +23,8 @@ const recipeVersion = 1
 
 // Ensure returns the image made of the locked packages, which must be in the
 // store. It is made in cacheDir/toolchain/KEY, where KEY is of the packages'
-// digests and the date; when it is there already, Ensure reads three small
-// files and returns. Epoch is the upper bound of all times in it, in seconds
+// digests and the date; when it is there already, and what it consists of has
+// its digests, Ensure returns it; a damaged one is made again. Epoch is the upper bound of all times in it, in seconds
 // since 1970.
 //
 // The digest is the image's as made; whether it equals the lock's
@@ -35,28 +34,31 @@ func Ensure(ctx context.Context, st *store.Store, l lock.Toolchain, epoch int64,
 	if err != nil {
 		return engine.Image{}, err
 	}
-	key, err := cacheKey(l, epoch)
+	key, err := Key(l, epoch)
 	if err != nil {
 		return engine.Image{}, err
 	}
 	parent := filepath.Join(cacheDir, "toolchain")
 	dir := filepath.Join(parent, key)
-	if image, err := openLayout(dir); err == nil {
+	if image, err := openLayout(ctx, dir); err == nil {
 		return image, nil
 	}
 
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return engine.Image{}, fault.Errorf(fault.Environment, "toolchain: %w", err)
 	}
-	guard := flock.New(filepath.Join(parent, "lock"))
-	if _, err := guard.TryLockContext(ctx, 100*time.Millisecond); err != nil {
-		return engine.Image{}, fmt.Errorf("toolchain: lock %s: %w", guard.Path(), err)
+	guard, err := flock.Acquire(ctx, filepath.Join(parent, "lock"), flock.Exclusive)
+	if err != nil {
+		return engine.Image{}, fmt.Errorf("toolchain: %w", err)
 	}
 	defer guard.Close()
 	// Another process may have made it while we waited.
-	image, err := openLayout(dir)
+	image, err := openLayout(ctx, dir)
 	if err == nil {
 		return image, nil
+	}
+	if err := context.Cause(ctx); err != nil {
+		return engine.Image{}, err
 	}
 	// What is there and does not open is damaged; what else is there is left
 	// from a crash, since we hold the lock.
@@ -76,7 +78,10 @@ func Ensure(ctx context.Context, st *store.Store, l lock.Toolchain, epoch int64,
 	}
 	image, err = build(ctx, st, l, arch, epoch, work, filepath.Join(parent, key+".log"))
 	if err == nil {
-		err = os.Rename(image.Layout, dir)
+		err = atomicfile.SyncTree(image.Layout)
+	}
+	if err == nil {
+		err = atomicfile.Rename(image.Layout, dir)
 		image.Layout = dir
 	}
 	if cleanErr := os.RemoveAll(work); err == nil {
@@ -112,8 +117,8 @@ func build(ctx context.Context, st *store.Store, l lock.Toolchain, arch string, 
 	return writeLayout(layout, layer, arch, epoch)
 }
 
-// cacheKey is of everything the image depends on.
-func cacheKey(l lock.Toolchain, epoch int64) (string, error) {
+// Key is of everything the image depends on: the name of its directory.
+func Key(l lock.Toolchain, epoch int64) (string, error) {
 	text, err := json.Marshal(struct {
 		Version  int
 		Epoch    int64

@@ -119,7 +119,7 @@ func TestEnsure(t *testing.T) {
 			}
 		}
 		// Ensure makes anew what does not open.
-		if image, err := openLayout(first.Layout); err == nil {
+		if image, err := openLayout(t.Context(), first.Layout); err == nil {
 			t.Errorf("opened %v", image)
 		}
 	})

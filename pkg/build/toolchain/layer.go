@@ -14,6 +14,8 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 )
 
 // unneeded are the directories a compiler does without, with a slash at the
@@ -56,7 +58,7 @@ func newLayer(layout string) (*layer, error) {
 	if err := os.MkdirAll(l.blobs, 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(l.blobs, ".layer-")
+	f, err := os.Create(filepath.Join(l.blobs, ".layer"))
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +137,7 @@ func (l *layer) finish() error {
 	if err != nil {
 		return fmt.Errorf("toolchain: layer: %w", err)
 	}
-	return os.Rename(l.f.Name(), l.path())
+	return atomicfile.Rename(l.f.Name(), l.path())
 }
 
 func (l *layer) abort() error {
@@ -173,8 +175,17 @@ func (l *layer) Uncompressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{dec, f}, nil
+	return &decoded{dec, f}, nil
+}
+
+// decoded is a decoder, whose goroutines end with it, and its file.
+type decoded struct {
+	*zstd.Decoder
+	f *os.File
+}
+
+// Close ends both.
+func (d *decoded) Close() error {
+	d.Decoder.Close()
+	return d.f.Close()
 }

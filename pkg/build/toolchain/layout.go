@@ -1,9 +1,8 @@
 package toolchain
 
 import (
+	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -50,9 +49,8 @@ func writeLayout(dir string, l *layer, arch string, epoch int64) (engine.Image, 
 }
 
 // openLayout returns the one image of a layout made before, if all its files
-// are there in their full size. (Contents are checked by the engine, against
-// the digests.)
-func openLayout(dir string) (engine.Image, error) {
+// are there and right.
+func openLayout(ctx context.Context, dir string) (engine.Image, error) {
 	fail := func(err error) (engine.Image, error) {
 		return engine.Image{}, fmt.Errorf("toolchain: %s: %w", dir, err)
 	}
@@ -67,8 +65,8 @@ func openLayout(dir string) (engine.Image, error) {
 	if len(manifests.Manifests) != 1 {
 		return fail(fmt.Errorf("%d images, want 1", len(manifests.Manifests)))
 	}
-	d := manifests.Manifests[0].Digest
-	image, err := index.Image(d)
+	manifest := manifests.Manifests[0]
+	image, err := index.Image(manifest.Digest)
 	if err != nil {
 		return fail(err)
 	}
@@ -76,14 +74,8 @@ func openLayout(dir string) (engine.Image, error) {
 	if err != nil {
 		return fail(err)
 	}
-	for _, b := range append(m.Layers, m.Config) {
-		fi, err := os.Stat(filepath.Join(dir, "blobs", b.Digest.Algorithm, b.Digest.Hex))
-		if err != nil {
-			return fail(err)
-		}
-		if fi.Size() != b.Size {
-			return fail(fmt.Errorf("blob %s has %d bytes, want %d", b.Digest, fi.Size(), b.Size))
-		}
+	if err := checkBlobs(ctx, dir, append(m.Layers, m.Config, manifest)); err != nil {
+		return fail(err)
 	}
-	return engine.Image{Layout: dir, Digest: store.Digest(d.String())}, nil
+	return engine.Image{Layout: dir, Digest: store.Digest(manifest.Digest.String())}, nil
 }

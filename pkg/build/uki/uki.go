@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -176,16 +177,9 @@ func (i *Image) Open() (io.ReadCloser, error) {
 	var readers []io.Reader
 	var at int64
 	for _, p := range i.pieces {
-		readers = append(readers, io.LimitReader(zeros{}, p.offset-at), io.NewSectionReader(p.data, 0, p.data.Size()))
+		readers = append(readers, io.LimitReader(stream.Zeros, p.offset-at), io.NewSectionReader(p.data, 0, p.data.Size()))
 		at = p.offset + p.data.Size()
 	}
-	readers = append(readers, io.LimitReader(zeros{}, i.size-at))
+	readers = append(readers, io.LimitReader(stream.Zeros, i.size-at))
 	return io.NopCloser(io.MultiReader(readers...)), nil
-}
-
-type zeros struct{}
-
-func (zeros) Read(b []byte) (int, error) {
-	clear(b)
-	return len(b), nil
 }

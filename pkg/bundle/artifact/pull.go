@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/registry"
@@ -209,7 +210,7 @@ func (p *puller) copy(ctx context.Context, old, path string, d v1.Descriptor) er
 	if err != nil {
 		return err
 	}
-	return errors.Join(p.write(path, registry.Verify(&contextReader{ctx, f}, old, d)), f.Close())
+	return errors.Join(p.write(path, registry.Verify(stream.WithContext(ctx, f), old, d)), f.Close())
 }
 
 func (p *puller) write(path string, r io.Reader) error {
@@ -236,17 +237,4 @@ func (c *counter) Write(b []byte) (int, error) {
 		return n, fault.Wrap(fault.Environment, err)
 	}
 	return n, nil
-}
-
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-// Read implements io.Reader.
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

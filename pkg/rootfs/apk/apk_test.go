@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"errors"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -73,7 +77,7 @@ func (r *repo) addScripts(m Meta, scripts map[string]string, entries ...rootfs.E
 		m.Arch = "x86_64"
 	}
 	var b bytes.Buffer
-	m, err := write(&b, m, scripts, tree(r.t, entries...), testKeys()[0], epoch)
+	m, err := Write(&b, m, tree(r.t, entries...), testKeys()[0], epoch, func(o *writeOptions) { o.scripts = scripts })
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -150,6 +154,31 @@ func TestWriteOpenRoundTrip(t *testing.T) {
 	}
 	if !bytes.Equal(first, second) {
 		t.Error("two writes of one package differ")
+	}
+}
+
+// What is as large as a package may not go to the system's temporary
+// directory, which may be in memory.
+func TestWriteTempDir(t *testing.T) {
+	m := Meta{Name: "a", Version: "1-r0", Arch: "x86_64"}
+	want, err := Write(io.Discard, m, tree(t), testKeys()[0], epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "absent"))
+	if _, err := Write(io.Discard, m, tree(t), testKeys()[0], epoch); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without a directory: %v", err)
+	}
+	dir := t.TempDir()
+	got, err := Write(io.Discard, m, tree(t), testKeys()[0], epoch, WithTempDir(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v, %v", entries, err)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -146,14 +147,14 @@ func (k *SigningKey) Save(dir string) (string, error) {
 		return "", fmt.Errorf("key %s: %w", k.Name, err)
 	}
 	private := filepath.Join(dir, strings.TrimSuffix(k.Name, ".pub"))
-	if err := writeFile(private, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+	if err := atomicfile.Write(private, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 		return "", err
 	}
 	public, err := k.PublicPEM()
 	if err != nil {
 		return "", err
 	}
-	return private, writeFile(filepath.Join(dir, k.Name), public, 0o644)
+	return private, atomicfile.Write(filepath.Join(dir, k.Name), public, 0o644)
 }
 
 // PublicPEM is the public key as apk wants it in etc/apk/keys.
@@ -259,29 +260,4 @@ func (k Keyring) verify(what string, sigs []signature, sum func(crypto.Hash) ([]
 	}
 	return fault.Errorf(fault.Verification, "%s: signed by %s, trusted are %s", what, strings.Join(unknown, ", "), k.names()).
 		Hintf("add the key to the recipe's keys if you trust it")
-}
-
-func writeFile(path string, data []byte, perm fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("write %s: %w", path, err), f.Close(), os.Remove(f.Name()))
-		}
-	}()
-	if err = f.Chmod(perm); err != nil {
-		return err
-	}
-	if _, err = f.Write(data); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return f.Close()
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	kgzip "github.com/klauspost/compress/gzip"
+
+	"github.com/sovereign-build/sovereign/internal/stream"
 )
 
 // memberFile is one file of a signature, control or index member.
@@ -102,7 +104,7 @@ func readMember(r *countingReader, limit int64) ([]memberFile, error) {
 		return nil, fmt.Errorf("not gzip: %w", err)
 	}
 	gz.Multistream(false)
-	limited := &limitedReader{gz, limit}
+	limited := stream.AtMost(gz, &limit, errors.New("unpacks to more than is allowed"))
 	tr := tar.NewReader(limited)
 	var files []memberFile
 	for {
@@ -130,22 +132,4 @@ func readMember(r *countingReader, limit int64) ([]memberFile, error) {
 		return nil, fmt.Errorf("gzip: %w", err)
 	}
 	return files, nil
-}
-
-// limitedReader fails where io.LimitReader would pretend an end.
-type limitedReader struct {
-	r    io.Reader
-	left int64
-}
-
-func (l *limitedReader) Read(p []byte) (int, error) {
-	if l.left <= 0 {
-		return 0, errors.New("unpacks to more than is allowed")
-	}
-	if int64(len(p)) > l.left {
-		p = p[:l.left]
-	}
-	n, err := l.r.Read(p)
-	l.left -= int64(n)
-	return n, err
 }

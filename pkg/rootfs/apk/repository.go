@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -175,36 +177,39 @@ func (s source) download(ctx context.Context, name, path string, limit int64) (_
 	if resp.StatusCode != http.StatusOK {
 		return "", fault.Errorf(fault.Source, "get %s: %s", from, resp.Status).Hintf("check the repository's URL and architecture")
 	}
-	dir := filepath.Dir(path)
+	body := stream.AtMost(&body{resp.Body, from}, &limit, fault.Errorf(fault.Source, "get %s: more than %d bytes", from, limit))
 	if path == "" {
-		dir = ""
-	} else if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("cache: %w", err)
+		return temporary(body)
 	}
-	f, err := os.CreateTemp(dir, ".sovereign-download-*")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", fault.Errorf(fault.Environment, "cache: %w", err)
+	}
+	return path, atomicfile.Copy(path, body, 0o644)
+}
+
+// temporary copies r into a file that the caller removes.
+func temporary(r io.Reader) (_ string, err error) {
+	f, err := os.CreateTemp("", ".sovereign-download-*")
 	if err != nil {
-		return "", fmt.Errorf("cache: %w", err)
+		return "", fault.Wrap(fault.Environment, err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
-		}
-	}()
-	n, err := io.Copy(f, io.LimitReader(resp.Body, limit+1))
-	if err != nil {
-		return "", fault.Errorf(fault.Source, "get %s: %w", from, err)
+	_, err = io.Copy(f, r)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", fault.Wrap(fault.Environment, errors.Join(err, os.Remove(f.Name())))
 	}
-	if n > limit {
-		return "", fault.Errorf(fault.Source, "get %s: more than %d bytes", from, limit)
+	return f.Name(), nil
+}
+
+// body is what a server sends. Its errors are of class fault.Source.
+type body struct {
+	r    io.Reader
+	from string
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = fault.Errorf(fault.Source, "get %s: %w", b.from, err)
 	}
-	if err = f.Sync(); err != nil {
-		return "", fmt.Errorf("cache: %w", err)
-	}
-	if path == "" {
-		return f.Name(), f.Close()
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return "", fmt.Errorf("cache: %w", err)
-	}
-	return path, f.Close()
+	return n, err
 }

@@ -10,9 +10,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"slices"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
@@ -20,17 +20,28 @@ import (
 // checksumKey is the PAX record with a file's SHA-1 in hex.
 const checksumKey = "APK-TOOLS.checksum.SHA1"
 
+// WriteOption changes how Write works, never what it writes.
+type WriteOption func(*writeOptions)
+
+type writeOptions struct {
+	tempDir string
+	scripts map[string]string // by kind; only tests give them
+}
+
+// WithTempDir puts the temporary file, as large as the package, into dir. The
+// default is the system's temporary directory, which may be in memory.
+func WithTempDir(dir string) WriteOption { return func(o *writeOptions) { o.tempDir = dir } }
+
 // Write writes a package of the tree, signed with key, or not signed, for Sign,
 // when key is nil. Size, InstalledSize, Checksum, DataHash and, unless given,
 // BuildDate are filled in and returned.
 // All times are epoch. The data member goes through a temporary file, because
 // the control member before it holds its digest.
-func Write(w io.Writer, m Meta, t *rootfs.Tree, key *SigningKey, epoch int64) (Meta, error) {
-	return write(w, m, nil, t, key, epoch)
-}
-
-// write is Write with scripts by kind, which tests need.
-func write(w io.Writer, m Meta, scripts map[string]string, t *rootfs.Tree, key *SigningKey, epoch int64) (Meta, error) {
+func Write(w io.Writer, m Meta, t *rootfs.Tree, key *SigningKey, epoch int64, opts ...WriteOption) (Meta, error) {
+	var o writeOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
 	if m.BuildDate == 0 {
 		m.BuildDate = epoch
 	}
@@ -43,14 +54,11 @@ func write(w io.Writer, m Meta, scripts map[string]string, t *rootfs.Tree, key *
 	if err := m.check(); err != nil {
 		return m, err
 	}
-	tmp, err := os.CreateTemp("", ".sovereign-apk-*")
+	tmp, err := atomicfile.Scratch(o.tempDir)
 	if err != nil {
 		return m, fmt.Errorf("package %s: %w", m.ID(), err)
 	}
-	defer tmp.Close()
-	if err := os.Remove(tmp.Name()); err != nil {
-		return m, fmt.Errorf("package %s: %w", m.ID(), err)
-	}
+	defer tmp.Close() // it holds nothing that is wanted after
 	sum := sha256.New()
 	if err := writeData(io.MultiWriter(tmp, sum), t, epoch); err != nil {
 		return m, fmt.Errorf("package %s: %w", m.ID(), err)
@@ -59,8 +67,8 @@ func write(w io.Writer, m Meta, scripts map[string]string, t *rootfs.Tree, key *
 
 	var control bytes.Buffer
 	files := []memberFile{{".PKGINFO", []byte(m.pkginfo()), 0o644}}
-	for _, kind := range slices.Sorted(maps.Keys(scripts)) {
-		files = append(files, memberFile{"." + kind, []byte(scripts[kind]), 0o755})
+	for _, kind := range slices.Sorted(maps.Keys(o.scripts)) {
+		files = append(files, memberFile{"." + kind, []byte(o.scripts[kind]), 0o755})
 	}
 	if err := writeMember(&control, epoch, false, files...); err != nil {
 		return m, fmt.Errorf("package %s: %w", m.ID(), err)

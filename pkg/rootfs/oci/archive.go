@@ -14,6 +14,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -99,15 +100,12 @@ func readArchive(ctx context.Context, name string) (_ *archive, err error) {
 
 // unpacked writes r to a temporary file without a name.
 func unpacked(r io.Reader) (*os.File, error) {
-	f, err := os.CreateTemp("", ".sovereign-archive-*")
+	f, err := atomicfile.Scratch("")
 	if err != nil {
 		return nil, err
 	}
-	err = os.Remove(f.Name())
-	if err == nil {
-		left := int64(maxArchiveBytes)
-		_, err = io.Copy(f, &boundedReader{r: r, left: &left})
-	}
+	left := int64(maxArchiveBytes)
+	_, err = io.Copy(f, &boundedReader{r: r, left: &left})
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}

@@ -16,8 +16,9 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/atomicdir"
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/registry"
 )
@@ -27,9 +28,6 @@ import (
 // which is replaced in one rename; after an error it is as it was. Every blob
 // is verified on the way.
 func WriteLayout(ctx context.Context, dir string, item Item, ref string) (err error) {
-	if dir, err = filepath.Abs(dir); err != nil {
-		return fault.Wrap(fault.Environment, err)
-	}
 	if err := replaceable(dir); err != nil {
 		return err
 	}
@@ -41,16 +39,13 @@ func WriteLayout(ctx context.Context, dir string, item Item, ref string) (err er
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return fault.Wrap(fault.Environment, err)
-	}
-	temp, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".partial-")
+	temp, err := atomicdir.Create(dir, replaceable)
 	if err != nil {
-		return fault.Wrap(fault.Environment, err)
+		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
-	blobs := filepath.Join(temp, "blobs", "sha256")
-	if err := errors.Join(os.Chmod(temp, 0o755), os.MkdirAll(blobs, 0o755)); err != nil {
+	defer func() { err = errors.Join(err, temp.Abort()) }()
+	blobs := filepath.Join(temp.Path, "blobs", "sha256")
+	if err := os.MkdirAll(blobs, 0o755); err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
 	for _, p := range all.sorted() {
@@ -59,11 +54,14 @@ func WriteLayout(ctx context.Context, dir string, item Item, ref string) (err er
 		}
 	}
 	for name, data := range map[string][]byte{indexFile: index, layoutFile: layout} {
-		if err := os.WriteFile(filepath.Join(temp, name), data, 0o644); err != nil {
+		if err := writeFile(filepath.Join(temp.Path, name), bytes.NewReader(data)); err != nil {
 			return fault.Wrap(fault.Environment, err)
 		}
 	}
-	return place(temp, dir)
+	if err := errors.Join(atomicfile.SyncDir(blobs), atomicfile.SyncDir(filepath.Dir(blobs))); err != nil {
+		return err
+	}
+	return temp.Commit()
 }
 
 // Verify reads every blob of an item and holds it against its digest.
@@ -92,6 +90,7 @@ func (p part) writeTo(ctx context.Context, write func(io.Reader) error) error {
 	return layerError(ctx, p.desc.Digest.String(), err)
 }
 
+// writeFile makes a file and brings its content to the disk.
 func writeFile(name string, r io.Reader) error {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
@@ -114,23 +113,6 @@ func replaceable(dir string) error {
 	}
 	return fault.Errorf(fault.Usage, "%s is not an OCI layout and will not be replaced by one", dir).
 		Hintf("name another directory, or move this one away")
-}
-
-// place puts the finished directory where it belongs, in one step.
-func place(temp, dir string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, dir, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EEXIST) {
-		// temp is then the old one, which the caller removes.
-		err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, dir, unix.RENAME_EXCHANGE)
-	}
-	if err != nil {
-		return fault.Errorf(fault.Environment, "putting the layout at %s: %w", dir, err)
-	}
-	parent, err := os.Open(filepath.Dir(dir))
-	if err != nil {
-		return fault.Wrap(fault.Environment, err)
-	}
-	return fault.Wrap(fault.Environment, errors.Join(parent.Sync(), parent.Close()))
 }
 
 // WriteArchive writes an image or index as a tar archive of an OCI layout, the

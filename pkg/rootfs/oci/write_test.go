@@ -3,10 +3,12 @@ package oci
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"log"
+	"math/rand/v2"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -22,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
+	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/registry"
@@ -454,4 +457,54 @@ func TestReplaceable(t *testing.T) {
 	if fault.ClassOf(err) != fault.Usage || fault.HintOf(err) == "" {
 		t.Errorf("got %v", err)
 	}
+}
+
+// On a full disk a layout that stood there stays, whole, and nothing is beside it.
+func TestWriteLayoutFullDisk(t *testing.T) {
+	parent := t.TempDir()
+	if err := unix.Mount("small", parent, "tmpfs", 0, "size=256k"); err != nil {
+		t.Skipf("cannot mount a tmpfs here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(parent, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := filepath.Join(parent, "layout")
+	if err := WriteLayout(t.Context(), dir, mustNew(t, spec("amd64"), sample(t, false)), "latest"); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(filepath.Join(dir, "index.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := rootfs.New()
+	noise := make([]byte, 1<<20)
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	if err := large.Add(rootfs.Entry{Path: "large", Mode: 0o644, Content: rootfs.Bytes(noise)}); err != nil {
+		t.Fatal(err)
+	}
+	err = WriteLayout(t.Context(), dir, mustNew(t, spec("amd64"), large), "latest")
+	if !errors.Is(err, unix.ENOSPC) || fault.ClassOf(err) != fault.Environment {
+		t.Errorf("got %v", err)
+	}
+	after, err := os.ReadFile(filepath.Join(dir, "index.json"))
+	if err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the layout that stood there: %v", err)
+	}
+	if err := validate.Index(mustIndex(t, dir)); err != nil {
+		t.Error(err)
+	}
+	if entries, err := os.ReadDir(parent); err != nil || len(entries) != 1 {
+		t.Errorf("beside it: %v, %v", entries, err)
+	}
+}
+
+func mustIndex(t *testing.T, dir string) v1.ImageIndex {
+	t.Helper()
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return index
 }

@@ -11,9 +11,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	goverity "github.com/containerd/go-dmverity/pkg/verity"
+
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 )
 
 const (
@@ -86,14 +87,11 @@ func Format(ctx context.Context, dataPath, hashPath string, o Options) (_ Info, 
 	if len(o.Salt) == 0 || len(o.Salt) > MaxSalt {
 		return Info{}, fmt.Errorf("verity: salt of %d bytes, not 1 to %d", len(o.Salt), MaxSalt)
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(hashPath), ".verity-*")
+	tree, err := atomicfile.Create(hashPath, 0o644)
 	if err != nil {
 		return Info{}, fmt.Errorf("verity: %w", err)
 	}
-	defer os.Remove(tmp.Name()) // gone already where the rename worked
-	if err := tmp.Close(); err != nil {
-		return Info{}, fmt.Errorf("verity: %w", err)
-	}
+	defer tree.Abort()
 	p := goverity.DefaultParams()
 	p.HashName, p.HashType = Algorithm, 1
 	p.DataBlockSize, p.HashBlockSize = BlockSize, BlockSize
@@ -101,45 +99,29 @@ func Format(ctx context.Context, dataPath, hashPath string, o Options) (_ Info, 
 	p.Salt, p.SaltSize = o.Salt, uint16(len(o.Salt))
 	p.HashAreaOffset = HashOffset
 	p.UUID = o.UUID
-	root, err := goverity.Create(&p, dataPath, tmp.Name())
+	root, err := goverity.Create(&p, dataPath, tree.Name())
 	if err != nil {
 		return Info{}, fmt.Errorf("verity: %s: %w", dataPath, err)
 	}
 	if len(root) != len(RootHash{}) {
 		return Info{}, fmt.Errorf("verity: %s: root hash of %d bytes", dataPath, len(root))
 	}
-	tree, err := goverity.GetHashTreeSize(&p)
+	size, err := goverity.GetHashTreeSize(&p)
 	if err != nil {
 		return Info{}, fmt.Errorf("verity: %s: %w", dataPath, err)
 	}
-	info := Info{Root: RootHash(root), DataBlocks: p.DataBlocks, Size: HashOffset + int64(tree), Salt: o.Salt}
-	if err := finish(tmp.Name(), info.Size); err != nil {
+	info := Info{Root: RootHash(root), DataBlocks: p.DataBlocks, Size: HashOffset + int64(size), Salt: o.Salt}
+	// A tree of one data block has no hash blocks.
+	if err := tree.Truncate(info.Size); err != nil {
 		return Info{}, fmt.Errorf("verity: %w", err)
 	}
 	if err := ctx.Err(); err != nil {
 		return Info{}, err
 	}
-	if err := os.Rename(tmp.Name(), hashPath); err != nil {
+	if err := tree.Commit(); err != nil {
 		return Info{}, fmt.Errorf("verity: %w", err)
 	}
 	return info, nil
-}
-
-// finish brings the file to its full size (a tree of one data block has no
-// hash blocks) and to the disk.
-func finish(path string, size int64) (err error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := f.Truncate(size); err != nil {
-		return err
-	}
-	return f.Sync()
 }
 
 // Verify checks the image against its hash file and a root hash.

@@ -5,8 +5,8 @@ import (
 	"os"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/internal/torture"
-	"github.com/sovereign-build/sovereign/pkg/build/disk"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -24,10 +24,7 @@ func updatePage(path string, rep *torture.Report) error {
 			return fault.Errorf(fault.Usage, "%s: %w", path, err)
 		}
 	}
-	return disk.Replace(path, func(f *os.File) error {
-		_, err := f.WriteString(page)
-		return err
-	})
+	return atomicfile.Write(path, []byte(page), 0o644)
 }
 
 func replaceBlock(page, family, text string) (string, error) {

@@ -25,6 +25,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/build/disk"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -166,36 +167,17 @@ func (i Image) add(ctx context.Context, t *tar.Writer, name string, f File, unit
 	}
 	content := f.Content
 	if content == nil {
-		content = zeros{}
+		content = stream.Zeros
 	}
-	n, err := io.Copy(t, cancellable{ctx, io.LimitReader(content, f.Size)})
+	n, err := io.Copy(t, stream.WithContext(ctx, io.LimitReader(content, f.Size)))
 	if err == nil && n != f.Size {
 		err = fmt.Errorf("contents end after %d of %d bytes", n, f.Size)
 	}
 	if err == nil {
-		_, err = io.CopyN(t, zeros{}, padded-n)
+		_, err = io.CopyN(t, stream.Zeros, padded-n)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
-}
-
-type cancellable struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c cancellable) Read(b []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(b)
-}
-
-type zeros struct{}
-
-func (zeros) Read(b []byte) (int, error) {
-	clear(b)
-	return len(b), nil
 }

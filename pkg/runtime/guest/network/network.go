@@ -10,10 +10,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
 )
 
@@ -122,11 +122,7 @@ func ResolvConf(servers []netip.Addr) string {
 
 // WriteResolvConf replaces the file at path.
 func WriteResolvConf(path string, servers []netip.Addr) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, []byte(ResolvConf(servers)), 0o644); err != nil {
-		return fmt.Errorf("network: %w", err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := atomicfile.Write(path, []byte(ResolvConf(servers)), 0o644); err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
@@ -125,25 +126,11 @@ func makeSecretsDir(dir string, a account) error {
 
 // writeFile writes a file of the account whole or not at all, also across a
 // power cut.
-func writeFile(path, text string, mode os.FileMode, a account) (err error) {
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	err = errors.Join(err, f.Chown(a.uid, a.gid), f.Chmod(mode), f.Sync(), f.Close())
-	if err != nil {
-		return fmt.Errorf("%s: %w", tmp, err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+func writeFile(path, text string, mode os.FileMode, a account) error {
+	return atomicfile.Fill(path, mode, func(f *os.File) error {
+		_, err := f.WriteString(text)
+		return errors.Join(err, f.Chown(a.uid, a.gid))
+	})
 }
 
 // readSecret reads a secret; a symbolic link is refused.

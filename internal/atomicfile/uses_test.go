@@ -1,0 +1,149 @@
+package atomicfile
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// replacing are the calls that replace a file, empty it, or lock one. A file
+// that is written by them can be found half written after a power cut, or
+// empty, and a lock by them knows no context.
+var replacing = map[string][]string{
+	"os":                    {"Rename", "CreateTemp", "WriteFile", "Create", "O_TRUNC"},
+	"io/ioutil":             {"TempFile", "WriteFile"},
+	"syscall":               {"Rename", "Renameat", "Flock", "FcntlFlock", "O_TRUNC"},
+	"golang.org/x/sys/unix": {"Rename", "Renameat", "Renameat2", "Flock", "FcntlFlock", "O_TRUNC"},
+}
+
+// excused are the uses outside of this package and its neighbours atomicdir
+// and flock, each with its reason.
+var excused = map[string]string{
+	// Files that nobody looks for after a power cut.
+	"internal/torture/machine.go os.O_TRUNC":             "the report of a torture's run",
+	"pkg/build/gosource.go os.WriteFile":                 "a directory of the build's own, thrown away after",
+	"pkg/build/source/apt.go os.WriteFile":               "apt's configuration, made again whenever its lists are",
+	"pkg/build/source/gomodules.go os.WriteFile":         "a directory of the build's own, thrown away after",
+	"pkg/build/toolchain/bootstrap.go os.O_TRUNC":        "a log",
+	"pkg/build/toolchain/repository.go os.WriteFile":     "a directory of the build's own, thrown away after",
+	"pkg/build/transfer/transfer.go os.WriteFile":        "a directory of the program's own, thrown away after",
+	"pkg/rootfs/apk/repository.go os.CreateTemp":         "a download that the caller removes",
+	"pkg/rootfs/internal/treetest/bench.go os.WriteFile": "a benchmark's input",
+	// In a directory that gets its name when it is whole and synced.
+	"pkg/build/toolchain/layer.go os.Create": "Ensure syncs the whole layout and renames it",
+	"pkg/bundle/artifact/pull.go os.Create":  "an artifact of a bundle.Writer, which syncs it and renames the directory",
+	"pkg/bundle/write.go os.WriteFile":       "Writer syncs each file and renames the directory",
+	// Logs are turned; after a power cut the longer one is turned again.
+	"pkg/runtime/guest/logs/logs.go os.Rename": "a log",
+	"pkg/runtime/start.go os.Rename":           "the console's and the hypervisor's logs",
+	// Files of the kernel, which take a value by a write.
+	"pkg/runtime/guest/initd/start.go os.WriteFile":  "cgroups",
+	"pkg/runtime/guest/network/keep.go os.WriteFile": "a sysctl",
+	"pkg/runtime/guest/proc/proc.go os.WriteFile":    "oom_score_adj",
+	// Locks of another kind.
+	"pkg/runtime/local/local.go unix.FcntlFlock": "the lock that QEMU takes on a disk image, to see whether it has",
+	// Names in a directory whose temporary files are locked by their writers.
+	"pkg/build/store/session.go os.CreateTemp": "the file is its session's lock, and holds notes of no use after it",
+	"pkg/build/store/writer.go os.CreateTemp":  "a blob's name is known at its end; it is renamed by Rename",
+	// Not converted yet.
+	"pkg/build/lock/file.go os.CreateTemp":    "to become Write",
+	"pkg/build/lock/file.go os.Rename":        "to become Write",
+	"pkg/build/source/apt.go unix.Flock":      "to become flock.Acquire",
+	"pkg/build/source/download.go unix.Flock": "to become flock.Try",
+}
+
+// TestUses keeps the program's files replaced in one way.
+func TestUses(t *testing.T) {
+	root := filepath.Join("..", "..")
+	found := map[string]bool{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		name = filepath.ToSlash(name)
+		if d.IsDir() {
+			_, err := os.Stat(filepath.Join(path, "go.mod"))
+			otherModule := name != "." && err == nil
+			if d.Name() == "testdata" || otherModule || name != "." && strings.HasPrefix(d.Name(), ".") ||
+				slices.Contains([]string{"internal/atomicfile", "internal/atomicdir", "internal/flock", "bin", "dist"}, name) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		uses, err := usesOf(path)
+		for _, use := range uses {
+			found[name+" "+use] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, use := range slices.Sorted(maps.Keys(found)) {
+		if excused[use] == "" {
+			t.Errorf("%s: use package atomicfile, atomicdir or flock, or say in excused why not", use)
+		}
+	}
+	for _, use := range slices.Sorted(maps.Keys(excused)) {
+		if !found[use] {
+			t.Errorf("%s is excused and not there: remove it from the list", use)
+		}
+	}
+}
+
+// usesOf lists the uses of replacing in a file: "os.Rename".
+func usesOf(path string) ([]string, error) {
+	f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+	if err != nil {
+		return nil, err
+	}
+	names := map[string][]string{} // what is watched, by the package's name in this file
+	for _, spec := range f.Imports {
+		imported, err := strconv.Unquote(spec.Path.Value)
+		if err != nil {
+			return nil, err
+		}
+		name := filepath.Base(imported)
+		if spec.Name != nil {
+			name = spec.Name.Name
+		}
+		names[name] = replacing[imported]
+	}
+	var uses []string
+	ast.Inspect(f, func(n ast.Node) bool {
+		if s, ok := n.(*ast.SelectorExpr); ok {
+			if x, ok := s.X.(*ast.Ident); ok && slices.Contains(names[x.Name], s.Sel.Name) {
+				uses = append(uses, x.Name+"."+s.Sel.Name)
+			}
+		}
+		return true
+	})
+	return uses, nil
+}
+
+func TestUsesOf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.go")
+	text := "package x\n\nimport (\n\tfiles \"os\"\n\t\"golang.org/x/sys/unix\"\n)\n\nvar _ = files.Rename\n\nfunc f() { unix.Flock(0, 0); files.Open(\"\"); os.Rename() }\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	uses, err := usesOf(path)
+	if err != nil || !slices.Equal(uses, []string{"files.Rename", "unix.Flock"}) {
+		t.Errorf("%v, %v", uses, err)
+	}
+}
