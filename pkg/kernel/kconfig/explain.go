@@ -170,6 +170,13 @@ func (x *Explainer) Explain(v Value) Explanation {
 	if kept(v.Value, e.Got) {
 		return e
 	}
+	if s.transitional {
+		e.Never = "it is transitional and has no line in the .config"
+		if heirs := x.tree.heirs(s); len(heirs) > 0 {
+			e.Never += "; ask for what takes its value: " + strings.Join(shorten(heirs), ", ")
+		}
+		return e
+	}
 	say := speaker{r: x.result, probes: &e.Compiler}
 	if bad := misfit(s, x.result, v.Value); bad != "" {
 		e.Never = bad
@@ -201,6 +208,23 @@ func (x *Explainer) Explain(v Value) Explanation {
 		e.Never = "no set of values was found that keeps it"
 	}
 	return e
+}
+
+// heirs are the names of the symbols whose defaults use a transitional one.
+func (t *Tree) heirs(old *Symbol) []string {
+	var names []string
+	for _, s := range t.Symbols() {
+		if slices.ContainsFunc(s.props, func(p *property) bool {
+			uses := false
+			if p.kind == propDefault {
+				p.value.symbols(func(of *Symbol, _ string) { uses = uses || of == old })
+			}
+			return uses
+		}) {
+			names = append(names, s.Name)
+		}
+	}
+	return names
 }
 
 // misfit says why the type has no such value.
