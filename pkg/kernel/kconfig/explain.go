@@ -145,10 +145,11 @@ func (t *Tree) Explainer(base Base, start, pinned []Value) *Explainer {
 func (x *Explainer) Result() *Result { return x.result }
 
 // kept says whether the value satisfies what was asked: m is met by y too, and
-// numbers are equal whatever their form.
+// hexadecimal numbers are equal with and without their 0x.
 func kept(asked, got string) bool {
+	hex := func(v string) bool { return validNumber(Hex, v) && !validNumber(Int, v) }
 	return asked == got || asked == "m" && got == "y" ||
-		validNumber(Hex, asked) && strings.HasPrefix(asked, "0x") && strings.HasPrefix(got, "0x") && parseInt(asked, 16) == parseInt(got, 16)
+		hex(asked) && hex(got) && parseInt(asked, 16) == parseInt(got, 16)
 }
 
 // Explain explains one symbol. For a symbol that is what was asked, Asked and
