@@ -338,11 +338,11 @@ func (m *Meta) setField(key byte, value string) (err error) {
 	case 'k':
 		m.ProviderPriority, err = strconv.Atoi(value)
 	case 'D':
-		m.Depends = strings.Fields(value)
+		m.Depends = append(m.Depends, strings.Fields(value)...)
 	case 'p':
-		m.Provides = strings.Fields(value)
+		m.Provides = append(m.Provides, strings.Fields(value)...)
 	case 'i':
-		m.InstallIf = strings.Fields(value)
+		m.InstallIf = append(m.InstallIf, strings.Fields(value)...)
 	}
 	return err
 }
