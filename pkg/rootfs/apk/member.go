@@ -64,6 +64,7 @@ func writeFiles(w io.Writer, epoch int64, end bool, files ...memberFile) error {
 // Limits of a member that is not data, unpacked: Alpine's largest index is
 // about 8 MiB.
 const (
+	maxSignature = 64 << 10 // of 512 bytes each, with their headers
 	maxControl   = 8 << 20
 	maxIndex     = 256 << 20
 	maxInMembers = 64 // files
@@ -98,7 +99,7 @@ func readMember(r *countingReader, limit int64) ([]memberFile, error) {
 		return nil, fmt.Errorf("not gzip: %w", err)
 	}
 	gz.Multistream(false)
-	limited := &limitedReader{gz, limit}
+	limited, left := &limitedReader{gz, limit}, limit
 	tr := tar.NewReader(limited)
 	var files []memberFile
 	for {
@@ -115,7 +116,11 @@ func readMember(r *countingReader, limit int64) ([]memberFile, error) {
 		if h.Typeflag != tar.TypeReg {
 			return nil, fmt.Errorf("%s is not a regular file", h.Name)
 		}
-		data, err := io.ReadAll(tr)
+		// What limited does not see: a sparse file is as large as it says.
+		data, err := io.ReadAll(io.LimitReader(tr, left+1))
+		if left -= int64(len(data)); err == nil && left < 0 {
+			err = errTooLarge
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", h.Name, err)
 		}
@@ -128,6 +133,8 @@ func readMember(r *countingReader, limit int64) ([]memberFile, error) {
 	return files, nil
 }
 
+var errTooLarge = errors.New("unpacks to more than is allowed")
+
 // limitedReader fails where io.LimitReader would pretend an end.
 type limitedReader struct {
 	r    io.Reader
@@ -136,7 +143,7 @@ type limitedReader struct {
 
 func (l *limitedReader) Read(p []byte) (int, error) {
 	if l.left <= 0 {
-		return 0, errors.New("unpacks to more than is allowed")
+		return 0, errTooLarge
 	}
 	if int64(len(p)) > l.left {
 		p = p[:l.left]
