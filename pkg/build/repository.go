@@ -6,10 +6,8 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/build/store"
@@ -75,21 +73,6 @@ func (b *builder) writeRepository(ctx context.Context, packages map[string]built
 		return "", err
 	}
 	return root, writeFile(filepath.Join(dir, indexFile), &index)
-}
-
-// keyring is the keys packages may be signed with: this machine's and those
-// the recipe or the caller names.
-func (b *builder) keyring() (apk.Keyring, error) {
-	files := slices.Clone(b.opts.keys)
-	for _, f := range b.recipe.Keys {
-		files = append(files, b.recipe.Resolve(f))
-	}
-	keys, err := apk.LoadKeyring(files...)
-	if err != nil {
-		return nil, err
-	}
-	maps.Copy(keys, b.key.Keyring())
-	return keys, nil
 }
 
 // export copies a blob out of the store.
