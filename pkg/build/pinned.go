@@ -203,7 +203,7 @@ func (b *builder) layOutPinned(ctx context.Context, pins []lock.Package, keys ap
 	}
 	var metas []apk.Meta
 	for _, p := range pins {
-		m, err := apk.ReadMeta(b.store.Path(p.Digest), keys)
+		m, err := apk.ReadMeta(b.store.Path(p.Digest), keys.For(b.repositoryAt(p.Repository)))
 		if err != nil {
 			return "", fmt.Errorf("%s of %s: %w", p.File(), p.Repository, err)
 		}

@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
@@ -125,21 +123,6 @@ func (b *builder) writePackages(ctx context.Context, dir string, packages map[st
 		return nil
 	}
 	return atomicfile.Write(path, index.Bytes(), 0o644)
-}
-
-// keyring is the keys packages may be signed with: this machine's and those
-// the recipe or the caller names.
-func (b *builder) keyring() (apk.Keyring, error) {
-	files := slices.Clone(b.opts.keys)
-	for _, f := range b.recipe.Keys {
-		files = append(files, b.recipe.Resolve(f))
-	}
-	keys, err := apk.LoadKeyring(files...)
-	if err != nil {
-		return nil, err
-	}
-	maps.Copy(keys, b.key.Keyring())
-	return keys, nil
 }
 
 // export copies a blob out of the store.

@@ -37,8 +37,12 @@ type Recipe struct {
 	// that ask for it ("name@edge").
 	Repositories []string `yaml:"repositories,omitempty"`
 	// Keys are the files of the public keys the repositories are signed with,
-	// relative to the recipe.
+	// relative to the recipe. They count for every repository that is not in
+	// Trust.
 	Keys []string `yaml:"keys,omitempty"`
+	// Trust says for single repositories, by location without a tag, whose
+	// signatures count there: nobody else's do.
+	Trust map[string]Trust `yaml:"trust,omitempty"`
 	// Packages is the world: apk dependencies, "icu-data-full" or
 	// "postgresql17>=17.4".
 	Packages []string `yaml:"packages"`
@@ -60,6 +64,16 @@ type Recipe struct {
 	Dir string `yaml:"-" json:"-"`
 	// Path is the file the recipe was read from.
 	Path string `yaml:"-" json:"-"`
+}
+
+// Trust is what the index and the packages of a repository have to be signed
+// with.
+type Trust struct {
+	// Keys are the files of public keys, relative to the recipe.
+	Keys []string `yaml:"keys"`
+	// SHA1 is "refuse" where signatures over SHA-1 do not count, as is wise for
+	// a repository of one's own. Alpine's need them, and "allow" is the default.
+	SHA1 string `yaml:"sha1,omitempty"`
 }
 
 // Kernel says which kernel, with which patches, from which fragments.

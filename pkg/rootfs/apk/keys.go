@@ -14,10 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
@@ -26,18 +24,10 @@ import (
 
 // Keyring holds the public keys that are trusted, by the names that
 // signatures use: "alpine-devel@lists.alpinelinux.org-6165ee59.rsa.pub".
-type Keyring map[string]*rsa.PublicKey
-
-// names for messages.
-func (k Keyring) names() string {
-	if len(k) == 0 {
-		return "none"
-	}
-	return strings.Join(slices.Sorted(maps.Keys(k)), ", ")
-}
+type Keyring map[string]Key
 
 // LoadKeyring reads public keys in PEM, files or directories of *.rsa.pub. A
-// key's name is its file's.
+// key's name is its file's, and two different ones of a name are an error.
 func LoadKeyring(paths ...string) (Keyring, error) {
 	k := Keyring{}
 	for _, p := range paths {
@@ -63,7 +53,9 @@ func LoadKeyring(paths ...string) (Keyring, error) {
 			if err != nil {
 				return nil, fault.Errorf(fault.Usage, "key %s: %w", f, err)
 			}
-			k[filepath.Base(f)] = pub
+			if err := k.Add(Keyring{filepath.Base(f): {PublicKey: pub}}); err != nil {
+				return nil, fault.Errorf(fault.Usage, "key %s: %w", f, err).Hintf("%s", fault.HintOf(err))
+			}
 		}
 	}
 	return k, nil
@@ -166,8 +158,10 @@ func (k *SigningKey) PublicPEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
 }
 
-// Keyring trusts this key alone.
-func (k *SigningKey) Keyring() Keyring { return Keyring{k.Name: &k.key.PublicKey} }
+// Keyring trusts this key alone, which signs over SHA-256 and never over less.
+func (k *SigningKey) Keyring() Keyring {
+	return Keyring{k.Name: {PublicKey: &k.key.PublicKey, Counts: func(_ string, h crypto.Hash) bool { return h != crypto.SHA1 }}}
+}
 
 // sign returns the signature member for the bytes whose SHA-256 is sum. RSA256
 // is understood by apk-tools since 2.10 and by apko.
@@ -241,12 +235,19 @@ func (k Keyring) verify(what string, sigs []signature, sum func(crypto.Hash) ([]
 			unknown = append(unknown, s.key)
 			continue
 		}
+		if !pub.counts("", s.hash) {
+			if wrong == nil {
+				wrong = fault.Errorf(fault.Verification, "%s: the signature of key %s over %s does not count here", what, s.key, s.hash).
+					Hintf("sign it over a stronger hash, or change what the recipe trusts")
+			}
+			continue
+		}
 		digest, err := sum(s.hash)
 		if err != nil {
 			return err
 		}
 		// One good signature of a trusted key is enough.
-		err = rsa.VerifyPKCS1v15(pub, s.hash, digest, s.sig)
+		err = rsa.VerifyPKCS1v15(pub.PublicKey, s.hash, digest, s.sig)
 		if err == nil {
 			return nil
 		}
