@@ -5,9 +5,11 @@ package decompress
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -43,13 +45,13 @@ func New(r io.Reader) (io.ReadCloser, error) {
 	case magic.Gzip:
 		z, err := gzip.NewReader(b)
 		if err != nil {
-			return nil, fault.Wrap(fault.Source, fmt.Errorf("gzip: %w", noEOF(err)))
+			return nil, named("gzip", noEOF(err))
 		}
 		return reader{z, z.Close, "gzip"}, nil
 	case magic.Zstd:
 		z, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(MaxWindow))
 		if err != nil {
-			return nil, fault.Wrap(fault.Source, fmt.Errorf("zstd: %w", noEOF(err)))
+			return nil, named("zstd", noEOF(err))
 		}
 		return reader{z, func() error { z.Close(); return nil }, "zstd"}, nil
 	case magic.Compressed:
@@ -78,15 +80,19 @@ func (r reader) Read(p []byte) (int, error) {
 		return n, fault.Errorf(fault.Source, "zstd: a window of more than %d MiB (zstd --long)", MaxWindow>>20).
 			Hintf("decompress it with zstd -dc --long=31")
 	}
-	return n, fault.Wrap(class(err), fmt.Errorf("%s: %w", r.name, err))
+	return n, named(r.name, err)
 }
 
-// class is that of what went wrong below, if it has one.
-func class(err error) fault.Class {
-	if c := fault.ClassOf(err); c != fault.Internal {
-		return c
+// named gives an error of a stream its format, unless the library has, and
+// keeps the class of what went wrong below, if it has one.
+func named(format string, err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
 	}
-	return fault.Source
+	if !strings.HasPrefix(err.Error(), format+": ") {
+		err = fmt.Errorf("%s: %w", format, err)
+	}
+	return fault.Wrap(fault.Source, err)
 }
 
 // noEOF keeps the end of a stream inside its header from looking like its end.

@@ -41,16 +41,28 @@ const (
 )
 
 // ErrLimit is in the chain of every error about a limit: the input may be
-// right, and too much.
-var ErrLimit = errors.New("more than the limit")
+// right, and too much. ErrBytes is in that of one about Limits.Bytes.
+var (
+	ErrLimit = errors.New("more than the limit")
+	ErrBytes = errors.New("more bytes than the limit")
+)
 
-type limitError string
+type limitError struct {
+	text  string
+	bytes bool
+}
 
-func (e limitError) Error() string        { return string(e) }
-func (e limitError) Is(target error) bool { return target == ErrLimit }
+func (e limitError) Error() string { return e.text }
+func (e limitError) Is(target error) bool {
+	return target == ErrLimit || e.bytes && target == ErrBytes
+}
 
 func overLimit(format string, args ...any) error {
-	return fault.Wrap(fault.Source, limitError(fmt.Sprintf(format, args...)))
+	return fault.Wrap(fault.Source, limitError{text: fmt.Sprintf(format, args...)})
+}
+
+func overBytes(format string, args ...any) error {
+	return fault.Wrap(fault.Source, limitError{text: fmt.Sprintf(format, args...), bytes: true})
 }
 
 // Budget is what is left of Limits while something is read; the parts of one
@@ -109,10 +121,10 @@ func (b *Budget) Memory(n int64) error {
 	return nil
 }
 
-// read takes n bytes of an archive.
-func (b *Budget) read(n int64) error {
+// Bytes takes n bytes of an archive.
+func (b *Budget) Bytes(n int64) error {
 	if b.bytes -= n; b.bytes < 0 {
-		return overLimit("more than %d bytes in all", b.limits.Bytes)
+		return overBytes("more than %d bytes in all", b.limits.Bytes)
 	}
 	return nil
 }
@@ -120,7 +132,7 @@ func (b *Budget) read(n int64) error {
 // file takes the contents of a file, holes among them.
 func (b *Budget) file(size int64) error {
 	if size < 0 || size > b.contents {
-		return overLimit("its %d bytes and those before it are, holes included, more than %d times %d", size, MaxHoles, b.limits.Bytes)
+		return overBytes("its %d bytes and those before it are, holes included, more than %d times %d", size, MaxHoles, b.limits.Bytes)
 	}
 	b.contents -= size
 	return nil

@@ -652,3 +652,25 @@ func TestHoles(t *testing.T) {
 		}
 	}
 }
+
+// An ordinary desktop has some 300,000 names.
+func TestTarManyNames(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a while")
+	}
+	tree := New()
+	for i := range 300_000 {
+		mustAdd(t, tree, Regular(fmt.Sprintf("usr/share/doc/some-package-%d/a-file-of-it-%d.html", i/1000, i), 0o644, nil))
+	}
+	var b bytes.Buffer
+	if err := WriteTar(&b, tree, 0); err != nil {
+		t.Fatal(err)
+	}
+	back, err := readTar(t, b.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if changes, err := Diff(t.Context(), tree, back); err != nil || len(changes) > 0 {
+		t.Errorf("%.1000v, %v", changes, err)
+	}
+}

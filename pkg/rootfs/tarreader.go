@@ -110,7 +110,7 @@ func (t *TarReader) Contents(spool *Spool, sum hash.Hash) (Content, error) {
 		return t.sparseContents(spool, t.runs)
 	}
 	if t.sparse { // summing zeros takes as long as summing anything
-		if err := t.budget.read(size); err != nil {
+		if err := t.budget.Bytes(size); err != nil {
 			return nil, err
 		}
 	}
@@ -185,7 +185,7 @@ func (s *tarSource) Read(p []byte) (int, error) {
 	if s.keep {
 		s.headers = append(s.headers, p[min(max(s.start-at, 0), int64(n)):n]...)
 	}
-	if limit := s.budget.read(int64(n)); limit != nil {
+	if limit := s.budget.Bytes(int64(n)); limit != nil {
 		return 0, limit
 	}
 	return n, err
