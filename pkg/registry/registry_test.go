@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -106,5 +107,30 @@ func TestVerify(t *testing.T) {
 	}
 	if _, err := io.ReadAll(Verify(iotest.TimeoutReader(iotest.OneByteReader(strings.NewReader("hello"))), "greeting", d)); !errors.Is(err, iotest.ErrTimeout) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Sizes are what a manifest says: any number.
+func TestVerifySizes(t *testing.T) {
+	h, n, err := v1.SHA256(strings.NewReader("hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for size, want := range map[int64]string{
+		n: "", n - 1: "longer than the 4 bytes", 0: "longer than the 0 bytes", -1: "longer than the -1 bytes", math.MinInt64: "longer than the -9223372036854775808 bytes",
+		math.MaxInt64: "ends after 5 of 9223372036854775807 bytes", math.MaxInt64 - 1: "ends after 5 of 9223372036854775806 bytes", math.MaxInt64 - n: "ends after 5 of",
+	} {
+		for _, r := range []io.Reader{strings.NewReader("hello"), iotest.OneByteReader(strings.NewReader("hello")), iotest.DataErrReader(strings.NewReader("hello"))} {
+			_, err := io.ReadAll(Verify(r, "greeting", v1.Descriptor{Digest: h, Size: size}))
+			switch {
+			case want == "" && err != nil:
+				t.Errorf("size %d: %v", size, err)
+			case want != "" && (err == nil || fault.ClassOf(err) != fault.Verification || !strings.Contains(err.Error(), want)):
+				t.Errorf("size %d: %v, want %q", size, err, want)
+			}
+		}
+	}
+	if n, err := Verify(strings.NewReader("hello"), "greeting", v1.Descriptor{Digest: h, Size: math.MaxInt64}).Read(nil); n != 0 || err != nil {
+		t.Errorf("reading nothing: %d, %v", n, err)
 	}
 }

@@ -34,9 +34,10 @@ func (v *verifier) Read(p []byte) (int, error) {
 	if v.err != nil {
 		return 0, v.err
 	}
-	// One byte more than there should be is enough to know.
-	if left := v.want.Size - v.n + 1; int64(len(p)) > left {
-		p = p[:left]
+	// One byte more than there should be is enough to know. The size comes
+	// from outside and may be any number: it is not added to.
+	if left := v.want.Size - v.n; left < int64(len(p)) {
+		p = p[:max(left, 0)+1]
 	}
 	n, err := v.r.Read(p)
 	v.hash.Write(p[:n])

@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 )
 
@@ -40,7 +42,24 @@ func File(path string) Content { return fileContent(path) }
 
 type fileContent string
 
-func (f fileContent) Open() (io.ReadCloser, error) { return os.Open(string(f)) }
+func (f fileContent) Open() (io.ReadCloser, error) {
+	file, err := os.Open(string(f))
+	if err != nil {
+		return nil, err
+	}
+	return hostFile{file}, nil
+}
+
+type hostFile struct{ *os.File }
+
+// NextData implements Holes.
+func (f hostFile) NextData(off int64) (start, end int64, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, 0, err
+	}
+	return fileData(f.File, off, info.Size())
+}
 
 // Section is n bytes at offset off of r, which stays open as long as the
 // content is used.
@@ -52,13 +71,53 @@ type section struct {
 }
 
 func (s section) Open() (io.ReadCloser, error) {
-	return sectionReader{io.NewSectionReader(s.r, s.off, s.n)}, nil
+	return &sectionReader{SectionReader: io.NewSectionReader(s.r, s.off, s.n), s: s}, nil
 }
 func (s section) Size() int64 { return s.n }
 
-type sectionReader struct{ *io.SectionReader }
+type sectionReader struct {
+	*io.SectionReader
+	s section
+}
 
-func (sectionReader) Close() error { return nil }
+func (*sectionReader) Close() error { return nil }
+
+// Holes is implemented by opened contents that know where they are zeros
+// without reading them.
+type Holes interface {
+	// NextData returns where the first data at or after off are, and where
+	// they end: at off and the size where nothing is known, both the size
+	// where there are none. What it leaves out reads as zeros.
+	NextData(off int64) (start, end int64, err error)
+}
+
+// NextData implements Holes: a section of a file, as the spool's, or of what
+// has holes itself.
+func (r *sectionReader) NextData(off int64) (start, end int64, err error) {
+	s := r.s
+	start, end = s.off+off, s.off+s.n
+	switch in := s.r.(type) {
+	case *os.File:
+		start, end, err = fileData(in, start, end)
+	case Holes:
+		start, end, err = in.NextData(start)
+	}
+	return min(start-s.off, s.n), min(end-s.off, s.n), err
+}
+
+// fileData finds data in a file of the host. It moves the file's offset.
+func fileData(f *os.File, off, size int64) (start, end int64, err error) {
+	fd := int(f.Fd())
+	start, err = unix.Seek(fd, off, unix.SEEK_DATA)
+	switch {
+	case err == unix.ENXIO:
+		return size, size, nil
+	case err != nil:
+		return off, size, nil // this file system does not know
+	}
+	end, err = unix.Seek(fd, start, unix.SEEK_HOLE)
+	return start, end, err
+}
 
 // Spool keeps contents that come from a stream in one temporary file, so that
 // a tree of any size takes little memory and one file descriptor. It is safe
@@ -97,18 +156,29 @@ func (s *Spool) Add(r io.Reader) (Content, int64, error) {
 // AddN copies n bytes of r, which must have as many, and returns them as
 // content. Long runs of zeros take no space.
 func (s *Spool) AddN(r io.Reader, n int64) (Content, error) {
-	s.mu.Lock()
-	off := s.off
-	s.off += n
-	s.mu.Unlock()
-	got, err := s.copy(off, io.LimitReader(r, n), min(n, copyPiece))
-	if err != nil {
+	off := s.reserve(n)
+	if err := s.putN(off, r, n); err != nil {
 		return nil, err
 	}
-	if got < n {
-		return nil, fmt.Errorf("spool: %w after %d of %d bytes", io.ErrUnexpectedEOF, got, n)
-	}
 	return Section(s.f, off, n), nil
+}
+
+// reserve takes n bytes of the spool and returns where they begin.
+func (s *Spool) reserve(n int64) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	off := s.off
+	s.off += n
+	return off
+}
+
+// putN copies n bytes of r to off.
+func (s *Spool) putN(off int64, r io.Reader, n int64) error {
+	got, err := s.copy(off, io.LimitReader(r, n), min(n, copyPiece))
+	if err == nil && got < n {
+		err = fmt.Errorf("spool: %w after %d of %d bytes", io.ErrUnexpectedEOF, got, n)
+	}
+	return err
 }
 
 // copyPiece is the most that is copied at a time, in bytes. Most files are far

@@ -24,7 +24,7 @@ const Root = "."
 // Entry is one path of a tree.
 type Entry struct {
 	// Path is clean and relative, without a leading or trailing slash:
-	// "usr/bin/psql".
+	// "usr/bin/psql". Like Linux's, it is bytes, UTF-8 or not.
 	Path string
 	// Mode holds the type, the permission bits, and setuid, setgid, sticky.
 	Mode fs.FileMode
@@ -102,15 +102,8 @@ func (e Entry) check() error {
 	if err := checkPath(e.Path); err != nil {
 		return err
 	}
-	size := 0
-	for name, value := range e.Xattrs {
-		if name == "" || len(name) > MaxName || !strings.Contains(name, ".") || strings.ContainsRune(name, 0) {
-			return fmt.Errorf("%s: extended attribute name %q is not namespace.name of at most %d bytes", e.Path, name, MaxName)
-		}
-		size += len(name) + 1 + len(value)
-	}
-	if size > MaxXattrs {
-		return fmt.Errorf("%s: extended attributes take %d bytes, more than %d", e.Path, size, MaxXattrs)
+	if err := e.checkXattrs(); err != nil {
+		return err
 	}
 	if extra := e.Mode &^ (fs.ModeType | fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky); extra != 0 {
 		return fmt.Errorf("%s: mode has unknown bits %#o; setuid, setgid and sticky are fs.ModeSetuid, fs.ModeSetgid and fs.ModeSticky", e.Path, uint32(extra))
@@ -125,7 +118,7 @@ func (e Entry) check() error {
 		}
 		return nil
 	case t == fs.ModeSymlink:
-		if e.Link == "" || len(e.Link) > MaxPath || strings.ContainsRune(e.Link, 0) {
+		if e.Link == "" || len(e.Link) > MaxPath || strings.IndexByte(e.Link, 0) >= 0 {
 			return fmt.Errorf("%s: symbolic link target of %d bytes is not 1 to %d bytes without NUL", e.Path, len(e.Link), MaxPath)
 		}
 	case t == fs.ModeDir, t == fs.ModeDevice, t == fs.ModeDevice|fs.ModeCharDevice, t == fs.ModeNamedPipe, t == fs.ModeSocket:
@@ -138,13 +131,41 @@ func (e Entry) check() error {
 	return nil
 }
 
+// checkXattrs says what is wrong with the extended attributes.
+func (e Entry) checkXattrs() error {
+	size := 0
+	for name, value := range e.Xattrs {
+		if name == "" || len(name) > MaxName || !strings.Contains(name, ".") || strings.IndexByte(name, 0) >= 0 {
+			return fmt.Errorf("%s: extended attribute name %.300q is not namespace.name of at most %d bytes", e.Path, name, MaxName)
+		}
+		size += len(name) + 1 + len(value)
+	}
+	if size > MaxXattrs {
+		return fmt.Errorf("%s: extended attributes take %d bytes, more than %d", e.Path, size, MaxXattrs)
+	}
+	return nil
+}
+
+// isClean is fs.ValidPath without its rule that a path be UTF-8: Linux has none.
+func isClean(p string) bool {
+	if p == Root {
+		return true
+	}
+	for name := range strings.SplitSeq(p, "/") {
+		if name == "" || name == "." || name == ".." {
+			return false
+		}
+	}
+	return true
+}
+
 func checkPath(p string) error {
 	switch {
-	case !fs.ValidPath(p):
+	case !isClean(p):
 		return fmt.Errorf("path %q is not clean and relative", p)
 	case len(p) > MaxPath:
 		return fmt.Errorf("path %.40q… is %d bytes long, more than %d", p, len(p), MaxPath)
-	case strings.ContainsRune(p, 0):
+	case strings.IndexByte(p, 0) >= 0:
 		return fmt.Errorf("path %q holds a NUL", p)
 	}
 	for name := range strings.SplitSeq(p, "/") {

@@ -11,22 +11,10 @@ import (
 	"path"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
-
-// xattrPrefix is the PAX key prefix that GNU tar, bsdtar, Docker and apk use.
-const xattrPrefix = "SCHILY.xattr."
-
-// Limits bound what ReadTar accepts.
-type Limits struct {
-	Entries int   // headers read
-	Bytes   int64 // sum of the sizes of files and extended attributes
-}
-
-// DefaultLimits are far above any root file system and far below what harms a
-// machine: a million entries, 64 GiB.
-func DefaultLimits() Limits { return Limits{Entries: 1_000_000, Bytes: 64 << 30} }
 
 // TarOption changes how ReadTar reads.
 type TarOption func(*tarOptions)
@@ -35,6 +23,7 @@ type tarOptions struct {
 	limits Limits
 	visit  func(*tar.Header, Entry) error
 	sum    hash.Hash
+	end    bool
 }
 
 // WithLimits replaces DefaultLimits.
@@ -53,65 +42,60 @@ func WithSum(h hash.Hash) TarOption {
 	return func(o *tarOptions) { o.sum = h }
 }
 
+// WithEnd makes an archive without the mark at its end an error, as one is that
+// was cut between two entries. Some programs leave it out.
+func WithEnd() TarOption { return func(o *tarOptions) { o.end = true } }
+
 // ReadTar reads a tar stream to its end into a new tree, contents into the
-// spool. A later entry of the same path replaces an earlier one. Names that
-// leave the tree, names below anything but a directory (a symbolic link too),
-// hard links to what has not come yet, unknown types and whatever exceeds the
-// limits are errors of class fault.Source that name the entry.
+// spool. A later entry of the same path replaces an earlier one; a hard link
+// of a path to itself, which tar writes for what its arguments name twice,
+// changes nothing. Extended attributes, SELinux labels and ACLs are read from
+// the records of GNU tar, bsdtar and star.
+//
+// Names that leave the tree, names below anything but a directory (a symbolic
+// link too), hard links to what has not come yet, unknown types and whatever
+// exceeds the limits are errors of class fault.Source that name the entry.
 func ReadTar(ctx context.Context, r io.Reader, spool *Spool, opts ...TarOption) (*Tree, error) {
 	o := tarOptions{limits: DefaultLimits()}
 	for _, opt := range opts {
 		opt(&o)
 	}
 	t := New()
-	tr := tar.NewReader(r)
-	var total int64
-	for n := 0; ; n++ {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		h, err := tr.Next()
+	budget := NewBudget(o.limits)
+	tr := NewTarReader(ctx, r, budget)
+	for {
+		h, e, err := tr.Next()
 		if err == io.EOF {
+			if o.end && !tr.Ended() {
+				return nil, fault.Errorf(fault.Source, "tar: the archive has no end: it is cut short, or was written by a program that failed")
+			}
 			return t, nil
 		}
 		if err != nil {
-			return nil, readError("tar entry %d: %w", n+1, err)
-		}
-		if n >= o.limits.Entries {
-			return nil, fault.Errorf(fault.Source, "tar: more than %d entries", o.limits.Entries)
-		}
-		e, err := entryOf(h)
-		if err != nil {
-			return nil, fault.Errorf(fault.Source, "tar entry %d: %w", n+1, err)
-		}
-		total += h.Size
-		for name, value := range e.Xattrs {
-			total += int64(len(name) + len(value))
-		}
-		if h.Size < 0 || total > o.limits.Bytes || total < 0 {
-			return nil, fault.Errorf(fault.Source, "tar: %s: more than %d bytes in all", e.Path, o.limits.Bytes)
+			return nil, err
 		}
 		if o.sum != nil {
 			o.sum.Reset()
 		}
 		if e.IsRegular() && e.Hard == "" && h.Size > 0 {
-			contents := io.Reader(&contextReader{ctx, tr})
-			if o.sum != nil {
-				contents = io.TeeReader(contents, o.sum)
-			}
-			c, err := spool.AddN(contents, h.Size)
-			if err != nil {
+			if e.Content, err = tr.Contents(spool, o.sum); err != nil {
 				return nil, readError("tar: %s: %w", e.Path, err)
 			}
-			e.Content, e.Size = c, h.Size
+			e.Size = h.Size
 		}
 		if o.visit != nil {
 			if err := o.visit(h, e); err != nil {
 				return nil, err
 			}
 		}
+		before := t.Len()
 		if err := t.Set(e); err != nil {
 			return nil, fault.Errorf(fault.Source, "tar: %w", err)
+		}
+		if implied := t.Len() - before - 1; implied > 0 {
+			if err := budget.Implied(implied); err != nil {
+				return nil, fmt.Errorf("tar: %s: %w", e.Path, err)
+			}
 		}
 	}
 }
@@ -130,20 +114,10 @@ func readError(format string, args ...any) error {
 	return fault.Wrap(fault.Source, err)
 }
 
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
-}
-
-// entryOf is the entry of a header, without contents.
-func entryOf(h *tar.Header) (Entry, error) {
+// EntryOf is the inverse of HeaderOf: the entry a tar header describes, without
+// contents. Names that leave the tree, owners and device numbers out of range,
+// attributes that cannot be read and types Linux does not have are errors.
+func EntryOf(h *tar.Header) (Entry, error) {
 	name, err := cleanName(h.Name)
 	if err != nil {
 		return Entry{}, err
@@ -153,22 +127,13 @@ func entryOf(h *tar.Header) (Entry, error) {
 	}
 	e := Entry{Path: name, UID: uint32(h.Uid), GID: uint32(h.Gid)}
 	e.Mode = ModeFromUnix(uint32(h.Mode)&0o7777 | unixRegular)
-	for key, value := range h.PAXRecords {
-		if attr, ok := strings.CutPrefix(key, xattrPrefix); ok {
-			if e.Xattrs == nil {
-				e.Xattrs = map[string][]byte{}
-			}
-			e.Xattrs[attr] = []byte(value)
-		}
-	}
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse:
-		return e, nil
-	case tar.TypeDir:
+	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
+	case tar.TypeDir, typeDumpDir:
 		e.Mode |= fs.ModeDir
 	case tar.TypeSymlink:
 		e.Mode = fs.ModeSymlink | 0o777
-		e.Link = h.Linkname
+		e.Link = strings.Clone(h.Linkname)
 	case tar.TypeLink:
 		e.Hard, err = cleanName(h.Linkname)
 		if err != nil {
@@ -189,25 +154,29 @@ func entryOf(h *tar.Header) (Entry, error) {
 	default:
 		return Entry{}, fmt.Errorf("%s: entry type %q is not known", name, h.Typeflag)
 	}
-	return e, nil
+	return e, e.readXattrs(h.PAXRecords)
 }
 
 // cleanName turns "./usr/bin/" or "/usr/bin" into "usr/bin". A name with ".."
-// is refused even where it would stay inside.
+// is refused even where it would stay inside. The result shares no memory with
+// the name, which may be a part of a header of a MiB.
 func cleanName(name string) (string, error) {
 	for part := range strings.SplitSeq(name, "/") {
 		if part == ".." {
 			return "", fmt.Errorf("name %q has a .. in it", name)
 		}
 	}
+	if name == "" {
+		return "", fmt.Errorf("empty name")
+	}
 	clean := strings.TrimPrefix(path.Clean("/"+name), "/")
 	if clean == "" {
 		clean = Root
 	}
-	if name == "" {
-		return "", fmt.Errorf("empty name")
+	if err := checkPath(clean); err != nil {
+		return "", err
 	}
-	return clean, checkPath(clean)
+	return strings.Clone(clean), nil
 }
 
 // WriteTar writes the tree as a tar stream: sorted, every time epoch (Unix
@@ -223,11 +192,12 @@ func WriteTar(w io.Writer, t *Tree, epoch int64) error {
 	}
 	write := func(e Entry) error {
 		if e.Mode.Type() == fs.ModeSocket {
-			return fmt.Errorf("tar: %s is a socket, which tar cannot hold; remove it from the tree", e.Path)
+			return fault.Errorf(fault.Usage, "tar: %s is a socket, which tar cannot hold; remove it from the tree", e.Path)
 		}
 		h := HeaderOf(e, epoch)
 		if target, ok := first[e.Path]; ok {
 			h.Typeflag, h.Linkname, h.Size = tar.TypeLink, target, 0
+			setCharset(h)
 		}
 		if err := tw.WriteHeader(h); err != nil {
 			return fmt.Errorf("tar: %s: %w", e.Path, err)
@@ -284,11 +254,15 @@ func HeaderOf(e Entry, epoch int64) *tar.Header {
 	if e.IsDevice() {
 		h.Devmajor, h.Devminor = int64(e.Major), int64(e.Minor)
 	}
-	for name, value := range e.Xattrs {
-		if h.PAXRecords == nil {
-			h.PAXRecords = map[string]string{}
-		}
-		h.PAXRecords[xattrPrefix+name] = string(value)
-	}
+	writeXattrs(h, e.Xattrs)
+	setCharset(h)
 	return h
+}
+
+// setCharset says of names that are not UTF-8 that they are bytes (POSIX.1-2008,
+// pax, hdrcharset); without it readers may convert them.
+func setCharset(h *tar.Header) {
+	if !utf8.ValidString(h.Name) || !utf8.ValidString(h.Linkname) {
+		setRecord(h, "hdrcharset", "BINARY")
+	}
 }

@@ -236,10 +236,29 @@ func FuzzReadTar(f *testing.F) {
 	f.Add(b.Bytes())
 	f.Add(rawTar(f, tar.Header{Name: "a", Typeflag: tar.TypeReg, Size: 10}, tar.Header{Name: "b", Typeflag: tar.TypeLink, Linkname: "a"}, tar.Header{Name: "a", Typeflag: tar.TypeLink, Linkname: "b"}))
 	f.Add(rawTar(f, tar.Header{Name: "d", Typeflag: tar.TypeDir}, tar.Header{Name: "d", Typeflag: tar.TypeLink, Linkname: "d/x"}))
+	f.Add(rawTar(f, tar.Header{Name: "\xff", Typeflag: tar.TypeReg, PAXRecords: map[string]string{"SCHILY.acl.access": "u::rw,u:5:r,g::r,m:r,o:-", "LIBARCHIVE.xattr.user.a": "AGI", "RHT.security.selinux": "x"}}))
+	f.Add(sparseTar(f, 1<<20, 5000, []byte("data")))
+	for _, format := range sparseFormats {
+		dir := f.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "f"), append(make([]byte, 40<<10), "end"...), 0o600); err != nil {
+			f.Fatal(err)
+		}
+		if err := exec.Command("cp", "--sparse=always", filepath.Join(dir, "f"), filepath.Join(dir, "g")).Run(); err != nil {
+			f.Fatal(err)
+		}
+		if packed, err := exec.Command(format[0], append(format[1:], "-cf", "-", "-C", dir, "g", "f")...).Output(); err == nil {
+			f.Add(packed)
+		}
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		spool := newSpool(t)
-		tree, err := ReadTar(context.Background(), bytes.NewReader(data), spool, WithLimits(Limits{Entries: 200, Bytes: 1 << 20}))
-		if err != nil {
+		var entries []Entry
+		tree, err := ReadTar(context.Background(), bytes.NewReader(data), spool, WithVisitor(func(_ *tar.Header, e Entry) error {
+			entries = append(entries, e)
+			return nil
+		}))
+		sameContents(t, data, entries)
+		if err != nil || slices.ContainsFunc(entries, func(e Entry) bool { return e.Size > 1<<20 }) {
 			return
 		}
 		var out bytes.Buffer
@@ -254,6 +273,37 @@ func FuzzReadTar(f *testing.F) {
 			t.Fatalf("%d entries came back as %d", tree.Len(), back.Len())
 		}
 	})
+}
+
+// sameContents compares what ReadTar has read, past archive/tar where a file is
+// sparse, with what archive/tar reads.
+func sameContents(t *testing.T, data []byte, entries []Entry) {
+	t.Helper()
+	tr := tar.NewReader(bytes.NewReader(data))
+	for _, e := range entries {
+		h, err := tr.Next()
+		for err == nil && (h.Typeflag == tar.TypeXGlobalHeader || h.Typeflag == typeVolumeLabel) {
+			h, err = tr.Next()
+		}
+		if err != nil {
+			t.Fatalf("%s: archive/tar does not read it: %v", e.Path, err)
+		}
+		if !e.IsRegular() || e.Hard != "" || e.Size > 1<<20 {
+			continue
+		}
+		want, err := io.ReadAll(tr)
+		if err != nil {
+			t.Fatalf("%s: archive/tar does not read its contents: %v", e.Path, err)
+		}
+		r, err := e.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%s: %d bytes, archive/tar reads %d, %v", e.Path, len(got), len(want), err)
+		}
+		r.Close()
+	}
 }
 
 // Contents of known length are added at the same time, and what is too short

@@ -5,8 +5,8 @@ import (
 	"io/fs"
 	"iter"
 	"maps"
-	"path"
 	"slices"
+	"strings"
 )
 
 // Tree is a file system: entries by path. The zero value is not usable; New
@@ -46,12 +46,10 @@ func (t *Tree) Add(e Entry) error {
 }
 
 // Set is Add that replaces what is at the path. A directory replaced by
-// anything but a directory loses what is below it.
+// anything but a directory loses what is below it. A hard link of a file to
+// itself changes nothing.
 func (t *Tree) Set(e Entry) error {
 	if old, ok := t.nodes[e.Path]; ok && (!old.IsDir() || !e.IsDir()) {
-		if e.Hard == e.Path {
-			return fmt.Errorf("%s: hard link to itself", e.Path)
-		}
 		// Checked first, so that a bad entry leaves the tree as it was.
 		if err := t.checkNew(&e); err != nil {
 			return err
@@ -69,7 +67,7 @@ func (t *Tree) put(e Entry) error {
 		return err
 	}
 	if e.Path != Root {
-		for dir := path.Dir(e.Path); t.nodes[dir] == nil; dir = path.Dir(dir) {
+		for dir := parentOf(e.Path); t.nodes[dir] == nil; dir = parentOf(dir) {
 			t.nodes[dir] = &node{Entry: Entry{Path: dir, Mode: fs.ModeDir | 0o755}, implicit: true}
 		}
 	}
@@ -78,6 +76,15 @@ func (t *Tree) put(e Entry) error {
 	}
 	t.nodes[e.Path] = &node{Entry: e}
 	return nil
+}
+
+// parentOf is the directory that holds a path of a tree, without looking at the
+// rest of it: a path may have 2,000 parts.
+func parentOf(name string) string {
+	if i := strings.LastIndexByte(name, '/'); i >= 0 {
+		return name[:i]
+	}
+	return Root
 }
 
 // checkNew completes e and says why it cannot be in the tree.
@@ -112,7 +119,7 @@ func (t *Tree) checkNew(e *Entry) error {
 		}
 		return nil
 	}
-	for dir := path.Dir(e.Path); dir != Root; dir = path.Dir(dir) {
+	for dir := parentOf(e.Path); dir != Root; dir = parentOf(dir) {
 		p, ok := t.nodes[dir]
 		if ok && !p.IsDir() {
 			return fmt.Errorf("%s: the parent %s is not a directory but %v", e.Path, dir, p.Mode)

@@ -8,6 +8,9 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
+// maxFile is the largest file: block numbers have 32 bits.
+const maxFile = math.MaxUint32 * BlockSize
+
 // plan says where everything is, before anything is written.
 type plan struct {
 	tree     *rootfs.Tree
@@ -101,6 +104,9 @@ func newPlan(t *rootfs.Tree) (*plan, error) {
 // add adds an inode with all that is known of it on its own.
 func (p *plan) add(e rootfs.Entry, parent int32, links uint32) error {
 	n := node{path: e.Path, parent: parent, kind: rootfs.DirentType(e.Mode), links: links, size: e.Size}
+	if e.Size > maxFile {
+		return fault.Errorf(fault.Usage, "%s: %d bytes, larger than an image of 2³² blocks of %d bytes", e.Path, e.Size, BlockSize)
+	}
 	if e.IsDevice() && (e.Major >= 1<<12 || e.Minor >= 1<<20) {
 		return fault.Errorf(fault.Usage, "%s: device %d:%d is out of range", e.Path, e.Major, e.Minor)
 	}

@@ -13,13 +13,12 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
-// What Read takes of memory, in bytes as it counts them: a hostile image must
-// not fill the machine's. The collector may keep as much again.
+// What Read takes of memory beside entries, names and attributes, in bytes:
+// measured, as rootfs.Budget's are.
 const (
-	maxMemory  = 96 << 20
-	costEntry  = 384 // of an entry of the tree beside its texts
-	costExtent = 64
+	costExtent = 32 // in a file's map, and as a claim
 	costBlock  = 64 // of a block claimed
+	costXattr  = 96
 )
 
 // Read reads an image of ext2, ext3 or ext4 into a tree: block sizes of 1 to
@@ -30,13 +29,14 @@ const (
 //
 // Damage is an error of class fault.Source that names the path it was found
 // at: also a block or a directory that is used twice. So is an image of more
-// than some 200,000 entries or a million extents, a journal that was not
-// replayed, and a feature that changes what a reader has to do and that Read
-// does not know (inline data, encryption, attributes in inodes of their own).
+// than rootfs.DefaultLimits has of entries and of memory, extents included, a
+// journal that was not replayed, and a feature that changes what a reader has
+// to do and that Read does not know (inline data, encryption, fs-verity,
+// attributes in inodes of their own).
 //
 // A lost+found that is empty, 0700 and of root is left out: Write adds it.
 func Read(ctx context.Context, r io.ReaderAt) (*rootfs.Tree, error) {
-	m := &image{r: r, budget: maxMemory, claims: newClaims()}
+	m := &image{r: r, budget: rootfs.NewBudget(rootfs.DefaultLimits()), claims: newClaims()}
 	if err := m.readSuperblock(); err != nil {
 		return nil, fmt.Errorf("ext4: %w", err)
 	}
@@ -61,7 +61,7 @@ type image struct {
 	r io.ReaderAt
 	super
 	tables []uint64 // of inodes, by group
-	budget int64    // bytes of memory left
+	budget *rootfs.Budget
 	claims
 }
 
@@ -72,16 +72,11 @@ func damaged(format string, args ...any) error {
 
 // unsupported is the error of what an image may hold and Read cannot read.
 func unsupported(format string, args ...any) error {
-	return fault.Errorf(fault.Source, format, args...)
+	return fault.Errorf(fault.Source, format, args...).Hintf("mount the image, and give the directory")
 }
 
 // charge counts memory that what the image says makes Read take.
-func (m *image) charge(n int) error {
-	if m.budget -= int64(n); m.budget < 0 {
-		return unsupported("the entries and extents take more than %d MiB of memory", maxMemory>>20)
-	}
-	return nil
-}
+func (m *image) charge(n int) error { return m.budget.Memory(int64(n)) }
 
 // readAt fills b from a place in the image; what is not there is damage.
 func (m *image) readAt(b []byte, at int64) error {
@@ -130,7 +125,10 @@ func (w *walk) run() error {
 		d := w.queue[0]
 		w.queue[0] = pending{} // gives its map free
 		w.queue = w.queue[1:]
-		if err := w.directory(d); err != nil {
+		var named namedError
+		if err := w.directory(d); errors.As(err, &named) {
+			return named.error
+		} else if err != nil {
 			return fmt.Errorf("%.255s: inode %d: %w", d.path, d.number, err)
 		}
 	}
@@ -146,7 +144,10 @@ func (w *walk) add(name string, number, parent uint32, kind byte) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
-	if err := w.charge(costEntry + len(name)); err != nil {
+	if err := w.budget.Count(1); err != nil {
+		return err
+	}
+	if err := w.budget.Entry(rootfs.Entry{Path: name}); err != nil {
 		return err
 	}
 	w.found = w.found || path.Dir(name) == lostFound

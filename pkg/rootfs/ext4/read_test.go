@@ -243,7 +243,7 @@ func TestReadChecksums(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &image{r: bytes.NewReader(whole), budget: maxMemory, claims: newClaims()}
+	m := &image{r: bytes.NewReader(whole), budget: rootfs.NewBudget(rootfs.DefaultLimits()), claims: newClaims()}
 	if err := m.readSuperblock(); err != nil {
 		t.Fatal(err)
 	}
@@ -353,6 +353,11 @@ func TestReadRefusals(t *testing.T) {
 		{"hole in a directory", ext2, func(t *testing.T, path string) { debug(t, path, "sif d block[0] 0") }, "is a hole"},
 		{"deleted", mke2fs, func(t *testing.T, path string) { debug(t, path, "sif file links_count 0") }, "link count of 0"},
 		{"type", mke2fs, func(t *testing.T, path string) { debug(t, path, "sif file mode 0010644") }, "the directory has it as type"},
+		{"fs-verity", mke2fs, func(t *testing.T, path string) { debug(t, path, "sif file flags 0x180000") }, "ext4: file: inode 16: it has fs-verity, which is not supported"},
+		{"encrypted", mke2fs, func(t *testing.T, path string) { debug(t, path, "sif file flags 0x80800") }, "it is encrypted, which is not supported"},
+		{"size near the end of the numbers", mke2fs, func(t *testing.T, path string) { debug(t, path, "sif file size 0x7fffffffffffffff") }, "a size of 9223372036854775807 bytes"},
+		{"negative size", mke2fs, func(t *testing.T, path string) { debug(t, path, "sif file size 0xffffffffffffffff") }, "a size of 18446744073709551615 bytes"},
+		{"blocks near the end of the numbers", mke2fs, func(t *testing.T, path string) { debug(t, path, "ssv blocks_count 0xffffffff") }, "groups of blocks are more than"},
 		{"cut short", mke2fs, func(t *testing.T, path string) {
 			if err := os.Truncate(path, 1<<20); err != nil {
 				t.Fatal(err)
@@ -390,7 +395,7 @@ func TestReadLimit(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	m := &image{r: f, budget: 2500, claims: newClaims()}
+	m := &image{r: f, budget: rootfs.NewBudget(rootfs.Limits{Entries: 100, Metadata: 2500}), claims: newClaims()}
 	if err := m.readSuperblock(); err != nil {
 		t.Fatal(err)
 	}
@@ -400,6 +405,47 @@ func TestReadLimit(t *testing.T) {
 	w := walk{image: m, ctx: t.Context(), tree: rootfs.New(), names: map[uint32]string{}}
 	if err := w.run(); err == nil || !strings.Contains(err.Error(), "memory") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Names are bytes: what Linux has comes through, and e2fsck agrees.
+func TestNamesThatAreNotUTF8(t *testing.T) {
+	tree := treetest.RawNames(t)
+	path, _ := write(t, tree, Options{Epoch: epoch})
+	fsck(t, path)
+	same(t, tree, read(t, path))
+}
+
+// An ordinary desktop has some 300,000 names.
+func TestManyNames(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a while")
+	}
+	tree := treetest.Many(t, 300_000)
+	path, _ := write(t, tree, Options{Epoch: epoch})
+	same(t, tree, read(t, path))
+}
+
+// Holes are found by the map of the blocks, not by reading them.
+func TestReadHoles(t *testing.T) {
+	const size, at = 5 << 40, 3 << 40
+	name := filepath.Join(t.TempDir(), "sparse")
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(pattern(5000), at); err != nil {
+		t.Skip(err)
+	}
+	if err := f.Truncate(size); err != nil {
+		t.Skip(err)
+	}
+	tree := treeOf(t, rootfs.Entry{Path: "sparse", Mode: 0o644, Size: size, Content: rootfs.File(name)})
+	path, _ := write(t, tree, Options{Epoch: epoch, Size: 64 << 20})
+	again, _ := write(t, read(t, path), Options{Epoch: epoch, Size: 64 << 20})
+	if digest(t, path) != digest(t, again) {
+		t.Error("another image came of the image")
 	}
 }
 

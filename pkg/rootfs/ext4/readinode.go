@@ -11,6 +11,7 @@ import (
 const (
 	flagCompressed = 0x4
 	flagEncrypted  = 0x800
+	flagVerity     = 0x100000
 	flagXattrInode = 0x200000
 	flagInlineData = 0x10000000
 )
@@ -65,6 +66,8 @@ func (m *image) readInode(number uint32) (*inodeRead, error) {
 		return nil, unsupported("data inside the inode are not supported")
 	case n.flags&flagEncrypted != 0:
 		return nil, unsupported("it is encrypted, which is not supported")
+	case n.flags&flagVerity != 0:
+		return nil, unsupported("it has fs-verity, which is not supported")
 	case n.flags&flagCompressed != 0 && n.flags&flagExtents == 0:
 		return nil, unsupported("it is compressed, which is not supported")
 	case n.flags&flagXattrInode != 0:

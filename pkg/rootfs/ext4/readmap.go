@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"slices"
 )
 
@@ -205,6 +206,20 @@ func (x *blockMap) find(logical uint64) (e extent, mapped, more bool) {
 		return extent{}, false, false
 	}
 	return x.list[i], uint64(x.list[i].logical) <= logical, true
+}
+
+// NextData implements rootfs.Holes.
+func (x *blockMap) NextData(off int64) (start, end int64, err error) {
+	size := x.image.blockSize
+	e, mapped, more := x.find(uint64(off / size))
+	if !more {
+		return math.MaxInt64, math.MaxInt64, nil
+	}
+	start, end = int64(e.logical)*size, (int64(e.logical)+int64(e.n))*size
+	if mapped {
+		start = off
+	}
+	return start, end, nil
 }
 
 // ReadAt reads from the file.

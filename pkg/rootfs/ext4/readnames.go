@@ -33,6 +33,12 @@ func (w *walk) directory(d pending) error {
 	return nil
 }
 
+// namedError is about a path it names, below the directory that is read.
+type namedError struct{ error }
+
+// Unwrap returns the error inside.
+func (e namedError) Unwrap() error { return e.error }
+
 // dirBlock reads the names of one block.
 func (w *walk) dirBlock(d pending, first bool) error {
 	nr := 0
@@ -67,7 +73,7 @@ func (w *walk) dirBlock(d pending, first bool) error {
 			return damaged("the name %q is not one", name)
 		}
 		if err := w.add(path.Join(d.path, name), number, d.number, kind); err != nil {
-			return err
+			return namedError{err}
 		}
 	}
 	if first && nr < 2 {

@@ -91,7 +91,7 @@ func (m *image) decodeXattrs(entries, values []byte) (map[string][]byte, error) 
 		if total += len(name) + int(size); total > rootfs.MaxXattrs {
 			return nil, damaged("extended attributes of more than %d bytes", rootfs.MaxXattrs)
 		}
-		if err := m.charge(costEntry + len(name) + int(size)); err != nil {
+		if err := m.charge(costXattr + len(name) + int(size)); err != nil {
 			return nil, err
 		}
 		value := []byte{}
@@ -131,7 +131,7 @@ func xattrName(index byte, name string) (string, error) {
 			return "system.richacl", nil
 		}
 	}
-	return "", damaged("the extended attribute %q of the unknown namespace %d", name, index)
+	return "", unsupported("the extended attribute %q of namespace %d, which is not supported", name, index)
 }
 
 // callACL is the inverse of diskACL: a POSIX ACL as system calls have it.

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
@@ -359,6 +360,8 @@ func TestRefusals(t *testing.T) {
 		{wide, Options{Type: FAT16, Size: 16 * mib}, "600 entries"},
 		{file("a:b"), Options{}, `holds ':'`},
 		{file("a."), Options{}, "ends in a dot"},
+		{file("umlaut-\xe4"), Options{}, `name "umlaut-\xe4" is not UTF-8`},
+		{file("d\xff/x"), Options{}, `"d\xff" is not UTF-8`},
 		{file("x"), Options{Size: 1000}, "multiple of 512"},
 		{file("x"), Options{Size: -512}, "multiple of 512"},
 		{file("x"), Options{Size: 1 * mib}, "FAT16"},
@@ -370,7 +373,7 @@ func TestRefusals(t *testing.T) {
 		{file("x"), Options{Label: "TWELVE CHARS"}, "1 to 11"},
 		{file("x"), Options{Label: "NO NAME"}, "stands for none"},
 	} {
-		if _, err := New(test.tree, test.o); err == nil || !strings.Contains(err.Error(), test.want) {
+		if _, err := New(test.tree, test.o); err == nil || !strings.Contains(err.Error(), test.want) || fault.ClassOf(err) != fault.Usage {
 			t.Errorf("%+v: %v, want %q", test.o, err, test.want)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
@@ -65,11 +66,12 @@ type node struct {
 
 var noLabel = makeShort("NO NAME", "")
 
-// New lays out the tree. Errors name the path or option they are about.
+// New lays out the tree. Errors name the path or option they are about and are
+// of class fault.Usage.
 func New(t *rootfs.Tree, o Options) (*Image, error) {
 	image, err := newImage(t, o)
 	if err != nil {
-		return nil, fmt.Errorf("fat: %w", err)
+		return nil, fault.Errorf(fault.Usage, "fat: %w", err)
 	}
 	return image, nil
 }

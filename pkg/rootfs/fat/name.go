@@ -14,9 +14,11 @@ const (
 	slotUnits = 13
 )
 
-// checkName says why a name, UTF-8 as in any tree, cannot stand in a directory.
+// checkName says why a name cannot stand in a directory.
 func checkName(name string) error {
 	switch {
+	case !utf8.ValidString(name):
+		return fmt.Errorf("name %q is not UTF-8, and FAT's names are Unicode; rename it", name)
 	case len(utf16.Encode([]rune(name))) > maxName:
 		return fmt.Errorf("name %.40q… is longer than %d UTF-16 units", name, maxName)
 	case strings.HasSuffix(name, ".") || strings.HasSuffix(name, " "):

@@ -10,12 +10,12 @@ package initramfs
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
@@ -41,10 +41,14 @@ func Write(ctx context.Context, w io.Writer, t *rootfs.Tree, epoch int64) error 
 // maxNumber is the largest size, time or owner in a newc archive.
 const maxNumber = 1<<32 - 1
 
-// WriteCPIO writes the archive without compression.
+// trailer is the name of the last entry.
+const trailer = "TRAILER!!!"
+
+// WriteCPIO writes the archive without compression. What the format cannot
+// hold is an error of class fault.Usage that names the path.
 func WriteCPIO(ctx context.Context, w io.Writer, t *rootfs.Tree, epoch int64) error {
 	if epoch < 0 || epoch > maxNumber {
-		return fmt.Errorf("initramfs: time %d does not fit a cpio header", epoch)
+		return fault.Errorf(fault.Usage, "initramfs: time %d does not fit a cpio header, which ends in 2106", epoch)
 	}
 	a := archive{w: bufio.NewWriterSize(w, 64<<10), epoch: epoch, groups: map[string][]string{}, inodes: map[string]uint32{}}
 	for _, names := range t.HardLinks() {
@@ -57,7 +61,7 @@ func WriteCPIO(ctx context.Context, w io.Writer, t *rootfs.Tree, epoch int64) er
 			return err
 		}
 		if err := a.add(e); err != nil {
-			return fmt.Errorf("initramfs: %s: %w", e.Path, err)
+			return fmt.Errorf("initramfs: %w", err)
 		}
 	}
 	if err := a.close(); err != nil {
@@ -78,10 +82,10 @@ type archive struct {
 
 func (a *archive) add(e rootfs.Entry) error {
 	if len(e.Xattrs) > 0 {
-		return errors.New("has extended attributes, which cpio cannot hold; remove them from the tree")
+		return fault.Errorf(fault.Usage, "%s has extended attributes, which cpio cannot hold; remove them from the tree", e.Path)
 	}
 	if e.Size > maxNumber {
-		return fmt.Errorf("%d bytes do not fit a cpio archive", e.Size)
+		return fault.Errorf(fault.Usage, "%s: %d bytes are more than the %d of a file in a cpio archive", e.Path, e.Size, int64(maxNumber))
 	}
 	h := header{mode: rootfs.UnixMode(e.Mode), uid: e.UID, gid: e.GID, links: 1, size: uint32(e.Size)}
 	switch {
@@ -135,8 +139,7 @@ type header struct {
 // header writes a header and the name (the kernel's
 // Documentation/driver-api/early-userspace/buffer-format.rst).
 func (a *archive) header(name string, h header) error {
-	const headerSize = 110
-	if _, err := a.w.WriteString("070701"); err != nil {
+	if _, err := a.w.WriteString(magicPlain); err != nil {
 		return err
 	}
 	for _, v := range [...]uint32{
@@ -162,7 +165,7 @@ func (a *archive) pad(n int) error {
 // close ends the archive.
 func (a *archive) close() error {
 	a.epoch = 0
-	if err := a.header("TRAILER!!!", header{links: 1}); err != nil {
+	if err := a.header(trailer, header{links: 1}); err != nil {
 		return err
 	}
 	return a.w.Flush()

@@ -146,7 +146,7 @@ func TestRefusals(t *testing.T) {
 	if err := tree.Add(rootfs.Entry{Path: "x", Mode: 0o644, Xattrs: map[string][]byte{"user.x": nil}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := Write(context.Background(), &bytes.Buffer{}, tree, epoch); err == nil || !strings.Contains(err.Error(), "x: has extended attributes") {
+	if err := Write(context.Background(), &bytes.Buffer{}, tree, epoch); err == nil || !strings.Contains(err.Error(), "x has extended attributes") {
 		t.Errorf("got %v", err)
 	}
 	if err := Write(context.Background(), &bytes.Buffer{}, rootfs.New(), -1); err == nil {

@@ -12,6 +12,7 @@ import (
 	"path"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/decompress"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
@@ -28,13 +29,20 @@ const (
 type Limits struct {
 	Layers  int   // layers of the image
 	Entries int   // tar headers of all layers, and directories they imply
-	Bytes   int64 // of all layers uncompressed, and of all files in them
+	Bytes   int64 // of all layers uncompressed; see rootfs.MaxHoles for holes
+	// Metadata is what all names, link targets and attributes take of memory,
+	// bytes, also of what a later layer hides; 0 is DefaultLimits'. The tree
+	// that is made of them takes as much again.
+	Metadata int64
 }
 
 // DefaultLimits are far above any image in use and far below what harms a
-// machine: 512 layers (overlayfs takes 500, docker 127), a million entries,
-// 64 GiB.
-func DefaultLimits() Limits { return Limits{Layers: 512, Entries: 1_000_000, Bytes: 64 << 30} }
+// machine: 512 layers (overlayfs takes 500, docker 127), and
+// rootfs.DefaultLimits.
+func DefaultLimits() Limits {
+	l := rootfs.DefaultLimits()
+	return Limits{Layers: 512, Entries: l.Entries, Bytes: l.Bytes, Metadata: l.Metadata}
+}
 
 // TreeOption changes how Tree reads.
 type TreeOption func(*treeOptions)
@@ -68,8 +76,12 @@ func (i *Image) Tree(ctx context.Context, spool *rootfs.Spool, opts ...TreeOptio
 	if len(i.layers) > o.limits.Layers {
 		return nil, fault.Errorf(fault.Source, "%s: %d layers are more than %d", i.Name, len(i.layers), o.limits.Layers)
 	}
-	a := &applier{overlay: newOverlay(o.limits.Entries), ctx: ctx, spool: spool, bytes: o.limits.Bytes, contents: o.limits.Bytes}
+	budget := rootfs.NewBudget(rootfs.Limits{Entries: o.limits.Entries, Bytes: o.limits.Bytes, Metadata: o.limits.Metadata})
+	a := &applier{overlay: newOverlay(budget), ctx: ctx, spool: spool}
 	for n, l := range i.layers {
+		if l.size > o.limits.Bytes {
+			return nil, fault.Errorf(fault.Source, "%s: layer %d (%s): its %d bytes are more than %d: %w", i.Name, n+1, l.label(), l.size, o.limits.Bytes, rootfs.ErrLimit)
+		}
 		o.progress(n+1, len(i.layers))
 		a.layer = n + 1
 		if err := a.apply(l); err != nil {
@@ -102,10 +114,6 @@ type applier struct {
 	*overlay
 	ctx   context.Context
 	spool *rootfs.Spool
-	bytes int64 // of layers, left of the limit
-	// contents are the same for files: a sparse one is larger than what the
-	// layer has of it.
-	contents int64
 }
 
 // apply reads one layer to the end of its blob, so that nothing goes
@@ -131,31 +139,27 @@ func (a *applier) apply(l layer) error {
 }
 
 func (a *applier) read(l layer, compressed io.Reader) error {
-	plain, err := decompress(compressed)
+	plain, err := decompress.New(compressed)
 	if err != nil {
 		return err
 	}
 	defer plain.Close() // a decoder without state of its own
 	hash := sha256.New()
-	bounded := &boundedReader{r: io.TeeReader(plain, hash), left: &a.bytes}
-	tr := tar.NewReader(bounded)
+	tr := rootfs.NewTarReader(a.ctx, io.TeeReader(plain, hash), a.budget)
 	for {
-		if err := a.ctx.Err(); err != nil {
-			return err
-		}
-		h, err := tr.Next()
+		h, e, err := tr.Next()
 		if err == io.EOF {
 			break
 		}
 		if err != nil {
 			return err
 		}
-		if err := a.entry(h, tr); err != nil {
+		if err := a.entry(h, e, tr); err != nil {
 			return err
 		}
 	}
 	// Padding behind the archive's end belongs to both digests.
-	if _, err := io.Copy(io.Discard, bounded); err != nil {
+	if err := tr.Drain(); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, compressed); err != nil {
@@ -168,17 +172,7 @@ func (a *applier) read(l layer, compressed io.Reader) error {
 }
 
 // entry applies one entry of a layer.
-func (a *applier) entry(h *tar.Header, r io.Reader) error {
-	if h.Typeflag == tar.TypeXGlobalHeader {
-		return nil // git's and others' remarks
-	}
-	if err := a.count(); err != nil {
-		return err
-	}
-	e, err := rootfs.EntryOf(h)
-	if err != nil {
-		return err
-	}
+func (a *applier) entry(h *tar.Header, e rootfs.Entry, tr *rootfs.TarReader) error {
 	if e.Path == rootfs.Root {
 		if !e.IsDir() || e.Hard != "" {
 			return fmt.Errorf("the root directory is not a directory but %v", e.Mode)
@@ -195,6 +189,7 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 	}
 	f := &file{entry: e}
 	var target *node
+	var err error
 	if e.Hard != "" {
 		targetDir, targetBase := path.Split(e.Hard)
 		if target, err = a.target(targetDir, targetBase); err != nil {
@@ -206,9 +201,10 @@ func (a *applier) entry(h *tar.Header, r io.Reader) error {
 		f = target.file
 		f.take(e)
 	} else if e.IsRegular() && h.Size > 0 {
-		if f.entry.Content, f.entry.Size, err = a.spool.Add(&boundedReader{r: r, left: &a.contents}); err != nil {
+		if f.entry.Content, err = tr.Contents(a.spool, nil); err != nil {
 			return fmt.Errorf("%s: %w", e.Path, err)
 		}
+		f.entry.Size = h.Size
 	}
 	parent, err := a.dir(dir)
 	if err != nil {
@@ -286,19 +282,4 @@ func (c *contextReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return c.r.Read(p)
-}
-
-// boundedReader ends with an error where io.LimitReader would end the file.
-type boundedReader struct {
-	r    io.Reader
-	left *int64
-}
-
-// Read implements io.Reader.
-func (b *boundedReader) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
-	if *b.left -= int64(n); *b.left < 0 {
-		return 0, fmt.Errorf("the layers are larger than the limit when uncompressed")
-	}
-	return n, err
 }

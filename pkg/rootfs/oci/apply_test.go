@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -178,6 +179,7 @@ func TestApply(t *testing.T) {
 		"hard link through a link":          {[][]string{{"f usr/a 1", "l u usr"}, {"h b u/a"}}, []string{"f b 1", "l u usr", "d usr", "h usr/a b"}, ""},
 		"hard link to a link":               {[][]string{{"l a nowhere"}, {"h b a"}}, []string{"l a nowhere", "h b a"}, ""},
 		"hard link to itself":               {[][]string{{"f a 1"}, {"h a a"}}, nil, "hard link to a, which it replaces"},
+		"a directory linked to itself":      {[][]string{{"d d", "h d d"}}, nil, "hard link to the directory d"},
 		"aufs leftovers":                    {[][]string{{"f a 1", "f .wh..wh.aufs", "d .wh..wh.plnk", "f .wh..wh.plnk/12.34 x"}}, []string{"f a 1"}, ""},
 		"whiteout of the whole root":        {[][]string{{"f a 1", "f d/b 2"}, {"o .", "f c 3"}}, []string{"f c 3"}, ""},
 		"odd spellings":                     {[][]string{{"f ./a 1", "f /b 2", "f c//d 3", "d ./"}, {"w ./a"}}, []string{"f b 2", "d c", "f c/d 3"}, ""},
@@ -259,6 +261,11 @@ func TestLimits(t *testing.T) {
 	bomb := tarOf(t, []tar.Header{{Typeflag: tar.TypeReg, Name: "zeros", Linkname: strings.Repeat("\x00", 1<<20)}})
 	deep := tarOf(t, entries("f "+strings.Repeat("d/", 1000)+"f 1"))
 	sparse := sparseLayer(t, 4<<20)
+	var flood []tar.Header
+	for i := range 10 {
+		flood = append(flood, tar.Header{Typeflag: tar.TypeDir, Name: fmt.Sprint("d", i), PAXRecords: map[string]string{"SCHILY.xattr.user.a": strings.Repeat("x", 60_000)}})
+	}
+	attributes := tarOf(t, flood)
 	for name, tt := range map[string]struct {
 		layer  []byte
 		count  int
@@ -268,8 +275,11 @@ func TestLimits(t *testing.T) {
 		"layers":              {small, 4, Limits{Layers: 3, Entries: 100, Bytes: 1 << 20}, "4 layers are more than 3"},
 		"entries":             {small, 2, Limits{Layers: 3, Entries: 3, Bytes: 1 << 20}, "more than 3 entries"},
 		"implied directories": {deep, 1, Limits{Layers: 3, Entries: 900, Bytes: 1 << 20}, "more than 900 entries"},
-		"bytes":               {bomb, 2, Limits{Layers: 3, Entries: 100, Bytes: 2 << 20}, "larger than the limit"},
-		"holes":               {sparse, 1, Limits{Layers: 3, Entries: 100, Bytes: 1 << 20}, "larger than the limit"},
+		"bytes":               {bomb, 2, Limits{Layers: 3, Entries: 100, Bytes: 2 << 20}, "more than 2097152 bytes"},
+		"holes":               {sparse, 1, Limits{Layers: 3, Entries: 100, Bytes: 1 << 20}, ""},
+		"too many holes":      {sparse, 1, Limits{Layers: 3, Entries: 100, Bytes: 12 << 10}, "holes included"},
+		"attributes":          {attributes, 2, Limits{Layers: 3, Entries: 100, Bytes: 8 << 20, Metadata: 1 << 20}, "of memory"},
+		"attributes, one":     {attributes, 1, Limits{Layers: 3, Entries: 100, Bytes: 8 << 20, Metadata: 1 << 20}, ""},
 		"within":              {small, 3, Limits{Layers: 3, Entries: 6, Bytes: 1 << 20}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -3,6 +3,7 @@ package oci
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,10 +12,13 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/decompress"
+	"github.com/sovereign-build/sovereign/internal/magic"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -39,7 +43,7 @@ type member struct {
 }
 
 // openArchive opens an image of a tar archive.
-func openArchive(ctx context.Context, name string, digest v1.Hash, platform v1.Platform) (*Image, error) {
+func openArchive(ctx context.Context, name string, want choice, platform v1.Platform) (*Image, error) {
 	a, err := readArchive(ctx, name)
 	if err != nil {
 		return nil, layerError(ctx, name, err)
@@ -47,11 +51,9 @@ func openArchive(ctx context.Context, name string, digest v1.Hash, platform v1.P
 	var i *Image
 	// docker save writes both kinds at once; the layout has digests.
 	if _, ok := a.files[indexFile]; ok {
-		i, err = layoutBlobs{name: name, open: a.open}.image(ctx, digest, platform)
-	} else if digest != (v1.Hash{}) {
-		err = fault.Errorf(fault.Usage, "%s is not an OCI layout: its images have no digest", name)
+		i, err = layoutBlobs{name: name, open: a.open}.image(ctx, want, platform)
 	} else {
-		i, err = a.dockerImage(name, platform)
+		i, err = a.dockerImage(name, want, platform)
 	}
 	if err != nil {
 		return nil, errors.Join(err, a.f.Close())
@@ -72,17 +74,16 @@ func readArchive(ctx context.Context, name string) (_ *archive, err error) {
 			err = errors.Join(err, f.Close())
 		}
 	}()
-	plain, err := decompress(&contextReader{ctx, f})
-	if err != nil {
+	head := make([]byte, 512)
+	n, err := f.ReadAt(head, 0)
+	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	defer plain.Close() // a decoder without state of its own
-	var magic [4]byte
-	if _, err := f.ReadAt(magic[:], 0); err != nil {
+	switch format := magic.Of(head[:n]); {
+	case n < 4:
 		return nil, fault.Errorf(fault.Usage, "it is neither an OCI layout nor a tar archive")
-	}
-	if magic[0] == 0x1f && magic[1] == 0x8b || magic == [4]byte{0x28, 0xb5, 0x2f, 0xfd} {
-		whole, err := unpacked(plain)
+	case format.Kind == magic.Gzip || format.Kind == magic.Zstd:
+		whole, err := unpacked(&contextReader{ctx, f})
 		if err != nil {
 			return nil, err
 		}
@@ -90,6 +91,9 @@ func readArchive(ctx context.Context, name string) (_ *archive, err error) {
 			return nil, errors.Join(err, whole.Close())
 		}
 		f = whole
+	case format.Kind == magic.Compressed:
+		return nil, fault.Errorf(fault.Source, "%w", &decompress.UnsupportedError{Format: format}).
+			Hintf("decompress it first, with %s %s", format.Unpack, name)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, err
@@ -98,14 +102,21 @@ func readArchive(ctx context.Context, name string) (_ *archive, err error) {
 	return a, a.scan(ctx)
 }
 
-// unpacked writes r to a temporary file without a name.
+// unpacked writes what r holds to a temporary file without a name.
 func unpacked(r io.Reader) (*os.File, error) {
+	plain, err := decompress.New(r)
+	if err != nil {
+		return nil, err
+	}
+	defer plain.Close() // a decoder without state of its own
 	f, err := atomicfile.Scratch("")
 	if err != nil {
 		return nil, err
 	}
-	left := int64(maxArchiveBytes)
-	_, err = io.Copy(f, &boundedReader{r: r, left: &left})
+	var n int64
+	if n, err = io.Copy(f, io.LimitReader(plain, maxArchiveBytes+1)); err == nil && n > maxArchiveBytes {
+		err = fmt.Errorf("it has more than %d bytes when uncompressed", int64(maxArchiveBytes))
+	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -166,7 +177,7 @@ type dockerEntry struct {
 
 // dockerImage opens an image of docker save's format, whose layers are
 // verified by diff ID alone.
-func (a *archive) dockerImage(name string, platform v1.Platform) (*Image, error) {
+func (a *archive) dockerImage(name string, want choice, platform v1.Platform) (*Image, error) {
 	files := layoutBlobs{name: name, open: a.open}
 	raw, err := files.readFile(dockerFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -179,24 +190,44 @@ func (a *archive) dockerImage(name string, platform v1.Platform) (*Image, error)
 	if err := json.Unmarshal(raw, &entries); err != nil {
 		return nil, fault.Errorf(fault.Source, "%s: %s: %w", name, dockerFile, err)
 	}
+	if len(entries) > maxManifests {
+		return nil, fault.Errorf(fault.Source, "%s: more than %d images", name, maxManifests)
+	}
 	var found []candidate
+	var tags []string
+	var missing error // the first image that is not whole
 	images := map[v1.Hash]*Image{}
 	for n, e := range entries {
-		if n >= maxManifests {
-			return nil, fault.Errorf(fault.Source, "%s: more than %d images", name, maxManifests)
+		tags = append(tags, e.RepoTags...)
+		if want.name != "" && !slices.ContainsFunc(e.RepoTags, func(tag string) bool { return sameTag(tag, want.name) }) {
+			continue
 		}
-		i, err := a.dockerEntry(files, name, e)
-		if err != nil {
+		i, id, err := a.dockerEntry(files, name, e)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			found = append(found, candidate{missing: true})
+			missing = cmp.Or(missing, fault.Wrap(fault.Source, fmt.Errorf("%s: image %d: %w", name, n+1, err)))
+			continue
+		case err != nil:
 			return nil, fault.Wrap(fault.Source, fmt.Errorf("%s: image %d: %w", name, n+1, err))
+		case want.digest != (v1.Hash{}) && want.digest != id:
+			continue
 		}
-		// Images of this format go by the digest of their configuration; here
-		// a number of their own will do.
-		id := v1.Hash{Algorithm: "image", Hex: fmt.Sprint(n + 1)}
 		images[id] = i
-		found = append(found, candidate{
+		c := candidate{
 			desc:     v1.Descriptor{Digest: id},
 			platform: normal(v1.Platform{OS: i.Config.OS, Architecture: i.Config.Architecture, Variant: i.Config.Variant}),
-		})
+		}
+		if len(e.RepoTags) > 0 {
+			c.name = e.RepoTags[0]
+		}
+		found = append(found, c)
+	}
+	if len(images) == 0 && missing != nil {
+		return nil, missing
+	}
+	if len(images) == 0 && !want.isZero() {
+		return nil, notThere(name, want, tags)
 	}
 	d, err := pick(name, found, platform)
 	if err != nil {
@@ -205,17 +236,19 @@ func (a *archive) dockerImage(name string, platform v1.Platform) (*Image, error)
 	return images[d.Digest], nil
 }
 
-func (a *archive) dockerEntry(files layoutBlobs, name string, e dockerEntry) (*Image, error) {
+// dockerEntry opens one image. Its identity is the digest of its configuration,
+// as docker shows it.
+func (a *archive) dockerEntry(files layoutBlobs, name string, e dockerEntry) (*Image, v1.Hash, error) {
 	raw, err := files.readFile(e.Config)
 	if err != nil {
-		return nil, err
+		return nil, v1.Hash{}, err
 	}
 	config, err := v1.ParseConfigFile(bytes.NewReader(raw))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", e.Config, err)
+		return nil, v1.Hash{}, fmt.Errorf("%s: %w", e.Config, err)
 	}
 	if len(e.Layers) != len(config.RootFS.DiffIDs) {
-		return nil, fmt.Errorf("%s names %d layers and %s %d", dockerFile, len(e.Layers), e.Config, len(config.RootFS.DiffIDs))
+		return nil, v1.Hash{}, fmt.Errorf("%s names %d layers and %s %d", dockerFile, len(e.Layers), e.Config, len(config.RootFS.DiffIDs))
 	}
 	i := &Image{Name: name, Config: *config}
 	for n, file := range e.Layers {
@@ -230,5 +263,6 @@ func (a *archive) dockerEntry(files layoutBlobs, name string, e dockerEntry) (*I
 			},
 		})
 	}
-	return i, nil
+	id, _, err := v1.SHA256(bytes.NewReader(raw))
+	return i, id, err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
 // FuzzLayer applies two layers made of any bytes: a tree whose own limits hold
@@ -31,8 +32,8 @@ func FuzzLayer(f *testing.F) {
 		f.Add(enc.EncodeAll(lower, nil), gz(f, upper)[:40])
 	}
 	f.Fuzz(func(t *testing.T, lower, upper []byte) {
-		const entries = 2000
-		a := &applier{overlay: newOverlay(entries), ctx: t.Context(), spool: newSpool(t), bytes: 16 << 20, contents: 16 << 20}
+		limits := rootfs.DefaultLimits()
+		a := &applier{overlay: newOverlay(rootfs.NewBudget(limits)), ctx: t.Context(), spool: newSpool(t)}
 		for n, b := range [][]byte{lower, upper} {
 			a.layer = n + 1
 			// The diff ID is never right, so an error is sure; what was
@@ -42,7 +43,7 @@ func FuzzLayer(f *testing.F) {
 			}
 		}
 		tree, err := a.tree()
-		if err == nil && tree.Len() > entries {
+		if err == nil && tree.Len() > limits.Entries {
 			t.Errorf("%d entries", tree.Len())
 		}
 	})
@@ -73,7 +74,7 @@ func FuzzArchive(f *testing.F) {
 			return
 		}
 		defer i.Close()
-		if _, err := i.Tree(t.Context(), newSpool(t), WithLimits(Limits{Layers: 5, Entries: 2000, Bytes: 16 << 20})); err != nil && fault.ClassOf(err) == fault.Internal {
+		if _, err := i.Tree(t.Context(), newSpool(t)); err != nil && fault.ClassOf(err) == fault.Internal {
 			t.Error(err)
 		}
 	})

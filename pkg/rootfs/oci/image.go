@@ -46,6 +46,7 @@ func (i *Image) Close() error {
 type layer struct {
 	digest v1.Hash // zero in docker save's archives
 	diffID v1.Hash
+	size   int64 // bytes, compressed
 	open   func(context.Context) (io.ReadCloser, error)
 }
 
@@ -61,6 +62,9 @@ type blobs interface {
 	// openBlob opens what d describes; the reader ends in an error of class
 	// fault.Verification if the bytes are not d's.
 	openBlob(ctx context.Context, d v1.Descriptor) (io.ReadCloser, error)
+	// holds says whether it is there: docker saves the index of an image for
+	// many platforms whole, with what was pulled of it.
+	holds(d v1.Descriptor) bool
 }
 
 // readBlob reads a small blob.
@@ -115,17 +119,26 @@ func newImage(name string, b blobs, d v1.Descriptor, m *v1.Manifest, config *v1.
 		i.layers = append(i.layers, layer{
 			digest: l.Digest,
 			diffID: config.RootFS.DiffIDs[n],
+			size:   l.Size,
 			open:   func(ctx context.Context) (io.ReadCloser, error) { return b.openBlob(ctx, l) },
 		})
 	}
 	return i, nil
 }
 
+// Media types of layers that the library has no names for. Which compression
+// one says does not matter: the first bytes do.
+const (
+	dockerLayerZstd     types.MediaType = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+	dockerForeignPlain  types.MediaType = "application/vnd.docker.image.rootfs.foreign.diff.tar"
+	restrictedLayerZstd types.MediaType = "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+)
+
 // checkLayer refuses what is not a layer, such as an encrypted one.
 func checkLayer(d v1.Descriptor) error {
 	switch d.MediaType {
-	case types.OCILayer, types.OCILayerZStd, types.OCIUncompressedLayer, types.DockerLayer, types.DockerUncompressedLayer,
-		types.OCIRestrictedLayer, types.OCIUncompressedRestrictedLayer, types.DockerForeignLayer:
+	case types.OCILayer, types.OCILayerZStd, types.OCIUncompressedLayer, types.DockerLayer, types.DockerUncompressedLayer, dockerLayerZstd,
+		types.OCIRestrictedLayer, types.OCIUncompressedRestrictedLayer, restrictedLayerZstd, types.DockerForeignLayer, dockerForeignPlain:
 	default:
 		return fmt.Errorf("media type %q is not that of a layer this program reads", d.MediaType)
 	}
@@ -185,6 +198,8 @@ func (b imageBlobs) openBlob(_ context.Context, d v1.Descriptor) (io.ReadCloser,
 	}
 	return verified(rc), nil
 }
+
+func (b imageBlobs) holds(v1.Descriptor) bool { return true }
 
 type readCloser struct {
 	io.Reader

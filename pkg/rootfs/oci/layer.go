@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/sovereign-build/sovereign/internal/decompress"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
@@ -95,7 +96,7 @@ func (l *spooled) Uncompressed() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	plain, err := decompress(rc)
+	plain, err := decompress.New(rc)
 	if err != nil {
 		return nil, errors.Join(err, rc.Close())
 	}

@@ -2,16 +2,17 @@ package oci
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/registry"
@@ -24,13 +25,13 @@ const (
 )
 
 // openLayout opens an image of a layout directory.
-func openLayout(ctx context.Context, dir string, digest v1.Hash, platform v1.Platform) (*Image, error) {
+func openLayout(ctx context.Context, dir string, want choice, platform v1.Platform) (*Image, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
 	b := layoutBlobs{name: dir, open: openIn(root)}
-	i, err := b.image(ctx, digest, platform)
+	i, err := b.image(ctx, want, platform)
 	if err != nil {
 		return nil, errors.Join(err, root.Close())
 	}
@@ -91,25 +92,50 @@ type layoutBlobs struct {
 	open func(file string) (io.ReadCloser, int64, error)
 }
 
-// image opens the image for a platform, or of a digest.
-func (b layoutBlobs) image(ctx context.Context, digest v1.Hash, platform v1.Platform) (*Image, error) {
+// image opens the image for a platform, or of a digest or name.
+func (b layoutBlobs) image(ctx context.Context, want choice, platform v1.Platform) (*Image, error) {
 	index, err := b.index()
 	if err != nil {
 		return nil, err
 	}
-	descs, name := index.Manifests, b.name
-	if digest != (v1.Hash{}) {
-		name += "@" + digest.String()
-		d, err := narrow(ctx, b, descs, digest, 0)
+	switch name := b.name + "@" + want.String(); {
+	case want.isZero():
+		return choose(ctx, b.name, b, index.Manifests, platform)
+	case want.name != "":
+		descs, names := named(index.Manifests, want.name)
+		if len(descs) == 0 {
+			return nil, notThere(b.name, want, names)
+		}
+		return choose(ctx, name, b, descs, platform)
+	default:
+		d, err := narrow(ctx, b, index.Manifests, want.digest, 0)
 		if err != nil {
 			return nil, fault.Wrap(fault.Source, fmt.Errorf("%s: %w", name, err))
 		}
 		if d == nil {
 			return nil, fault.Errorf(fault.Source, "%s: no manifest of this digest is in the layout", name)
 		}
-		descs = []v1.Descriptor{*d}
+		return choose(ctx, name, b, []v1.Descriptor{*d}, platform)
 	}
-	return choose(ctx, name, b, descs, platform)
+}
+
+// containerdName is the annotation that docker save and containerd put an
+// image's whole name into; the standard one has the tag alone then.
+const containerdName = "io.containerd.image.name"
+
+// named are the descriptors that an index has under a name, and all the names
+// it has.
+func named(descs []v1.Descriptor, name string) (found []v1.Descriptor, names []string) {
+	for _, d := range descs {
+		ref, tag := d.Annotations[specs.AnnotationRefName], d.Annotations[containerdName]
+		if ref == name || tag != "" && sameTag(tag, name) {
+			found = append(found, d)
+		}
+		if ref = cmp.Or(tag, ref); ref != "" {
+			names = append(names, ref)
+		}
+	}
+	return found, names
 }
 
 func (b layoutBlobs) index() (*v1.IndexManifest, error) {
@@ -141,9 +167,21 @@ func (b layoutBlobs) readFile(file string) ([]byte, error) {
 }
 
 func (b layoutBlobs) openBlob(_ context.Context, d v1.Descriptor) (io.ReadCloser, error) {
-	rc, _, err := b.open(path.Join("blobs", d.Digest.Algorithm, d.Digest.Hex))
+	rc, _, err := b.open(blobPath(d.Digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.Errorf(fault.Source, "blob %s is not there: %w", d.Digest, fs.ErrNotExist).
+			Hintf("save or copy the image again, all of it for the platform that is wanted")
+	}
 	if err != nil {
-		return nil, fault.Errorf(fault.Source, "%s: blob %s: %w", b.name, d.Digest, err)
+		return nil, fault.Errorf(fault.Source, "blob %s: %w", d.Digest, err)
 	}
 	return readCloser{registry.Verify(rc, "blob "+d.Digest.String(), d), rc}, nil
+}
+
+func (b layoutBlobs) holds(d v1.Descriptor) bool {
+	rc, _, err := b.open(blobPath(d.Digest))
+	if err == nil {
+		_ = rc.Close() // nothing was read
+	}
+	return !errors.Is(err, fs.ErrNotExist)
 }

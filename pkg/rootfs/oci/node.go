@@ -44,25 +44,16 @@ func (n *node) isDir() bool { return n.file.entry.IsDir() }
 type overlay struct {
 	root  *node
 	layer int // number of the layer being applied, from 1
-	// left is how many entries may still come, parents that no layer has an
-	// entry for included: one entry's name can imply 2,000 of them.
-	left, limit int
+	// budget has the entries, parents that no layer has an entry for among
+	// them: one entry's name can imply 2,000 of those.
+	budget *rootfs.Budget
 }
 
-func newOverlay(limit int) *overlay {
+func newOverlay(budget *rootfs.Budget) *overlay {
 	return &overlay{
-		root:  &node{children: map[string]*node{}, file: implicitDir(), implicit: true},
-		left:  limit,
-		limit: limit,
+		root:   &node{children: map[string]*node{}, file: implicitDir(), implicit: true},
+		budget: budget,
 	}
-}
-
-// count takes one entry from what is allowed.
-func (o *overlay) count() error {
-	if o.left--; o.left < 0 {
-		return fmt.Errorf("more than %d entries", o.limit)
-	}
-	return nil
 }
 
 // dir finds the directory at name, following symbolic links as if the image
@@ -85,7 +76,7 @@ func (o *overlay) dir(name string) (*node, error) {
 		c := n.children[part]
 		switch {
 		case c == nil:
-			if err := o.count(); err != nil {
+			if err := o.budget.Implied(1); err != nil {
 				return nil, err
 			}
 			var err error

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -18,15 +17,17 @@ import (
 // Open opens the image for a platform from a source: the directory of an OCI
 // layout, a tar archive of one or of docker save (gzip and zstd are
 // understood), or a registry's HOST/NAME:TAG. Each may end in "@sha256:…",
-// which picks a manifest or index by digest. A zero platform takes the only
-// image there is.
+// which picks a manifest or index by digest; in docker save's format, where
+// images have no manifest, that of the configuration. A directory or archive
+// may end in "@NAME", a tag ("app:1.2") or the name that a layout's index has
+// for the image. A zero platform takes the only image there is.
 //
 // Errors: fault.Usage for a source that is none of these or an ambiguous
 // choice; fault.Source where the platform is not there (the error lists those
 // that are), for a broken image and for a registry that fails;
 // fault.Verification for wrong bytes.
 func Open(ctx context.Context, client *registry.Client, source string, platform v1.Platform) (*Image, error) {
-	name, digest, err := splitDigest(source)
+	name, want, err := splitChoice(source)
 	if err != nil {
 		return nil, err
 	}
@@ -37,24 +38,11 @@ func Open(ctx context.Context, client *registry.Client, source string, platform 
 	case err != nil:
 		return nil, fault.Wrap(fault.Environment, err)
 	case info.IsDir():
-		return openLayout(ctx, name, digest, platform)
+		return openLayout(ctx, name, want, platform)
 	case info.Mode().IsRegular():
-		return openArchive(ctx, name, digest, platform)
+		return openArchive(ctx, name, want, platform)
 	}
 	return nil, fault.Errorf(fault.Usage, "%s is neither a directory nor a file", name)
-}
-
-// splitDigest cuts a digest off the end of a path.
-func splitDigest(source string) (string, v1.Hash, error) {
-	name, text, ok := strings.Cut(source, "@sha256:")
-	if !ok {
-		return source, v1.Hash{}, nil
-	}
-	digest, err := v1.NewHash("sha256:" + text)
-	if err != nil {
-		return "", v1.Hash{}, fault.Errorf(fault.Usage, "%s: %w", source, err)
-	}
-	return name, digest, nil
 }
 
 // openRemote opens an image of a registry.

@@ -2,8 +2,10 @@ package oci
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
+	"io/fs"
 	"regexp"
 	"slices"
 	"strings"
@@ -64,7 +66,14 @@ func normal(p v1.Platform) v1.Platform {
 type candidate struct {
 	desc     v1.Descriptor
 	platform v1.Platform
+	// name chooses it, behind the source and an @; "" is the digest's.
+	name string
+	// missing: it is listed and not there. Without a platform in its
+	// descriptor nobody knows what it is for.
+	missing bool
 }
+
+func (c candidate) label() string { return cmp.Or(c.name, c.desc.Digest.String()) }
 
 // candidates collects the image manifests that the descriptors lead to.
 func candidates(ctx context.Context, b blobs, descs []v1.Descriptor, depth int, found []candidate) ([]candidate, error) {
@@ -75,6 +84,12 @@ func candidates(ctx context.Context, b blobs, descs []v1.Descriptor, depth int, 
 		switch {
 		case d.Annotations["vnd.docker.reference.type"] != "":
 			// An attestation about a manifest, which BuildKit keeps beside it.
+		case (d.MediaType.IsIndex() || d.MediaType.IsImage()) && !b.holds(d):
+			c := candidate{desc: d, missing: true}
+			if d.Platform != nil {
+				c.platform = normal(*d.Platform)
+			}
+			found = append(found, c)
 		case d.MediaType.IsIndex():
 			if depth >= maxNesting {
 				return nil, fault.Errorf(fault.Source, "index %s: more than %d indexes in one another", d.Digest, maxNesting)
@@ -99,6 +114,10 @@ func candidates(ctx context.Context, b blobs, descs []v1.Descriptor, depth int, 
 				if errors.Is(err, errArtifact) && len(descs) > 1 {
 					continue // a signature or the like, beside images
 				}
+				if errors.Is(err, fs.ErrNotExist) {
+					found = append(found, candidate{desc: d, missing: true})
+					continue
+				}
 				if err != nil {
 					return nil, err
 				}
@@ -113,35 +132,65 @@ func candidates(ctx context.Context, b blobs, descs []v1.Descriptor, depth int, 
 
 // pick chooses the manifest for a platform; a zero platform takes the only
 // one there is.
-func pick(name string, found []candidate, want v1.Platform) (v1.Descriptor, error) {
+func pick(source string, found []candidate, want v1.Platform) (v1.Descriptor, error) {
 	anything := want.OS == "" && want.Architecture == ""
 	want = normal(want)
-	var match []candidate
+	var match, held []candidate
+	missing := false
 	for _, c := range found {
-		if (anything || c.platform.Equals(want)) && !slices.ContainsFunc(match, func(m candidate) bool { return m.desc.Digest == c.desc.Digest }) {
+		if !c.missing {
+			held = append(held, c)
+		}
+		switch {
+		case !anything && !c.platform.Equals(want):
+		case c.missing:
+			missing = true
+		case !slices.ContainsFunc(match, func(m candidate) bool { return m.desc.Digest == c.desc.Digest }):
 			match = append(match, c)
 		}
 	}
 	switch {
 	case len(match) == 1:
 		return match[0].desc, nil
+	case len(match) > 1:
+		return v1.Descriptor{}, ambiguous(source, match)
 	case len(found) == 0:
-		return v1.Descriptor{}, fault.Errorf(fault.Source, "%s: there is no image in it", name)
-	case len(match) == 0:
-		return v1.Descriptor{}, fault.Errorf(fault.Source, "%s: no image for %s; there is %s", name, want, list(found)).
-			Hintf("ask for one of these platforms")
-	case anything:
-		return v1.Descriptor{}, fault.Errorf(fault.Usage, "%s: %d images, for %s", name, len(match), list(found)).
-			Hintf("choose one by platform")
+		return v1.Descriptor{}, fault.Errorf(fault.Source, "%s: there is no image in it", source)
+	case missing && anything:
+		return v1.Descriptor{}, fault.Errorf(fault.Source, "%s: it lists images and holds none of them", source).
+			Hintf("pull the image for a platform and save it again")
+	case missing:
+		return v1.Descriptor{}, fault.Errorf(fault.Source, "%s: it lists an image for %s and does not hold it%s", source, want, others(held)).
+			Hintf("pull the image for %s and save it again", want)
 	}
-	digests := make([]string, len(match))
-	for i, m := range match {
-		digests[i] = m.desc.Digest.String()
-	}
-	return v1.Descriptor{}, fault.Errorf(fault.Usage, "%s: %d images for %s: %s", name, len(match), want, strings.Join(digests, ", ")).
-		Hintf("choose one by digest: %s@%s", name, digests[0])
+	return v1.Descriptor{}, fault.Errorf(fault.Source, "%s: no image for %s%s", source, want, others(held)).
+		Hintf("ask for one of these platforms")
 }
 
+// ambiguous is the error of more than one image, which says how to choose.
+func ambiguous(source string, match []candidate) error {
+	labels := make([]string, len(match))
+	for i, m := range match {
+		labels[i] = m.label()
+	}
+	slices.Sort(labels)
+	platforms := list(match)
+	e := fault.Errorf(fault.Usage, "%s: %d images for %s: %s", source, len(match), platforms, strings.Join(labels, ", "))
+	if strings.Contains(platforms, ", ") {
+		return e.Hintf("choose one by platform, or as %s@%s", source, labels[0])
+	}
+	return e.Hintf("choose one, as %s@%s", source, labels[0])
+}
+
+// others ends a message about a platform that is not there.
+func others(held []candidate) string {
+	if platforms := list(held); platforms != "" {
+		return "; there is " + platforms
+	}
+	return ""
+}
+
+// list names the platforms of images.
 func list(found []candidate) string {
 	var words []string
 	for _, c := range found {

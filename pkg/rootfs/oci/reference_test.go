@@ -172,7 +172,7 @@ func TestContainerd(t *testing.T) {
 	for seed := range images {
 		g := &generator{Rand: rand.New(rand.NewPCG(1, uint64(seed))), dirs: []string{""}, kinds: map[string]byte{}, xattr: xattr}
 		dir := t.TempDir()
-		a := &applier{overlay: newOverlay(1 << 20), ctx: t.Context(), spool: newSpool(t), bytes: 1 << 30, contents: 1 << 30}
+		a := &applier{overlay: newOverlay(rootfs.NewBudget(rootfs.DefaultLimits())), ctx: t.Context(), spool: newSpool(t)}
 		var log []string
 		for n := range 2 + g.IntN(4) {
 			headers := g.layer()

@@ -37,6 +37,9 @@ func (b *remoteBlobs) openBlob(ctx context.Context, d v1.Descriptor) (io.ReadClo
 	return io.NopCloser(registry.Verify(bytes.NewReader(raw), d.Digest.String(), d)), nil
 }
 
+// holds is not asked of a registry: that costs a request for each.
+func (b *remoteBlobs) holds(v1.Descriptor) bool { return true }
+
 // Remote finds what a registry's reference names: for a zero platform all of
 // it, an image or an index, else the image for the platform. Its parts are
 // read when they are wanted, within ctx.

@@ -10,9 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
@@ -32,7 +29,7 @@ type Reader struct{ buf []byte }
 // Read calls put for each run of blocks of a regular file that are not zeros,
 // in ascending order, with the number of the first one in the file. The last
 // block is filled with zeros; data is valid during the call and at most Chunk
-// long. Holes of a file of the host are not read. Contents that are not
+// long. Holes that the contents know of are not read. Contents that are not
 // exactly as long as the entry says are an error.
 func (r *Reader) Read(ctx context.Context, e rootfs.Entry, put func(block uint64, data []byte) error) (err error) {
 	if e.Size == 0 && e.Content == nil {
@@ -47,8 +44,10 @@ func (r *Reader) Read(ctx context.Context, e rootfs.Entry, put func(block uint64
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
 	var holes holeFinder
-	if f, ok := in.(*os.File); ok && e.Size > Chunk {
-		holes.f = f
+	if h, ok := in.(rootfs.Holes); ok && e.Size > Chunk {
+		if seek, ok := in.(io.Seeker); ok {
+			holes = holeFinder{h: h, seek: seek}
+		}
 	}
 	for off := int64(0); ; {
 		if err := ctx.Err(); err != nil {
@@ -104,39 +103,33 @@ func runs(block uint64, data []byte, put func(uint64, []byte) error) error {
 // isZero compares a block with itself shifted by one byte.
 func isZero(b []byte) bool { return b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1]) }
 
-// holeFinder skips the holes of a file of the host. What it skips would read
-// as zeros.
+// holeFinder skips the holes of contents that know them. What it skips would
+// read as zeros.
 type holeFinder struct {
-	f    *os.File
+	h    rootfs.Holes
+	seek io.Seeker
 	upTo int64 // data known from the last offset asked for
 }
 
 // data returns where the next data is at or after off, rounded down to a
-// block, and where it ends, rounded up; the file's offset is then there. Both
-// are size where there is none.
+// block, and where it ends, rounded up; the contents' offset is then there.
+// Both are size where there is none.
 func (h *holeFinder) data(off, size int64) (start, end int64, err error) {
-	if h.f == nil {
+	if h.h == nil {
 		return off, size, nil
 	}
 	if off < h.upTo {
 		return off, h.upTo, nil
 	}
-	fd := int(h.f.Fd())
-	start, err = unix.Seek(fd, off, unix.SEEK_DATA)
-	switch {
-	case err == unix.ENXIO:
-		start, end = size, size
-	case err != nil:
-		h.f = nil // this file system does not know
-		return off, size, nil
-	default:
-		if end, err = unix.Seek(fd, start, unix.SEEK_HOLE); err != nil {
-			return 0, 0, err
-		}
+	start, end, err = h.h.NextData(off)
+	if err != nil {
+		return 0, 0, err
 	}
 	start = max(off, min(start, size)/Size*Size)
-	h.upTo = min((end+Size-1)/Size*Size, size)
-	_, err = unix.Seek(fd, start, io.SeekStart)
+	if h.upTo = min((end+Size-1)/Size*Size, size); h.upTo <= start {
+		h.upTo = size // the contents are shorter than they were
+	}
+	_, err = h.seek.Seek(start, io.SeekStart)
 	return start, h.upTo, err
 }
 

@@ -38,7 +38,7 @@ func Random(t testing.TB, seed uint64) *rootfs.Tree {
 	}
 	for range r.IntN(3000) {
 		p := path.Join(dirs[len(dirs)-1-r.IntN(min(len(dirs), 8))], name())
-		if _, ok := tree.Lookup(p); ok || len(p) > 3000 || !fs.ValidPath(p) {
+		if _, ok := tree.Lookup(p); ok || len(p) > 3000 {
 			continue
 		}
 		e := rootfs.Entry{Path: p, Mode: fs.FileMode(r.IntN(0o1000)), UID: r.Uint32() >> r.IntN(32), GID: r.Uint32() >> r.IntN(32)}
@@ -79,6 +79,52 @@ func Random(t testing.TB, seed uint64) *rootfs.Tree {
 		}
 		if !e.IsDir() {
 			others = append(others, p)
+		}
+		if err := tree.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return tree
+}
+
+// RawNames is a tree of names and link targets that are not UTF-8, in an order
+// of bytes that is not one of characters. Every file holds its name.
+func RawNames(t testing.TB) *rootfs.Tree {
+	t.Helper()
+	tree := rootfs.New()
+	for _, name := range []string{
+		"umlaut-\xe4", "\xff", "\xc3(", "a\xed\xa0\x80b", "\xf4\x90\x80\x80", "ordinary", "ü", "\xfe/\x80\x81", "\xfe.",
+		"long-\xe4" + strings.Repeat("\xe4x", 120), strings.Repeat("\xe4/", 90) + "deep",
+	} {
+		for _, e := range []rootfs.Entry{rootfs.Regular(name, 0o644, []byte(name)), rootfs.Symlink("links/"+strings.ReplaceAll(name, "/", "_"), name)} {
+			if err := tree.Add(e); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := tree.Add(rootfs.Hardlink("hard-\xe9", "\xff")); err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+// Many is a tree of n small files, some of them with contents, an attribute or
+// another name, in directories of a thousand.
+func Many(t testing.TB, n int) *rootfs.Tree {
+	t.Helper()
+	tree := rootfs.New()
+	for i := range n {
+		name := fmt.Sprintf("usr/share/doc/some-package-%d/a-file-of-it-%d.html", i/1000, i)
+		e := rootfs.Regular(name, 0o644, nil)
+		switch i % 10 {
+		case 1:
+			e = rootfs.Regular(name, 0o600, []byte(name))
+		case 2:
+			e = rootfs.Symlink(name, "a-file-of-it")
+		case 3:
+			e.Xattrs = map[string][]byte{"user.number": []byte(fmt.Sprint(i))}
+		case 4:
+			e = rootfs.Hardlink(name, fmt.Sprintf("usr/share/doc/some-package-%d/a-file-of-it-%d.html", (i-1)/1000, i-1))
 		}
 		if err := tree.Add(e); err != nil {
 			t.Fatal(err)
