@@ -127,6 +127,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("menu \"m\"\n\tvisible if A\nif B\nconfig A\n\ttristate \"a\"\n\timply C\n\thelp\n\t  text\n\n\tconfig N\nendif\nendmenu\ncomment \"x\"\n"), []byte("A=m"))
 	f.Add([]byte("config N\n\tint \"n\"\n\trange -1 L\n\tdefault 3\nconfig L\n\thex\n\tdefault 0x7\nconfig MODULES\n\tbool \"m\"\n\tmodules\nosource \"x\"\n"), []byte("N=99\nMODULES=y"))
 	f.Add([]byte("config A\n\tbool \"a\"\n\tdepends on A\n\tselect B\nconfig B\n\tbool\n\tselect A\n"), []byte("A=y\nB=y"))
+	f.Add([]byte("config A\n\ttristate\n\ttransitional\nconfig B\n\ttristate \"b\"\n\tdefault A\n\tdepends on C if !A && B=m\nconfig C\n\tbool \"c\"\n\tdepends on B if A || m\n"), []byte("A=m\nC=y"))
 	f.Fuzz(func(t *testing.T, text, asked []byte) {
 		shell := func(command string) (string, error) { return command, nil }
 		tree, err := Parse(Files{"Kconfig": text}, Options{Arch: "x86", Shell: shell})

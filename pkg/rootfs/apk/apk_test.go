@@ -417,7 +417,7 @@ func FuzzOpen(f *testing.F) {
 		if err == nil {
 			t.Fatal("a zero checksum was accepted")
 		}
-		p, err := Open(path, testKeys()[0].Keyring(), DataLimits(rootfs.Limits{Entries: 100, Bytes: 1 << 20}))
+		p, err := Open(path, testKeys()[0].Keyring())
 		if err == nil {
 			p.Close()
 		}
