@@ -20,7 +20,7 @@ PAGE ?=
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-e2e test-long test-arm64 lint fuzz bench bench-kernel torture generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-streams test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
 
 all: $(SB) bin/sovereignd bin/buildkitd ## bin/sovereign-build, and sovereignd and the BuildKit daemon beside it
 
@@ -47,7 +47,11 @@ setup-%:
 demo: setup-build-run-demo all ## build recipes/sql for this machine, boot it, ask it something
 	@scripts/demo.sh
 
-test: setup-build-run-test all lint test-unit test-e2e ## everything: lint, unit tests, a real build and real boots
+# What make test does; CI adds to it. scripts/test.sh has the stages.
+STAGES ?= lint unit build boot e2e modules
+
+test: setup-build-run-test all ## everything: lint, unit tests, a real build and real boots
+	@scripts/test.sh $(STAGES)
 
 lint: ## gofmt, go vet, staticcheck, shellcheck
 	@echo "== lint"
@@ -60,27 +64,47 @@ test-unit: ## unit tests with the race detector
 	@echo "== unit tests"
 	@go test -race -timeout 20m ./...
 
-test-e2e: all ## build the bundle for this machine and test it booted
-	@echo "== build and boot $(HOST_ARCH)"
-	@$(SB) build recipes/sql --arch $(HOST_ARCH) --relock-missing --progress plain
-	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./pkg/runtime ./pkg/runtime/guest/initd
-	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 40m -skip '$(LONG)' ./e2e
-	@for module in examples/embed compat/apko; do \
-		(cd $$module && go vet ./... && SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 30m ./...) || exit 1; done
+E2E := SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH)
 
-# Tests that take minutes each and that a cold run, with an hour of compiling
-# before them, leaves to "make test-long".
+test-build: all ## the bundle of recipes/sql for this machine, compared with its sums
+	@echo "== build recipes/sql for $(HOST_ARCH)"
+	@$(SB) build recipes/sql --arch $(HOST_ARCH) --relock-missing --progress plain --check-sums
+
+test-boot: test-build ## it boots, and PostgreSQL keeps its promises
+	@echo "== boot it"
+	@$(E2E) go test -count=1 -p 1 -v -timeout 30m -run 'TestPostgreSQL' ./e2e
+
+# Tests that take minutes each have stages of their own.
 LONG := TestTorture|TestTransfer
 
-test-long: setup-build-run-test all ## faults, inputs carried to an empty cache, a tailnet: what takes minutes more
-	@echo "== longer tests on $(HOST_ARCH)"
-	@$(SB) build recipes/sql --arch $(HOST_ARCH) --relock-missing --progress plain
-	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 60m -run '$(LONG)' ./e2e
-	@cd compat/tailnet && go vet ./... && SOVEREIGN_E2E=$(CURDIR)/dist/sql-$(HOST_ARCH) go test -count=1 -v -timeout 30m ./...
+test-e2e: test-build ## everything else that a booted machine shows
+	@echo "== boots of all kinds"
+	@$(E2E) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./pkg/runtime ./pkg/runtime/guest/initd
+	@$(E2E) go test -count=1 -v -timeout 40m -skip '$(LONG)|TestPostgreSQL' ./e2e
+
+test-modules: test-build ## programs that import the packages, and other programs on what they make
+	@echo "== modules of their own"
+	@for module in examples/embed compat/apko; do \
+		(cd $$module && go vet ./... && $(E2E) go test -count=1 -v -timeout 30m ./...) || exit 1; done
+
+test-tailnet: test-build ## the guest in a tailnet of this machine's own
+	@cd compat/tailnet && go vet ./... && $(E2E) go test -count=1 -v -timeout 30m ./...
+
+test-transfer: test-build ## inputs carried to an empty cache
+	@$(E2E) go test -count=1 -v -timeout 60m -run TestTransfer ./e2e
+
+test-streams: test-build ## 1 GiB through exec, to slow readers
+	@$(E2E) SOVEREIGN_E2E_STREAM_MIB=1024 go test -count=1 -v -timeout 60m -run TestStreams ./e2e
+
+test-torture: test-build ## a few rounds of each fault
+	@$(E2E) go test -count=1 -v -timeout 60m -run TestTorture ./e2e
+
+test-long: setup-build-run-test all ## what takes minutes more than make test: a tailnet, 1 GiB through exec, inputs carried over, faults
+	@scripts/test.sh tailnet streams transfer torture
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
 	@echo "== build and boot arm64"
-	@$(SB) build recipes/sql --arch arm64 --relock-missing --progress plain
+	@$(SB) build recipes/sql --arch arm64 --relock-missing --progress plain --check-sums
 	@SOVEREIGN_E2E=$(CURDIR)/dist/sql-arm64 go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestUEFI|TestPostgreSQL' ./pkg/kernel ./pkg/rootfs/ext4 ./pkg/build/disk ./e2e
 
 fuzz: ## every fuzz target for FUZZTIME (20s)
@@ -93,6 +117,10 @@ bench: setup-build-run-test all ## the figures of docs/figures.md
 torture: setup-build-run-test all ## power cuts, kills and other faults, ROUNDS=20; the figures of docs/reliability.md
 	@$(SB) build recipes/sql --relock-missing --progress plain
 	@go run ./internal/torture/cmd/torture --programs bin --bundle dist/sql-$(HOST_ARCH) --rounds $(ROUNDS) --seed $(SEED) --only '$(ONLY)' --page '$(PAGE)' --commit $(VERSION) $(if $(JSON),--json)
+
+sums: setup-build-run-test all ## recipes/sql/sovereign.sums: what every step makes, for both architectures
+	@$(SB) build recipes/sql --arch amd64 --progress plain --write-sums
+	@$(SB) build recipes/sql --arch arm64 --progress plain --write-sums
 
 generate: ## CLI reference and JSON schemas
 	@go generate ./...

@@ -112,6 +112,9 @@ func (m *machine) connect(ctx context.Context) *pgx.Conn {
 	if want := fmt.Sprintf("@127.0.0.1:%d/", m.port); !strings.HasPrefix(dsn, "postgres://") || !strings.Contains(dsn, want) {
 		m.t.Fatalf("dsn does not lead to %s", want)
 	}
+	if want := "sslmode=verify-full&sslrootcert="; !strings.Contains(dsn, want) {
+		m.t.Errorf("dsn has no %s: it trusts whoever has the port", want)
+	}
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		m.t.Fatal(err)
@@ -160,6 +163,7 @@ func TestPostgreSQL(t *testing.T) {
 			"SHOW server_encoding":                                                            "UTF8",
 			"SHOW ssl":                                                                        "on",
 			"SHOW ssl_min_protocol_version":                                                   "TLSv1.3",
+			"SHOW authentication_timeout":                                                     "10s",
 			"SHOW effective_io_concurrency":                                                   "32",
 			"SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()":                    "TLSv1.3",
 			// Nothing but what the image says was taken from its files.
@@ -270,9 +274,20 @@ func TestPostgreSQL(t *testing.T) {
 	})
 
 	t.Run("a second boot keeps the rows", func(t *testing.T) {
+		// The server learns the password that is made for a lost one, and dsn
+		// the certificate.
+		m.ok("exec", "sql", "--", "rm", "/data/secrets/postgresql/password", "/data/secrets/postgresql/server.crt")
+		former := conn.Config().Copy()
 		m.ok("stop", "sql")
 		m.boot()
 		conn := m.connect(ctx)
+		former.Password = conn.Config().Password
+		if c, err := pgx.ConnectConfig(ctx, former); err == nil {
+			c.Close(ctx)
+			t.Error("a client takes a certificate that it does not know")
+		} else if !strings.Contains(err.Error(), "certificate") {
+			t.Errorf("another certificate: %v", err)
+		}
 		if n := scan[int](t, ctx, conn, "SELECT count(*) FROM kept"); n != 1000 {
 			t.Errorf("%d rows after the second boot, want 1000", n)
 		}

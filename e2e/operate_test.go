@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -20,7 +21,8 @@ import (
 
 // TestOperate has sovereignd keep the real machine: healed when QEMU is
 // killed, adopted when sovereignd is, updated, brought back from an update
-// that does not boot, rolled back; the rows are there all the time.
+// that does not boot, rolled back; not started without its data disk, repaired
+// when a slot is damaged; the rows are there all the time.
 func TestOperate(t *testing.T) {
 	m := newMachine(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*bootDeadline)
@@ -110,6 +112,53 @@ func TestOperate(t *testing.T) {
 	if m.record().Process != nil {
 		t.Error("the machine runs after down")
 	}
+
+	t.Run("the data disk is gone, and a slot is damaged", func(t *testing.T) {
+		m := m.in(t)
+		disk := filepath.Join(m.stateDir(), "instances", "sql", "data.img")
+		if err := os.Rename(disk, disk+".away"); err != nil {
+			t.Fatal(err)
+		}
+		if out, code := m.command("up", "sql", "--json"); code != int(fault.Environment) || !strings.Contains(out, "--new-data") {
+			t.Errorf("up without its data disk: exit code %d: %s", code, out)
+		}
+		if state, message := m.state(); state != "restarting" || !strings.Contains(message, disk) {
+			t.Errorf("status: %s, %s", state, message)
+		}
+		if _, err := os.Lstat(disk); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("something was put in its place: %v", err)
+		}
+		m.ok("down", "sql")
+		if err := os.Rename(disk+".away", disk); err != nil {
+			t.Fatal(err)
+		}
+
+		active := m.status().Active
+		kernel := filepath.Join(m.stateDir(), "instances", "sql", "slots", string(active), m.kernel())
+		if err := os.Truncate(kernel, 4096); err != nil {
+			t.Fatal(err)
+		}
+		if out, code := m.command("update", "sql", m.bundle, "--json"); code != 0 || !strings.Contains(out, `"staged"`) {
+			t.Errorf("repair: exit code %d: %s", code, out)
+		}
+		m.up("sql")
+		m.rows(ctx)
+		if s := m.status(); s.Active == active || len(s.Slots) != 1 {
+			t.Errorf("after the repair: %+v", s)
+		}
+		m.ok("down", "sql")
+	})
+}
+
+// kernel is the name of the bundle's.
+func (m *machine) kernel() string {
+	m.t.Helper()
+	b, err := bundle.Load(m.bundle)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	a, _ := b.Artifact(bundle.RoleKernel)
+	return a.File
 }
 
 // in is the machine in a subtest.

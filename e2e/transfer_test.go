@@ -137,6 +137,7 @@ vm: {memory: 64MiB, cpus: 1, data: 64MiB}
 services:
   - name: nothing
     command: [/sbin/sovereign-init]
+    user: root
     health: {command: [/sbin/sovereign-init]}
 `,
 		"sources.yaml": "linux:\n  debian: {suite: trixie, source: linux}\n",
@@ -175,7 +176,7 @@ GOOS=linux GOARCH=$GOARCH CGO_ENABLED=0 GOCACHE=$WORK/gocache GOMODCACHE=$WORK/g
 	}
 	l.Sources = []lock.Source{kernelStandIn(t)}
 	l.Packages = []lock.Package{publishExtra(t, dir)}
-	if err := l.Save(filepath.Join(dir, lock.FileName)); err != nil {
+	if err := lock.New(filepath.Join(dir, lock.FileName)).Save(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -41,7 +41,7 @@ func alpineKeys(t testing.TB) apk.Keyring {
 		if err != nil {
 			t.Fatalf("%s: %v", m[1], err)
 		}
-		keys[string(m[1])] = key
+		keys[string(m[1])] = apk.Key{PublicKey: key}
 	}
 	if len(keys) < 2 {
 		t.Fatalf("apko's tests have %d keys, wanted Alpine's two", len(keys))

@@ -1,6 +1,7 @@
 package tailnet
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -126,6 +127,37 @@ func (g *guest) waitTailscale(ctx context.Context, warning string) {
 			g.t.Fatalf("tailscale: want healthy, warning %q; it is %+v", warning, last)
 		}
 	}
+}
+
+// shell runs a line in the guest as root.
+func (g *guest) shell(ctx context.Context, line string) string {
+	g.t.Helper()
+	var out bytes.Buffer
+	code, err := g.instance.Exec(ctx, agent.ExecRequest{Argv: []string{"sh", "-c", line}}, agent.ExecIO{Stdout: &out, Stderr: &out})
+	if err != nil || code != 0 {
+		g.t.Fatalf("%s: exit code %d, %v: %s", line, code, err, out.String())
+	}
+	return out.String()
+}
+
+// fenced checks that tailscaled is not root, and has what it needs and no more.
+func (g *guest) fenced(ctx context.Context) {
+	g.t.Helper()
+	status := g.shell(ctx, "cat /proc/$(head -n 1 /sys/fs/cgroup/tailscale/cgroup.procs)/status")
+	for _, want := range []string{"Name:\ttailscaled\n", "Uid:\t71\t71\t71\t71\n", "CapEff:\t0000000000003000\n", "CapBnd:\t0000000000003000\n", "NoNewPrivs:\t1\n"} {
+		if !strings.Contains(status, want) {
+			g.t.Errorf("tailscaled: no %q in\n%s", want, status)
+		}
+	}
+	if out := g.shell(ctx, "find /data/tailscale /data/secrets/tailscale/* ! -user tailscale"); out != "" {
+		g.t.Errorf("not tailscale's:\n%s", out)
+	}
+}
+
+// giveToRoot leaves the service's files as an image does in which it was root.
+func (g *guest) giveToRoot(ctx context.Context) {
+	g.t.Helper()
+	g.shell(ctx, "chown -R 0:0 /data/tailscale /data/secrets/tailscale")
 }
 
 // hasDevice says whether the guest has a network device of the name.

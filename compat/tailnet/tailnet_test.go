@@ -61,7 +61,9 @@ func inNamespace(t *testing.T) bool {
 
 // TestSQL has the peer run SQL over the tailnet, with the guest in tun mode
 // and then, from images rebuilt on the same data disk, twice in userspace mode
-// and in tun mode again. It has to be the same node all along.
+// and in tun mode again. It has to be the same node all along, and never root;
+// the first of the rebuilt images finds the state as one left it in which
+// tailscaled was root.
 func TestSQL(t *testing.T) {
 	bundle := os.Getenv("SOVEREIGN_E2E")
 	if bundle == "" {
@@ -98,6 +100,11 @@ func TestSQL(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn.Close(ctx)
+	g.fenced(ctx)
+	if out := g.shell(ctx, "wc -c </data/secrets/tailscale/auth-key"); strings.TrimSpace(out) != "0" {
+		t.Errorf("the auth key has %s bytes: it was left on the disk", strings.TrimSpace(out))
+	}
+	g.giveToRoot(ctx)
 	g.stop(ctx)
 
 	// From here on nobody has a key. The server would take in whoever comes,
@@ -123,6 +130,7 @@ func TestSQL(t *testing.T) {
 			t.Errorf("%d rows, %v: want 1000", rows, err)
 		}
 		conn.Close(ctx)
+		g.fenced(ctx)
 		g.stop(ctx)
 	}
 }

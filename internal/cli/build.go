@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -20,11 +21,16 @@ func (s *session) buildCommand() *cobra.Command {
 kernel, the packages and the root file system, from the sources the lock pins.
 What has not changed since an earlier build is not done again; a miss says why.
 
+Where sovereign.sums stands beside the recipe, each output is compared with what
+it was on the machine that wrote the file; the first that differs is named.
+
 With --json the last line of standard output is one object with the bundle's
 directory and digest, the number of steps run and cached, and the seconds.`,
 		Example: `  sovereign-build build recipes/sql
   sovereign-build build recipes/sql --arch arm64 --json
-  sovereign-build build recipes/sql --engine tcp://builder.example:1234`,
+  sovereign-build build recipes/sql --check-sums
+  sovereign-build build recipes/sql --engine tcp://builder.example:1234 \
+    --engine-ca ca.pem --engine-cert me.pem --engine-key me.key`,
 		Args: operands("RECIPE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Recipe = args[0]
@@ -33,7 +39,10 @@ directory and digest, the number of steps run and cached, and the seconds.`,
 	}
 	r.addFlags(cmd)
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be done and why, and do nothing")
-	return exits(cmd, fault.Environment, fault.Source, fault.Step, fault.Verification)
+	cmd.Flags().BoolVar(&r.CheckSums, "check-sums", false, "fail when a step, or the bundle, is not what the recipe's sovereign.sums says")
+	cmd.Flags().BoolVar(&r.WriteSums, "write-sums", false, "write what this build made into the recipe's sovereign.sums")
+	cmd.MarkFlagsMutuallyExclusive("dry-run", "check-sums", "write-sums")
+	return exits(cmd, fault.Environment, fault.Source, fault.Step, fault.Verification, fault.Differ)
 }
 
 // addFlags adds the flags of every command that builds.
@@ -42,9 +51,16 @@ func (r *BuildRequest) addFlags(cmd *cobra.Command) {
 	f.StringVar(&r.Arch, "arch", "", "`architecture`, amd64 or arm64 (default: this machine's)")
 	f.StringVarP(&r.Output, "output", "o", "dist", "`directory` that gets the bundle NAME-ARCH")
 	f.StringVar(&r.Engine, "engine", "", "`address` of a BuildKit daemon: unix://, tcp://, docker-container://, kube-pod://, ssh:// (default: a private daemon)")
+	f.StringVar(&r.EngineTLS.CA, "engine-ca", "", "`file` with the certificate that a tcp:// engine's is signed by")
+	f.StringVar(&r.EngineTLS.Cert, "engine-cert", "", "`file` with the certificate that a tcp:// engine knows this client by")
+	f.StringVar(&r.EngineTLS.Key, "engine-key", "", "`file` with the key of --engine-cert")
+	f.StringVar(&r.EngineTLS.ServerName, "engine-name", "", "`name` in a tcp:// engine's certificate (default: the address's)")
+	f.StringArrayVar(&r.CacheFrom, "cache-from", nil, "`cache` that the engine may take results from: type=registry,ref=HOST/NAME, type=local,src=DIR or type=s3,…; may be given more than once")
+	f.StringArrayVar(&r.CacheTo, "cache-to", nil, "`cache` that the engine puts results into: type=registry,ref=HOST/NAME,mode=max, type=local,dest=DIR or type=s3,…; may be given more than once")
+	f.DurationVar(&r.StepTimeout, "step-timeout", engine.DefaultStepTimeout, "most `time` that one step may take")
 	f.StringVar(&r.ProgressMode, "progress", "auto", "how progress is shown on standard error: auto, plain, tty, rawjson or quiet")
 	f.BoolVar(&r.Offline, "offline", false, "make no network call; every input must be in the store")
-	f.BoolVar(&r.RelockMissing, "relock-missing", false, "lock another version of an input that has left every mirror, and say so")
+	f.BoolVar(&r.RelockMissing, "relock-missing", false, "lock another version of an input that every mirror says it does not have, once, and say so")
 	f.IntVarP(&r.Jobs, "jobs", "j", 2, "`number` of steps that run at once")
 	f.StringArrayVar(&r.Repositories, "repository", nil, "further apk repository, a `URL` or directory; may be given more than once")
 	f.StringArrayVar(&r.Keys, "key", nil, "public key `file` of a further repository; may be given more than once")

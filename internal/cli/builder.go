@@ -3,8 +3,10 @@ package cli
 import (
 	"context"
 	"io"
+	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/build"
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
 )
 
 // Builder makes bundles and locks; pkg/build does it for the real program.
@@ -13,6 +15,8 @@ type Builder interface {
 	// Repro builds twice; only names the steps to do again, none is all.
 	Repro(ctx context.Context, r BuildRequest, only []string) (*ReproResult, error)
 	Lock(ctx context.Context, r LockRequest) (*LockResult, error)
+	// Outdated looks for newer versions and changes nothing.
+	Outdated(ctx context.Context, r LockRequest) (*OutdatedResult, error)
 }
 
 // BuildRequest is what the flags of build say.
@@ -22,12 +26,18 @@ type BuildRequest struct {
 	Output          string
 	CacheDir        string
 	Engine          string
+	EngineTLS       engine.TLS
+	CacheFrom       []string
+	CacheTo         []string
+	StepTimeout     time.Duration
 	Jobs            int
 	Repositories    []string
 	Keys            []string
 	Offline         bool
 	RelockMissing   bool
 	DryRun          bool
+	CheckSums       bool
+	WriteSums       bool
 	SourceDateEpoch string // "" is the lock's
 	ProgressMode    string
 	Progress        io.Writer
@@ -56,4 +66,8 @@ type LockResult struct {
 	Lock    string   `json:"lock"`              // the file
 	Inputs  int      `json:"inputs"`            // in it
 	Changes []string `json:"changes,omitempty"` // "zlib 1.3 → 1.3.1"
+	Notes   []string `json:"notes,omitempty"`   // listed and not to be had, older than before
 }
+
+// OutdatedResult is what lock --outdated prints.
+type OutdatedResult = build.OutdatedResult

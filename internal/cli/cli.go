@@ -40,9 +40,13 @@ func (c *CLI) Run(ctx context.Context) int {
 	root := s.root()
 	root.SetArgs(c.Args)
 	root.SetIn(c.Stdin)
-	root.SetOut(c.Stdout)
+	help := &helpWriter{w: c.Stdout}
+	root.SetOut(help)
 	root.SetErr(c.Stderr)
 	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		err = help.err
+	}
 	if err == nil {
 		return 0
 	}
@@ -64,6 +68,20 @@ func (c *CLI) Run(ctx context.Context) int {
 	}
 	s.printer().fail(class, code, err)
 	return code
+}
+
+// helpWriter keeps the error that cobra does not look at when it prints help.
+type helpWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (h *helpWriter) Write(b []byte) (int, error) {
+	n, err := h.w.Write(b)
+	if err != nil {
+		h.err = fault.Wrap(fault.Environment, err)
+	}
+	return n, err
 }
 
 // told ends a command whose result has already said why it is no success.
@@ -120,7 +138,7 @@ system built from pinned sources, and runs the bundle as a virtual machine.`,
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	root.AddCommand(
 		s.buildCommand(), s.runCommand(), s.stopCommand(), s.dsnCommand(), s.statusCommand(),
-		s.upCommand(), s.downCommand(), s.restartCommand(), s.updateCommand(), s.rollbackCommand(),
+		s.upCommand(), s.downCommand(), s.restartCommand(), s.updateCommand(), s.rollbackCommand(), s.removeCommand(),
 		s.lockCommand(), s.storeCommand(), s.reproCommand(), s.diffCommand(), s.ociCommand(), s.kernelCommand(), s.imageCommand(),
 		s.execCommand(), s.psqlCommand(), s.consoleCommand(), s.logsCommand(), s.bootChartCommand(), s.doctorCommand(),
 		s.credentialsCommand(), s.secretCommand(), s.reindexCommand(), s.balloonCommand(), s.growCommand(),

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -28,6 +29,9 @@ type fake struct {
 	err   error
 	build BuildRequest
 	lock  LockRequest
+	// outdated is what there is of newer versions.
+	outdated []source.Outdated
+
 	run   RunRequest
 	calls []string
 	watch func(ctx context.Context) error
@@ -59,7 +63,12 @@ func (f *fake) Repro(_ context.Context, r BuildRequest, only []string) (*ReproRe
 
 func (f *fake) Lock(_ context.Context, r LockRequest) (*LockResult, error) {
 	f.lock = r
-	return &LockResult{Lock: "recipes/sql/sovereign.lock", Inputs: 12, Changes: []string{"zlib 1.3 → 1.3.1"}}, f.err
+	return &LockResult{Lock: "recipes/sql/sovereign.lock", Inputs: 12, Changes: []string{"zlib 1.3 → 1.3.1"}, Notes: []string{"zlib: 1.3.2 is listed"}}, f.err
+}
+
+func (f *fake) Outdated(_ context.Context, r LockRequest) (*OutdatedResult, error) {
+	f.lock = r
+	return &OutdatedResult{Lock: "recipes/sql/sovereign.lock", Inputs: 12, Outdated: f.outdated}, f.err
 }
 
 func (f *fake) Start(_ context.Context, r RunRequest, report func(string)) (*Machine, error) {
@@ -112,7 +121,7 @@ func TestBuild(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit %d", code)
 	}
-	want := BuildRequest{Recipe: "recipes/sql", Arch: "arm64", Output: "out", Jobs: 4, Repositories: []string{"a", "b"}, Offline: true, SourceDateEpoch: "17", ProgressMode: "auto"}
+	want := BuildRequest{Recipe: "recipes/sql", Arch: "arm64", Output: "out", Jobs: 4, Repositories: []string{"a", "b"}, Offline: true, SourceDateEpoch: "17", ProgressMode: "auto", StepTimeout: engine.DefaultStepTimeout}
 	got := f.build
 	got.Progress = nil
 	if a, b := mustJSON(t, got), mustJSON(t, want); a != b {
@@ -257,12 +266,41 @@ func TestSmallCommands(t *testing.T) {
 		{"stop sql --json", `{"name":"sql","was_running":true,"forced":false,"seconds":1.5}` + "\n"},
 		{"status", "sql          ready             \n  port 5432  127.0.0.1:40001   \n  postgresql  running, healthy  0 restarts \n"},
 		{"status sql --json", `{"machines":[{"name":"sql","state":"ready","ports":{"5432":40001},"services":[{"name":"postgresql","state":"running","healthy":true,"restarts":0}]}]}` + "\n"},
-		{"lock recipes/sql --update zlib", "zlib 1.3 → 1.3.1\nwrote recipes/sql/sovereign.lock, 12 inputs\n"},
+		{"lock recipes/sql --update zlib", "zlib 1.3 → 1.3.1\nnote: zlib: 1.3.2 is listed\nwrote recipes/sql/sovereign.lock, 12 inputs\n"},
+		{"lock recipes/sql --outdated", "recipes/sql/sovereign.lock: nothing newer is listed for its 12 inputs\n"},
+		{"lock recipes/sql --outdated --json", `{"lock":"recipes/sql/sovereign.lock","inputs":12,"outdated":null}` + "\n"},
 	}
 	for _, tt := range tests {
 		code, out, errs := call(t, t.Context(), &fake{}, strings.Fields(tt.args)...)
 		if code != 0 || squeeze(out) != squeeze(tt.want) {
 			t.Errorf("%s: exit %d %s\ngot  %q\nwant %q", tt.args, code, errs, out, tt.want)
+		}
+	}
+}
+
+func TestLockOutdated(t *testing.T) {
+	f := &fake{outdated: []source.Outdated{
+		{Name: "pg", Locked: "17.11", Newer: []source.Offer{
+			{Version: "17.13", Where: "debian:trixie/pg=17.13-1", Why: "listed, but the archive answers 404 for pg.tar"},
+			{Version: "17.12", Where: "debian:trixie-security/pg=17.12-1", Available: true}},
+			BeyondSeries: &source.Offer{Version: "18.1", Where: "debian:trixie/pg=18.1-1", Available: true}},
+		{Name: "toolchain", Locked: "bookworm, 2 packages", Newer: []source.Offer{{Version: "bookworm, 2 packages, 1 others", Where: "debian:bookworm", Available: true, Packages: []string{"make 2"}}}},
+	}}
+	want := `pg 17.11
+  17.13  debian:trixie/pg=17.13-1: listed, but the archive answers 404 for pg.tar
+  17.12  debian:trixie-security/pg=17.12-1
+  18.1   debian:trixie/pg=18.1-1 (not in the declared series)
+toolchain bookworm, 2 packages
+  bookworm, 2 packages, 1 others  debian:bookworm: make 2
+recipes/sql/sovereign.lock: newer versions are listed for 2 of its 12 inputs; lock --update NAME takes one
+`
+	code, out, errs := call(t, t.Context(), f, "lock", "--outdated", "recipes/sql")
+	if code != 0 || squeeze(out) != squeeze(want) || f.lock.Recipe != "recipes/sql" {
+		t.Errorf("exit %d %s\n%s", code, errs, out)
+	}
+	for _, args := range []string{"--outdated --check", "--outdated --update zlib", "--check --update zlib"} {
+		if code, _, errs := call(t, t.Context(), &fake{}, append(strings.Fields("lock recipes/sql"), strings.Fields(args)...)...); code != int(fault.Usage) {
+			t.Errorf("%s: exit %d %s", args, code, errs)
 		}
 	}
 }

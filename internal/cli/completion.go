@@ -50,21 +50,30 @@ func (s *session) complete(cmd *cobra.Command) {
 			if words[0] != "NAME" {
 				files = cobra.ShellCompDirectiveDefault // a bundle's directory will do
 			}
-			return s.names(), files
+			return lines(s.names()), files
 		}
 		if len(args) >= len(words) && !strings.HasSuffix(cmd.Use, "...]") {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		switch word := words[min(len(args), len(words)-1)]; {
 		case word == "SERVICE/SECRET":
-			return s.ofInstance(called.Context(), args[0], secretNames), cobra.ShellCompDirectiveNoFileComp
+			return lines(s.ofInstance(called.Context(), args[0], secretNames)), cobra.ShellCompDirectiveNoFileComp
 		case strings.HasPrefix(word, "SERVICE"):
-			return s.ofInstance(called.Context(), args[0], Instance.LogNames), cobra.ShellCompDirectiveNoFileComp
+			return lines(s.ofInstance(called.Context(), args[0], Instance.LogNames)), cobra.ShellCompDirectiveNoFileComp
 		case word == "BUNDLE":
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		}
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// lines makes each word one line of what the shell is given.
+func lines(words []string) []string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = oneLine(w)
+	}
+	return out
 }
 
 // names and ofInstance complete nothing where there is an error: the command

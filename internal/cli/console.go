@@ -56,8 +56,8 @@ func (s *session) runConsole(ctx context.Context, name string) (err error) {
 	}
 	defer conn.Close()
 	if tail != "" {
-		if _, err := fmt.Fprintln(s.Stdout, tail); err != nil {
-			return fault.Wrap(fault.Environment, err)
+		if _, err := fmt.Fprintln(outputWriter{s.Stdout}, tail); err != nil {
+			return err
 		}
 	}
 	p := s.printer()
@@ -78,32 +78,53 @@ func (s *session) runConsole(ctx context.Context, name string) (err error) {
 
 // attach carries bytes both ways until the machine ends, ctx does, or, with
 // escape, its key is typed: none of these is an error. The end of in is not
-// the end of the talk.
+// the end of the talk. All that a machine printed before its end is shown.
 func attach(ctx context.Context, conn io.ReadWriteCloser, in io.Reader, out io.Writer, escape bool) error {
-	done := make(chan error, 2)
+	shown, sent := make(chan error, 1), make(chan error, 1)
 	go func() {
-		_, err := io.Copy(out, conn)
-		done <- err
+		_, err := io.Copy(outputWriter{out}, conn)
+		shown <- err
 	}()
 	go func() {
 		// A read of in may still be under way when attach returns.
-		if typed, err := send(conn, in, escape); typed || err != nil {
-			done <- err
+		typed, err := send(conn, in, escape)
+		var unread *fault.Error
+		if typed || errors.As(err, &unread) {
+			sent <- err
 		}
+		// Else the machine has ended, which shows when all is read, or in has.
 	}()
 	var err error
 	select {
-	case err = <-done:
+	case err = <-shown:
+	case err = <-sent:
 	case <-ctx.Done():
 		return nil
 	}
-	if errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) || errors.Is(err, os.ErrClosed) {
+	var own *fault.Error
+	switch {
+	case err == nil || errors.As(err, &own):
+		return err
+	case errors.Is(err, unix.ECONNRESET) || errors.Is(err, os.ErrClosed):
 		return nil // the machine ended in the middle
 	}
-	return fault.Wrap(fault.Environment, err)
+	return fault.Errorf(fault.Device, "the console: %w", err)
 }
 
-// send copies in to conn, and returns true at the escape key.
+// outputWriter is standard output, whose errors say so: they are not the
+// other side's.
+type outputWriter struct{ io.Writer }
+
+func (o outputWriter) Write(b []byte) (int, error) {
+	n, err := o.Writer.Write(b)
+	if err != nil {
+		return n, fault.Errorf(fault.Environment, "standard output: %w", err)
+	}
+	return n, nil
+}
+
+// send copies in to conn, and returns true at the escape key. An error of in is
+// of class fault.Environment; others are conn's.
 func send(conn io.Writer, in io.Reader, escape bool) (typed bool, err error) {
 	buf := make([]byte, 1024)
 	for {
@@ -112,14 +133,16 @@ func send(conn io.Writer, in io.Reader, escape bool) (typed bool, err error) {
 		if at := bytes.IndexByte(keys, escapeKey); escape && at >= 0 {
 			keys, typed = keys[:at], true
 		}
-		if _, err := conn.Write(keys); len(keys) > 0 && err != nil {
-			return typed, err
+		if len(keys) > 0 {
+			if _, err := conn.Write(keys); err != nil {
+				return typed, err
+			}
 		}
 		if typed || errors.Is(readErr, io.EOF) {
 			return typed, nil
 		}
 		if readErr != nil {
-			return false, readErr
+			return false, fault.Errorf(fault.Environment, "standard input: %w", readErr)
 		}
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
@@ -66,8 +68,7 @@ the guest's data disk and nowhere on this machine; mind where the output goes.`,
 			}
 			return s.printer().result(c, func(w io.Writer) error {
 				if len(args) == 2 {
-					_, err := fmt.Fprintln(w, c.Secrets[0].Value)
-					return err
+					return writeValue(w, args[1], c.Secrets[0].Value)
 				}
 				return c.write(w)
 			})
@@ -90,13 +91,32 @@ func (c *credentials) urls(ctx context.Context, i Instance) error {
 	return nil
 }
 
+// writeValue writes a value as it is, or not at all.
+func writeValue(w io.Writer, name, value string) error {
+	if printable.Text(value) != value {
+		return fault.Errorf(fault.Device, "%s has characters that a terminal would obey", name).
+			Hintf("see them escaped: add --json")
+	}
+	_, err := fmt.Fprintln(w, value)
+	return err
+}
+
+// quoted is a value as it is, or between quotes with escapes where it is not
+// fit for a line of a table.
+func quoted(value string) string {
+	if printable.Line(value) != value {
+		return strconv.QuoteToASCII(value)
+	}
+	return value
+}
+
 func (c *credentials) write(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	for _, u := range c.URLs {
-		fmt.Fprintf(w, "%s, port %d\t%s\n", u.Name, u.Port, u.URL)
+		fmt.Fprintf(w, "%s, port %d\t%s\n", oneLine(u.Name), u.Port, quoted(u.URL))
 	}
 	for _, v := range c.Secrets {
-		fmt.Fprintf(w, "%s/%s\t%s\n", v.Service, v.Name, v.Value)
+		fmt.Fprintf(w, "%s/%s\t%s\n", oneLine(v.Service), oneLine(v.Name), quoted(v.Value))
 	}
 	if len(c.URLs)+len(c.Secrets) == 0 {
 		fmt.Fprintf(w, "no port of %s has a URL\n", c.Name)

@@ -123,9 +123,9 @@ func (s *session) writeFindings(found []doctor.Finding) error {
 	err := s.printer().result(result, func(out io.Writer) error {
 		w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 		for _, f := range found {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.For, f.Check, f.Level, f.Text)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", f.For, f.Check, f.Level, oneLine(f.Text))
 			if f.Mend != "" {
-				fmt.Fprintf(w, "\t\t\tto mend: %s\n", f.Mend)
+				fmt.Fprintf(w, "\t\t\tto mend: %s\n", oneLine(f.Mend))
 			}
 		}
 		fmt.Fprintln(w)

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -16,7 +15,12 @@ func (s *session) dsnCommand() *cobra.Command {
 		Short: "Print the URL of a running machine's service, password included",
 		Long: `Dsn prints how a client on this machine reaches the service: its URL with the
 loopback port and the password, which it asks the guest for. The password was
-generated in the guest and is written nowhere on this machine.`,
+generated in the guest and is written nowhere on this machine.
+
+Where the URL names the service's certificate, by which a client tells the guest
+from any other program at that port, dsn fetches that too and keeps it in the
+machine's directory. A client that is refused for its certificate after the
+guest has made a new one needs dsn once more.`,
 		Example: `  psql "$(sovereign-build dsn sql)"`,
 		Args:    operands("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -28,8 +32,7 @@ generated in the guest and is written nowhere on this machine.`,
 				return err
 			}
 			return s.printer().result(map[string]string{"name": args[0], "url": url}, func(w io.Writer) error {
-				_, err := fmt.Fprintln(w, url)
-				return err
+				return writeValue(w, "the URL", url)
 			})
 		},
 	}

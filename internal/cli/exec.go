@@ -38,8 +38,10 @@ func exitsLike(cmd *cobra.Command, program string) *cobra.Command {
 EXIT STATUS
 
     0  success
-  125  %s was not run, or the connection to it was lost; standard
-       error says why, and --json prints an object with "error"
+  125  %s was not run, or was ended before its end because the
+       connection was lost, standard input could not be read or an
+       output could not be written; standard error says why, and
+       --json prints an object with "error"
   130  cancelled with Ctrl-C
   any other code is that of %[1]s, and 128 and a signal's number where
   a signal ended it`, program)
@@ -212,7 +214,7 @@ func (s *session) collect(ctx context.Context, i Instance, o execFlags) error {
 	}
 	r := execResult{Name: i.Name(), Code: code, Stdout: out.String(), Stderr: errs.String(), Truncated: out.cut || errs.cut}
 	if err := s.printer().result(r, nil); err != nil {
-		return err
+		return fault.Wrap(fault.Environment, err)
 	}
 	return ended(code, nil)
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"fmt"
 	"io"
 	"runtime"
 
@@ -27,14 +28,15 @@ func (s *session) kernelCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check CONFIG",
 		Short: "Hold a .config against requirement sets",
-		Long: `Check holds a kernel configuration (a .config or a compressed /proc/config.gz)
-against requirement sets and names each symbol that is not as required, with
-the reason it is required. Without --require it takes all sets.`,
+		Long: `Check holds a kernel configuration (a .config, or one compressed with gzip, xz
+or zstd, such as /proc/config.gz) against requirement sets and names each symbol
+that is not as required, with the reason it is required. Without --require it
+takes all sets.`,
 		Example: `  sovereign-build kernel check dist/sql-amd64/kernel.config
   sovereign-build kernel check /proc/config.gz --require virtio`,
 		Args: operands("CONFIG"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			config, err := readConfig(args[0])
+			config, err := s.readConfig(args[0])
 			if err != nil {
 				return err
 			}
@@ -76,11 +78,11 @@ Kconfig files, which fragments have none of.`,
   sovereign-build kernel diff old.config new.config --source linux-6.12.tar.xz`,
 		Args: operands("OLD", "NEW"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			before, err := readConfig(args[0])
+			before, err := s.readConfig(args[0])
 			if err != nil {
 				return err
 			}
-			after, err := readConfig(args[1])
+			after, err := s.readConfig(args[1])
 			if err != nil {
 				return err
 			}
@@ -104,10 +106,24 @@ Kconfig files, which fragments have none of.`,
 	return exits(cmd, fault.Environment, fault.Source)
 }
 
-func readConfig(path string) (*kernel.Config, error) {
+// maxWarnings is how many lines of a file are named that Kconfig warns about.
+const maxWarnings = 10
+
+func (s *session) readConfig(path string) (*kernel.Config, error) {
 	c, err := kernel.ReadConfig(path)
 	if err != nil {
 		return nil, fault.Wrap(fault.Usage, err)
 	}
+	s.noteWarnings(c)
 	return c, nil
+}
+
+func (s *session) noteWarnings(c *kernel.Config) {
+	for i, w := range c.Warnings {
+		if i == maxWarnings {
+			s.printer().note(fmt.Sprintf("%s: %d more lines like these", c.File, len(c.Warnings)-i))
+			return
+		}
+		s.printer().note("warning: " + w.String())
+	}
 }

@@ -57,6 +57,9 @@ that hangs on such an answer is marked.`,
 			if err != nil {
 				return err
 			}
+			if in.base != nil {
+				s.noteWarnings(in.base)
+			}
 			explained := kernel.Explain(tree, in.arch, in.base, in.asked)
 			explained.Overrides = in.overrides
 			return s.printer().result(explained, explained.WriteText)

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -43,7 +44,7 @@ kernel's.`,
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as lines are written")
-	return exits(cmd, fault.Device)
+	return exits(cmd, fault.Environment, fault.Device)
 }
 
 // logPrinter prints lines, with their service's name unless only one was asked
@@ -60,14 +61,14 @@ func (s *session) logPrinter(i Instance, services []string) func(runtime.LogLine
 		}
 	}
 	return func(l runtime.LogLine) error {
-		l.Text = tail.Clean(l.Text)
-		return p.result(l, func(w io.Writer) (err error) {
+		l.Text = strings.ReplaceAll(tail.Clean(l.Text), "\n", " ")
+		return fault.Wrap(fault.Environment, p.result(l, func(w io.Writer) (err error) {
 			if width == 0 {
 				_, err = fmt.Fprintln(w, l.Text)
 			} else {
-				_, err = fmt.Fprintf(w, "%-*s | %s\n", width, l.Service, l.Text)
+				_, err = fmt.Fprintf(w, "%-*s | %s\n", width, oneLine(l.Service), l.Text)
 			}
 			return err
-		})
+		}))
 	}
 }

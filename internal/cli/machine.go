@@ -17,6 +17,8 @@ type Runtime interface {
 	// Stop shuts the guest down in order and returns when it is off. Its power
 	// is cut when it does not end within grace.
 	Stop(ctx context.Context, name string, grace time.Duration) (*StopResult, error)
+	// Remove forgets a machine that does not run, with or without its data.
+	Remove(ctx context.Context, name string, data bool) (*RemoveResult, error)
 	// URL is how a client reaches the service on a guest port, with its
 	// secret; port 0 is the first port that has a URL.
 	URL(ctx context.Context, name string, port int) (string, error)
@@ -24,7 +26,8 @@ type Runtime interface {
 	Names() ([]string, error)
 	// Instance is the way into a machine.
 	Instance(ctx context.Context, name string) (Instance, error)
-	// Status returns the named machine, or all.
+	// Status returns the named machine, or all. Of all, one that nothing can be
+	// said of is "unreadable", and its message says why.
 	Status(ctx context.Context, name string) ([]MachineStatus, error)
 	Supervised
 }
@@ -38,6 +41,7 @@ type RunRequest struct {
 	Accel     string      // "auto", "kvm" or "tcg"
 	Outbound  bool        // the guest may connect to the world
 	Bounce    bool        // its transfers go by way of bounce buffers
+	NewData   bool        // whatever is there is its data disk, or a blank one
 	Timeout   time.Duration
 }
 

@@ -1,17 +1,25 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
 // printer is how a command speaks: as text for people or as JSON for programs.
 // Results go to standard output, everything else to standard error.
+//
+// What others have said, a guest above all, stands in all of it. So that no
+// terminal obeys it, text loses its control characters here, and JSON has them
+// escaped. That a text function puts each word of others on one line of its own
+// is that function's care: see oneLine.
 type printer interface {
 	// result prints what the command was called for: v as one JSON object, or
 	// what text writes.
@@ -32,33 +40,56 @@ func (s *session) printer() printer {
 
 type textPrinter struct{ out, err io.Writer }
 
-func (p textPrinter) result(_ any, text func(w io.Writer) error) error { return text(p.out) }
+func (p textPrinter) result(_ any, text func(w io.Writer) error) error {
+	return clean(p.out, text)
+}
 
-func (p textPrinter) note(line string) { fmt.Fprintln(p.err, line) }
+// clean has text write to a writer, without control characters.
+func clean(to io.Writer, text func(w io.Writer) error) error {
+	w := printable.NewWriter(to)
+	if err := text(w); err != nil {
+		return err
+	}
+	return w.Flush()
+}
+
+func (p textPrinter) note(line string) { writeNote(p.err, line) }
+
+// writeNote writes a note. A guest's words in it do not get to the begin of a
+// line.
+func writeNote(w io.Writer, line string) { fmt.Fprintln(w, printable.Lines(line)) }
 
 func (p textPrinter) fail(_ fault.Class, _ int, err error) {
-	fmt.Fprintf(p.err, "sovereign-build: %v\n", err)
+	writeNote(p.err, "sovereign-build: "+err.Error())
 	var step *engine.StepError
 	if errors.As(err, &step) {
 		for _, line := range step.Tail {
-			fmt.Fprintf(p.err, "  | %s\n", line)
+			fmt.Fprintf(p.err, "  | %s\n", printable.Line(line))
 		}
 	}
 	if hint := fault.HintOf(err); hint != "" {
-		fmt.Fprintf(p.err, "hint: %s\n", hint)
+		fmt.Fprintf(p.err, "hint: %s\n", printable.Line(hint))
 	}
 }
+
+// oneLine makes a word or a reason of others fit for a table.
+func oneLine(s string) string { return strings.Join(strings.Fields(printable.Line(s)), " ") }
 
 type jsonPrinter struct{ out, err io.Writer }
 
 // result prints one line, so that "the last line" is the whole object.
 func (p jsonPrinter) result(v any, _ func(w io.Writer) error) error {
-	e := json.NewEncoder(p.out)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := p.out.Write(printable.JSON(b.Bytes()))
+	return err
 }
 
-func (p jsonPrinter) note(line string) { fmt.Fprintln(p.err, line) }
+func (p jsonPrinter) note(line string) { writeNote(p.err, line) }
 
 // failure is what a failed command prints under --json.
 type failure struct {
@@ -79,7 +110,7 @@ func (p jsonPrinter) fail(class fault.Class, code int, err error) {
 		f.Log, f.Tail = step.Log, step.Tail
 	}
 	if err := p.result(f, nil); err != nil {
-		fmt.Fprintf(p.err, "sovereign-build: %v\n", err)
+		writeNote(p.err, "sovereign-build: "+err.Error())
 	}
 }
 

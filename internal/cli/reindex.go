@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
@@ -32,8 +35,9 @@ again.`,
 			if s.json {
 				out = s.Stderr // standard output is for the result
 			}
-			code, err := i.Exec(cmd.Context(), r, agent.ExecIO{Stdout: out, Stderr: s.Stderr})
-			if err != nil {
+			stdout, stderr := printable.NewWriter(out), printable.NewWriter(s.Stderr)
+			code, err := i.Exec(cmd.Context(), r, agent.ExecIO{Stdout: stdout, Stderr: stderr})
+			if err := errors.Join(err, stdout.Flush(), stderr.Flush()); err != nil {
 				return err
 			}
 			if code != 0 {

@@ -15,7 +15,7 @@ func (s *session) rollbackCommand() *cobra.Command {
 		Use:   "rollback NAME",
 		Short: "Go back to the bundle before the last update",
 		Long: `Rollback restarts a machine into the bundle that it ran before the last update,
-in the way of update: it stays when its services are healthy in time, or else
+in the way of update: it stays when its services become healthy and stay so, or else
 the machine comes back as it was, and the command ends with 8. A second rollback
 goes forward again. The data disk is not touched: what a newer bundle has made
 of the data, an older one has to understand.

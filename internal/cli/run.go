@@ -63,6 +63,7 @@ func (o *runFlags) sizeFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.Accel, "accel", "auto", "auto, kvm or tcg; auto takes KVM where a guest really boots with it")
 	f.BoolVar(&o.Outbound, "outbound", false, "let the guest connect to the world; without it only forwarded ports pass")
 	f.BoolVar(&o.Bounce, "bounce", false, "force the guest's transfers through bounce buffers, as in a protected VM: for measuring, it is slower and protects nothing")
+	f.BoolVar(&o.NewData, "new-data", false, "begin with a new, empty data disk where the machine's own is gone, or go on with another that was put there; nothing is removed")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "`time` the services have to become healthy")
 }
 
@@ -97,7 +98,7 @@ func (s *session) runRun(ctx context.Context, o runFlags, name string) error {
 	if err != nil {
 		return err
 	}
-	return writeStop(s.Stderr, result)
+	return clean(s.Stderr, func(w io.Writer) error { return writeStop(w, result) })
 }
 
 // request checks the flags and finds the bundle.

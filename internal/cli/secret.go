@@ -64,7 +64,7 @@ name.`,
 				return err
 			}
 			return s.printer().result(changed{i.Name(), ref}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s/%s of %s is new; see it: sovereign-build credentials %[3]s\n", ref.Service, ref.Name, i.Name())
+				_, err := fmt.Fprintf(w, "%s/%s of %s is new; see it: sovereign-build credentials %[3]s\n", oneLine(ref.Service), oneLine(ref.Name), i.Name())
 				return err
 			})
 		},

@@ -6,11 +6,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/internal/terminal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -144,7 +146,7 @@ func writeStatus(out io.Writer, machines []MachineStatus) error {
 		fmt.Fprintln(w, "no machine was ever started here")
 	}
 	for _, m := range machines {
-		fmt.Fprintf(w, "%s\t%s\t%s\n", m.Name, m.State, m.Message)
+		fmt.Fprintf(w, "%s\t%s\t%s\n", oneLine(m.Name), oneLine(m.State), below(m.Message))
 		for _, port := range sortedPorts(m.Ports) {
 			fmt.Fprintf(w, "  port %s\t127.0.0.1:%d\t\n", port, m.Ports[port])
 		}
@@ -159,11 +161,24 @@ func writeStatus(out io.Writer, machines []MachineStatus) error {
 			fmt.Fprintf(w, "  clock\tunset\tthe guest's time is wrong: it found no clock and no time server\n")
 		}
 		for _, s := range m.Services {
-			fmt.Fprintf(w, "  %s\t%s, %s\t%d restarts %s\n", s.Name, s.State, s.health(), s.Restarts, s.said())
+			fmt.Fprintf(w, "  %s\t%s, %s\t%d restarts %s\n", oneLine(s.Name), oneLine(s.State), s.health(), s.Restarts, oneLine(s.said()))
 		}
 		writeSupervision(w, m)
 	}
 	return w.Flush()
+}
+
+// below puts the lines of a message but the first, such as the end of a
+// console, below the machine's row, where they are not taken for another row.
+func below(message string) string {
+	first, rest, _ := strings.Cut(strings.TrimSpace(message), "\n")
+	text := oneLine(first)
+	for line := range strings.Lines(rest) {
+		if line = strings.TrimRight(printable.Line(line), " "); line != "" {
+			text += "\n  | " + line
+		}
+	}
+	return text
 }
 
 func (s ServiceStatus) health() string {

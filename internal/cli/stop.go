@@ -42,7 +42,7 @@ func writeStop(w io.Writer, r *StopResult) error {
 	case !r.WasRunning:
 		_, err = fmt.Fprintf(w, "%s was not running\n", r.Name)
 	case r.Forced:
-		_, err = fmt.Fprintf(w, "%s is off, its power was cut: %s\n", r.Name, r.Why)
+		_, err = fmt.Fprintf(w, "%s is off, its power was cut: %s\n", r.Name, oneLine(r.Why))
 	default:
 		_, err = fmt.Fprintf(w, "%s is stopped, after %.1f s\n", r.Name, r.Seconds)
 	}

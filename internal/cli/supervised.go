@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime"
@@ -38,6 +37,7 @@ type UpRequest struct {
 	Outbound  *bool  // nil: as it was
 	Restart   string // "": as it was
 	Limit     *int   // nil: as it was
+	NewData   bool   // whatever is there is its data disk, or a blank one
 	Timeout   time.Duration
 }
 
@@ -100,13 +100,16 @@ func writeSupervision(w io.Writer, m MachineStatus) {
 	if e := s.Ends; e.Last != nil {
 		fmt.Fprintf(w, "  ended\t%d times, %d in a row\tlast %s: %s\n", e.Total, e.InARow, e.Last.Time.Format(time.RFC3339), oneLine(e.Last.Why))
 	}
+	if v := s.Waiting; v != nil {
+		fmt.Fprintf(w, "  waiting\t%d tries\tsince %s: %s\n", v.Tries, v.Since.Format(time.RFC3339), oneLine(v.Why))
+	}
 	for _, name := range []runtime.SlotName{s.Active, s.Previous} {
 		if slot, ok := s.Slots[name]; ok {
 			role := "previous"
 			if name == s.Active {
 				role = "active"
 			}
-			fmt.Fprintf(w, "  slot %s\t%s, %.19s\t%s\n", name, role, slot.Digest, slot.Source)
+			fmt.Fprintf(w, "  slot %s\t%s, %.19s\t%s\n", name, role, slot.Digest, oneLine(slot.Source))
 		}
 	}
 	if t := s.Trial; t != nil {
@@ -127,6 +130,3 @@ func writeSupervision(w io.Writer, m MachineStatus) {
 		fmt.Fprintf(w, "  last %s\t%s\t%s\n", o.Kind, o.Time.Format(time.RFC3339), state)
 	}
 }
-
-// oneLine makes a reason fit for a table.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,15 @@ func (f *fake) Update(_ context.Context, name, bundle string, limit time.Duratio
 func (f *fake) Rollback(_ context.Context, name string, limit time.Duration, _ func(string)) (*UpdateResult, error) {
 	f.calls = append(f.calls, "rollback "+name+" "+limit.String())
 	return f.trial("rollback", name), f.err
+}
+
+func (f *fake) Remove(_ context.Context, name string, data bool) (*RemoveResult, error) {
+	f.calls = append(f.calls, fmt.Sprintf("remove %s %v", name, data))
+	r := &RemoveResult{Name: name, Data: "/s/sql/data.img"}
+	if data {
+		r.Data = ""
+	}
+	return r, f.err
 }
 
 func (f *fake) trial(kind, name string) *UpdateResult {
@@ -92,6 +102,7 @@ func TestStatusOfSupervised(t *testing.T) {
 		Wanted: runtime.Up, Policy: runtime.DefaultPolicy(), Active: "a", Previous: "b",
 		Slots:      map[runtime.SlotName]runtime.Slot{"a": {Digest: "sha256:1111111111112", Source: "/x"}, "b": {Digest: "sha256:2222222222223", Source: "/y"}},
 		Ends:       runtime.Ends{Total: 3, InARow: 2, Last: &runtime.End{Time: at, Why: "Kernel panic\nnot syncing"}},
+		Waiting:    &runtime.Waiting{Since: at, Tries: 4, Why: "port 5432\nis in use"},
 		Trial:      &runtime.Trial{Kind: "update", Slot: "b", Attempt: 1, Limit: runtime.Duration(time.Minute)},
 		LastUpdate: &runtime.Outcome{Kind: "rollback", Time: at, Why: "it panics"},
 	}
@@ -102,6 +113,7 @@ func TestStatusOfSupervised(t *testing.T) {
 	want := `sql ready
 wanted up, but no sovereignd runs: sovereign-build up sql restarts always, at most 10 in a row
 ended 3 times, 2 in a row last 2026-01-02T03:04:05Z: Kernel panic not syncing
+waiting 4 tries since 2026-01-02T03:04:05Z: port 5432 is in use
 slot a active, sha256:111111111111 /x
 slot b previous, sha256:222222222222 /y
 update slot b being tried, 1m0s to become healthy

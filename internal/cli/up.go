@@ -40,7 +40,7 @@ at the last up; they take effect when the machine is started the next time.`,
 			}
 			r := UpRequest{
 				Target: args[0], Ports: sizes.Ports, MemoryMiB: sizes.MemoryMiB, CPUs: sizes.CPUs,
-				Restart: restart, Timeout: sizes.Timeout,
+				Restart: restart, NewData: sizes.NewData, Timeout: sizes.Timeout,
 			}
 			f := cmd.Flags()
 			if f.Changed("accel") {

@@ -17,10 +17,12 @@ func (s *session) updateCommand() *cobra.Command {
 		Use:   "update NAME BUNDLE",
 		Short: "Change a machine's bundle, and go back by itself if it is not healthy",
 		Long: `Update copies a bundle beside the one that the machine runs, checks the copy, and
-restarts the machine into it. When its services are healthy in time, that is the
-machine's bundle from now on; otherwise the former one is started again by
-itself, the reason is printed and kept for status, and the command ends with 8.
-The data disk is not touched. An update that is interrupted, by whatever, goes
+restarts the machine into it. When its services become healthy in time and stay
+so for half a minute, that is the machine's bundle from now on; otherwise the
+former one is started again by itself, the reason is printed and kept for status,
+and the command ends with 8. An optional service counts if it was healthy before;
+what is wrong around the services, no network say, does not. The data disk is not
+touched. An update that is interrupted, by whatever, goes
 on where it was or goes back; the machine can be started at every moment.
 
 BUNDLE is a bundle's directory, or a name for dist/NAME-ARCH. A machine that is
@@ -64,7 +66,7 @@ func writeUpdate(p printer, r *UpdateResult) error {
 		case updateCommitted:
 			_, err = fmt.Fprintf(w, "%s runs %.19s, after %.1f s\n", r.Name, r.To, r.Seconds)
 		case updateReverted:
-			_, err = fmt.Fprintf(w, "%s runs %.19s again, after %.1f s; the %s failed: %s\n", r.Name, r.From, r.Seconds, r.Kind, r.Why)
+			_, err = fmt.Fprintf(w, "%s runs %.19s again, after %.1f s; the %s failed: %s\n", r.Name, r.From, r.Seconds, r.Kind, oneLine(r.Why))
 		case updateStaged:
 			_, err = fmt.Fprintf(w, "%s is down and tries the bundle at the next up\n", r.Name)
 		case updateUnchanged:

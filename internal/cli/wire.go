@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/sovereign-build/sovereign/pkg/build"
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
 )
 
 // Wire connects the commands to pkg/build and pkg/runtime.
@@ -24,23 +25,32 @@ func (builder) Repro(ctx context.Context, r BuildRequest, only []string) (*Repro
 }
 
 func (r BuildRequest) options() []build.Option {
+	engineOptions := []engine.Option{engine.WithTLS(r.EngineTLS), engine.WithStepTimeout(r.StepTimeout)}
+	for _, spec := range r.CacheFrom {
+		engineOptions = append(engineOptions, engine.WithCacheImport(spec))
+	}
+	for _, spec := range r.CacheTo {
+		engineOptions = append(engineOptions, engine.WithCacheExport(spec))
+	}
 	return []build.Option{
 		build.WithArch(r.Arch),
 		build.WithOutput(r.Output),
 		build.WithCacheDir(r.CacheDir),
 		build.WithEngine(r.Engine),
+		build.WithEngineOptions(engineOptions...),
 		build.WithJobs(r.Jobs),
 		build.WithRepositories(r.Repositories, r.Keys),
 		build.WithOffline(r.Offline),
 		build.WithRelockMissing(r.RelockMissing),
 		build.WithDryRun(r.DryRun),
+		build.WithSums(sumsMode(r)),
 		build.WithSourceDateEpoch(r.SourceDateEpoch),
 		build.WithProgress(r.ProgressMode, r.Progress),
 	}
 }
 
 func (builder) Lock(ctx context.Context, r LockRequest) (*LockResult, error) {
-	opts := []build.Option{build.WithCacheDir(r.CacheDir), build.WithProgress("plain", r.Progress)}
+	opts := r.options()
 	var result *build.LockResult
 	var err error
 	if r.Check {
@@ -51,9 +61,27 @@ func (builder) Lock(ctx context.Context, r LockRequest) (*LockResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &LockResult{Lock: result.Path, Inputs: result.Inputs}
+	out := &LockResult{Lock: result.Path, Inputs: result.Inputs, Notes: result.Notes}
 	for _, c := range result.Changes {
 		out.Changes = append(out.Changes, c.String())
 	}
 	return out, nil
+}
+
+func sumsMode(r BuildRequest) build.SumsMode {
+	switch {
+	case r.WriteSums:
+		return build.SumsWrite
+	case r.CheckSums:
+		return build.SumsCheck
+	}
+	return build.SumsCompare
+}
+
+func (builder) Outdated(ctx context.Context, r LockRequest) (*OutdatedResult, error) {
+	return build.Outdated(ctx, r.Recipe, r.options()...)
+}
+
+func (r LockRequest) options() []build.Option {
+	return []build.Option{build.WithCacheDir(r.CacheDir), build.WithProgress("plain", r.Progress)}
 }

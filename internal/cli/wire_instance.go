@@ -47,18 +47,16 @@ func (machines) Names() ([]string, error) {
 	return r.Names()
 }
 
-// A data disk is nearly full below either of these: the guest itself warns at
-// the same.
-const (
-	nearlyFullPart  = 10 // percent
-	nearlyFullBytes = 256 << 20
-)
+// nearlyFull says whether less than a tenth, or less than 256 MiB, of a data
+// disk is free; of a disk below 1 GiB, less than a quarter. The guest itself
+// warns at the same.
+func nearlyFull(size, free int64) bool { return free < max(size/10, min(256<<20, size/4)) }
 
 // guest adds what the guest says of itself.
 func (m MachineStatus) guest(g *agent.Status) MachineStatus {
 	m.Clock = string(g.Clock)
 	if d := g.Data; d != nil {
-		m.Data = &DataStatus{Size: d.Size, Free: d.Free, NearlyFull: d.Free < nearlyFullBytes || d.Free < d.Size/100*nearlyFullPart}
+		m.Data = &DataStatus{Size: d.Size, Free: d.Free, NearlyFull: nearlyFull(d.Size, d.Free)}
 	}
 	for _, v := range g.Services {
 		m.Services = append(m.Services, ServiceStatus{

@@ -34,7 +34,7 @@ func (machines) Start(ctx context.Context, q RunRequest, report func(string)) (*
 	}
 	told := progress(report)
 	i, err := r.Start(ctx, q.Bundle, runtime.StartOptions{
-		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: q.Outbound, Bounce: q.Bounce, Report: told,
+		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: q.Outbound, Bounce: q.Bounce, NewData: q.NewData, Report: told,
 	})
 	if err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func (m machines) Watch(ctx context.Context, name string, report func(string)) e
 	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	last := map[string]agent.Service{}
+	last, warned := map[string]agent.Service{}, false
 	for first := true; ; first = false {
 		select {
 		case <-ctx.Done():
@@ -82,6 +82,10 @@ func (m machines) Watch(ctx context.Context, name string, report func(string)) e
 		s, err := i.Status(ctx)
 		if err != nil {
 			return err
+		}
+		if err := i.BoundConsole(); err != nil && !warned {
+			report("the console's log: " + err.Error())
+			warned = true
 		}
 		switch {
 		case s.State == runtime.Stopped:
@@ -157,8 +161,8 @@ func (m machines) Status(ctx context.Context, name string) ([]MachineStatus, err
 	if err != nil {
 		return nil, err
 	}
-	names := []string{name}
-	if name == "" {
+	names, all := []string{name}, name == ""
+	if all {
 		if names, err = r.Names(); err != nil {
 			return nil, err
 		}
@@ -168,16 +172,24 @@ func (m machines) Status(ctx context.Context, name string) ([]MachineStatus, err
 	group, ctx := errgroup.WithContext(ctx)
 	for n, name := range names {
 		group.Go(func() error {
-			i, err := r.Instance(ctx, name)
-			if err != nil {
-				return err
+			s, err := status(ctx, r, name)
+			if err != nil && all && ctx.Err() == nil {
+				// It must not hide the others.
+				s, err = runtime.Status{Name: name, State: runtime.Unreadable, Message: err.Error()}, nil
 			}
-			s, err := i.Status(ctx)
 			out[n] = machineStatus(s)
 			return err
 		})
 	}
 	return out, group.Wait()
+}
+
+func status(ctx context.Context, r *runtime.Runtime, name string) (runtime.Status, error) {
+	i, err := r.Instance(ctx, name)
+	if err != nil {
+		return runtime.Status{}, err
+	}
+	return i.Status(ctx)
 }
 
 func machineStatus(s runtime.Status) MachineStatus {

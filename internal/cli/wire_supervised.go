@@ -33,7 +33,7 @@ func (m machines) Up(ctx context.Context, q UpRequest, report func(string)) (*Ma
 	}
 	o := runtime.UpOptions{
 		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: q.Outbound,
-		Restart: runtime.Restart(q.Restart), Limit: q.Limit, Report: c.Report,
+		Restart: runtime.Restart(q.Restart), Limit: q.Limit, NewData: q.NewData, Report: c.Report,
 	}
 	i, err := m.want(ctx, c.Runtime, q.Target, o)
 	if err != nil {

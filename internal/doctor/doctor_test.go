@@ -93,7 +93,7 @@ func TestHealthyMachine(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	if d.tried.Kernel != filepath.Join(e.Bundle, "bzImage") || d.tried.KernelDigest == "" {
+	if d.tried.Kernel.Name() != filepath.Join(e.Bundle, "bzImage") || d.tried.KernelDigest == "" {
 		t.Errorf("KVM was tried with %+v", d.tried)
 	}
 	if left, err := os.ReadDir(e.StateDir); err != nil || len(left) != 0 {

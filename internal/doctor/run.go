@@ -3,6 +3,7 @@ package doctor
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -67,6 +69,8 @@ func (e *examiner) kvm(ctx context.Context) {
 		e.fail(ForRun, check, Warning, err)
 		return
 	}
+	defer m.Kernel.Close()
+	defer m.Initramfs.Close()
 	p, err := driver.Prepare(ctx, m, e.Report)
 	switch {
 	case err != nil:
@@ -87,11 +91,15 @@ func (e *examiner) trial(ctx context.Context) (vm.Machine, error) {
 			return vm.Machine{}, err
 		}
 	}
-	dir, err := filepath.Abs(e.Bundle)
-	return vm.Machine{
-		Arch: e.bundle.Arch, Accel: "auto", KernelDigest: kernel.Digest,
-		Kernel: filepath.Join(dir, kernel.File), Initramfs: filepath.Join(dir, initramfs.File), Cmdline: e.bundle.VM.Cmdline,
-	}, err
+	m := vm.Machine{Arch: e.bundle.Arch, Accel: "auto", KernelDigest: kernel.Digest, Cmdline: e.bundle.VM.Cmdline}
+	var err error
+	if m.Kernel, err = os.Open(filepath.Join(e.Bundle, kernel.File)); err != nil {
+		return m, fault.Wrap(fault.Environment, err)
+	}
+	if m.Initramfs, err = os.Open(filepath.Join(e.Bundle, initramfs.File)); err != nil {
+		return m, errors.Join(fault.Wrap(fault.Environment, err), m.Kernel.Close())
+	}
+	return m, nil
 }
 
 // sovereignd is needed by up and what follows from it, not by run.

@@ -3,6 +3,7 @@ package flock
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -52,6 +53,34 @@ func TestLock(t *testing.T) {
 func TestOpenFails(t *testing.T) {
 	_, err := Acquire(t.Context(), filepath.Join(t.TempDir(), "absent", "lock"), Exclusive)
 	if fault.ClassOf(err) != fault.Environment {
+		t.Errorf("no directory: %v", err)
+	}
+}
+
+func TestAcquireDir(t *testing.T) {
+	dir := t.TempDir()
+	first, err := AcquireDir(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	why := errors.New("no patience")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	if _, err := AcquireDir(ctx, dir); !errors.Is(err, why) {
+		t.Errorf("held twice: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	second, err := AcquireDir(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("left in the directory: %v, %v", entries, err)
+	}
+	if _, err := AcquireDir(t.Context(), filepath.Join(dir, "absent")); fault.ClassOf(err) != fault.Environment {
 		t.Errorf("no directory: %v", err)
 	}
 }

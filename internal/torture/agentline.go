@@ -1,11 +1,7 @@
 package torture
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,26 +12,22 @@ import (
 	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// agentLine is the bare serial line to the guest's agent, on which this
-// program says what pkg/runtime never would.
-type agentLine struct {
-	net.Conn
-	r io.Reader
-}
-
-// rawLine opens the line and says nothing. QEMU serves one at a time.
-func (m *machine) rawLine(ctx context.Context) (*agentLine, error) {
+// rawLine opens the bare serial line to the guest's agent, on which this
+// program says what pkg/runtime never would, and says nothing. QEMU serves one
+// at a time.
+func (m *machine) rawLine(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
 		c, err := local.Device{}.Dial(ctx, "unix", filepath.Join(m.dir, vm.AgentSocket))
 		if err == nil {
 			// A guest that does not read must not hold this program up.
-			return &agentLine{Conn: c, r: c}, c.SetDeadline(time.Now().Add(30 * time.Second))
+			return c, c.SetDeadline(time.Now().Add(30 * time.Second))
 		}
 		if !errors.Is(err, unix.EAGAIN) || pause(ctx, 5*time.Millisecond) != nil {
 			return nil, fmt.Errorf("the agent's line: %w", err)
@@ -43,40 +35,21 @@ func (m *machine) rawLine(ctx context.Context) (*agentLine, error) {
 	}
 }
 
-// agentLine opens the line and says hello, as package agent describes it.
-func (m *machine) agentLine(ctx context.Context) (*agentLine, error) {
+// agentLine opens the line and begins a session, in which nothing was said yet.
+func (m *machine) agentLine(ctx context.Context) (io.ReadWriteCloser, error) {
 	l, err := m.rawLine(ctx)
 	if err != nil {
 		return nil, err
 	}
-	nonce := make([]byte, 16)
-	rand.Read(nonce) //nolint:errcheck // never fails: it ends the program instead
-	hello := []byte("SOVEREIGN-AGENT 1 " + hex.EncodeToString(nonce) + "\n")
-	if _, err := l.Write(hello); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	r := bufio.NewReader(l.Conn)
-	l.r = r
-	for {
-		line, err := r.ReadSlice('\n')
-		if bytes.HasSuffix(line, hello) {
-			return l, nil
-		}
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return nil, errors.Join(fmt.Errorf("no answer to hello: %w", err), l.Close())
-		}
-	}
+	return agent.Connect(ctx, l)
 }
 
-// Read reads behind the hello.
-func (l *agentLine) Read(p []byte) (int, error) { return l.r.Read(p) }
-
-// stream opens one stream of yamux's on the line.
-func (l *agentLine) stream() (net.Conn, error) {
+// openStream opens one stream of yamux's in a session.
+func openStream(session io.ReadWriteCloser) (net.Conn, error) {
 	cfg := yamux.DefaultConfig()
 	cfg.LogOutput = io.Discard
 	cfg.EnableKeepAlive = false
-	s, err := yamux.Client(l, cfg)
+	s, err := yamux.Client(session, cfg)
 	if err != nil {
 		return nil, err
 	}

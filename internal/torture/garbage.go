@@ -104,7 +104,7 @@ func sendBytes(ctx context.Context, m *machine, rng *rand.Rand) error {
 func sendHellos(ctx context.Context, m *machine, rng *rand.Rand) error {
 	var b bytes.Buffer
 	for range 1 + rng.IntN(20) {
-		line := fmt.Appendf(nil, "SOVEREIGN-AGENT 1 %016x%016x\n", rng.Uint64(), rng.Uint64())
+		line := fmt.Appendf(nil, "SOVEREIGN-AGENT %d %016x%016x\n", 1+rng.IntN(3), rng.Uint64(), rng.Uint64())
 		switch rng.IntN(5) {
 		case 0:
 			line = line[:rng.IntN(len(line))]
@@ -161,7 +161,7 @@ func sendRequest(ctx context.Context, m *machine, rng *rand.Rand) error {
 		return err
 	}
 	defer line.Close() //nolint:errcheck // the guest may have dropped it
-	stream, err := line.stream()
+	stream, err := openStream(line)
 	if err != nil {
 		return err
 	}

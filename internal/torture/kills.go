@@ -222,7 +222,7 @@ func dropAgent(ctx context.Context, m *machine, rng *rand.Rand) error {
 	if err != nil {
 		return err
 	}
-	stream, err := line.stream()
+	stream, err := openStream(line)
 	if err != nil {
 		return errors.Join(err, line.Close())
 	}

@@ -108,7 +108,8 @@ func makeImage(path string, size int64) error {
 // drop removes a machine that was stopped, with all it has.
 func (l *lab) drop(ctx context.Context, m *machine) error {
 	l.machines = slices.DeleteFunc(l.machines, func(o *machine) bool { return o == m })
-	return errors.Join(m.closeLog(), l.rt.Remove(ctx, m.name, true))
+	_, err := l.rt.Remove(ctx, m.name, true)
+	return errors.Join(m.closeLog(), err)
 }
 
 // cutAll ends every machine that still runs. What they have stays.
@@ -134,7 +135,7 @@ func (m *machine) start(ctx context.Context) error {
 	m.l.seam.set(m.dir, func(args []string) ([]string, error) {
 		if m.lossy {
 			var err error
-			if args, err = overNBD(args, m.image()); err != nil {
+			if args, err = overNBD(args); err != nil {
 				return nil, err
 			}
 		}

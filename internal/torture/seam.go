@@ -2,7 +2,7 @@ package torture
 
 import (
 	"context"
-	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -72,15 +72,15 @@ func (d device) Start(ctx context.Context, c vm.Command) (vm.Process, error) {
 // nbdSocket lies in the instance's directory, where QEMU runs.
 const nbdSocket = "nbd.sock"
 
-// overNBD puts the server of package nbd in the place of the image file.
-func overNBD(args []string, image string) ([]string, error) {
+// overNBD puts the server of package nbd in the place of the one image that the
+// machine writes to.
+func overNBD(args []string) ([]string, error) {
 	out := make([]string, len(args))
 	copy(out, args)
 	found := 0
-	name := "filename=" + strings.ReplaceAll(image, ",", ",,")
 	for i := 1; i < len(out); i++ {
 		options := strings.Split(out[i], ",")
-		if out[i-1] != "-blockdev" || options[0] != "driver=file" || !strings.Contains(out[i]+",", ","+name+",") {
+		if out[i-1] != "-blockdev" || options[0] != "driver=file" || slices.Contains(options, "read-only=on") {
 			continue
 		}
 		found++
@@ -92,7 +92,7 @@ func overNBD(args []string, image string) ([]string, error) {
 		}
 	}
 	if found != 1 {
-		return nil, fault.Errorf(fault.Internal, "torture: QEMU's command line has %d disks %s, want 1", found, filepath.Base(image))
+		return nil, fault.Errorf(fault.Internal, "torture: QEMU's command line has %d disks that are written to, want 1", found)
 	}
 	return out, nil
 }

@@ -3,7 +3,6 @@ package build
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -31,27 +30,28 @@ type builtRoot struct {
 	Disk, Initramfs store.Digest
 	Hash            string // dm-verity root hash
 	Packages        []bundle.Package
+	Unpinned        []string // what no lock pins, for the manifest
 }
 
 // assemble solves the recipe's packages, installs them, and makes the root
 // disk and the initramfs, or finds both in the action cache. Local is the
-// repository of the ports.
-func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error) {
+// repository of the ports, and packages what is in it.
+func (b *builder) assemble(ctx context.Context, local string, packages map[string]built) (*builtRoot, error) {
 	keys, err := b.keyring()
 	if err != nil {
 		return nil, err
 	}
 	opts := []apk.RepositoryOption{apk.WithCache(filepath.Join(b.opts.cacheDir, "apk"))}
-	if b.opts.offline {
+	if b.opts.offline || b.opts.dryRun {
 		opts = append(opts, apk.Offline())
 	}
 	var repositories []apk.Repository
-	open := func(location string) error {
+	open := func(location string) (apk.Repository, error) {
 		r, err := apk.OpenRepository(ctx, location, b.arch.Apk, keys, opts...)
 		repositories = append(repositories, r)
-		return err
+		return r, err
 	}
-	if err := open(local); err != nil {
+	if _, err := open(local); err != nil {
 		return nil, err
 	}
 	if len(b.recipe.Repositories) > 0 {
@@ -60,28 +60,42 @@ func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error
 			return nil, err
 		}
 		for _, location := range pinned {
-			if err := open(location); err != nil {
+			if _, err := open(location); err != nil {
 				return nil, err
 			}
 		}
 	}
 	// Those of the command line are for trying things: nothing pins them.
+	var unpinned []string
 	for _, location := range b.opts.repositories {
-		if err := open(location); err != nil {
+		r, err := open(location)
+		if err != nil {
 			return nil, err
 		}
+		unpinned = append(unpinned, r.Location)
 	}
 	selected, err := apk.Solve(ctx, b.recipe.Packages, repositories)
 	if err != nil {
 		return nil, fmt.Errorf("%s: packages: %w", b.recipe.Path, err)
 	}
 
-	// The tree without packages stands for the recipe's part in the key.
-	own, err := b.ownTree(nil)
+	actions, err := scriptActions(b.recipe.Actions)
+	if err != nil {
+		return nil, fmt.Errorf("%s: actions: %w", b.recipe.Path, err)
+	}
+	install := apk.InstallOptions{
+		World: b.recipe.Packages, Arch: b.arch.Apk, Repositories: b.recipe.Repositories, Actions: actions, Epoch: b.epoch,
+	}
+	files, err := b.readOverlay(ctx)
 	if err != nil {
 		return nil, err
 	}
-	files, err := b.treeDigest(own)
+	// The tree without packages stands for the recipe's part in the key.
+	own, err := b.ownTree(files, nil)
+	if err != nil {
+		return nil, err
+	}
+	ownDigest, err := b.treeDigest(own)
 	if err != nil {
 		return nil, err
 	}
@@ -90,30 +104,19 @@ func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error
 		return nil, err
 	}
 	in := inputs{
-		"format":       "root/3",
+		"format":       "root/4",
 		"writers":      writers,
-		"arch":         b.arch.Apk,
-		"recipe files": files.String(),
+		"recipe files": ownDigest.String(),
 		"source date":  strconv.FormatInt(b.epoch, 10),
 	}
+	in.install(install)
 	root := &builtRoot{}
+	if root.Unpinned, err = b.unpinned(selected, unpinned, files); err != nil {
+		return nil, err
+	}
 	for _, s := range selected {
-		in["package "+s.Meta.Name] = s.Meta.Version + " " + s.Meta.Checksum
+		in["package "+s.Meta.Name] = packageIdentity(s, b.packageDigest(s, packages))
 		root.Packages = append(root.Packages, bundle.Package{Name: s.Meta.Name, Version: s.Meta.Version})
-	}
-	for i, d := range b.recipe.Packages {
-		in[fmt.Sprintf("world %d", i)] = d
-	}
-	actions, err := scriptActions(b.recipe.Actions)
-	if err != nil {
-		return nil, fmt.Errorf("%s: actions: %w", b.recipe.Path, err)
-	}
-	for i, a := range b.recipe.Actions {
-		text, err := json.Marshal(a)
-		if err != nil {
-			return nil, err
-		}
-		in[fmt.Sprintf("action %d", i)] = string(text)
 	}
 
 	out, err := b.cached(ctx, "root "+b.recipe.Name+" "+b.arch.Go, in, false, func(ctx context.Context) (outputs, error) {
@@ -122,10 +125,9 @@ func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error
 			return nil, err
 		}
 		defer spool.Close()
-		t, err := b.ownTree(func(t *rootfs.Tree) error {
-			return apk.Install(ctx, t, selected, apk.InstallOptions{
-				Spool: spool, World: b.recipe.Packages, Arch: b.arch.Apk, Repositories: b.recipe.Repositories, Actions: actions, Epoch: b.epoch,
-			})
+		t, err := b.ownTree(files, func(t *rootfs.Tree) error {
+			install.Spool = spool
+			return apk.Install(ctx, t, selected, install)
 		})
 		if err != nil {
 			return nil, err
@@ -135,7 +137,7 @@ func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error
 	if err != nil {
 		return nil, err
 	}
-	hash, err := b.readBlob(out["hash"])
+	hash, err := readBlob(b.store, out["hash"])
 	if err != nil {
 		return nil, err
 	}
@@ -143,9 +145,8 @@ func (b *builder) assemble(ctx context.Context, local string) (*builtRoot, error
 	return root, nil
 }
 
-// ownTree is the base tree, what install adds to it, the recipe's files, which
-// may replace a package's own, and the caller's, which have the last word.
-func (b *builder) ownTree(install func(*rootfs.Tree) error) (*rootfs.Tree, error) {
+// ownTree is the base tree, what install adds to it, and the files over both.
+func (b *builder) ownTree(files *overlay, install func(*rootfs.Tree) error) (*rootfs.Tree, error) {
 	t, err := baseTree(b.recipe, b.recipe.Spec())
 	if err != nil {
 		return nil, err
@@ -155,18 +156,7 @@ func (b *builder) ownTree(install func(*rootfs.Tree) error) (*rootfs.Tree, error
 			return nil, err
 		}
 	}
-	if err := addFiles(t, b.recipe); err != nil || b.opts.files == nil {
-		return t, err
-	}
-	for e := range b.opts.files.All() {
-		if have, ok := t.Lookup(e.Path); ok && have.IsDir() && e.IsDir() {
-			continue
-		}
-		if err := t.Set(e); err != nil {
-			return nil, err
-		}
-	}
-	return t, nil
+	return t, files.addTo(t)
 }
 
 // treeDigest is the digest of a tree as a tar.
@@ -185,13 +175,9 @@ func (b *builder) writeRoot(ctx context.Context, t *rootfs.Tree) (outputs, error
 		return nil, fault.Errorf(fault.Usage, "%s: no package brings /%s, the guest's PID 1", b.recipe.Path, guestInit).
 			Hintf("add sovereign-init to packages:")
 	}
-	temp := filepath.Join(b.opts.cacheDir, "tmp")
-	if err := os.MkdirAll(temp, 0o755); err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	dir, err := os.MkdirTemp(temp, "root-")
+	dir, err := b.tempDir("root-")
 	if err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
 
@@ -291,8 +277,8 @@ func (b *builder) writeDisk(ctx context.Context, path, rootPath, hashPath string
 }
 
 // readBlob reads a small blob of our own making.
-func (b *builder) readBlob(d store.Digest) ([]byte, error) {
-	f, err := b.store.Open(d)
+func readBlob(st *store.Store, d store.Digest) ([]byte, error) {
+	f, err := st.Open(d)
 	if err != nil {
 		return nil, err
 	}

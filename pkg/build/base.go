@@ -5,13 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
-	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
@@ -116,44 +113,4 @@ func shadowFile(users []recipe.User) string {
 		fmt.Fprintf(&b, "%s:!::0:::::\n", u.Name)
 	}
 	return b.String()
-}
-
-// addFiles puts the recipe's own files into the tree, over what packages
-// brought.
-func addFiles(t *rootfs.Tree, r *recipe.Recipe) error {
-	for _, f := range r.Files {
-		e := rootfs.Entry{Path: strings.TrimPrefix(f.Path, "/"), Mode: 0o644}
-		if f.User != "" {
-			i := slices.IndexFunc(r.Users, func(u recipe.User) bool { return u.Name == f.User })
-			if i >= 0 {
-				e.UID, e.GID = uint32(r.Users[i].UID), uint32(r.Users[i].UID)
-			}
-		}
-		switch {
-		case f.Link != "":
-			e.Mode, e.Link = fs.ModeSymlink|0o777, f.Link
-		case f.Directory:
-			e.Mode = fs.ModeDir | 0o755
-		case f.From != "":
-			path := r.Resolve(f.From)
-			info, err := os.Stat(path)
-			if err != nil {
-				return fault.Errorf(fault.Usage, "%s: file %s: %w", r.Path, f.Path, err)
-			}
-			e.Size, e.Content = info.Size(), rootfs.File(path)
-		default:
-			e.Size, e.Content = int64(len(f.Content)), rootfs.Bytes([]byte(f.Content))
-		}
-		if f.Mode != "" && f.Link == "" {
-			mode, err := strconv.ParseUint(f.Mode, 8, 12)
-			if err != nil {
-				return fault.Errorf(fault.Usage, "%s: file %s: mode %q is not octal", r.Path, f.Path, f.Mode)
-			}
-			e.Mode = e.Mode.Type() | rootfs.ModeFromUnix(uint32(mode)).Perm() | rootfs.ModeFromUnix(uint32(mode))&(fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)
-		}
-		if err := t.Set(e); err != nil {
-			return fmt.Errorf("%s: file %s: %w", r.Path, f.Path, err)
-		}
-	}
-	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
+	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
@@ -58,7 +59,7 @@ nobody:x:65534:65534:nobody:/:/sbin/nologin
 	}
 }
 
-func TestAddFiles(t *testing.T) {
+func TestOverlay(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "conf"), []byte("from a file"), 0o600); err != nil {
 		t.Fatal(err)
@@ -73,8 +74,30 @@ func TestAddFiles(t *testing.T) {
 	if err := addText(tree, "etc/b.conf", "a package's own", 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := addFiles(tree, r); err != nil {
+	st, err := store.Open(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
 		t.Fatal(err)
+	}
+	handed := rootfs.New()
+	for _, e := range []rootfs.Entry{rootfs.Dir("srv", 0o700), {Path: "srv/own", Mode: 0o644, Size: 11, Content: rootfs.File(filepath.Join(dir, "conf"))}} {
+		if err := handed.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := &builder{opts: &options{files: handed}, recipe: r, store: st}
+	files, err := b.readOverlay(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What is written to the files from now on is another build's.
+	if err := os.WriteFile(filepath.Join(dir, "conf"), []byte("overwritten"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := files.addTo(tree); err != nil {
+		t.Fatal(err)
+	}
+	if got := content(t, tree, "srv/own"); got != "from a file" {
+		t.Errorf("srv/own holds %q", got)
 	}
 	if got := content(t, tree, "etc/a.conf"); got != "from a file" {
 		t.Errorf("etc/a.conf holds %q", got)

@@ -21,6 +21,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/build/sums"
 	"github.com/sovereign-build/sovereign/pkg/build/toolchain"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -49,6 +50,9 @@ type Result struct {
 	Took []Took `json:"took,omitempty"`
 	// Changed names inputs that the machine had to lock anew.
 	Changed []string `json:"changed,omitempty"`
+	// Sums says how the build compares with the recipe's sovereign.sums; nil
+	// where there is none or it does not apply.
+	Sums *Sums `json:"sums,omitempty"`
 }
 
 // Took is the time of one step.
@@ -60,19 +64,33 @@ type Took struct {
 // errDryRun ends a dry run at the first step of a chain that would run.
 var errDryRun = errors.New("dry run")
 
+// An Engine runs compile steps; an *engine.Engine is one. Run writes what the
+// step left in its output directory as a tar stream. It is called from several
+// goroutines, one for each job.
+type Engine interface {
+	Run(ctx context.Context, s engine.Step, tarball io.Writer) error
+}
+
 // builder is one build under way.
 type builder struct {
 	opts     *options
 	recipe   *recipe.Recipe
-	lock     *lock.Lock
+	lock     *lock.Lock // what this build works with
+	locked   *lock.File // the file it is from, with what this build changed
 	lockPath string
+	// relocked are the inputs that were locked anew because they were missing,
+	// by name; repin says that packages are to be.
+	relocked map[string]bool
+	repin    bool
 	decls    map[string]recipe.Source
 	arch     arch
 	epoch    int64
 	store    *store.Store
 	fetcher  *source.Fetcher
-	engine   *engine.Engine
-	key      *apk.SigningKey
+	engine   Engine
+	// ownEngine is closed with the builder, another one is the caller's.
+	ownEngine *engine.Engine
+	key       *apk.SigningKey
 
 	// toolchainKey stands for the toolchain image in the keys of steps: the
 	// digest of the locked packages, known without making the image.
@@ -80,8 +98,10 @@ type builder struct {
 	prelude      store.Digest // of the toolchain directory's files
 	image        func() (engine.Image, error)
 
-	mu     sync.Mutex
-	result Result
+	mu       sync.Mutex
+	result   Result
+	sums     []sums.Sum   // what the steps made, each after those it needed
+	manifest store.Digest // of the bundle
 }
 
 // Build makes the bundle of the recipe at path (a file or its directory).
@@ -102,23 +122,13 @@ func Build(ctx context.Context, path string, opts ...Option) (*Result, error) {
 	}
 	defer b.close()
 
-	for {
-		err := b.run(ctx)
-		var missing *source.MissingError
-		switch {
-		case err == nil, errors.Is(err, errDryRun):
-			b.result.Seconds = time.Since(start).Seconds()
-			slices.Sort(b.result.Reasons)
-			slices.SortFunc(b.result.Took, func(a, b Took) int { return cmp.Compare(b.Seconds, a.Seconds) })
-			return &b.result, b.close()
-		case o.relockMissing && errors.As(err, &missing):
-			if err := b.relock(ctx, missing.Names); err != nil {
-				return nil, err
-			}
-		default:
-			return nil, err
-		}
+	if err := b.relocking(ctx, b.run); err != nil && !errors.Is(err, errDryRun) {
+		return nil, err
 	}
+	b.result.Seconds = time.Since(start).Seconds()
+	slices.Sort(b.result.Reasons)
+	slices.SortFunc(b.result.Took, func(a, b Took) int { return cmp.Compare(b.Seconds, a.Seconds) })
+	return &b.result, b.close()
 }
 
 // open reads what the build is made from and prepares, without starting or
@@ -133,9 +143,10 @@ func (b *builder) open(ctx context.Context, path string) (err error) {
 	if err := b.openStore(); err != nil {
 		return err
 	}
-	if b.lock, err = lock.Load(b.lockPath); err != nil {
+	if b.locked, err = lock.Open(b.lockPath); err != nil {
 		return err
 	}
+	b.lock = b.locked.Lock()
 	// An input that is missing matters when something needs it, and one too
 	// many never does: recipes may share a lock.
 	if err := b.checkLock(func(s source.Stale) bool { return !s.Missing && !s.Undeclared }); err != nil {
@@ -147,10 +158,17 @@ func (b *builder) open(ctx context.Context, path string) (err error) {
 	if b.prelude, err = b.dirTar(ctx, b.recipe.Resolve(b.recipe.Toolchain)); err != nil {
 		return err
 	}
-	if b.key, err = signingKey(); err != nil {
+	if b.opts.conditions != nil {
+		b.key = b.opts.conditions.key
+	} else if b.key, err = signingKey(); err != nil {
 		return err
 	}
-	b.engine, err = b.newEngine(ctx)
+	if b.opts.runner != nil {
+		b.engine = b.opts.runner
+		return nil
+	}
+	b.ownEngine, err = b.newEngine(ctx)
+	b.engine = b.ownEngine
 	return err
 }
 
@@ -170,6 +188,15 @@ func (b *builder) openStore() (err error) {
 	return err
 }
 
+// saveLock goes on with another lock, and saves it.
+func (b *builder) saveLock(ctx context.Context, l *lock.Lock) error {
+	if err := b.locked.Save(ctx, l); err != nil {
+		return err
+	}
+	b.lock = l
+	return nil
+}
+
 // newEngine prepares the engine; nothing is started before the first step.
 func (b *builder) newEngine(ctx context.Context) (*engine.Engine, error) {
 	opts := []engine.Option{
@@ -181,17 +208,17 @@ func (b *builder) newEngine(ctx context.Context) (*engine.Engine, error) {
 	if b.opts.buildkitd != "" {
 		opts = append(opts, engine.WithBuildkitd(b.opts.buildkitd))
 	}
-	return engine.Start(ctx, opts...)
+	return engine.Start(ctx, append(opts, b.opts.engineOptions...)...)
 }
 
-// close stops the engine and ends the use of a store that is the build's own.
-// A second call does nothing.
+// close stops the build's own engine and ends the use of a store that is the
+// build's own. A second call does nothing.
 func (b *builder) close() error {
-	if b.engine == nil {
+	if b.ownEngine == nil {
 		return nil
 	}
-	e := b.engine
-	b.engine = nil
+	e := b.ownEngine
+	b.ownEngine = nil
 	err := e.Close()
 	if b.opts.store == nil {
 		err = errors.Join(err, b.store.Close())
@@ -203,6 +230,7 @@ func (b *builder) close() error {
 func (b *builder) run(ctx context.Context) error {
 	b.result = Result{Name: b.recipe.Name, Arch: b.arch.Go, Reasons: b.result.Reasons, Changed: b.lock.Changed(),
 		Took: b.result.Took, StepsRun: b.result.StepsRun}
+	b.sums = nil
 	if err := b.rememberLock(); err != nil {
 		return err
 	}
@@ -244,22 +272,34 @@ func (b *builder) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	repository, release, err := b.writeRepository(ctx, packages)
+	output := b.opts.output
+	if b.opts.dryRun {
+		// Everything is in the cache so far, and whether the root is too shows
+		// when its packages are solved: of a repository that nobody sees.
+		if output, err = b.tempDir("dry-run-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(output)
+	}
+	repository, release, err := b.writeRepository(ctx, output, packages)
 	if err != nil {
 		return err
 	}
-	root, err := b.assemble(ctx, repository)
+	root, err := b.assemble(ctx, repository, packages)
 	if err := errors.Join(err, release()); err != nil {
 		return err
 	}
-	if err := b.writeBundle(ctx, kernel, root); err != nil {
+	if err := b.writeBundle(ctx, kernel, root); err != nil || b.opts.dryRun {
 		return err
 	}
 	// The lock may be another one by now.
 	if err := b.rememberLock(); err != nil {
 		return err
 	}
-	return b.rememberBundle()
+	if err := b.rememberBundle(); err != nil {
+		return err
+	}
+	return b.checkSums()
 }
 
 // pinToolchain computes the toolchain's key and arranges that its image is
@@ -278,6 +318,10 @@ func (b *builder) pinToolchain(ctx context.Context) error {
 	}
 	sum := sha256.Sum256(text)
 	b.toolchainKey = hex.EncodeToString(sum[:])
+	if b.opts.image != nil {
+		b.image = b.opts.image
+		return nil
+	}
 	b.image = sync.OnceValues(func() (engine.Image, error) {
 		b.note("toolchain: %d packages of %s", len(b.lock.Toolchain.Packages), b.lock.Toolchain.Suite)
 		if err := b.fetcher.Debs(ctx, b.lock.Toolchain); err != nil {
@@ -290,7 +334,7 @@ func (b *builder) pinToolchain(ctx context.Context) error {
 			return engine.Image{}, err
 		}
 		if want := b.lock.Toolchain.Image; want != "" && want != image.Digest {
-			b.note("toolchain: the image made here is %s, the lock has %s; the packages in it are the locked ones", image.Digest, want)
+			b.say("toolchain: the image made here is %s, the lock has %s; the packages in it are the locked ones", image.Digest, want)
 		}
 		return image, nil
 	})
@@ -364,20 +408,30 @@ func (b *builder) fetchSources(ctx context.Context, names []string) error {
 	return b.fetcher.Sources(ctx, sources)
 }
 
-// tempDir is for temporary files that may be large: it is in the cache
-// directory because /tmp may be memory.
-func (b *builder) tempDir() (string, error) {
+// scratch is the directory of temporary files, in the cache directory because
+// /tmp may be memory.
+func (b *builder) scratch() (string, error) {
 	dir := filepath.Join(b.opts.cacheDir, "tmp")
 	return dir, fault.Wrap(fault.Environment, os.MkdirAll(dir, 0o755))
 }
 
 // spool is a temporary file for contents.
 func (b *builder) spool() (*rootfs.Spool, error) {
-	dir, err := b.tempDir()
+	dir, err := b.scratch()
 	if err != nil {
 		return nil, err
 	}
 	return rootfs.NewSpool(dir)
+}
+
+// tempDir is a new temporary directory.
+func (b *builder) tempDir(prefix string) (string, error) {
+	dir, err := b.scratch()
+	if err != nil {
+		return "", err
+	}
+	dir, err = os.MkdirTemp(dir, prefix)
+	return dir, fault.Wrap(fault.Environment, err)
 }
 
 // note tells the user something, one line.

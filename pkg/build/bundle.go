@@ -9,6 +9,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
 // Serials of the two disks, by which the guest finds them whatever order the
@@ -21,16 +22,12 @@ const (
 // writeBundle writes the bundle's directory, unless what is there already is
 // this bundle.
 func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *builtRoot) error {
-	lockDigest, err := b.lockDigest()
-	if err != nil {
-		return err
-	}
 	m := bundle.Manifest{
 		Schema:     bundle.Schema,
 		Name:       b.recipe.Name,
 		Arch:       b.arch.Go,
 		SourceDate: b.epoch,
-		Lock:       bundle.Lock{Digest: lockDigest.String(), Changed: b.lock.Changed()},
+		Lock:       bundle.Lock{Digest: b.locked.Digest().String(), Changed: b.lock.Changed(), Unpinned: root.Unpinned},
 		Root:       bundle.Root{Serial: rootSerial, Hash: root.Hash},
 		VM: bundle.VM{
 			MemoryMiB: int(b.recipe.VM.Memory >> 20),
@@ -49,7 +46,7 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 	for _, s := range b.recipe.Services {
 		m.Services = append(m.Services, s.Name)
 	}
-	files, roles := map[string]string{}, map[string]string{}
+	files := map[string]string{}
 	for _, a := range []struct {
 		file, role string
 		digest     store.Digest
@@ -64,10 +61,11 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 			return err
 		}
 		m.Artifacts = append(m.Artifacts, bundle.Artifact{File: a.file, Role: a.role, Digest: a.digest.String(), Size: size})
-		files[a.file], roles[a.file] = b.store.Path(a.digest), a.role
+		files[a.file] = b.store.Path(a.digest)
 	}
 
 	dir := filepath.Join(b.opts.output, fmt.Sprintf("%s-%s", b.recipe.Name, b.arch.Go))
+	var err error
 	if b.result.Bundle, err = filepath.Abs(dir); err != nil {
 		return err
 	}
@@ -75,12 +73,21 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 	if err != nil {
 		return err
 	}
-	b.result.Digest = store.FromBytes(text).String()
+	b.manifest = store.FromBytes(text)
+	b.result.Digest = b.manifest.String()
 	if isBundle(dir, b.result.Digest, &m) {
 		return nil
 	}
+	if b.opts.dryRun {
+		b.miss(fmt.Sprintf("bundle: %s is to be written", dir))
+		return nil
+	}
 	b.note("writing %s", dir)
-	_, err = bundle.Write(ctx, dir, m, files, roles)
+	err = bundle.Write(ctx, dir, m, files)
+	if fault.ClassOf(err) == fault.Verification {
+		return fault.Errorf(fault.Verification, "content store %s: %w", b.store.Dir(), err).
+			Hintf("a file of the store is damaged: run sovereign-build store verify --repair, then build again")
+	}
 	return err
 }
 
@@ -98,12 +105,4 @@ func isBundle(dir, digest string, m *bundle.Manifest) bool {
 	}
 	_, err := os.Stat(filepath.Join(dir, bundle.SumsFile))
 	return err == nil
-}
-
-func (b *builder) lockDigest() (store.Digest, error) {
-	text, err := os.ReadFile(b.lockPath)
-	if err != nil {
-		return "", err
-	}
-	return store.FromBytes(text), nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 )
 
 // conditions are what is different where somebody else builds the same. None
@@ -21,6 +22,8 @@ type conditions struct {
 	memory        bool     // the working directory is in memory: another order of files
 	env           []string // replaces variables of stepEnv and adds to them
 	umask         string
+	// key signs in the place of the user's own.
+	key *apk.SigningKey
 	// faketime is the library that moves the clock, "" where there is none.
 	faketime store.Digest
 }
@@ -57,6 +60,11 @@ func elsewhere(ctx context.Context, st *store.Store, library string) (conditions
 		{"user", "root, /root", "somebody, /home/somebody (by the environment)"},
 		{"jobs", strconv.Itoa(runtime.NumCPU()), jobs},
 		{"cache, engine, toolchain image", "the user's", "new"},
+		{"signing key", "the user's", "new, with a longer name"},
+	}
+	var err error
+	if c.key, err = apk.GenerateKey("somebody-else-elsewhere"); err != nil {
+		return c, nil, err
 	}
 	clock := Condition{"clock", "now", "later by what the first build took; install libfaketime to move it"}
 	if library != "" {

@@ -2,9 +2,11 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -25,7 +27,7 @@ func (b *builder) newFetcher() (*source.Fetcher, error) {
 		mu   sync.Mutex
 		said = map[string]time.Time{}
 	)
-	return source.New(
+	return source.New(append([]source.Option{
 		source.WithStore(b.store),
 		source.WithCacheDir(b.opts.cacheDir),
 		source.WithOffline(b.opts.offline),
@@ -49,28 +51,64 @@ func (b *builder) newFetcher() (*source.Fetcher, error) {
 				}
 			}
 		}),
-	)
+	}, b.opts.fetch...)...)
 }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
-// relock locks other versions of inputs that left every mirror, writes the
-// lock and says so.
+// relocking runs a build, and, if the options say so, once more with another
+// lock whenever an input is missing: once for each input.
+func (b *builder) relocking(ctx context.Context, run func(context.Context) error) error {
+	for {
+		err := run(ctx)
+		var missing *source.MissingError
+		if !b.opts.relockMissing || b.opts.dryRun || !errors.As(err, &missing) {
+			return err
+		}
+		for _, name := range missing.Names {
+			if b.relocked[name] {
+				return fmt.Errorf("%w; %s was locked anew once already", err, name)
+			}
+		}
+		if rerr := b.relock(ctx, missing.Names); rerr != nil {
+			return fmt.Errorf("%w; it had to be locked anew: %w", rerr, err)
+		}
+	}
+}
+
+// relock locks other versions of inputs that every mirror says it does not
+// have, writes the lock and says so. Packages are locked by the build itself,
+// when it needs them.
 func (b *builder) relock(ctx context.Context, names []string) error {
+	if b.relocked == nil {
+		b.relocked = map[string]bool{}
+	}
+	for _, name := range names {
+		b.relocked[name] = true
+	}
+	if i := slices.Index(names, lock.PackagesName); i >= 0 {
+		b.repin = true
+		names = slices.Delete(slices.Clone(names), i, i+1)
+	}
+	if len(names) == 0 {
+		return nil
+	}
 	declared, err := b.declared()
 	if err != nil {
 		return err
 	}
-	updated, changes, err := b.fetcher.Relock(ctx, b.lock, declared, names)
+	updated, err := b.fetcher.Relock(ctx, b.lock, declared, names)
 	if err != nil {
 		return err
 	}
-	if err := updated.Save(b.lockPath); err != nil {
+	if err := b.saveLock(ctx, updated.Lock); err != nil {
 		return err
 	}
-	b.lock = updated
-	for _, c := range changes {
+	for _, c := range updated.Changes {
 		b.say("%s is gone from every mirror; locked anew: %s", c.Name, c)
+	}
+	for _, n := range updated.Notes {
+		b.say("%s", n)
 	}
 	b.epoch, err = lock.SourceDate(b.lock, b.opts.epoch)
 	return err

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -19,6 +21,9 @@ type options struct {
 	output        string
 	cacheDir      string
 	engine        string
+	engineOptions []engine.Option
+	runner        Engine
+	image         func() (engine.Image, error) // what steps run on, in tests
 	buildkitd     string
 	progressMode  string
 	progress      io.Writer
@@ -31,6 +36,9 @@ type options struct {
 	epoch         string
 	lock          string
 	files         *rootfs.Tree
+	sums          SumsMode
+	// fetch changes the fetcher, for tests.
+	fetch []source.Option
 	// store replaces the one in cacheDir, and conditions are those its steps
 	// run under: see Repro.
 	store      *store.Store
@@ -103,6 +111,19 @@ func WithEngine(address string) Option {
 	return func(o *options) error { o.engine = address; return nil }
 }
 
+// WithOwnEngine has the steps run by an engine of the caller's, which outlives
+// the build: one that several builds share, or another kind.
+func WithOwnEngine(e Engine) Option {
+	return func(o *options) error { o.runner = e; return nil }
+}
+
+// WithEngineOptions gives the engine further options: certificates of a tcp://
+// address, caches that engines share, a step's time limit. They come after
+// those that Build gives itself.
+func WithEngineOptions(opts ...engine.Option) Option {
+	return func(o *options) error { o.engineOptions = append(o.engineOptions, opts...); return nil }
+}
+
 // WithBuildkitd gives the path of the buildkitd program of the private engine.
 // The default is beside the running executable, then in PATH.
 func WithBuildkitd(path string) Option {
@@ -128,17 +149,25 @@ func WithOffline(offline bool) Option {
 	return func(o *options) error { o.offline = offline; return nil }
 }
 
-// WithRelockMissing lets the build lock another version of an input that has
-// left every mirror, say so, and go on. The lock file is changed, and the
-// bundle's manifest names the input.
+// WithRelockMissing lets the build lock another version of an input that every
+// mirror says it does not have, say so, and go on: once for each input. A
+// mirror that cannot be reached or refuses has not said so. The lock file is
+// changed, and the bundle's manifest names the input.
 func WithRelockMissing(relock bool) Option {
 	return func(o *options) error { o.relockMissing = relock; return nil }
 }
 
 // WithDryRun only finds out what a build would do: Result.Reasons names the
-// first step of each chain that would run, nothing is fetched or written.
+// first step of each chain that would run. Nothing is fetched, and nothing
+// written outside the cache directory.
 func WithDryRun(dry bool) Option {
 	return func(o *options) error { o.dryRun = dry; return nil }
+}
+
+// WithSums says what to do with the sums beside the recipe; the default is
+// SumsCompare.
+func WithSums(mode SumsMode) Option {
+	return func(o *options) error { o.sums = mode; return nil }
 }
 
 // WithJobs sets how many steps run at once, 1 to 64. The default is 2: each

@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -43,10 +44,11 @@ func (b *builder) ofRecipe(p lock.Package) bool {
 // digest, and needs no network once it is in the store.
 //
 // A lock without such packages for the architecture gets those that the
-// repositories have now.
+// repositories have now, and so does one of whose packages one is missing,
+// where the options say so.
 func (b *builder) pinnedRepositories(ctx context.Context, local apk.Repository, keys apk.Keyring) ([]string, error) {
 	pins := b.lock.PackagesOf(b.arch.Apk)
-	if len(pins) == 0 {
+	if len(pins) == 0 || b.repin {
 		var err error
 		if pins, err = b.pinPackages(ctx, local, keys); err != nil {
 			return nil, err
@@ -57,6 +59,12 @@ func (b *builder) pinnedRepositories(ctx context.Context, local apk.Repository, 
 	for i, p := range pins {
 		resolved[i].Repository = b.repositoryAt(p.Repository)
 		byTag[p.Tag] = append(byTag[p.Tag], p)
+	}
+	if b.opts.dryRun {
+		if i := slices.IndexFunc(resolved, func(p lock.Package) bool { return !b.store.Has(p.Digest) }); i >= 0 {
+			b.miss(fmt.Sprintf("packages %s: %s is not in the store", b.arch.Apk, resolved[i].File()))
+			return nil, errDryRun
+		}
 	}
 	if err := b.fetcher.Packages(ctx, resolved); err != nil {
 		return nil, err
@@ -119,14 +127,49 @@ func (b *builder) pinPackages(ctx context.Context, local apk.Repository, keys ap
 		}
 		pins = append(pins, p)
 	}
+	notes := b.comparePins(pins)
 	updated := b.lock.Clone()
+	updated.DropPackages(b.arch.Apk)
 	updated.Packages = append(updated.Packages, pins...)
-	if err := updated.Save(b.lockPath); err != nil {
+	if err := b.saveLock(ctx, updated); err != nil {
 		return nil, err
 	}
-	b.lock = updated
+	b.repin = false
+	b.mu.Lock()
+	b.result.Changed = b.lock.Changed()
+	b.mu.Unlock()
 	b.say("locked %d packages for %s from %s", len(pins), b.arch.Apk, strings.Join(b.recipe.Repositories, ", "))
+	for _, n := range notes {
+		b.say("%s", n)
+	}
 	return pins, nil
+}
+
+// comparePins holds new pins against those in whose place they come, and marks
+// those that the machine replaced by itself. It says which became older, as
+// with a mirror that replays an index of long ago, and which were replaced.
+func (b *builder) comparePins(pins []lock.Package) (notes []string) {
+	previous := map[string]lock.Package{}
+	for _, p := range slices.Concat(b.lock.ReleasedOf(b.arch.Apk), b.lock.PackagesOf(b.arch.Apk)) {
+		previous[p.Name] = p
+	}
+	for i, p := range pins {
+		old, ok := previous[p.Name]
+		if !ok {
+			continue
+		}
+		if b.repin {
+			pins[i].Relocked = old.Relocked
+			if old.Digest != p.Digest {
+				pins[i].Relocked = cmp.Or(old.Relocked, old.Version)
+				notes = append(notes, fmt.Sprintf("%s is gone from its repository; locked anew: %s", old.File(), p.Version))
+			}
+		}
+		if apk.CompareVersions(p.Version, old.Version) < 0 {
+			notes = append(notes, fmt.Sprintf("%s: %s is older than %s, which was locked: see that %s is what it should be", p.Name, p.Version, old.Version, p.Repository))
+		}
+	}
+	return notes
 }
 
 // keepPackage puts a package into the store.
@@ -160,7 +203,7 @@ func (b *builder) layOutPinned(ctx context.Context, pins []lock.Package, keys ap
 	}
 	var metas []apk.Meta
 	for _, p := range pins {
-		m, err := apk.ReadMeta(b.store.Path(p.Digest), keys)
+		m, err := apk.ReadMeta(b.store.Path(p.Digest), keys.For(b.repositoryAt(p.Repository)))
 		if err != nil {
 			return "", fmt.Errorf("%s of %s: %w", p.File(), p.Repository, err)
 		}

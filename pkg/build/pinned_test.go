@@ -2,12 +2,15 @@ package build
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
@@ -67,7 +70,14 @@ func TestPinnedPackages(t *testing.T) {
 		keys[name] = key
 	}
 	remote, local, recipeDir := t.TempDir(), t.TempDir(), t.TempDir()
-	server := httptest.NewServer(http.FileServer(http.Dir(remote)))
+	var refused atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if refused.Load() {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		http.FileServer(http.Dir(remote)).ServeHTTP(w, r)
+	}))
 	defer server.Close()
 	edge := t.TempDir()
 	publish(t, edge, theirs, apk.Meta{Name: "new", Version: "9.0-r0"}, apk.Meta{Name: "lib", Version: "9.0-r0"})
@@ -75,24 +85,28 @@ func TestPinnedPackages(t *testing.T) {
 	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "1.0-r0"}, apk.Meta{Name: "unused", Version: "1.0-r0"})
 
 	lockPath := filepath.Join(recipeDir, LockFile)
-	if err := (&lock.Lock{SourceDate: 1}).Save(lockPath); err != nil {
+	if err := lock.New(lockPath).Save(t.Context(), &lock.Lock{SourceDate: 1}); err != nil {
 		t.Fatal(err)
 	}
-	// solve is what a build with this cache, "" for a new one, would install.
-	solve := func(cache string, offline bool) (string, error) {
+	var said strings.Builder
+	// try is what a build with this cache, "" for a new one, would install, and
+	// the inputs its bundle would name as changed.
+	try := func(cache string, offline, relock bool) (string, []string, error) {
 		t.Helper()
 		if cache == "" {
 			cache = t.TempDir()
 		}
+		said.Reset()
 		b := &builder{
-			opts:   &options{cacheDir: cache, offline: offline, progress: &strings.Builder{}},
+			opts:   &options{cacheDir: cache, offline: offline, relockMissing: relock, progress: &said},
 			recipe: &recipe.Recipe{Dir: recipeDir, Path: "recipe.yaml", Packages: []string{"app", "new@edge"}, Repositories: []string{server.URL, "@edge " + edge}},
 			arch:   arch{Apk: "x86_64"}, lockPath: lockPath, key: ours, epoch: 1,
 		}
 		var err error
-		if b.lock, err = lock.Load(lockPath); err != nil {
+		if b.locked, err = lock.Open(lockPath); err != nil {
 			t.Fatal(err)
 		}
+		b.lock = b.locked.Lock()
 		if b.store, err = store.Open(filepath.Join(cache, "store")); err != nil {
 			t.Fatal(err)
 		}
@@ -104,9 +118,13 @@ func TestPinnedPackages(t *testing.T) {
 			t.Fatal(err)
 		}
 		repositories := []apk.Repository{ports}
-		pinned, err := b.pinnedRepositories(t.Context(), ports, keys)
+		var pinned []string
+		err = b.relocking(t.Context(), func(ctx context.Context) (err error) {
+			pinned, err = b.pinnedRepositories(ctx, ports, keys)
+			return err
+		})
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		for _, location := range pinned {
 			r, err := apk.OpenRepository(t.Context(), location, "x86_64", keys)
@@ -123,7 +141,12 @@ func TestPinnedPackages(t *testing.T) {
 		for _, s := range selected {
 			ids = append(ids, s.Meta.ID())
 		}
-		return strings.Join(ids, " "), nil
+		return strings.Join(ids, " "), b.result.Changed, nil
+	}
+	solve := func(cache string, offline bool) (string, error) {
+		t.Helper()
+		got, _, err := try(cache, offline, false)
+		return got, err
 	}
 	check := func(what, got string, err error) {
 		t.Helper()
@@ -167,6 +190,49 @@ func TestPinnedPackages(t *testing.T) {
 		t.Errorf("other bytes: %v", err)
 	}
 
+	if _, _, err = try("", false, true); fault.ClassOf(err) != fault.Verification {
+		t.Errorf("other bytes are no reason to lock others: %v", err)
+	}
+	before := read(t, lockPath)
+	if err := os.Remove(filepath.Join(remote, "x86_64", "lib-1.0-r0.apk")); err != nil {
+		t.Fatal(err)
+	}
+
+	// A repository that refuses has not said that the package has gone.
+	refused.Store(true)
+	if _, _, err = try("", false, true); fault.ClassOf(err) != fault.Source || !strings.Contains(err.Error(), "403") {
+		t.Errorf("refused: %v", err)
+	}
+	if read(t, lockPath) != before {
+		t.Error("a refusal changed the lock")
+	}
+	refused.Store(false)
+
+	// It has: the pins are made anew, and the bundle says so.
+	got, changed, err := try("", false, true)
+	if err != nil || !strings.Contains(got, "lib-2.0-r0") || fmt.Sprint(changed) != "[packages]" {
+		t.Errorf("locked anew: %q, %v, %v", got, changed, err)
+	}
+	if !strings.Contains(said.String(), "x86_64/lib-1.0-r0.apk is gone from its repository; locked anew: 2.0-r0") {
+		t.Errorf("said %q", said.String())
+	}
+	if l, err = lock.Load(lockPath); err != nil || l.Packages[0].Relocked != "1.0-r0" || l.Packages[1].Relocked != "" || len(l.Packages) != 2 {
+		t.Errorf("the lock has %+v, %v", l, err)
+	}
+
+	// Gone with nothing in its place: it ends, and the lock stays.
+	before = read(t, lockPath)
+	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "2.0-r0"})
+	if err := os.Remove(filepath.Join(remote, "x86_64", "lib-2.0-r0.apk")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err = try("", false, true); fault.ClassOf(err) != fault.Source {
+		t.Errorf("nothing in its place: %v", err)
+	}
+	if read(t, lockPath) != before {
+		t.Error("the lock was changed for nothing")
+	}
+
 	// Let go of the pins, the next build takes what is there.
 	b := &builder{recipe: &recipe.Recipe{Repositories: []string{server.URL, "@edge " + edge}}}
 	if dropped := b.dropPackages(l, false); len(dropped) != 0 {
@@ -175,10 +241,31 @@ func TestPinnedPackages(t *testing.T) {
 	if dropped := b.dropPackages(l, true); len(dropped) != 2 {
 		t.Errorf("dropped %v", dropped)
 	}
-	if err := l.Save(lockPath); err != nil {
+	f, err := lock.Open(lockPath)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err = solve(cache, false); err != nil || !strings.Contains(got, "lib-2.0-r0") {
+	if err := f.Save(t.Context(), l); err != nil {
+		t.Fatal(err)
+	}
+	// An index of long ago shows.
+	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "1.5-r0"})
+	if got, err = solve(cache, false); err != nil || !strings.Contains(got, "lib-1.5-r0") {
 		t.Errorf("after the update: %q, %v", got, err)
 	}
+	if !strings.Contains(said.String(), "lib: 1.5-r0 is older than 2.0-r0, which was locked") {
+		t.Errorf("said %q", said.String())
+	}
+	if l, err = lock.Load(lockPath); err != nil || len(l.Released) != 0 || len(l.Changed()) != 0 || len(l.Packages) != 2 {
+		t.Errorf("the lock has %+v, %v", l, err)
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }

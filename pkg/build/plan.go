@@ -98,36 +98,39 @@ func makePlan(r *recipe.Recipe, ports map[string]*recipe.PortFile, otherReposito
 	return p, nil
 }
 
-// builtWith are the ports whose packages are in the sysroot of a port.
+// builtWith are the ports whose packages may be in the sysroot of a port: all
+// that has to be built before it, sorted by name.
 func (p *plan) builtWith(port *recipe.PortFile) []*recipe.PortFile {
-	var with []*recipe.PortFile
-	for _, d := range port.Build {
-		if q := p.byPackage[recipe.DependencyName(d)]; q != nil && !slices.Contains(with, q) {
-			with = append(with, q)
+	return port.Needs(p.byPackage)
+}
+
+// before are the names of the ports that are built whenever a port can be:
+// those it is built with, those that these are built with, and so on.
+func (p *plan) before(port *recipe.PortFile) map[string]bool {
+	names := map[string]bool{}
+	var visit func(*recipe.PortFile)
+	visit = func(port *recipe.PortFile) {
+		for _, q := range p.builtWith(port) {
+			if !names[q.Name] {
+				names[q.Name] = true
+				visit(q)
+			}
 		}
 	}
-	return with
+	visit(port)
+	return names
 }
 
 // byWeight lists the ports by how many others wait for them, most first.
 func (p *plan) byWeight() []*recipe.PortFile {
-	weight := map[*recipe.PortFile]int{}
+	weight := map[string]int{}
 	for _, port := range p.ports {
-		seen := map[*recipe.PortFile]bool{}
-		var visit func(*recipe.PortFile)
-		visit = func(q *recipe.PortFile) {
-			for _, d := range p.builtWith(q) {
-				if !seen[d] {
-					seen[d] = true
-					weight[d]++
-					visit(d)
-				}
-			}
+		for name := range p.before(port) {
+			weight[name]++
 		}
-		visit(port)
 	}
 	sorted := slices.Clone(p.ports)
-	slices.SortStableFunc(sorted, func(a, b *recipe.PortFile) int { return cmp.Compare(weight[b], weight[a]) })
+	slices.SortStableFunc(sorted, func(a, b *recipe.PortFile) int { return cmp.Compare(weight[b.Name], weight[a.Name]) })
 	return sorted
 }
 

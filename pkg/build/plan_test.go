@@ -64,27 +64,63 @@ func TestMakePlanRefuses(t *testing.T) {
 	}
 }
 
-func TestClosure(t *testing.T) {
-	packages := map[string]built{
-		"lib":     {Meta: apk.Meta{Name: "lib", Provides: []string{"so:lib.so.1=1"}, Depends: []string{"so:libc.so=1"}}},
-		"lib-dev": {Meta: apk.Meta{Name: "lib-dev", Depends: []string{"lib=1-r0", "cmd:pkgconf", "!old"}}},
-		"libc":    {Meta: apk.Meta{Name: "libc", Provides: []string{"so:libc.so=1"}}},
-		"other":   {Meta: apk.Meta{Name: "other"}},
+func TestSysroot(t *testing.T) {
+	ports := map[string]*recipe.PortFile{}
+	for _, p := range []*recipe.PortFile{
+		{Name: "libc", Packages: []recipe.PortPackage{{Name: "libc"}, {Name: "libc-dev"}}},
+		{Name: "headers", Packages: []recipe.PortPackage{{Name: "headers", Provides: []string{"some-headers=1"}}}},
+		{Name: "lib", Build: []string{"libc-dev"}, Packages: []recipe.PortPackage{{Name: "lib"}, {Name: "lib-dev", Depends: []string{"lib=1-r0", "some-headers"}}}},
+		{Name: "other", Packages: []recipe.PortPackage{{Name: "other", Provides: []string{"some-headers=2"}}}},
+		{Name: "program", Path: "p/port.yaml", Build: []string{"lib-dev"}, Packages: []recipe.PortPackage{{Name: "program"}}},
+	} {
+		for _, made := range p.Packages {
+			ports[made.Name] = p
+		}
 	}
-	got, err := closure(&recipe.PortFile{Path: "p/port.yaml", Build: []string{"lib-dev"}}, packages)
+	p, err := makePlan(&recipe.Recipe{Packages: []string{"program", "other"}}, ports, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []string
-	for _, b := range got {
-		names = append(names, b.Meta.Name)
+	program := ports["program"]
+	// What it is built with and what that depends on, to any depth.
+	var before []string
+	for _, q := range p.builtWith(program) {
+		before = append(before, q.Name)
 	}
-	if want := []string{"lib", "lib-dev", "libc"}; !slices.Equal(names, want) {
-		t.Errorf("sysroot %v, want %v", names, want)
+	if want := []string{"headers", "lib"}; !slices.Equal(before, want) {
+		t.Errorf("built with %v, want %v", before, want)
 	}
 
+	made := func(origin string, m apk.Meta) built { m.Origin = origin; return built{Meta: m} }
+	packages := map[string]built{
+		"lib":     made("lib", apk.Meta{Name: "lib", Provides: []string{"so:lib.so.1=1"}, Depends: []string{"so:libc.so=1"}}),
+		"lib-dev": made("lib", apk.Meta{Name: "lib-dev", Depends: []string{"lib=1-r0", "some-headers", "cmd:pkgconf", "!old"}}),
+		"libc":    made("libc", apk.Meta{Name: "libc", Provides: []string{"so:libc.so=1"}}),
+		"headers": made("headers", apk.Meta{Name: "headers", Provides: []string{"some-headers=1"}}),
+	}
+	sysroot := func() []string {
+		t.Helper()
+		got, err := p.sysroot(program, packages)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, b := range got {
+			names = append(names, b.Meta.Name)
+		}
+		return names
+	}
+	want := []string{"headers", "lib", "lib-dev", "libc"}
+	if got := sysroot(); !slices.Equal(got, want) {
+		t.Errorf("sysroot %v, want %v", got, want)
+	}
+	// With more jobs another port may be built by now, that provides the same.
+	packages["a-other"] = made("other", apk.Meta{Name: "a-other", Provides: []string{"some-headers=2", "so:libc.so=2", "cmd:pkgconf=1"}})
+	if got := sysroot(); !slices.Equal(got, want) {
+		t.Errorf("sysroot beside another port %v, want %v", got, want)
+	}
 	delete(packages, "libc")
-	if _, err := closure(&recipe.PortFile{Path: "p/port.yaml", Build: []string{"lib-dev"}}, packages); err == nil || !strings.Contains(err.Error(), "so:libc.so") {
+	if _, err := p.sysroot(program, packages); err == nil || !strings.Contains(err.Error(), "so:libc.so") {
 		t.Errorf("a missing library: %v", err)
 	}
 }

@@ -34,8 +34,10 @@ const metasOutput = "metas"
 
 // built is one package made from source.
 type built struct {
+	// Meta is of the package as it is in the store.
 	Meta apk.Meta
-	// Digest is of the .apk file.
+	// Digest is of the package without a signature: a signature is of whoever
+	// builds, and the cache's keys are the same everywhere.
 	Digest store.Digest
 }
 
@@ -75,7 +77,7 @@ func (b *builder) buildPorts(ctx context.Context, p *plan) (map[string]built, er
 				b.miss(fmt.Sprintf("port %s %s: after %s", port.Name, b.arch.Go, p.builtWith(port)[j].Name))
 				continue
 			}
-			sysroot, err := closure(port, packages)
+			sysroot, err := p.sysroot(port, packages)
 			if err != nil {
 				failed = err
 				break
@@ -112,12 +114,18 @@ func (b *builder) buildPorts(ctx context.Context, p *plan) (map[string]built, er
 	return packages, nil
 }
 
-// closure returns the packages of a port's sysroot: those it names and what
-// they depend on, sorted by name. Ports have one version of each package, so
-// names, shared libraries and commands each have one provider.
-func closure(p *recipe.PortFile, packages map[string]built) ([]built, error) {
+// sysroot returns the packages of a port's sysroot: those it names and what
+// they depend on, sorted by name. Only what must have been built by then is
+// looked at, whatever else is, so that it is the same at any number of jobs.
+// Ports have one version of each package, so names, shared libraries and
+// commands each have one provider.
+func (p *plan) sysroot(port *recipe.PortFile, packages map[string]built) ([]built, error) {
+	before := p.before(port)
 	provider := map[string]string{}
 	for _, name := range sortedKeys(packages) {
+		if !before[packages[name].Meta.Origin] {
+			continue
+		}
 		provider[name] = name
 		for _, provided := range packages[name].Meta.Provides {
 			if provided = recipe.DependencyName(provided); provider[provided] == "" {
@@ -126,7 +134,7 @@ func closure(p *recipe.PortFile, packages map[string]built) ([]built, error) {
 		}
 	}
 	in := map[string]bool{}
-	todo := slices.Clone(p.Build)
+	todo := slices.Clone(port.Build)
 	for len(todo) > 0 {
 		d := recipe.DependencyName(todo[0])
 		todo = todo[1:]
@@ -135,10 +143,10 @@ func closure(p *recipe.PortFile, packages map[string]built) ([]built, error) {
 		}
 		name, ok := provider[d]
 		if !ok {
-			// Run-time needs of a package (a shell, say) that no port built
-			// so far makes do not matter to a sysroot; a library does.
+			// What a package needs to run (a command, say) and no port makes
+			// does not matter to a sysroot; a library does.
 			if strings.HasPrefix(d, "so:") {
-				return nil, fault.Errorf(fault.Usage, "%s: its sysroot needs %s, which no package it is built with provides", p.Path, d).
+				return nil, fault.Errorf(fault.Usage, "%s: its sysroot needs %s, which no package it is built with provides", port.Path, d).
 					Hintf("add the package with that library to build:")
 			}
 			continue
@@ -166,8 +174,13 @@ func (b *builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []b
 	if err != nil {
 		return nil, err
 	}
+	packer, err := packer(b.arch.Apk)
+	if err != nil {
+		return nil, err
+	}
 	in := inputs{
-		"format":      "port/1",
+		"format":      "port/2",
+		"packer":      packer,
 		"script":      store.FromBytes([]byte(runPort)).String(),
 		"version":     version,
 		"arch":        b.arch.Apk,
@@ -220,7 +233,7 @@ func (b *builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []b
 	if err != nil {
 		return nil, err
 	}
-	return b.packagesOf(out)
+	return packagesOf(b.store, out)
 }
 
 // compilePort runs the port's script in the engine and packs what it made.
@@ -249,7 +262,7 @@ func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version s
 	if err != nil {
 		return nil, err
 	}
-	temp, err := b.tempDir()
+	temp, err := b.scratch()
 	if err != nil {
 		return nil, err
 	}
@@ -260,7 +273,7 @@ func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version s
 		if err != nil {
 			return nil, err
 		}
-		meta, err := apk.Write(w, pkg.Meta, pkg.Tree, b.key, b.epoch, apk.WithTempDir(temp))
+		meta, err := apk.Write(w, pkg.Meta, pkg.Tree, nil, b.epoch, apk.WithTempDir(temp))
 		if err != nil {
 			w.Abort()
 			return nil, err
@@ -279,8 +292,8 @@ func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version s
 }
 
 // packagesOf reads a port step's outputs back.
-func (b *builder) packagesOf(out outputs) ([]built, error) {
-	text, err := b.readBlob(out[metasOutput])
+func packagesOf(st *store.Store, out outputs) ([]built, error) {
+	text, err := readBlob(st, out[metasOutput])
 	if err != nil {
 		return nil, err
 	}

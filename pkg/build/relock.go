@@ -22,12 +22,16 @@ type LockResult struct {
 	Inputs int
 	// Changes are the changed inputs, by name.
 	Changes []source.Change
+	// Notes are what people should know of it: versions that are listed and
+	// cannot be had, pins that became older.
+	Notes []string
 }
 
 // Lock pins the inputs of the recipe at path in the lock beside it: those
 // named, or, when none is, those that are not locked yet or whose entry is not
 // of what is declared, letting go of those not declared any more. The lock is
 // written only when something changed, and a lock that is not there is begun.
+// An entry for which nothing newer can be had stays as it is, and is no error.
 //
 // Errors are those of Build that belong to fetching.
 func Lock(ctx context.Context, path string, names []string, opts ...Option) (*LockResult, error) {
@@ -58,27 +62,36 @@ func Lock(ctx context.Context, path string, names []string, opts ...Option) (*Lo
 			updated.Sources = slices.DeleteFunc(updated.Sources, func(l lock.Source) bool { return l.Name == s.Name })
 		}
 	}
-	var changes []source.Change
+	var result source.Updated
 	if len(names) > 0 || updated == nil {
-		if updated, changes, err = b.fetcher.Update(ctx, updated, declared, names); err != nil {
+		u, err := b.fetcher.Update(ctx, updated, declared, names)
+		if err != nil {
+			return nil, err
+		}
+		result, updated = *u, u.Lock
+	}
+	changes := append(result.Changes, dropped...)
+	if len(changes) > 0 {
+		if err := b.saveLock(ctx, updated); err != nil {
 			return nil, err
 		}
 	}
-	if changes = append(changes, dropped...); len(changes) > 0 {
-		if err := updated.Save(b.lockPath); err != nil {
-			return nil, err
-		}
-	}
-	return b.lockResult(updated, changes), nil
+	r := b.lockResult(updated, changes)
+	r.Notes = result.Notes
+	return r, nil
 }
 
 // dropPackages removes the pins of packages from a lock: all, or those of
 // repositories the recipe no longer has. Which versions take their place only
-// shows when the ports are built, so the next build locks them.
+// shows when the ports are built, so the next build locks them, and compares
+// them with those that are released here.
 func (b *builder) dropPackages(l *lock.Lock, all bool) (dropped []source.Change) {
 	l.Packages = slices.DeleteFunc(l.Packages, func(p lock.Package) bool {
 		drop := all || !b.ofRecipe(p)
 		if drop {
+			if all {
+				l.Released = append(l.Released, p)
+			}
 			dropped = append(dropped, source.Change{Name: p.File(), Old: p.Version})
 		}
 		return drop
@@ -142,12 +155,14 @@ func openForLock(path string, opts []Option) (*builder, error) {
 	if err := b.openStore(); err != nil {
 		return nil, err
 	}
-	if b.lock, err = lock.Load(b.lockPath); err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		b.lock = nil
+	b.locked, err = lock.Open(b.lockPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		b.locked, err = lock.New(b.lockPath), nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	b.lock = b.locked.Lock()
 	return b, nil
 }
 

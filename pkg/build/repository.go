@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
@@ -20,13 +18,13 @@ import (
 
 const indexFile = "APKINDEX.tar.gz"
 
-// writeRepository lays the packages out as an apk repository in
-// OUTPUT/packages, which any apk client can install from, and returns its
+// writeRepository lays the packages out as an apk repository in packages below
+// output, which any apk client can install from, and returns its
 // directory. The directory of an architecture holds exactly the packages of
 // this build until release is called: another build with the same output
 // waits for it.
-func (b *builder) writeRepository(ctx context.Context, packages map[string]built) (_ string, release func() error, err error) {
-	root, err := filepath.Abs(filepath.Join(b.opts.output, "packages"))
+func (b *builder) writeRepository(ctx context.Context, output string, packages map[string]built) (_ string, release func() error, err error) {
+	root, err := filepath.Abs(filepath.Join(output, "packages"))
 	if err != nil {
 		return "", nil, fault.Wrap(fault.Environment, err)
 	}
@@ -75,10 +73,15 @@ func (b *builder) lockOutput(ctx context.Context, dir string) (release func() er
 // writePackages makes dir hold the packages and their index, and no other
 // package. What is there already and goes by its size is not written again.
 func (b *builder) writePackages(ctx context.Context, dir string, packages map[string]built) error {
+	signature, err := b.key.SignatureSize()
+	if err != nil {
+		return err
+	}
 	var metas []apk.Meta
 	want := map[string]built{}
 	for _, name := range sortedKeys(packages) {
 		m := packages[name].Meta
+		m.Size += signature
 		metas = append(metas, m)
 		want[m.FileName()] = packages[name]
 	}
@@ -98,10 +101,10 @@ func (b *builder) writePackages(ctx context.Context, dir string, packages map[st
 	}
 	for _, file := range sortedKeys(want) {
 		path := filepath.Join(dir, file)
-		if info, err := os.Lstat(path); same && err == nil && info.Mode().IsRegular() && info.Size() == want[file].Meta.Size {
+		if info, err := os.Lstat(path); same && err == nil && info.Mode().IsRegular() && info.Size() == want[file].Meta.Size+signature {
 			continue
 		}
-		if err := b.export(ctx, want[file].Digest, path); err != nil {
+		if err := b.exportSigned(ctx, want[file].Digest, path); err != nil {
 			return err
 		}
 	}
@@ -122,21 +125,6 @@ func (b *builder) writePackages(ctx context.Context, dir string, packages map[st
 	return atomicfile.Write(path, index.Bytes(), 0o644)
 }
 
-// keyring is the keys packages may be signed with: this machine's and those
-// the recipe or the caller names.
-func (b *builder) keyring() (apk.Keyring, error) {
-	files := slices.Clone(b.opts.keys)
-	for _, f := range b.recipe.Keys {
-		files = append(files, b.recipe.Resolve(f))
-	}
-	keys, err := apk.LoadKeyring(files...)
-	if err != nil {
-		return nil, err
-	}
-	maps.Copy(keys, b.key.Keyring())
-	return keys, nil
-}
-
 // export copies a blob out of the store.
 func (b *builder) export(ctx context.Context, d store.Digest, path string) error {
 	if err := context.Cause(ctx); err != nil {
@@ -148,4 +136,25 @@ func (b *builder) export(ctx context.Context, d store.Digest, path string) error
 	}
 	defer r.Close()
 	return atomicfile.Copy(path, r, 0o644)
+}
+
+// exportSigned copies a package out of the store and signs it.
+func (b *builder) exportSigned(ctx context.Context, d store.Digest, path string) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	r, err := b.store.Open(d)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	f, err := atomicfile.Create(path, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if err := apk.Sign(f, r, b.key, b.epoch); err != nil {
+		return err
+	}
+	return f.Commit()
 }

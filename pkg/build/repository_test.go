@@ -14,8 +14,8 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 )
 
-// packer makes a builder whose output is dir, and packages in its store.
-func packer(t *testing.T, dir string, key *apk.SigningKey, names ...string) (*builder, map[string]built) {
+// repositoryBuilder makes a builder whose output is dir, and packages in its store.
+func repositoryBuilder(t *testing.T, dir string, key *apk.SigningKey, names ...string) (*builder, map[string]built) {
 	t.Helper()
 	st, err := store.Open(t.TempDir())
 	if err != nil {
@@ -32,7 +32,7 @@ func packer(t *testing.T, dir string, key *apk.SigningKey, names ...string) (*bu
 		if err := tree.Add(rootfs.Regular("usr/share/"+name, 0o644, []byte(name))); err != nil {
 			t.Fatal(err)
 		}
-		m, err := apk.Write(w, apk.Meta{Name: name, Version: "1-r0", Arch: "x86_64", License: "MIT"}, tree, key, 1)
+		m, err := apk.Write(w, apk.Meta{Name: name, Version: "1-r0", Arch: "x86_64", License: "MIT"}, tree, nil, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -70,10 +70,10 @@ func TestRepositoryHeals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, packages := packer(t, filepath.Join(t.TempDir(), "dist"), key, "a", "b")
+	b, packages := repositoryBuilder(t, filepath.Join(t.TempDir(), "dist"), key, "a", "b")
 	write := func() string {
 		t.Helper()
-		root, release, err := b.writeRepository(t.Context(), packages)
+		root, release, err := b.writeRepository(t.Context(), b.opts.output, packages)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -128,10 +128,10 @@ func TestRepositoryShared(t *testing.T) {
 	dir := t.TempDir()
 	var wg sync.WaitGroup
 	for _, names := range [][]string{{"a", "b"}, {"a", "c", "d"}} {
-		b, packages := packer(t, dir, key, names...)
+		b, packages := repositoryBuilder(t, dir, key, names...)
 		wg.Go(func() {
 			for range 20 {
-				root, release, err := b.writeRepository(t.Context(), packages)
+				root, release, err := b.writeRepository(t.Context(), b.opts.output, packages)
 				if err != nil {
 					t.Error(err)
 					return

@@ -10,9 +10,8 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/sovereign-build/sovereign/pkg/build/compare"
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -62,10 +61,10 @@ type ReproOutput struct {
 // toolchain image, working directory, order of files, umask, locale, time
 // zone, user, number of jobs and, where libfaketime is installed, clock. Only
 // names the steps to do again ("kernel", "port zlib"); empty is all of them.
-// It reports what came out differently. While it runs, the umask of the
-// process is another.
+// It reports what came out differently.
 //
-// Two builds that differ are no error: look at Same.
+// Two builds that differ are no error: look at Same. When a step of the second
+// build fails, what it left stays, the step's log among it.
 func Repro(ctx context.Context, path string, only []string, opts ...Option) (_ *ReproResult, err error) {
 	o, err := newOptions(opts)
 	if err != nil {
@@ -102,13 +101,15 @@ func Repro(ctx context.Context, path string, only []string, opts ...Option) (_ *
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Umask(unix.Umask(0o077))
 	second, err := Build(ctx, path, append(slices.Clone(opts), func(o *options) error {
 		o.cacheDir, o.output = dir, filepath.Join(dir, "out")
 		o.store, o.conditions = blank, &where
 		return nil
 	})...)
 	if err != nil {
+		// The error names the step's log, which lies there.
+		var failed *engine.StepError
+		keep = errors.As(err, &failed)
 		return nil, err
 	}
 
@@ -166,7 +167,7 @@ func reproSteps(ctx context.Context, main, blank *store.Store, again func(string
 			}
 			s.Same = false
 			if out.First != "" && out.Second != "" {
-				if out.Changes, err = changesOf(ctx, main, out); err != nil {
+				if out.Changes, err = changesOf(ctx, main, out, first, second); err != nil {
 					return err
 				}
 			}
@@ -179,16 +180,21 @@ func reproSteps(ctx context.Context, main, blank *store.Store, again func(string
 	return steps, err
 }
 
-// changesOf names the files that differ in two outputs.
-func changesOf(ctx context.Context, st *store.Store, out ReproOutput) ([]rootfs.Change, error) {
+// changesOf names the files that differ in an output of a step's two runs.
+func changesOf(ctx context.Context, st *store.Store, out ReproOutput, first, second store.Action) ([]rootfs.Change, error) {
 	var trees [2]*rootfs.Tree
-	for i, d := range []store.Digest{out.First, out.Second} {
-		if strings.HasPrefix(out.Name, "apk ") {
-			key, err := signingKey()
+	for i, run := range []store.Action{first, second} {
+		d := run.Outputs[out.Name]
+		if name, ok := strings.CutPrefix(out.Name, "apk "); ok {
+			packages, err := packagesOf(st, run.Outputs)
 			if err != nil {
 				return nil, err
 			}
-			p, err := apk.OpenContext(ctx, st.Path(d), key.Keyring())
+			j := slices.IndexFunc(packages, func(p built) bool { return p.Meta.Name == name })
+			if j < 0 {
+				return nil, fault.Errorf(fault.Internal, "store: %s %s is not in the metadata of %s", out.Name, d, run.Name)
+			}
+			p, err := apk.OpenContext(ctx, st.Path(d), nil, apk.Pinned(packages[j].Meta))
 			if err != nil {
 				return nil, err
 			}

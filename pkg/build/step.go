@@ -53,6 +53,7 @@ func (b *builder) cached(ctx context.Context, name string, in inputs, engine boo
 		if engine {
 			b.count(false)
 		}
+		b.made(name, key, action.Outputs)
 		return action.Outputs, nil
 	}
 	reason, err := b.whyMissed(name, in)
@@ -81,6 +82,7 @@ func (b *builder) cached(ctx context.Context, name string, in inputs, engine boo
 	if engine {
 		b.count(true)
 	}
+	b.made(name, key, out)
 	return out, nil
 }
 

@@ -3,11 +3,50 @@ package build
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 
+	"github.com/sovereign-build/sovereign/pkg/build/port"
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
+	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 )
+
+// packer stands in the keys of ports for the code that makes packages of what
+// they install, as writers does for that of images.
+func packer(arch string) (string, error) {
+	t := rootfs.New()
+	for _, e := range []rootfs.Entry{
+		rootfs.Dir("usr", 0o755),
+		rootfs.Dir("usr/lib", 0o755),
+		rootfs.Regular("usr/lib/data", 0o640, bytes.Repeat([]byte("0123456789abcdef"), 256)),
+		rootfs.Hardlink("usr/lib/link", "usr/lib/data"),
+		rootfs.Symlink("usr/lib/name", "data"),
+		{Path: "usr/lib/ping", Mode: fs.ModeSetuid | 0o755, UID: 70, GID: 80, Xattrs: map[string][]byte{"security.capability": {1, 0, 0, 2}}},
+		rootfs.Regular("usr/lib/pkgconfig/data.pc", 0o644, []byte("Name: data\nVersion: 1\nRequires: other\n")),
+	} {
+		if err := t.Add(e); err != nil {
+			return "", err
+		}
+	}
+	p := &recipe.PortFile{Name: "sample", License: "MIT", URL: "https://example.invalid/", Packages: []recipe.PortPackage{
+		{Name: "sample-dev", Summary: "A part", Files: []string{"usr/lib/pkgconfig/**"}, Depends: []string{"sample=${version}"}},
+		{Name: "sample", Summary: "The rest", Files: []string{"**"}, Provides: []string{"cmd:sample=1"}},
+	}}
+	packages, err := port.Pack(p, "1.0-r0", arch, t, 1)
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	for _, pkg := range packages {
+		if _, err := apk.Write(h, pkg.Meta, pkg.Tree, nil, 1); err != nil {
+			return "", err
+		}
+	}
+	return store.Digest(fmt.Sprintf("sha256:%x", h.Sum(nil))).String(), nil
+}
 
 // writers stands in the root image's key for the code that makes images: it is
 // what that code makes of a small tree with an entry of every kind. A change

@@ -45,6 +45,10 @@ type Lock struct {
 	// pinned version had left every mirror. Empty for a build from the
 	// lock its authors published.
 	Changed []string `json:"changed,omitempty"`
+	// Unpinned names what is in the image and in no lock, at most 10,000:
+	// "package NAME-VERSION CHECKSUM" of a repository that was given for one
+	// build, and files that were handed in.
+	Unpinned []string `json:"unpinned,omitempty"`
 }
 
 // Artifact is one file of the bundle.
@@ -82,8 +86,9 @@ type Port struct {
 	Name    string `json:"name"`    // "5432" is reached by Port; Name is for people: "postgresql"
 	Service string `json:"service"` // name of the service
 	Port    int    `json:"port"`
-	// URL, when set, is how a client reaches it, with ${address} for host:port
-	// and ${secret:NAME} for a secret of the service.
+	// URL, when set, is how a client reaches it, with ${address} for host:port,
+	// ${secret:NAME} for a secret of the service and ${certificate:NAME} for a
+	// file of the client's with a certificate of the service.
 	URL string `json:"url,omitempty"`
 }
 

@@ -19,7 +19,7 @@ func sample() Manifest {
 		Root:     Root{Serial: "root", Hash: strings.Repeat("b", 64)},
 		VM:       VM{MemoryMiB: 512, CPUs: 2, Cmdline: "root.serial=root", Data: Data{Serial: "data", Size: 8 << 30}},
 		Services: []string{"postgresql"},
-		Ports:    []Port{{Name: "postgresql", Service: "postgresql", Port: 5432, URL: "postgres://owner:${secret:owner}@${address}/app?a=b&c=d"}},
+		Ports:    []Port{{Name: "postgresql", Service: "postgresql", Port: 5432, URL: "postgres://owner:${secret:owner}@${address}/app?a=b&c=${certificate:server}"}},
 		Packages: []Package{{Name: "musl", Version: "1.2.5-r0"}},
 	}
 }
@@ -84,6 +84,62 @@ func TestWriteLoadVerify(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Dir(dir))
 	if err != nil || len(entries) != 1 {
 		t.Errorf("beside the bundle: %v, %v", entries, err)
+	}
+}
+
+// What the manifest promises decides, not what the copied files happen to be.
+func TestWriteKeepsThePromise(t *testing.T) {
+	dir := t.TempDir()
+	files := map[string]string{}
+	m := sample()
+	for _, a := range []Artifact{{File: "bzImage", Role: RoleKernel}, {File: "initramfs", Role: RoleInitramfs}, {File: "root.img", Role: RoleRoot}} {
+		path := filepath.Join(dir, a.File)
+		if err := os.WriteFile(path, []byte("bytes of "+a.File), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if a.Size, a.Digest, err = digestFile(t.Context(), path, -1); err != nil {
+			t.Fatal(err)
+		}
+		files[a.File] = path
+		m.Artifacts = append(m.Artifacts, a)
+	}
+	text, err := Marshal(&m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "out")
+	if err := Write(t.Context(), out, m, files); err != nil {
+		t.Fatal(err)
+	}
+	if have, err := os.ReadFile(filepath.Join(out, ManifestFile)); err != nil || string(have) != string(text) {
+		t.Errorf("manifest: %v\n%s", err, have)
+	}
+
+	// A flipped bit of the same length, and files that are missing or too many.
+	if err := os.WriteFile(files["root.img"], []byte("bytes of rnot.img"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err = Write(t.Context(), out, m, files)
+	if fault.ClassOf(err) != fault.Verification || !strings.Contains(err.Error(), "root.img") {
+		t.Errorf("a flipped bit: %v", err)
+	}
+	if err := Verify(t.Context(), out); err != nil {
+		t.Errorf("the bundle before it: %v", err)
+	}
+	for what, names := range map[string][]string{"one less": {"bzImage", "initramfs"}, "one more": {"bzImage", "initramfs", "root.img", "extra"}} {
+		w, err := Create(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if err := w.Add(t.Context(), name, RoleRoot, strings.NewReader("bytes of "+name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := w.Commit(t.Context(), m); fault.ClassOf(err) != fault.Verification {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -22,6 +23,9 @@ var (
 // maxSize bounds one artifact and the data disk: 1 PiB, far above any phone
 // and far below where sums of sizes overflow.
 const maxSize = 1 << 50
+
+// maxUnpinned is the most packages an image may have from outside a lock.
+const maxUnpinned = 10_000
 
 // Check says whether every value is in its range; a manifest from Load or
 // Parse has passed it. Errors are of class fault.Usage and name the key.
@@ -49,6 +53,9 @@ func (m *Manifest) check(fail reporter) error {
 		return fail("root.serial", "%q is not 1 to 20 letters, digits, dots and dashes", m.Root.Serial)
 	case !hashForm.MatchString(m.Root.Hash):
 		return fail("root.hash", "%q is not 64 hex digits", m.Root.Hash)
+	}
+	if n := len(m.Lock.Unpinned); n > maxUnpinned {
+		return fail("lock.unpinned", "%d are more than %d", n, maxUnpinned)
 	}
 	if err := m.checkArtifacts(fail); err != nil {
 		return err
@@ -150,10 +157,14 @@ func checkURL(s string) error {
 	if s == "" {
 		return nil
 	}
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return errors.New("it holds a character that is not printable ASCII")
+	}
 	for _, ref := range urlForm.FindAllStringSubmatch(s, -1) {
-		secret, ok := strings.CutPrefix(ref[1], "secret:")
-		if !strings.HasSuffix(ref[0], "}") || ref[1] != "address" && (!ok || !fileForm.MatchString(secret)) {
-			return fmt.Errorf("%q is neither ${address} nor ${secret:NAME}", ref[0])
+		kind, name, named := strings.Cut(ref[1], ":")
+		known := kind == "address" && !named || (kind == "secret" || kind == "certificate") && fileForm.MatchString(name)
+		if !strings.HasSuffix(ref[0], "}") || !known {
+			return fmt.Errorf("%q is neither ${address} nor ${secret:NAME} nor ${certificate:NAME}", ref[0])
 		}
 	}
 	u, err := url.Parse(urlForm.ReplaceAllString(s, "x"))

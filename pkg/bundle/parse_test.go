@@ -56,6 +56,9 @@ func TestParseErrors(t *testing.T) {
 		{"service", `"service": "postgresql"`, `"service": "mysql"`, "ports[0].service:"},
 		{"url reference", "${address}", "${addres}", `ports[0].url: "${addres}" is neither`},
 		{"url open", "${address}/app", "${address", `is neither`},
+		{"url certificate", "${address}", "${certificate:../x}", `ports[0].url: "${certificate:../x}" is neither`},
+		{"url address of", "${address}", "${address:x}", `ports[0].url: "${address:x}" is neither`},
+		{"url that drives a terminal", "/app?", "/\u009b2J?", `ports[0].url: it holds a character that is not printable ASCII`},
 		{"url", "postgres://", "", "is not a URL"},
 	}
 	for _, tt := range tests {

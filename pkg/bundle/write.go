@@ -68,10 +68,13 @@ func (w *Writer) Add(ctx context.Context, name, role string, r io.Reader) error 
 	return nil
 }
 
-// Commit fills m.Artifacts from the files, writes the manifest and the sums,
-// and puts the bundle in its place in one rename. It returns the manifest as
-// written. After an error nothing of the bundle is left, and what stood at its
-// place still does.
+// Commit writes the manifest and the sums, and puts the bundle in its place in
+// one rename. It returns the manifest as written. After an error nothing of the
+// bundle is left, and what stood at its place still does.
+//
+// Artifacts that m names are what the files must be: other bytes, a file more
+// or one less are an error of class fault.Verification. Without any, they are
+// what the files are.
 func (w *Writer) Commit(ctx context.Context, m Manifest) (*Manifest, error) {
 	if err := w.commit(ctx, &m); err != nil {
 		return nil, errors.Join(err, w.Abort())
@@ -80,6 +83,7 @@ func (w *Writer) Commit(ctx context.Context, m Manifest) (*Manifest, error) {
 }
 
 func (w *Writer) commit(ctx context.Context, m *Manifest) error {
+	promised := m.Artifacts
 	m.Artifacts = make([]Artifact, 0, len(w.roles))
 	for name, role := range w.roles {
 		m.Artifacts = append(m.Artifacts, Artifact{File: name, Role: role})
@@ -94,6 +98,11 @@ func (w *Writer) commit(ctx context.Context, m *Manifest) error {
 		var err error
 		if a.Size, a.Digest, err = digestFile(ctx, path, -1); err != nil {
 			return fmt.Errorf("hashing %s: %w", path, err)
+		}
+	}
+	if promised != nil {
+		if err := kept(promised, m.Artifacts); err != nil {
+			return err
 		}
 	}
 	data, err := Marshal(m)
@@ -112,19 +121,46 @@ func (w *Writer) commit(ctx context.Context, m *Manifest) error {
 // Abort removes what was written. It is safe to call after Commit.
 func (w *Writer) Abort() error { return w.temp.Abort() }
 
-// Write makes a bundle at dir from files that are elsewhere: source path by
-// artifact name. roles holds the role of each name.
-func Write(ctx context.Context, dir string, m Manifest, files, roles map[string]string) (*Manifest, error) {
-	w, err := Create(dir)
-	if err != nil {
-		return nil, err
+// kept is an error that says how the files differ from what was promised.
+func kept(promised, written []Artifact) error {
+	byFile := map[string]Artifact{}
+	for _, a := range written {
+		byFile[a.File] = a
 	}
-	for name, source := range files {
-		if err := w.addFile(ctx, name, roles[name], source); err != nil {
-			return nil, errors.Join(err, w.Abort())
+	for _, want := range promised {
+		got, ok := byFile[want.File]
+		delete(byFile, want.File)
+		switch {
+		case !ok:
+			return fault.Errorf(fault.Verification, "bundle: %s is in the manifest and was not written", want.File)
+		case got != want:
+			return fault.Errorf(fault.Verification, "bundle: %s (%s) came as %s of %d bytes (%s), the manifest says %s of %d bytes",
+				want.File, want.Role, got.Digest, got.Size, got.Role, want.Digest, want.Size)
 		}
 	}
-	return w.Commit(ctx, m)
+	for _, a := range written {
+		if _, ok := byFile[a.File]; ok {
+			return fault.Errorf(fault.Verification, "bundle: %s was written and is not in the manifest", a.File)
+		}
+	}
+	return nil
+}
+
+// Write makes a bundle at dir of the artifacts that m names; files holds the
+// path of each one's bytes, by its name. Bytes that are not of the digest in m
+// are an error of class fault.Verification, and no bundle.
+func Write(ctx context.Context, dir string, m Manifest, files map[string]string) error {
+	w, err := Create(dir)
+	if err != nil {
+		return err
+	}
+	for _, a := range m.Artifacts {
+		if err := w.addFile(ctx, a.File, a.Role, files[a.File]); err != nil {
+			return errors.Join(err, w.Abort())
+		}
+	}
+	_, err = w.Commit(ctx, m)
+	return err
 }
 
 func (w *Writer) addFile(ctx context.Context, name, role, source string) error {

@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // A Class says what kind of thing went wrong. Its number is the exit code of
@@ -34,7 +35,8 @@ const (
 	Differ Class = 7
 	// Device is a device, hypervisor or guest that did not do its part.
 	Device Class = 8
-	// Cancelled is work stopped by the user (Ctrl-C) or the caller's context.
+	// Cancelled is work stopped by the user (Ctrl-C) or the caller's context,
+	// which was cancelled or had a deadline.
 	Cancelled Class = 130
 )
 
@@ -79,18 +81,36 @@ func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
 // ClassOf returns the class of err: that of the outermost Error in its chain,
-// Cancelled for a cancelled context, Internal otherwise. It is meant for a
+// Cancelled for a cancelled context and for one whose deadline has passed
+// where nobody gave that another class, Internal otherwise. It is meant for a
 // non-nil err.
 func ClassOf(err error) Class {
 	var e *Error
 	switch {
-	case errors.As(err, &e) && !errors.Is(err, context.Canceled):
-		return e.Class
 	case errors.Is(err, context.Canceled):
+		return Cancelled
+	case errors.As(err, &e):
+		return e.Class
+	case holds(err, context.DeadlineExceeded):
 		return Cancelled
 	default:
 		return Internal
 	}
+}
+
+// holds says whether target itself is in err's tree. The time-outs of package
+// net only say that they are like a deadline of a context.
+func holds(err, target error) bool {
+	if err == target {
+		return true
+	}
+	switch e := err.(type) {
+	case interface{ Unwrap() error }:
+		return holds(e.Unwrap(), target)
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), func(err error) bool { return holds(err, target) })
+	}
+	return false
 }
 
 // HintOf returns the hint of the outermost Error in the chain that has one.

@@ -39,6 +39,16 @@ func (s Setting) Text() string {
 	return "CONFIG_" + s.Symbol + "=" + s.Value
 }
 
+// A Warning is about one line of a file.
+type Warning struct {
+	File string `json:"file"`
+	Line int    `json:"line"` // from 1
+	Text string `json:"text"`
+}
+
+// String is FILE:LINE: TEXT.
+func (w Warning) String() string { return fmt.Sprintf("%s:%d: %s", w.File, w.Line, w.Text) }
+
 // Config is a .config or a fragment. It keeps every byte it was read from and
 // does not change.
 type Config struct {
@@ -46,6 +56,9 @@ type Config struct {
 	File string
 	// Topic is the first comment of a fragment, on one line.
 	Topic string
+	// Warnings are lines of a whole .config that Kconfig passes over or reads
+	// as something else than they seem to say.
+	Warnings []Warning
 
 	lines    [][]byte       // with their line ends
 	settings []Setting      // in the order of the file; a symbol once
@@ -126,14 +139,18 @@ func lineEnd(line []byte) []byte {
 	return nil
 }
 
-// equal reports whether two values are the same to Kconfig: 0x0f and 0xF are,
+// equal reports whether two values are the same to Kconfig: 0x0f, 0xF and f are,
 // 15 and 0xf are not, since a symbol is either a decimal or a hexadecimal one.
+// Digits alone are taken for decimal, although a hexadecimal symbol may have
+// them too: 0x10 asked of a decimal one may have become 10.
 func equal(a, b string) bool {
 	if a == b {
 		return true
 	}
-	return isHex(a) && isHex(b) && sameNumber(a[2:], b[2:], 16) ||
-		isDecimal(a) && isDecimal(b) && sameNumber(a, b, 10)
+	if x, y := isDecimal(a), isDecimal(b); x || y {
+		return x && y && sameNumber(a, b, 10)
+	}
+	return isHex(a) && isHex(b) && sameNumber(hexDigits(a), hexDigits(b), 16)
 }
 
 func sameNumber(a, b string, base int) bool {

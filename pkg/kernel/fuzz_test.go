@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 )
 
@@ -17,7 +18,9 @@ func roundTrip(t *testing.T, c *Config, data []byte) {
 		if s.Line < 1 || s.Line > len(c.lines) {
 			t.Fatalf("%s: line %d of %d", s.Symbol, s.Line, len(c.lines))
 		}
-		if got := bytes.TrimRight(c.lines[s.Line-1], "\r\n"); s.Value != Off && string(got) != s.Text() {
+		// With a warning the value is only the beginning of what is there.
+		warned := slices.ContainsFunc(c.Warnings, func(w Warning) bool { return w.Line == s.Line })
+		if got := bytes.TrimRight(c.lines[s.Line-1], "\r\n"); s.Value != Off && string(got) != s.Text() && !(warned && bytes.HasPrefix(got, []byte(s.Text()))) {
 			t.Fatalf("line %d is %q, setting %q", s.Line, got, s.Text())
 		}
 	}
@@ -52,6 +55,7 @@ func FuzzParseFragment(f *testing.F) {
 
 func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte("#\n# Linux/x86 6.12.107 Kernel Configuration\n#\nCONFIG_A=y\n\n#\n# Menu\n#\nCONFIG_B=0x0\n# end of Menu\n"))
+	f.Add([]byte("CONFIG_A=yes # why\nCONFIG_B=\"a\" b\nCONFIG_C=beef\nx\nCONFIG_D=17 \n"))
 	f.Add([]byte("#\n# A\n#\n#\n# A\n#\n# end of A\nCONFIG_A=\nCONFIG_A=m\n# end of A\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if c, err := ParseConfig("c", bytes.NewReader(data)); err == nil {

@@ -26,11 +26,13 @@ var (
 	almostRE = regexp.MustCompile(`^\s*#*\s*CONFIG_([A-Za-z0-9_]+)\s+is\s+not\s+set\b`)
 )
 
-// ParseConfig reads a whole .config as Kconfig writes it. file is the name
-// used in messages. A symbol set twice has its last value, as with Kconfig.
+// ParseConfig reads a whole .config as Kconfig reads it. file is the name used
+// in messages. A symbol set twice has its last value, and what Kconfig only
+// warns about is in Config.Warnings: blanks and remarks after a value, text that
+// is no setting.
 //
-// A malformed line is an error of class fault.Usage that begins with
-// file:line.
+// What is no text, too large or without any setting is an error of class
+// fault.Usage that begins with file:line.
 func ParseConfig(file string, r io.Reader) (*Config, error) {
 	return parse(file, r, false)
 }
@@ -73,6 +75,10 @@ func parse(file string, r io.Reader, fragment bool) (*Config, error) {
 			return nil, fault.Errorf(fault.Usage, "%s:%d: %w", file, i+1, err).
 				Hintf("write CONFIG_NAME=y, CONFIG_NAME=17, CONFIG_NAME=\"text\" or # CONFIG_NAME is not set")
 		}
+	}
+	if w := p.c.Warnings; len(w) > 0 && p.c.Len() == 0 {
+		return nil, fault.Errorf(fault.Usage, "%s", w[0]).
+			Hintf("give a kernel .config: this file sets no symbol at all")
 	}
 	return p.c, nil
 }
@@ -124,16 +130,31 @@ func (p *parser) line(number int, raw []byte) error {
 	}
 	name, value, ok := strings.Cut(text, "=")
 	symbol, hasPrefix := strings.CutPrefix(name, "CONFIG_")
-	if !ok || !hasPrefix || !validSymbol(symbol) {
+	ok = ok && hasPrefix && validSymbol(symbol)
+	switch {
+	case !ok && p.fragment:
 		return fmt.Errorf("%.60q is neither a setting nor a comment", text)
+	case !ok:
+		p.warn(number, "%.60q is neither a setting nor a comment, and is passed over", text)
+		return nil
+	case p.fragment:
+		if err := checkValue(value); err != nil {
+			return fmt.Errorf("CONFIG_%s: %w", symbol, err)
+		}
+		return p.set(number, symbol, value)
 	}
-	if value == "" && !p.fragment {
-		return p.set(number, symbol, "") // an int or hex symbol without a value
+	value, warning, ok := lenient(value)
+	if warning != "" {
+		p.warn(number, "CONFIG_%s: %s", symbol, warning)
 	}
-	if err := checkValue(value); err != nil {
-		return fmt.Errorf("CONFIG_%s: %w", symbol, err)
+	if !ok {
+		return nil
 	}
 	return p.set(number, symbol, value)
+}
+
+func (p *parser) warn(number int, format string, args ...any) {
+	p.c.Warnings = append(p.c.Warnings, Warning{p.c.File, number, fmt.Sprintf(format, args...)})
 }
 
 func (p *parser) set(number int, symbol, value string) error {
@@ -176,24 +197,68 @@ func checkValue(v string) error {
 	case strings.HasPrefix(v, `"`):
 		return checkString(v)
 	}
+	if t := strings.TrimRight(v, " \t"); t != v && checkValue(t) == nil {
+		return fmt.Errorf("a blank follows %.60s", t)
+	}
+	if t, rest, ok := strings.Cut(v, "#"); ok && checkValue(strings.TrimRight(t, " \t")) == nil {
+		return fmt.Errorf("the remark %.60q follows the value; write it on a line of its own", "#"+rest)
+	}
 	return fmt.Errorf("%.60q is neither y, m, n, a number nor a string in quotes", v)
 }
 
 func checkString(v string) error {
+	switch n := stringEnd(v); {
+	case n < 0:
+		return fmt.Errorf("the string %.60s has no closing quote", v)
+	case strings.ContainsAny(v[:n], "\r\n"):
+		return errors.New("the string goes over the end of the line")
+	case strings.Trim(v[n:], " \t") == "" && n < len(v):
+		return fmt.Errorf("a blank follows the string %.60s", v[:n])
+	case n < len(v):
+		return fmt.Errorf("text follows the string %.60s", v[:n])
+	}
+	return nil
+}
+
+// stringEnd is where the string that v begins with ends, after its closing
+// quote; -1 without one.
+func stringEnd(v string) int {
 	for i := 1; i < len(v); i++ {
 		switch v[i] {
 		case '\\':
 			i++
 		case '"':
-			if i == len(v)-1 {
-				return nil
-			}
-			return fmt.Errorf("text follows the string %.60s", v[:i+1])
-		case '\n', '\r':
-			return errors.New("the string goes over the end of the line")
+			return i + 1
 		}
 	}
-	return fmt.Errorf("the string %.60s has no closing quote", v)
+	return -1
+}
+
+// lenient is the value that Kconfig takes from a line of a whole .config, and
+// what there is to say of it. The type of the symbol is not known here, but
+// only a bool or tristate begins with y, m or n, which is all that Kconfig looks
+// at; a string ends with its quote; and a number has to be one to its end.
+// Without ok Kconfig takes no value from the line.
+func lenient(v string) (value, warning string, ok bool) {
+	switch {
+	case v == "" || isDecimal(v) || isHex(v):
+		return v, "", true // an int or hex symbol without a value is written so
+	case strings.IndexByte("ymn", v[0]) >= 0:
+		if len(v) > 1 {
+			warning = fmt.Sprintf("%.60q is read as %s", v, v[:1])
+		}
+		return v[:1], warning, true
+	case v[0] == '"':
+		n := stringEnd(v)
+		if n < 0 {
+			return "", fmt.Sprintf("the string %.60s has no closing quote and counts as not given", v), false
+		}
+		if n < len(v) {
+			warning = fmt.Sprintf("%.60q after the string is passed over", v[n:])
+		}
+		return v[:n], warning, true
+	}
+	return "", fmt.Sprintf("%.60q is no value, and counts as not given", v), false
 }
 
 func isDecimal(v string) bool {
@@ -201,10 +266,16 @@ func isDecimal(v string) bool {
 	return v != "" && strings.Trim(v, "0123456789") == ""
 }
 
+// isHex takes the 0x for optional, as Kconfig does.
 func isHex(v string) bool {
-	d, ok := strings.CutPrefix(v, "0x")
-	if !ok {
-		d, ok = strings.CutPrefix(v, "0X")
+	d := hexDigits(v)
+	return d != "" && strings.Trim(d, "0123456789abcdefABCDEF") == ""
+}
+
+// hexDigits is v without its 0x.
+func hexDigits(v string) string {
+	if d, ok := strings.CutPrefix(v, "0x"); ok {
+		return d
 	}
-	return ok && d != "" && strings.Trim(d, "0123456789abcdefABCDEF") == ""
+	return strings.TrimPrefix(v, "0X")
 }

@@ -3,12 +3,15 @@ package kernel
 import (
 	"bytes"
 	"compress/gzip"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -64,7 +67,13 @@ func TestParseErrors(t *testing.T) {
 		{"space before", "# x\n CONFIG_A=y", "f:2: \" CONFIG_A=y\" is neither a setting nor a comment"},
 		{"space around", "CONFIG_A = y", "f:1: "},
 		{"value", "CONFIG_A=yes", "f:1: CONFIG_A: \"yes\" is neither y, m, n"},
-		{"space after", "CONFIG_A=y ", "f:1: "},
+		{"space after", "CONFIG_A=y ", "f:1: CONFIG_A: a blank follows y"},
+		{"tab after", "CONFIG_A=17\t \r\n", "f:1: CONFIG_A: a blank follows 17"},
+		{"space after a string", `CONFIG_A="x y" `, `f:1: CONFIG_A: a blank follows the string "x y"`},
+		{"remark", "CONFIG_A=y # why", `f:1: CONFIG_A: the remark "# why" follows the value; write it on a line of its own`},
+		{"remark after a number", "CONFIG_A=0xff#why", `the remark "#why" follows the value`},
+		{"hex with other letters", "CONFIG_A=0xfg", `CONFIG_A: "0xfg" is neither`},
+		{"only 0x", "CONFIG_A=0x", `CONFIG_A: "0x" is neither`},
 		{"open string", `CONFIG_A="x`, "has no closing quote"},
 		{"after string", `CONFIG_A="x"y`, "text follows the string"},
 		{"escaped end", `CONFIG_A="x\"`, "has no closing quote"},
@@ -95,8 +104,83 @@ func TestParseConfigIsLenient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(c.Warnings) != 0 {
+		t.Errorf("warnings of what Kconfig says nothing about: %v", c.Warnings)
+	}
 	if c.Value("A") != "m" || c.Value("HEX") != "" || c.Value("B") != Off || c.Len() != 2 {
 		t.Errorf("A=%q HEX=%q B=%q, %d symbols", c.Value("A"), c.Value("HEX"), c.Value("B"), c.Len())
+	}
+}
+
+// Whole files are read as the kernel's conf reads them; the values are those
+// that conf of Linux 6.12 takes.
+func TestParseConfigLikeConf(t *testing.T) {
+	for _, tt := range []struct{ line, value, warning string }{
+		{"CONFIG_A=y ", "y", `"y " is read as y`},
+		{"CONFIG_A=y # Needed for all", "y", `is read as y`},
+		{"CONFIG_A=yes", "y", `"yes" is read as y`},
+		{"CONFIG_A=module", "m", `"module" is read as m`},
+		{"CONFIG_A=no\r", "n", `"no" is read as n`},
+		{"CONFIG_A=deadbeef", "deadbeef", ""},
+		{"CONFIG_A=1000000", "1000000", ""},
+		{"CONFIG_A=-5", "-5", ""},
+		{"CONFIG_A=0XfF", "0XfF", ""},
+		{`CONFIG_A="a" # c`, `"a"`, `" # c" after the string is passed over`},
+		{`CONFIG_A="a \" b\\" `, `"a \" b\\"`, `" " after the string`},
+		{`CONFIG_A="a`, "kept", "has no closing quote and counts as not given"},
+		{"CONFIG_A=17 ", "kept", `"17 " is no value, and counts as not given`},
+		{"CONFIG_A=17 # c", "kept", "is no value"},
+		{"CONFIG_A=0x1f # c", "kept", "is no value"},
+		{"CONFIG_A=Y", "kept", `"Y" is no value`},
+		{"CONFIG_A= y", "kept", `" y" is no value`},
+		{"CONFIG_A=text", "kept", "is no value"},
+		{"CONFIG_A", "kept", `"CONFIG_A" is neither a setting nor a comment, and is passed over`},
+		{" CONFIG_A=y", "kept", "is passed over"},
+		{"\xef\xbb\xbfCONFIG_A=y", "kept", "is passed over"},
+		{"+CONFIG_A=y", "kept", "is passed over"},
+		{"# CONFIG_A is not set ", "kept", ""},
+		{"# CONFIG_A is not set", "n", ""},
+	} {
+		c, err := ParseConfig("c", strings.NewReader("CONFIG_A=\"before\"\n"+tt.line+"\n"))
+		if err != nil {
+			t.Errorf("%q: %v", tt.line, err)
+			continue
+		}
+		want := tt.value
+		if want == "kept" {
+			want = `"before"`
+		}
+		if got := c.Value("A"); got != want {
+			t.Errorf("%q: %s, want %s", tt.line, got, want)
+		}
+		said := ""
+		for _, w := range c.Warnings {
+			said += w.String()
+		}
+		if (said == "") != (tt.warning == "") || !strings.Contains(said, tt.warning) || said != "" && !strings.HasPrefix(said, "c:2: ") {
+			t.Errorf("%q: warning %q, want %q", tt.line, said, tt.warning)
+		}
+	}
+	// What sets nothing at all is no configuration.
+	for _, text := range []string{"a list\nof words\n", "CONFIG_A\nCONFIG_B\n", "diff --git\n+CONFIG_A=y\n", "CONFIG_A=17 \n"} {
+		if c, err := ParseConfig("c", strings.NewReader(text)); fault.ClassOf(err) != fault.Usage || !strings.HasPrefix(err.Error(), "c:1: ") || !strings.Contains(fault.HintOf(err), "sets no symbol") {
+			t.Errorf("%q: %v, %v", text, c, err)
+		}
+	}
+	// Hexadecimal numbers need no 0x, in fragments neither.
+	c, err := ParseFragment("f", strings.NewReader("CONFIG_A=deadbeef\nCONFIG_B=10\n"))
+	if err != nil || c.Value("A") != "deadbeef" {
+		t.Errorf("%v, %v", c, err)
+	}
+	for a, b := range map[string]string{"deadbeef": "0xDEADBEEF", "0x0f": "F", "010": "10"} {
+		if !equal(a, b) || !equal(b, a) {
+			t.Errorf("%s and %s differ", a, b)
+		}
+	}
+	for a, b := range map[string]string{"10": "0x10", "15": "0xf", "a": "0xb", "m": "0xb"} {
+		if equal(a, b) || equal(b, a) {
+			t.Errorf("%s and %s are equal", a, b)
+		}
 	}
 }
 
@@ -155,6 +239,52 @@ func TestReadCompressed(t *testing.T) {
 	}
 	if _, err := ReadConfig(filepath.Join(dir, "absent")); err == nil || fault.ClassOf(err) != fault.Usage {
 		t.Errorf("absent file: %v", err)
+	}
+
+	// xz, zstd, and zstd behind a skippable frame; what cannot be read is named.
+	for name, compress := range map[string]func(io.Writer) (io.WriteCloser, error){
+		"config.xz":  func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) },
+		"config.zst": func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
+		"pzstd": func(w io.Writer) (io.WriteCloser, error) {
+			if _, err := io.WriteString(w, "\x51\x2a\x4d\x18\x04\x00\x00\x00abcd"); err != nil {
+				return nil, err
+			}
+			return zstd.NewWriter(w)
+		},
+	} {
+		var z bytes.Buffer
+		w, err := compress(&z)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(plain); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, cut := range []bool{false, true} {
+			data := z.Bytes()
+			if cut {
+				data = data[:len(data)/2]
+			}
+			if err := os.WriteFile(path, data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			c, err := ReadConfig(path)
+			switch {
+			case cut && fault.ClassOf(err) != fault.Usage:
+				t.Errorf("half of %s: %v", name, err)
+			case !cut && (err != nil || c.Value("VIRTIO_BLK") != "y"):
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	if err := os.WriteFile(path, []byte("BZh91AY&SY"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadConfig(path); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "bzip2 data, which is not read") {
+		t.Errorf("bzip2: %v", err)
 	}
 
 	// 64 MiB of nothing in 64 KB: the limit counts what comes out.

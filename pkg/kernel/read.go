@@ -1,10 +1,8 @@
 package kernel
 
 import (
-	"bufio"
-	"compress/gzip"
+	"cmp"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -13,7 +11,7 @@ import (
 )
 
 // ReadConfig reads a .config from a file, compressed with gzip
-// (/proc/config.gz) or not.
+// (/proc/config.gz), xz or zstd or not.
 func ReadConfig(path string) (*Config, error) {
 	return readFile(path, path, ParseConfig)
 }
@@ -45,21 +43,13 @@ func readFile(path, name string, parse func(string, io.Reader) (*Config, error))
 	return parse(name, r)
 }
 
-// Decompress returns the text of r, which is gzip data or the text itself.
-// Reading more than MaxSize bytes of it is left to the parsers to refuse.
+// Decompress returns the text of r, which is gzip, xz or zstd data or the text
+// itself. Reading more than MaxSize bytes of it is left to the parsers to refuse.
 func Decompress(name string, r io.Reader) (io.Reader, error) {
-	b := bufio.NewReader(r)
-	magic, err := b.Peek(2)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	if string(magic) != "\x1f\x8b" {
-		return b, nil
-	}
-	z, err := gzip.NewReader(b)
+	text, err := decompress(r)
 	if err != nil {
 		return nil, fault.Errorf(fault.Usage, "%s: %w", name, err).
-			Hintf("copy /proc/config.gz again")
+			Hintf("%s", cmp.Or(fault.HintOf(err), "check that the file is whole"))
 	}
-	return z, nil
+	return text, nil
 }

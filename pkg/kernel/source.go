@@ -2,8 +2,7 @@ package kernel
 
 import (
 	"archive/tar"
-	"bufio"
-	"compress/gzip"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,9 +13,6 @@ import (
 	"path"
 	"slices"
 	"strings"
-
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/kernel/kconfig"
@@ -62,19 +58,19 @@ func OpenSource(ctx context.Context, name string) (fs.FS, error) {
 }
 
 // ReadSource keeps the Kconfig files, and the top makefile, of a kernel source
-// tarball: tar, or tar compressed with xz, gzip or zstd. The directory that
-// everything in it is under is left out of the names.
+// tarball: tar, or tar compressed with xz, gzip or zstd. Where everything in it
+// is under one directory, that is left out of the names; the tarballs of
+// git archive may have none.
 //
 // It reads to the end, since Kconfig files are everywhere. xz takes more than
 // a minute for Linux; a caller that has the xz program may pipe the plain tar
 // in.
 func ReadSource(ctx context.Context, r io.Reader) (kconfig.Files, error) {
-	plain, done, err := decompressTar(r)
+	plain, err := decompress(r)
 	if err != nil {
 		return nil, fault.Errorf(fault.Usage, "kernel source: %w", err).
-			Hintf("give the tarball of a Linux source tree")
+			Hintf("%s", cmp.Or(fault.HintOf(err), "give the tarball of a Linux source tree"))
 	}
-	defer done()
 	limited := &io.LimitedReader{R: plain, N: maxUnpacked}
 	t := tar.NewReader(limited)
 	files := kconfig.Files{}
@@ -97,8 +93,8 @@ func ReadSource(ctx context.Context, r io.Reader) (kconfig.Files, error) {
 			return nil, fault.Errorf(fault.Usage, "kernel source: %w", err).
 				Hintf("give the whole tarball of a Linux source tree")
 		}
-		name, ok := kconfigName(h)
-		if !ok {
+		name := cleanName(h.Name)
+		if h.Typeflag != tar.TypeReg || !kconfigFile(name) {
 			continue
 		}
 		if size += h.Size; h.Size > maxKconfigFile || size > maxKconfig {
@@ -111,45 +107,48 @@ func ReadSource(ctx context.Context, r io.Reader) (kconfig.Files, error) {
 		}
 		files[name] = data
 	}
-	if files["Kconfig"] == nil {
-		return nil, fault.Errorf(fault.Usage, "kernel source: the tarball has no Kconfig file at its top").
+	return topOf(files)
+}
+
+// cleanName is the path of an entry from the top of the tarball.
+func cleanName(name string) string { return strings.TrimLeft(path.Clean("/"+name), "/") }
+
+// kconfigFile says whether Kconfig reads the file, or it is a makefile that may
+// be the top one.
+func kconfigFile(name string) bool {
+	base := path.Base(name)
+	return strings.HasPrefix(base, "Kconfig") || base == "Makefile" && strings.Count(name, "/") <= 1
+}
+
+// topOf finds the top of the source tree, which has the file Kconfig: the top of
+// the tarball, or the one directory there. It returns the files below.
+func topOf(files kconfig.Files) (kconfig.Files, error) {
+	top, found := "", files["Kconfig"] != nil
+	if !found {
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			dir, base, ok := strings.Cut(name, "/")
+			if !ok || base != "Kconfig" {
+				continue
+			}
+			if found {
+				return nil, fault.Errorf(fault.Usage, "kernel source: the tarball has no Kconfig file at its top, and both %s and %s have one", top+"Kconfig", name).
+					Hintf("give the tarball of a whole Linux source tree, and of no other")
+			}
+			top, found = dir+"/", true
+		}
+	}
+	if !found {
+		return nil, fault.Errorf(fault.Usage, "kernel source: the tarball has no Kconfig file, neither at its top nor in a directory there").
 			Hintf("give the tarball of a Linux source tree")
 	}
-	return files, nil
-}
-
-// kconfigName is the name of an entry below the top directory, for one that
-// Kconfig reads.
-func kconfigName(h *tar.Header) (string, bool) {
-	_, name, ok := strings.Cut(path.Clean(h.Name), "/")
-	if !ok || h.Typeflag != tar.TypeReg {
-		return "", false
-	}
-	return name, strings.HasPrefix(path.Base(name), "Kconfig") || name == "Makefile"
-}
-
-// decompressTar finds out how a tarball is compressed.
-func decompressTar(r io.Reader) (plain io.Reader, done func(), err error) {
-	b := bufio.NewReaderSize(r, 1<<20)
-	magic, err := b.Peek(6)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, nil, err
-	}
-	done = func() {}
-	switch {
-	case strings.HasPrefix(string(magic), "\xfd7zXZ\x00"):
-		plain, err = xz.NewReader(b)
-	case strings.HasPrefix(string(magic), "\x1f\x8b"):
-		plain, err = gzip.NewReader(b)
-	case strings.HasPrefix(string(magic), "\x28\xb5\x2f\xfd"):
-		var z *zstd.Decoder
-		if z, err = zstd.NewReader(b, zstd.WithDecoderMaxMemory(maxKconfig)); err == nil {
-			plain, done = z, z.Close
+	out := kconfig.Files{}
+	for name, data := range files {
+		below, ok := strings.CutPrefix(name, top)
+		if ok && (path.Base(below) != "Makefile" || below == "Makefile") {
+			out[below] = data
 		}
-	default:
-		plain = b
 	}
-	return plain, done, err
+	return out, nil
 }
 
 // WriteSource writes files as a plain tarball that ReadSource takes: about

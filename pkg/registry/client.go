@@ -70,9 +70,10 @@ func (c *Client) options(ctx context.Context) []remote.Option {
 	return opts
 }
 
-// guard refuses plain http to anything but this machine. The library's own
-// rule also lets private networks and *.localhost through, and a redirect may
-// lead anywhere.
+// guard refuses plain http to anything but this machine, and manifests that
+// are not of the digest they were asked for by. The library's own rule also
+// lets private networks and *.localhost through, and a redirect may lead
+// anywhere.
 type guard struct{ next http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
@@ -81,7 +82,15 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, fault.Errorf(fault.Source, "plain %s to %s is refused: only a registry on this machine may do without TLS", r.URL.Scheme, r.URL.Host).
 			Hintf("give the registry a certificate, or reach it through a tunnel that ends on 127.0.0.1")
 	}
-	return g.next.RoundTrip(r)
+	resp, err := g.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	if resp.Request == nil {
+		resp.Request = r // which a transport need not set
+	}
+	verifyManifest(resp)
+	return resp, nil
 }
 
 // Get returns what the reference points to: the descriptor and bytes of a

@@ -3,18 +3,15 @@ package registry
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
-	"strings"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// explain gives an error of the library its class: Verification for a digest
-// that is not the one asked for, Source for everything a registry or the
-// network does. The library has taken credentials and the parameters of
+// explain gives an error of the library its class: Source for everything a
+// registry or the network does; wrong digests have theirs already. The library has taken credentials and the parameters of
 // signed addresses out of its texts.
 func explain(ctx context.Context, what string, err error) error {
 	var classed *fault.Error
@@ -26,9 +23,6 @@ func explain(ctx context.Context, what string, err error) error {
 		return context.Cause(ctx)
 	case errors.As(err, &classed):
 		return err
-	case strings.Contains(err.Error(), "does not match requested digest"):
-		// A plain fmt error in pkg/v1/remote/fetcher.go.
-		return fault.Wrap(fault.Verification, fmt.Errorf("%s: %w", what, err))
 	case errors.As(err, &answer):
 		return fault.Errorf(fault.Source, "%s: %w", what, err).Hintf("%s", hint(answer.StatusCode))
 	}

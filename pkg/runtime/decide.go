@@ -9,9 +9,12 @@ import (
 )
 
 const (
-	// stable is how long a guest must have been ready before an end counts as
-	// the first of a row again.
+	// stable is how long services must have been healthy before an end counts
+	// as the first of a row again.
 	stable = time.Minute
+	// soak is how long the services of a trial must have been healthy without
+	// a break: a service that dies of its own work does so soon.
+	soak = 30 * time.Second
 	// maxAttempts bounds the starts of a trial.
 	maxAttempts = 3
 	// maxPause bounds the pause before a start.
@@ -28,28 +31,33 @@ const (
 type act int
 
 const (
-	actNothing act = iota
-	actAdopt       // write down the process of a machine whose starter was killed
-	actStart       // start the slot that is to run
-	actHalt        // shut the machine down in order
-	actNoteEnd     // write down that it ended by itself
-	actSteady      // forget the ends in a row
-	actCommit      // the trial's slot is the active one from now on
-	actFail        // the trial has failed
-	actReturn      // the trial is over, and the old slot stays
-	actResume      // let a machine go on that was held for a full file system
-	actCut         // end a machine whose guest hangs
+	actNothing  act = iota
+	actAdopt        // write down the process of a machine whose starter was killed
+	actStart        // start the slot that is to run
+	actHalt         // shut the machine down in order
+	actNoteEnd      // write down that it ended by itself
+	actForget       // forget the ends in a row
+	actCommit       // the trial's slot is the active one from now on
+	actFail         // the trial has failed
+	actReturn       // the trial is over, and the old slot stays
+	actResume       // let a machine go on that was held for a full file system
+	actCut          // end a machine whose guest hangs
+	actKnowDisk     // write down which file system its data disk has
 )
 
 // world is what there is besides the record.
 type world struct {
-	now    time.Time
-	boot   string        // of the device
-	alive  bool          // the machine runs
-	age    time.Duration // of its process
-	guest  *agent.Status // what the guest said last; nil: nothing
-	steady time.Duration // for how long the guest has been ready
-	end    string        // why the machine ended, where it did
+	boot string // of the device
+	// awake is how long the device has been awake since its boot: a clock that
+	// nobody sets, and that stands still while the device sleeps.
+	awake   time.Duration
+	alive   bool          // the machine runs
+	guest   *agent.Status // what the guest said last; nil: nothing
+	healthy time.Duration // for how long all that is not optional has been healthy
+	// services is for how long each has been; those that are not are absent.
+	services map[string]time.Duration
+	end      string // why the machine ended, where it did
+	disk     string // the data disk's file system, where the record does not have it
 
 	// These are looked for only when the guest has been silent for a moment.
 	silent time.Duration // for how long it has answered nothing
@@ -89,6 +97,8 @@ func decideRunning(rec *record, w world) decision {
 	switch {
 	case rec.Process == nil:
 		return decision{act: actAdopt, why: "its starter was killed"}
+	case w.disk != "":
+		return decision{act: actKnowDisk, why: "its data disk has the file system " + w.disk}
 	case w.full && w.room >= resumeRoom:
 		return decision{act: actResume, why: "there is room for its disk again"}
 	case t != nil && t.Why != "":
@@ -99,26 +109,49 @@ func decideRunning(rec *record, w world) decision {
 		return decideTrial(t, w)
 	case w.silent >= hungAfter && !w.full && !w.held && rec.Policy.Restart != RestartNever:
 		return decision{act: actCut, why: fmt.Sprintf("the guest hangs: its agent has not answered for %v", hungAfter)}
-	case rec.Ends.InARow > 0 && w.steady >= stable:
-		return decision{act: actSteady, why: "ready for " + stable.String()}
-	case rec.Ends.InARow > 0 && w.steady > 0:
-		return decision{wait: stable - w.steady}
+	case rec.Ends.InARow > 0 && w.healthy >= stable:
+		return decision{act: actForget, why: "healthy for " + stable.String()}
+	case rec.Ends.InARow > 0 && w.healthy > 0:
+		return decision{wait: stable - w.healthy}
 	}
 	return decision{}
 }
 
-// decideTrial judges the machine that runs from the trial's slot.
+// decideTrial judges the machine that runs from the trial's slot: by its
+// services, not by what is wrong around them, which the former bundle would
+// meet as well.
 func decideTrial(t *Trial, w world) decision {
-	limit := time.Duration(t.Limit)
+	limit, steady := time.Duration(t.Limit), time.Duration(t.Steady)
+	healthy, age := t.healthy(w), w.awake-time.Duration(t.Began)
 	switch {
-	case w.guest != nil && w.guest.State == agent.StateReady:
-		return decision{act: actCommit, why: "its services are healthy"}
 	case w.guest != nil && w.guest.State == agent.StateFailed:
 		return decision{act: actFail, why: "the guest failed: " + w.guest.Message}
-	case w.age >= limit:
+	case healthy > 0 && healthy >= steady:
+		return decision{act: actCommit, why: fmt.Sprintf("its services have been healthy for %v", steady)}
+	case healthy > 0:
+		return decision{wait: steady - healthy}
+	case w.full || w.held:
+		return decision{} // it is kept from becoming so
+	case age < 0 || age >= limit:
 		return decision{act: actFail, why: fmt.Sprintf("not healthy within %v: %s", limit, condition(w.guest))}
 	}
-	return decision{wait: limit - w.age}
+	return decision{wait: limit - age}
+}
+
+// healthy is for how long everything that counts for a trial has been. An
+// optional service counts that was healthy before; one that the new bundle does
+// not have was left out on purpose.
+func (t *Trial) healthy(w world) time.Duration {
+	d := w.healthy
+	for _, name := range t.Optional {
+		if w.guest == nil {
+			return 0
+		}
+		if _, ok := w.guest.Service(name); ok {
+			d = min(d, w.services[name])
+		}
+	}
+	return d
 }
 
 // condition says in a line what a guest lacks.
@@ -150,22 +183,30 @@ func decideStopped(rec *record, w world) decision {
 		return decision{act: actNoteEnd, why: w.end}
 	case t != nil && t.Attempt >= maxAttempts:
 		return decision{act: actFail, why: fmt.Sprintf("started %d times without becoming healthy", t.Attempt)}
+	case t != nil && rec.Waiting != nil && rec.Waiting.paused() >= time.Duration(t.Limit):
+		return decision{act: actFail, why: fmt.Sprintf("it could not be started for %v: %s", time.Duration(t.Limit), rec.Waiting.Why)}
+	case rec.Waiting != nil:
+		return startAfter(rec.Waiting.pause(), rec.Waiting.Last, w, "another try")
 	case t != nil:
 		return decision{act: actStart, why: t.Kind}
+	case rec.Ends.InARow > 0 && rec.Ends.Last.At.Boot != w.boot && rec.Policy.Restart != RestartNever:
+		return decision{act: actForget, why: "the host was started anew"}
 	case !rec.Policy.allows(rec.Ends.InARow):
 		return decision{} // given up
 	case rec.Ends.InARow > 0:
-		// A clock that jumped must not make the pause any longer.
-		wait := pauseAfter(rec.Ends.InARow)
-		if since := w.now.Sub(rec.Ends.Last.Time); since > 0 {
-			wait -= since
-		}
-		if wait > 0 {
-			return decision{wait: wait}
-		}
-		return decision{act: actStart, why: "after its end"}
+		return startAfter(pauseAfter(rec.Ends.InARow), rec.Ends.Last.At, w, "after its end")
 	}
 	return decision{act: actStart, why: "it is wanted up"}
+}
+
+// startAfter starts the machine when the pause since a moment is over. A moment
+// of another boot, or one that is still to come, is no reason to wait.
+func startAfter(pause time.Duration, since Moment, w world, why string) decision {
+	passed := w.awake - time.Duration(since.Awake)
+	if since.Boot == w.boot && passed >= 0 && passed < pause {
+		return decision{wait: pause - passed}
+	}
+	return decision{act: actStart, why: why}
 }
 
 // pauseAfter is the pause before the next start: none after the first end,

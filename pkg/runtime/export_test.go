@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
@@ -31,6 +32,9 @@ func SetupFake(t *testing.T) *Fake {
 	return &Fake{f.Runtime, f.bundle, f, f.mark(t)}
 }
 
+// SetSoak changes that of the trials that begin from now on.
+func (f *Fake) SetSoak(d time.Duration) { f.soak = d }
+
 // WriteBundle makes a bundle whose machine behaves as mode says.
 func (f *Fake) WriteBundle(t *testing.T, dir, root, mode string) {
 	t.Helper()
@@ -45,8 +49,7 @@ func (f *Fake) Intact(t *testing.T) {
 
 // Process is the machine's.
 func (i *Instance) Process(ctx context.Context) (vm.Process, bool, error) {
-	alive, err := i.running(ctx)
-	return i.proc, alive, err
+	return i.running(ctx)
 }
 
 // ActiveRoot is the content of the active slot's root image.

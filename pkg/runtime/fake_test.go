@@ -72,8 +72,17 @@ func fakeMachine(mode string) error {
 	fmt.Fprintln(console, "[0.0] Linux version 6.12")
 	ctx, end := context.WithCancel(context.Background())
 	g := &fakeGuest{mode: mode, end: end, until: time.Now().Add(200 * time.Millisecond)}
-	if mode == "quick" {
+	switch mode {
+	case "quick", "degraded", "vpn", "no-vpn":
 		g.until = time.Now()
+	case "brief", "sick":
+		g.until, g.ends = time.Now(), time.Now().Add(300*time.Millisecond)
+	}
+	if mode == "brief" {
+		time.AfterFunc(time.Until(g.ends), func() {
+			fmt.Fprintln(console, "[0.4] Kernel panic - not syncing: it was fine a moment ago")
+			end()
+		})
 	}
 	go func() {
 		for { // a word on the control socket is the plug pulled
@@ -136,6 +145,7 @@ type fakeGuest struct {
 	mode  string
 	end   func()
 	until time.Time // when it gets ready
+	ends  time.Time // until when it is so; zero: for ever
 }
 
 func (g *fakeGuest) Status() agent.Status {
@@ -144,13 +154,26 @@ func (g *fakeGuest) Status() agent.Status {
 	switch {
 	case g.mode == "fails":
 		s.State, s.Message = agent.StateFailed, "the data disk does not mount"
+	case g.mode == "degraded":
+		s.State, s.Troubles = agent.StateDegraded, []string{"network eth0: nobody gives an address"}
+		s.Message = s.Troubles[0]
+	case g.mode == "vpn" || g.mode == "no-vpn":
+		s.Services = append(s.Services, agent.Service{Name: "vpn", State: agent.ServiceRunning, Healthy: g.mode == "vpn", Optional: true})
+	case g.mode == "sick" && time.Now().After(g.ends):
+		s.State, s.Services[0].Healthy, s.Services[0].Message = agent.StateDegraded, false, "it fell ill"
 	case g.mode == "slow" || time.Now().Before(g.until):
 		s.State, s.Services[0].State, s.Services[0].Healthy = agent.StateStarting, agent.ServiceStarting, false
 	}
 	return s
 }
 
+// Secret also gives the certificate that a test has put into the instance's
+// directory.
 func (g *fakeGuest) Secret(_ context.Context, service, name string) (string, error) {
+	if name == "server.crt" {
+		text, err := os.ReadFile(name)
+		return string(text), err
+	}
 	if service != "postgresql" || name != "owner" {
 		return "", fs.ErrNotExist
 	}
@@ -265,6 +288,9 @@ func (h fakeHV) Quit(ctx context.Context, dir string) error {
 	return errors.Join(err, c.Close())
 }
 
+// testSoak is short: a trial of a fake ends soon.
+const testSoak = 100 * time.Millisecond
+
 // fixture is a runtime over fake machines, and a bundle.
 type fixture struct {
 	*Runtime
@@ -284,8 +310,8 @@ func setup(t *testing.T, mode string) *fixture {
 		if err != nil {
 			return
 		}
-		if alive, err := i.running(context.Background()); err == nil && alive {
-			if err := i.cutPower(context.Background()); err != nil {
+		if p, alive, err := i.running(context.Background()); err == nil && alive {
+			if err := i.cutPower(context.Background(), p); err != nil {
 				t.Error(err)
 			}
 		}
@@ -301,6 +327,7 @@ func (f *fixture) open(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.Runtime = r
+	r.soak = testSoak
 }
 
 func (f *fixture) start(t *testing.T, o StartOptions) *Instance {

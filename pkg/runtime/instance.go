@@ -11,15 +11,15 @@ import (
 )
 
 // Instance is one machine with its state, running or not. Its methods may be
-// called from several goroutines and several programs, except that an
-// Instance got before another program stopped and started it again knows the
-// old ports: get it anew.
+// called from several goroutines and several programs: none of them changes
+// it. So one that was got before the machine was stopped and started again
+// knows the old ports: get it anew.
 type Instance struct {
 	r        *Runtime
 	dir      string
 	rec      record
 	manifest *bundle.Manifest
-	// proc runs the machine, as last seen by running.
+	// proc ran the machine when the instance was got; zero where none did.
 	proc vm.Process
 }
 
@@ -59,38 +59,33 @@ func (i *Instance) HostPort(guest int) (int, bool) {
 	return 0, false
 }
 
-// ConsoleFile is the log of what the guest prints.
+// ConsoleFile is the log of what the guest prints. It is cut off at 4 MiB while
+// the machine runs; what was before is in the file with ".0" at its end.
 func (i *Instance) ConsoleFile() string { return filepath.Join(i.dir, vm.ConsoleFile) }
 
 // console is the end of the console log, for errors.
 func (i *Instance) console() string {
-	if s := tail.Lines(i.ConsoleFile(), 12); s != "" {
+	if s := tail.Lines(12, i.consoleFiles()...); s != "" {
 		return "the console's last lines:\n" + s
 	}
-	if s := tail.Lines(filepath.Join(i.dir, vm.LogFile), 12); s != "" {
+	if s := tail.Lines(12, filepath.Join(i.dir, vm.LogFile)); s != "" {
 		return "the guest printed nothing; the hypervisor's last lines:\n" + s
 	}
 	return "the guest printed nothing"
 }
 
-// running says whether a process runs the machine: the one in the record, or
-// one whose starter was killed before it wrote the record.
-func (i *Instance) running(ctx context.Context) (bool, error) {
+// running returns the process that runs the machine, if any: the one in the
+// record, or one whose starter was killed before it wrote the record.
+func (i *Instance) running(ctx context.Context) (p vm.Process, alive bool, err error) {
 	if p := i.rec.Process; p != nil {
 		alive, err := i.r.device.Alive(ctx, *p)
-		if err != nil {
-			return false, err
-		}
-		if alive {
-			i.proc = *p
-			return true, nil
+		if err != nil || alive {
+			return *p, alive, err
 		}
 	}
-	p, found, err := i.r.hv.Find(ctx, i.dir)
-	if err != nil || !found {
-		i.proc = vm.Process{}
-		return false, err
+	p, alive, err = i.r.hv.Find(ctx, i.dir)
+	if err != nil || !alive {
+		return vm.Process{}, false, err
 	}
-	i.proc = p
-	return true, nil
+	return p, true, nil
 }

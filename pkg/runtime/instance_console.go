@@ -63,4 +63,4 @@ func (c *console) Close() error {
 }
 
 // ConsoleTail is the last n lines that the guest printed, fit for a terminal.
-func (i *Instance) ConsoleTail(n int) string { return tail.Lines(i.ConsoleFile(), n) }
+func (i *Instance) ConsoleTail(n int) string { return tail.Lines(n, i.consoleFiles()...) }

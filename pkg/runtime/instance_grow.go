@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -46,10 +45,10 @@ func (i *Instance) grow(ctx context.Context, size int64) (Grown, error) {
 		return g, fault.Errorf(fault.Usage, "a data disk of %d bytes is not a whole number of MiB up to 16 TiB", size)
 	}
 	var err error
-	if g.Before, err = growImage(filepath.Join(i.dir, dataFile), size); err != nil {
+	if g.Before, err = growImage(i.dataPath(), size); err != nil {
 		return g, err
 	}
-	if g.Online, err = i.running(ctx); err != nil || !g.Online {
+	if _, g.Online, err = i.running(ctx); err != nil || !g.Online {
 		return g, err
 	}
 	if err := i.r.hv.GrowDisk(ctx, i.dir, i.manifest.VM.Data.Serial, size); err != nil {

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,10 @@ import (
 
 // initLog is the name under which sovereign-init keeps its own log.
 const initLog = "init"
+
+// maxLog bounds what the guest keeps of a log, in bytes: 512 KiB, and more in
+// a later version.
+const maxLog = 16 << 20
 
 // maxLogLine bounds a line of a log, in bytes; a longer one comes in parts.
 const maxLogLine = 64 << 10
@@ -69,12 +74,26 @@ func (i *Instance) Logs(ctx context.Context, services []string, follow bool, lin
 	return err
 }
 
+// readLog gives a service's lines to line. Without follow it has read all
+// before the first: the guest gives up on one who takes it slowly, as a pager
+// does.
 func readLog(ctx context.Context, s *session, service string, follow bool, line func(LogLine) error) error {
-	log, err := s.Logs(ctx, service, follow)
+	body, err := s.Logs(ctx, service, follow)
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer body.Close()
+	log := io.Reader(body)
+	if !follow {
+		text, err := io.ReadAll(io.LimitReader(body, maxLog+1))
+		if err != nil {
+			return brokenLog(ctx, service, err)
+		}
+		if len(text) > maxLog {
+			return fault.Errorf(fault.Device, "the log of %s: the guest sends more than %d bytes", service, maxLog)
+		}
+		log = bytes.NewReader(text)
+	}
 	r := bufio.NewReaderSize(log, maxLogLine)
 	for {
 		text, err := r.ReadSlice('\n')
@@ -87,12 +106,18 @@ func readLog(ctx context.Context, s *session, service string, follow bool, line 
 		case err == nil || errors.Is(err, bufio.ErrBufferFull):
 		case errors.Is(err, io.EOF):
 			return nil
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
 		default:
-			return fault.Wrap(fault.Device, fmt.Errorf("the log of %s: %w", service, err))
+			return brokenLog(ctx, service, err)
 		}
 	}
+}
+
+// brokenLog is the error of a log that ends in the middle.
+func brokenLog(ctx context.Context, service string, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fault.Wrap(fault.Device, fmt.Errorf("the log of %s: %w", service, err))
 }
 
 // checkServices finds the name of no service, and says which there are.

@@ -20,7 +20,7 @@ func (i *Instance) Secrets() []SecretRef {
 	for _, p := range i.manifest.Ports {
 		for _, m := range reference.FindAllStringSubmatch(p.URL, -1) {
 			ref := SecretRef{p.Service, m[2]}
-			if ref.Name != "" && !have[ref] {
+			if m[1] == secretReference && !have[ref] {
 				have[ref] = true
 				refs = append(refs, ref)
 			}

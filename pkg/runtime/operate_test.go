@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -92,6 +91,9 @@ func settle(ctx context.Context, r *Runtime) error {
 			if err != nil && ctx.Err() != nil {
 				return err
 			}
+			if Healthy(seen.Guest) {
+				seen.Healthy = soak
+			}
 		}
 		step, err := r.Step(ctx, "sql", seen)
 		if err != nil {
@@ -104,7 +106,7 @@ func settle(ctx context.Context, r *Runtime) error {
 			return err
 		}
 		gaveUp := step.Process == nil && !i.rec.Policy.allows(i.rec.Ends.InARow)
-		ready := step.Process != nil && seen.Guest != nil && seen.Guest.State == agent.StateReady
+		ready := step.Process != nil && Healthy(seen.Guest)
 		if i.rec.Trial == nil && (i.rec.Wanted != Up || ready || gaveUp) {
 			return nil
 		}
@@ -327,7 +329,7 @@ func (f *fixture) cutAll(t *testing.T) {
 	if i.proc == (vm.Process{}) {
 		return
 	}
-	if err := i.cutPower(t.Context()); err != nil {
+	if err := i.cutPower(t.Context(), i.proc); err != nil {
 		t.Error(err)
 	}
 }

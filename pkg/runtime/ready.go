@@ -13,6 +13,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 const (
@@ -37,14 +38,17 @@ const (
 	answerLimit = 10 * time.Second
 )
 
-// WaitReady waits until every service of the guest is healthy. A machine that
+// WaitReady waits until the guest is healthy (see Healthy): one that is only
+// degraded by its surroundings is, and report is told of those. A machine that
 // ends, a guest that says it failed, and a deadline of ctx that passes are
 // errors of class fault.Device with the guest's words and the last lines of
 // its console.
 func (i *Instance) WaitReady(ctx context.Context, report Report) error {
-	if alive, err := i.running(ctx); err != nil {
+	process, alive, err := i.running(ctx)
+	if err != nil {
 		return err
-	} else if !alive {
+	}
+	if !alive {
 		return i.ended()
 	}
 	watched, cancel := context.WithCancelCause(ctx)
@@ -53,7 +57,7 @@ func (i *Instance) WaitReady(ctx context.Context, report Report) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		i.watch(watched, cancel, kernel)
+		i.watch(watched, process, cancel, kernel)
 	}()
 	// The watcher must be gone when the caller goes on, report included.
 	defer func() { <-done }()
@@ -76,10 +80,10 @@ func (i *Instance) WaitReady(ctx context.Context, report Report) error {
 
 // watch ends ctx with the reason when the machine's process has ended, and
 // closes kernel when the console first says something.
-func (i *Instance) watch(ctx context.Context, end context.CancelCauseFunc, kernel chan struct{}) {
+func (i *Instance) watch(ctx context.Context, process vm.Process, end context.CancelCauseFunc, kernel chan struct{}) {
 	spoken := false
 	for {
-		alive, err := i.r.device.Alive(ctx, i.proc)
+		alive, err := i.r.device.Alive(ctx, process)
 		if err == nil && !alive {
 			err = i.ended()
 		}
@@ -119,6 +123,9 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 	attempt, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	s, err := w.i.session(attempt)
+	if errors.Is(err, agent.ErrVersion) {
+		return false, err
+	}
 	if err != nil {
 		// Not up yet, or in use: that is what is waited for. The socket
 		// itself refusing shows as the process's end.
@@ -136,11 +143,15 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 			w.report.tell(PhaseInit, "the guest's init answers")
 		}
 		w.tell(status)
-		switch status.State {
-		case agent.StateReady:
-			w.report.tell(PhaseReady, fmt.Sprintf("ready, %.1f s after the kernel's start", float64(status.BootMS)/1000))
+		switch {
+		case Healthy(status):
+			text := fmt.Sprintf("ready, %.1f s after the kernel's start", float64(status.BootMS)/1000)
+			if len(status.Troubles) > 0 {
+				text += ", but: " + strings.Join(status.Troubles, "; ")
+			}
+			w.report.tell(PhaseReady, text)
 			return true, s.Close()
-		case agent.StateFailed:
+		case status.State == agent.StateFailed:
 			e := fault.Errorf(fault.Device, "the guest of %s failed: %s", w.i.Name(), status.Message).
 				Hintf("read %s", w.i.ConsoleFile())
 			return false, errors.Join(e, s.Close())
@@ -186,6 +197,9 @@ func (c *consoleEar) told() bool {
 		return false
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || info.Size() < c.seen {
+		c.seen = 0 // it was cut off
+	}
 	b, err := io.ReadAll(io.NewSectionReader(f, c.seen, consoleLook))
 	if err != nil {
 		return false

@@ -17,12 +17,12 @@ import (
 const (
 	recordFile   = "instance.json"
 	dataFile     = "data.img"
-	recordSchema = 2
+	recordSchema = 3
 	maxRecord    = 1 << 20
 )
 
 // record is instance.json. Schema 1 had none of the fields of installed, and is
-// read as one that was never installed.
+// read as one that was never installed; schema 2 had nothing of the data disk.
 type record struct {
 	Schema  int       `json:"schema"`
 	Name    string    `json:"name"`
@@ -30,6 +30,11 @@ type record struct {
 	Bundle  BundleRef `json:"bundle"`
 	Ports   []Port    `json:"ports"`
 	Machine MachineID `json:"machine"`
+	// Data is nil before the first start.
+	Data *DataDisk `json:"data,omitempty"`
+	// NewData: the next start takes what is there as the data disk, or makes a
+	// blank one, whatever Data says.
+	NewData bool `json:"new_data,omitempty"`
 	// Process is nil when the machine was stopped in order, or is about to
 	// start.
 	Process *vm.Process `json:"process,omitempty"`

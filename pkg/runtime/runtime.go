@@ -7,8 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
+	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
@@ -24,6 +24,8 @@ type Runtime struct {
 	// did is told of every change that is on the disk or done to a machine,
 	// so that tests can cut the power there.
 	did func(what string)
+	// soak is that of trials; tests have a shorter one.
+	soak time.Duration
 }
 
 // An Option changes how Open sets a Runtime up.
@@ -61,7 +63,7 @@ func Open(stateDir string, opts ...Option) (*Runtime, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	r := &Runtime{dir: stateDir, did: func(string) {}}
+	r := &Runtime{dir: stateDir, did: func(string) {}, soak: soak}
 	for _, sub := range []string{"instances", "locks", "cache"} {
 		if err := os.MkdirAll(filepath.Join(stateDir, sub), 0o700); err != nil {
 			return nil, fault.Errorf(fault.Environment, "the state directory: %w", err).
@@ -102,8 +104,7 @@ func (r *Runtime) Instance(ctx context.Context, name string) (*Instance, error) 
 	if err != nil {
 		return nil, err
 	}
-	// Settle which process runs it, once, for all the methods.
-	if _, err := i.running(ctx); err != nil {
+	if i.proc, _, err = i.running(ctx); err != nil {
 		return nil, err
 	}
 	return i, nil
@@ -111,22 +112,25 @@ func (r *Runtime) Instance(ctx context.Context, name string) (*Instance, error) 
 
 // Names lists the instances, sorted.
 func (r *Runtime) Names() ([]string, error) {
-	found, err := filepath.Glob(filepath.Join(r.dir, "instances", "*", recordFile))
+	entries, err := os.ReadDir(filepath.Join(r.dir, "instances")) // sorted
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	names := make([]string, 0, len(found))
-	for _, f := range found {
-		if name := filepath.Base(filepath.Dir(f)); nameForm.MatchString(name) {
-			names = append(names, name)
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		if !nameForm.MatchString(e.Name()) {
+			continue
+		}
+		// One without a record was removed, and kept its data.
+		if _, err := os.Lstat(filepath.Join(r.instanceDir(e.Name()), recordFile)); err == nil {
+			names = append(names, e.Name())
 		}
 	}
-	slices.Sort(names)
 	return names, nil
 }
 
 // List returns the status of every instance, sorted by name, without asking
-// the guests.
+// the guests. One whose record cannot be read is Unreadable, and hides no other.
 func (r *Runtime) List(ctx context.Context) ([]Status, error) {
 	names, err := r.Names()
 	if err != nil {
@@ -134,59 +138,22 @@ func (r *Runtime) List(ctx context.Context) ([]Status, error) {
 	}
 	all := make([]Status, 0, len(names))
 	for _, name := range names {
-		i, err := r.Instance(ctx, name)
-		if err != nil {
-			return nil, err
+		s, err := r.listed(ctx, name)
+		if err != nil && ctx.Err() != nil {
+			return nil, context.Cause(ctx)
 		}
-		s, err := i.hostStatus(ctx)
 		if err != nil {
-			return nil, err
+			s = Status{Name: name, State: Unreadable, Message: err.Error()}
 		}
 		all = append(all, s)
 	}
 	return all, nil
 }
 
-// Remove forgets an instance. It refuses while the machine runs
-// (fault.Usage). The data disk stays, for the next start under the same name,
-// unless data is true.
-func (r *Runtime) Remove(ctx context.Context, name string, data bool) error {
-	if _, err := r.Instance(ctx, name); err != nil {
-		return err
-	}
-	unlock, err := r.lock(ctx, name)
-	if err != nil {
-		return err
-	}
-	defer unlock()
+func (r *Runtime) listed(ctx context.Context, name string) (Status, error) {
 	i, err := r.load(name)
 	if err != nil {
-		return err
+		return Status{}, err
 	}
-	if i.rec.Wanted == Up {
-		return fault.Errorf(fault.Usage, "%s is wanted up and cannot be removed", name).
-			Hintf("take it down first: sovereign-build down %s", name)
-	}
-	if alive, err := i.running(ctx); err != nil {
-		return err
-	} else if alive {
-		return fault.Errorf(fault.Usage, "%s is running and cannot be removed", name).
-			Hintf("stop it first: sovereign-build stop %s", name)
-	}
-	if data {
-		return fault.Wrap(fault.Environment, os.RemoveAll(i.dir))
-	}
-	entries, err := os.ReadDir(i.dir)
-	if err != nil {
-		return fault.Wrap(fault.Environment, err)
-	}
-	for _, e := range entries {
-		if e.Name() == dataFile {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(i.dir, e.Name())); err != nil {
-			return fault.Wrap(fault.Environment, err)
-		}
-	}
-	return nil
+	return i.hostStatus(ctx)
 }

@@ -53,7 +53,7 @@ func TestLifeOfAnInstance(t *testing.T) {
 	if err != nil || s.State != Running || s.Guest == nil || s.Guest.BootMS != 1500 || s.PID != i.proc.PID {
 		t.Errorf("status %+v, %v", s, err)
 	}
-	if err := f.Remove(t.Context(), "sql", false); fault.ClassOf(err) != fault.Usage {
+	if _, err := f.Remove(t.Context(), "sql", false); fault.ClassOf(err) != fault.Usage {
 		t.Errorf("removal while it runs: %v", err)
 	}
 
@@ -73,7 +73,7 @@ func TestLifeOfAnInstance(t *testing.T) {
 	if all, err := f.List(t.Context()); err != nil || len(all) != 1 || all[0].Name != "sql" {
 		t.Errorf("list: %+v, %v", all, err)
 	}
-	if err := f.Remove(t.Context(), "sql", true); err != nil {
+	if _, err := f.Remove(t.Context(), "sql", true); err != nil {
 		t.Error(err)
 	}
 	if _, err := f.Instance(t.Context(), "sql"); fault.ClassOf(err) != fault.Usage {
@@ -119,7 +119,7 @@ func TestRebuildKeepsDataAndPort(t *testing.T) {
 	if after, err := os.Stat(data); err != nil || !os.SameFile(before, after) || after.Size() != before.Size() {
 		t.Errorf("data disk: %v, %v", after, err)
 	}
-	if m := f.hv.last; m.MemoryMiB != 256 || m.CPUs != 1 || m.Disks[1].Path != data || !m.Disks[0].ReadOnly || m.Disks[1].ReadOnly {
+	if m := f.hv.last; m.MemoryMiB != 256 || m.CPUs != 1 || m.Disks[1].Image.Name() != data || !m.Disks[0].ReadOnly || m.Disks[1].ReadOnly {
 		t.Errorf("machine %+v", m)
 	}
 	if _, err := os.Stat(i.ConsoleFile() + ".1"); err != nil {
@@ -130,7 +130,7 @@ func TestRebuildKeepsDataAndPort(t *testing.T) {
 	if _, err := i.Stop(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Remove(t.Context(), "sql", false); err != nil {
+	if _, err := f.Remove(t.Context(), "sql", false); err != nil {
 		t.Fatal(err)
 	}
 	f.start(t, StartOptions{})
@@ -251,6 +251,41 @@ func TestWaitReadyIsCancelled(t *testing.T) {
 	cancel()
 }
 
+// One Instance is used by several goroutines while its machine starts, serves
+// and is stopped: for the race detector.
+func TestInstanceIsShared(t *testing.T) {
+	f := setup(t, "good")
+	i := f.start(t, StartOptions{})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			if err := i.WaitReady(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+			for range 3 {
+				if s, err := i.Status(t.Context()); err != nil || s.State != Running || s.PID != i.proc.PID {
+					t.Errorf("status %+v, %v", s, err)
+				}
+				if _, err := i.URL(t.Context(), 0); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for range 2 {
+		wg.Go(func() {
+			if res, err := i.Stop(t.Context(), 0); err != nil || res.Forced {
+				t.Errorf("stop: %+v, %v", res, err)
+			}
+			if s, err := i.Status(t.Context()); err != nil || s.State != Stopped {
+				t.Errorf("status after the stop: %+v, %v", s, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
 func TestStopByForce(t *testing.T) {
 	for _, mode := range []string{"stubborn", "mute"} {
 		t.Run(mode, func(t *testing.T) {
@@ -270,7 +305,7 @@ func TestStopByForce(t *testing.T) {
 func TestKilledMachineStartsAgain(t *testing.T) {
 	f := setup(t, "good")
 	i := f.start(t, StartOptions{})
-	if err := i.cutPower(t.Context()); err != nil {
+	if err := i.cutPower(t.Context(), i.proc); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := i.Status(t.Context()); err != nil || s.State != Exited || !strings.Contains(s.Message, "Linux version") {

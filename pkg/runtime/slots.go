@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -43,7 +43,7 @@ func (i *Instance) copyBundle(ctx context.Context, from string, m *bundle.Manife
 		}
 	}()
 	for _, a := range m.Artifacts {
-		if err := copyFile(ctx, filepath.Join(dir, a.File), filepath.Join(from, a.File)); err != nil {
+		if err := copyArtifact(ctx, filepath.Join(dir, a.File), filepath.Join(from, a.File)); err != nil {
 			return "", err
 		}
 		// What is read back is what the machine will read.
@@ -53,7 +53,7 @@ func (i *Instance) copyBundle(ctx context.Context, from string, m *bundle.Manife
 		i.r.did("copied " + a.File)
 	}
 	// Last, so that a directory with a manifest has all that it names.
-	if err := copyFile(ctx, filepath.Join(dir, bundle.ManifestFile), filepath.Join(from, bundle.ManifestFile)); err != nil {
+	if err := copyArtifact(ctx, filepath.Join(dir, bundle.ManifestFile), filepath.Join(from, bundle.ManifestFile)); err != nil {
 		return "", err
 	}
 	return dir, syncDirs(dir, parent, i.dir)
@@ -61,12 +61,20 @@ func (i *Instance) copyBundle(ctx context.Context, from string, m *bundle.Manife
 
 // removeCopies removes what a copy that was interrupted left.
 func removeCopies(parent string) error {
-	left, err := filepath.Glob(filepath.Join(parent, copying+"*"))
+	return removePrefixed(parent, copying)
+}
+
+// removePrefixed removes what has a name in a directory that begins so.
+func removePrefixed(dir, prefix string) error {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fault.Wrap(fault.Internal, err)
+		return fault.Wrap(fault.Environment, err)
 	}
-	for _, dir := range left {
-		if err := os.RemoveAll(dir); err != nil {
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), prefix) {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 			return fault.Wrap(fault.Environment, err)
 		}
 	}
@@ -97,16 +105,25 @@ func loadSlot(dir, digest string) (*bundle.Manifest, error) {
 	got, err := bundle.Digest(dir)
 	if err == nil && got != digest {
 		return nil, fault.Errorf(fault.Verification, "%s: expected the bundle %s, got %s", dir, digest, got).
-			Hintf("install it again with sovereign-build update, or go back with sovereign-build rollback")
+			Hintf("install a bundle in its place with sovereign-build update")
 	}
 	return m, err
 }
 
-// copyFile copies a regular file and syncs the copy.
-func copyFile(ctx context.Context, to, from string) (err error) {
-	in, err := os.Open(from)
+// verifySlot reads all of a slot and holds it to the record.
+func (i *Instance) verifySlot(ctx context.Context, slot SlotName) error {
+	dir := i.slotDir(slot)
+	if _, err := loadSlot(dir, i.rec.Slots[slot].Digest); err != nil {
+		return err
+	}
+	return bundle.Verify(ctx, dir)
+}
+
+// copyArtifact copies a file of a bundle and syncs the copy.
+func copyArtifact(ctx context.Context, to, from string) (err error) {
+	in, err := openArtifact(from)
 	if err != nil {
-		return fault.Wrap(fault.Environment, err)
+		return err
 	}
 	defer in.Close()
 	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
@@ -144,14 +161,8 @@ func syncDirs(dirs ...string) error {
 // The caller has the instance's lock, so that none is being written.
 func (i *Instance) removeLitter() error {
 	for _, name := range []string{recordFile, bundle.ManifestFile} {
-		left, err := filepath.Glob(filepath.Join(i.dir, "."+name+"-*"))
-		if err != nil {
-			return fault.Wrap(fault.Internal, err)
-		}
-		for _, path := range left {
-			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fault.Wrap(fault.Environment, err)
-			}
+		if err := removePrefixed(i.dir, "."+name+"-"); err != nil {
+			return err
 		}
 	}
 	return nil

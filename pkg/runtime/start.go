@@ -32,7 +32,10 @@ type StartOptions struct {
 	Outbound bool
 	// Bounce imitates a protected VM's bounce buffers; see vm.Machine.
 	Bounce bool
-	Report Report
+	// NewData takes what is there as the data disk, or makes a blank one, where
+	// the machine had another before. Nothing is removed by it.
+	NewData bool
+	Report  Report
 }
 
 // Start starts the bundle in dir and returns when the hypervisor is up; see
@@ -64,8 +67,8 @@ func (r *Runtime) Start(ctx context.Context, dir string, o StartOptions) (*Insta
 	if err != nil {
 		return nil, err
 	}
-	alive, err := i.running(ctx)
-	if err != nil {
+	var alive bool
+	if i.proc, alive, err = i.running(ctx); err != nil {
 		return nil, err
 	}
 	if alive {
@@ -77,6 +80,7 @@ func (r *Runtime) Start(ctx context.Context, dir string, o StartOptions) (*Insta
 	}
 	i.manifest, i.rec.Bundle = m, BundleRef{Path: dir, Digest: digest}
 	i.rec.Wanted, i.rec.Slot = Unsupervised, ""
+	i.rec.NewData = i.rec.NewData || o.NewData
 	if err := i.start(ctx, o); err != nil {
 		return nil, err
 	}
@@ -133,6 +137,9 @@ func (i *Instance) same(digest, dir string, o StartOptions) error {
 	if i.rec.Bundle.Digest != digest {
 		why = fmt.Sprintf("the bundle %.19s… of %s, and %s is %.19s…", i.rec.Bundle.Digest, i.rec.Bundle.Path, dir, digest)
 	}
+	if o.NewData {
+		why = "the data disk that it has"
+	}
 	for guest, host := range o.Ports {
 		if now, ok := i.HostPort(guest); ok && host != 0 && now != host {
 			why = fmt.Sprintf("port %d at %d, not %d", guest, now, host)
@@ -147,22 +154,26 @@ func (i *Instance) same(digest, dir string, o StartOptions) error {
 }
 
 func (i *Instance) start(ctx context.Context, o StartOptions) error {
-	m, err := i.machine(ctx, o)
+	images, err := i.r.openImages(ctx, i.rec.Bundle.Path, i.manifest)
 	if err != nil {
 		return err
 	}
-	if err := i.ensureData(); err != nil {
+	defer images.Close()
+	if err := i.choosePorts(ctx, o.Ports); err != nil {
 		return err
 	}
+	data, err := i.openData(time.Now().UTC().Truncate(time.Second))
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	m := i.machine(o, images, data)
 	plan, err := i.r.hv.Prepare(ctx, m, func(s string) { o.Report.tell(PhaseProbe, s) })
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{vm.ConsoleFile, vm.LogFile} {
-		path := filepath.Join(i.dir, name)
-		if err := os.Rename(path, path+".1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fault.Wrap(fault.Environment, err)
-		}
+	if err := i.rotateLogs(); err != nil {
+		return err
 	}
 	i.rec.Machine = MachineID{
 		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Hypervisor: i.r.hv.Name() + " " + plan.Version,
@@ -187,37 +198,16 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 	return nil
 }
 
-// machine puts the manifest and the options together, having checked the
-// files that the hypervisor is going to read. The root image is not hashed
-// here: the guest checks every block of it against the root hash.
-func (i *Instance) machine(ctx context.Context, o StartOptions) (vm.Machine, error) {
+// machine puts the manifest, the options and the open files together.
+func (i *Instance) machine(o StartOptions, im *images, data *os.File) vm.Machine {
 	m := i.manifest
 	kernel, _ := m.Artifact(bundle.RoleKernel)
-	initramfs, _ := m.Artifact(bundle.RoleInitramfs)
-	root, _ := m.Artifact(bundle.RoleRoot)
-	dir := i.rec.Bundle.Path
-	for _, a := range []bundle.Artifact{kernel, initramfs} {
-		if err := bundle.VerifyArtifact(ctx, dir, a); err != nil {
-			return vm.Machine{}, err
-		}
-	}
-	info, err := os.Stat(filepath.Join(dir, root.File))
-	if err != nil || info.Size() != root.Size {
-		// Says what is wrong with it.
-		if err := bundle.VerifyArtifact(ctx, dir, root); err != nil {
-			return vm.Machine{}, err
-		}
-	}
-	if err := i.choosePorts(ctx, o.Ports); err != nil {
-		return vm.Machine{}, err
-	}
 	machine := vm.Machine{
 		Name: i.Name(), Arch: m.Arch, MemoryMiB: m.VM.MemoryMiB, CPUs: m.VM.CPUs,
-		Kernel: filepath.Join(dir, kernel.File), KernelDigest: kernel.Digest,
-		Initramfs: filepath.Join(dir, initramfs.File), Cmdline: m.VM.Cmdline,
+		Kernel: im.kernel, KernelDigest: kernel.Digest, Initramfs: im.initramfs, Cmdline: m.VM.Cmdline,
 		Disks: []vm.Disk{
-			{Path: filepath.Join(dir, root.File), Serial: m.Root.Serial, ReadOnly: true},
-			{Path: filepath.Join(i.dir, dataFile), Serial: m.VM.Data.Serial},
+			{Image: im.root, Serial: m.Root.Serial, ReadOnly: true},
+			{Image: data, Serial: m.VM.Data.Serial},
 		},
 		Outbound: o.Outbound, Bounce: o.Bounce, Dir: i.dir, Accel: o.Accel,
 	}
@@ -230,5 +220,5 @@ func (i *Instance) machine(ctx context.Context, o StartOptions) (vm.Machine, err
 	for _, p := range i.rec.Ports {
 		machine.Forwards = append(machine.Forwards, p.Forward)
 	}
-	return machine, nil
+	return machine
 }

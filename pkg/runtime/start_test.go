@@ -138,13 +138,6 @@ func TestDefaultStateDir(t *testing.T) {
 	}
 }
 
-func TestExpand(t *testing.T) {
-	got := expand("x://${secret:a}:${secret:b}@${address}/${other}", "127.0.0.1:1", map[string]string{"a": "plain-._~", "b": "ä%&"})
-	if want := "x://plain-._~:%C3%A4%25%26@127.0.0.1:1/${other}"; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-}
-
 // FuzzRecord checks that no record makes the reader panic, and that what it
 // accepts is usable.
 func FuzzRecord(f *testing.F) {

@@ -2,7 +2,9 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"time"
@@ -24,11 +26,13 @@ const (
 	// Exited: it ended by itself, by a kernel panic or a power cut.
 	Exited State = "exited"
 	// Restarting: it is wanted up, and its supervisor starts it, at once or
-	// after a pause.
+	// after a pause. Status.Message says what it waits for, if it cannot start.
 	Restarting State = "restarting"
 	// GaveUp: it is wanted up and ended too often; Status.Message has the last
 	// end.
 	GaveUp State = "gave-up"
+	// Unreadable: what is known of it cannot be read; Status.Message says why.
+	Unreadable State = "unreadable"
 )
 
 // Status is an instance as seen now. Its JSON is part of what scripts rely on.
@@ -51,15 +55,23 @@ type Status struct {
 // statusLimit bounds how long a guest may take to answer for its status.
 const statusLimit = 5 * time.Second
 
-// Status looks at the machine and asks the guest, for at most 5 s.
+// Status looks at the record and the machine as they are now, and asks the
+// guest, for at most 5 s. An instance that was removed meanwhile is stopped.
 func (i *Instance) Status(ctx context.Context) (Status, error) {
-	s, err := i.hostStatus(ctx)
+	now, err := i.r.load(i.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		return Status{Name: i.Name(), State: Stopped, Bundle: i.rec.Bundle, Ports: i.Ports(), Machine: i.rec.Machine}, nil
+	}
+	if err != nil {
+		return Status{Name: i.Name()}, err
+	}
+	s, err := now.hostStatus(ctx)
 	if err != nil || s.State != Running {
 		return s, err
 	}
 	limit, cancel := context.WithTimeout(ctx, statusLimit)
 	defer cancel()
-	guest, err := i.askStatus(limit)
+	guest, err := now.askStatus(limit)
 	if ctx.Err() != nil {
 		return s, context.Cause(ctx)
 	}
@@ -82,7 +94,7 @@ func (i *Instance) askStatus(ctx context.Context) (*agent.Status, error) {
 // hostStatus is the status without the guest's own words.
 func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 	s := Status{Name: i.Name(), State: Stopped, Bundle: i.rec.Bundle, Ports: i.Ports(), Machine: i.rec.Machine}
-	alive, err := i.running(ctx)
+	process, alive, err := i.running(ctx)
 	if err != nil {
 		return s, err
 	}
@@ -95,7 +107,7 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 		s.State, s.Message = i.stoppedState()
 		return s, nil
 	}
-	s.State, s.PID = Running, i.proc.PID
+	s.State, s.PID = Running, process.PID
 	limit, cancel := context.WithTimeout(ctx, statusLimit)
 	defer cancel()
 	hv, err := i.r.hv.Status(limit, i.dir)
@@ -106,7 +118,11 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 		s.Message = "the hypervisor does not answer: " + err.Error()
 	case hv.Full:
 		s.State = Paused
-		s.Message = fmt.Sprintf("it waits, as the file system of %s is full: make room", i.dir)
+		at, _, err := roomAt(i.dataPath())
+		if err != nil {
+			return s, err
+		}
+		s.Message = fmt.Sprintf("it waits, as the file system of %s is full: make room", at)
 		if i.rec.Wanted == Up {
 			s.Message += fmt.Sprintf(", and it goes on by itself when %d MiB are free", resumeRoom>>20)
 		} else {
@@ -127,6 +143,9 @@ func (i *Instance) stoppedState() (State, string) {
 	switch {
 	case i.rec.gaveUp():
 		return GaveUp, fmt.Sprintf("%d ends in a row, the last: %s", i.rec.Ends.InARow, last)
+	case i.rec.Wanted == Up && i.rec.Waiting != nil:
+		v := i.rec.Waiting
+		return Restarting, fmt.Sprintf("tried %d times since %s, and again within %v: %s", v.Tries, v.Since.Format(time.RFC3339), maxPause, v.Why)
 	case i.rec.Wanted == Up:
 		return Restarting, last
 	case i.rec.Process != nil:
@@ -144,14 +163,14 @@ func (i *Instance) Supervision(ctx context.Context) (*Supervision, error) {
 	in := i.rec.installed
 	return &Supervision{
 		Wanted: in.Wanted, Policy: in.Policy, Supervisor: runs, Active: in.Active, Previous: in.Previous,
-		Slots: maps.Clone(in.Slots), Ends: in.Ends, Trial: in.Trial, LastUpdate: in.Outcome,
+		Slots: maps.Clone(in.Slots), Ends: in.Ends, Waiting: in.Waiting, Trial: in.Trial, LastUpdate: in.Outcome,
 		GaveUp: in.gaveUp(),
 	}, nil
 }
 
 // mustRun is an error when the machine does not run.
 func (i *Instance) mustRun(ctx context.Context) error {
-	alive, err := i.running(ctx)
+	_, alive, err := i.running(ctx)
 	if err != nil || alive {
 		return err
 	}

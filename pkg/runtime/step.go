@@ -25,7 +25,11 @@ const startLimit = 2 * time.Minute
 type Seen struct {
 	Process vm.Process    // the machine that was asked
 	Guest   *agent.Status // its last answer; nil: none
-	Ready   time.Duration // for how long it has been ready
+	// Healthy is for how long the guest has been (see Healthy), without a
+	// break, and Services for how long each of its services; one that is not
+	// healthy is absent.
+	Healthy  time.Duration
+	Services map[string]time.Duration
 	// Silent is for how long it has been asked without an answer.
 	Silent time.Duration
 }
@@ -83,23 +87,28 @@ func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error
 	return step, err
 }
 
-// look gathers the world.
+// look gathers the world, and with it the process.
 func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
-	w := world{now: time.Now()}
+	w := world{}
 	var err error
+	if w.awake, err = awake(); err != nil {
+		return w, err
+	}
 	if w.boot, err = i.r.device.Boot(ctx); err != nil {
 		return w, err
 	}
-	if w.alive, err = i.running(ctx); err != nil {
+	if i.proc, w.alive, err = i.running(ctx); err != nil {
 		return w, err
 	}
 	switch {
 	case w.alive:
-		if w.age, err = age(i.proc); err != nil {
-			return w, err
-		}
 		if seen.Process == i.proc {
-			w.guest, w.steady, w.silent = seen.Guest, seen.Ready, seen.Silent
+			w.guest, w.healthy, w.services, w.silent = seen.Guest, seen.Healthy, seen.Services, seen.Silent
+		}
+		// The guest has mounted it: before, it may still make another. An image
+		// that cannot be read now is for the next start to tell of.
+		if w.guest != nil && w.guest.Data != nil {
+			w.disk, _ = i.newFileSystem()
 		}
 		if w.silent >= silentMoment {
 			return w, i.lookHeld(ctx, &w)
@@ -123,32 +132,28 @@ func (i *Instance) lookHeld(ctx context.Context, w *world) error {
 	if !w.full {
 		return nil
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(i.dir, &fs); err != nil {
-		return fault.Wrap(fault.Environment, fmt.Errorf("%s: %w", i.dir, err))
-	}
-	w.room = int64(fs.Bavail) * int64(fs.Bsize)
-	return nil
+	_, room, err := roomAt(i.dataPath())
+	w.room = room
+	return err
 }
 
-// ticksPerSecond is USER_HZ, the unit of a process's start time: 100 on every
-// architecture of ours.
-const ticksPerSecond = 100
-
-// age is how long a process of this boot has run, by the clock that counts its
-// start: one that is never set and goes on while the device sleeps.
-func age(p vm.Process) (time.Duration, error) {
+// awake is the device's time awake since its boot.
+func awake() (time.Duration, error) {
 	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return 0, fault.Wrap(fault.Environment, err)
 	}
-	started := time.Duration(p.Start) * (time.Second / ticksPerSecond)
-	return time.Duration(now.Nano()) - started, nil
+	return time.Duration(now.Nano()), nil
+}
+
+// moment is the world's, as records have it.
+func (w world) moment() Moment {
+	return Moment{Boot: w.boot, Awake: Duration(w.awake.Truncate(time.Millisecond))}
 }
 
 // endReason looks in the console log for why the machine ended.
 func (i *Instance) endReason() string {
-	lines := strings.Split(tail.Lines(i.ConsoleFile(), 40), "\n")
+	lines := strings.Split(tail.Lines(40, i.consoleFiles()...), "\n")
 	for _, line := range lines {
 		if strings.Contains(line, "Kernel panic") {
 			return line
@@ -177,7 +182,7 @@ func ownEnd(line string) bool {
 // do carries a decision out. Each case ends in one write of the record.
 func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err error) {
 	rec := &i.rec
-	now := w.now.UTC().Truncate(time.Second)
+	now := time.Now().UTC().Truncate(time.Second)
 	switch d.act {
 	case actNothing:
 		return "", nil
@@ -185,7 +190,7 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 		rec.Process = &i.proc
 		did = fmt.Sprintf("adopted: process %d, %s", i.proc.PID, d.why)
 	case actStart:
-		return i.startSlot(ctx, d.why, now)
+		return i.startSlot(ctx, d.why, now, w.moment())
 	case actHalt:
 		res, err := i.stop(ctx, DefaultGrace)
 		if err != nil {
@@ -200,31 +205,45 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 		if err := i.r.hv.Resume(ctx, i.dir); err != nil {
 			return "", err
 		}
-		return "goes on: " + d.why, nil
+		did = "goes on: " + d.why
+		if rec.Trial == nil {
+			return did, nil
+		}
+		// What it was held for does not count for its time.
+		rec.Trial.Began = w.moment().Awake
 	case actCut:
-		if err := i.cutPower(ctx); err != nil {
+		if err := i.cutPower(ctx, i.proc); err != nil {
 			return "", err
 		}
-		rec.Ends.note(End{Time: now, Why: d.why})
+		rec.Ends.note(End{Time: now, At: w.moment(), Why: d.why})
 		rec.Process, i.proc = nil, vm.Process{}
 		did = "its power was cut: " + d.why
 	case actNoteEnd:
 		// Only what ends on a host that goes on counts against it.
 		if rec.Process.Boot == w.boot {
-			rec.Ends.note(End{Time: now, Why: d.why})
+			rec.Ends.note(End{Time: now, At: w.moment(), Why: d.why})
 		}
 		rec.Process = nil
 		did = "ended: " + d.why
-	case actSteady:
+	case actKnowDisk:
+		rec.Data.FileSystem = w.disk
+		did = d.why
+	case actForget:
 		rec.Ends.InARow = 0
 		did = d.why
 	case actCommit:
 		t := rec.Trial
 		i.outcome(true, "", now)
-		rec.Previous, rec.Active, rec.Ends.InARow = rec.Active, t.Slot, 0
+		former := rec.Active
+		rec.Previous, rec.Active, rec.Ends.InARow = former, t.Slot, 0
+		if rec.Slots[former].Digest == rec.Slots[t.Slot].Digest {
+			// It was damaged, and is nothing to go back to.
+			rec.Previous = ""
+			delete(rec.Slots, former)
+		}
 		did = t.Kind + " to slot " + string(t.Slot) + " committed: " + d.why
 	case actFail:
-		rec.Trial.Why = d.why
+		rec.Trial.Why, rec.Waiting = d.why, nil
 		did = rec.Trial.Kind + " failed: " + d.why
 	case actReturn:
 		t := rec.Trial
@@ -257,12 +276,15 @@ func (i *Instance) outcome(committed bool, why string, now time.Time) {
 }
 
 // startSlot starts the slot that is to run. What keeps a machine from starting
-// is written down like an end: the next step decides what follows from it.
-func (i *Instance) startSlot(ctx context.Context, why string, now time.Time) (did string, err error) {
-	slot := i.rec.Active
+// is written down, like an end or as what is waited for: the next step decides
+// what follows from it.
+func (i *Instance) startSlot(ctx context.Context, why string, now time.Time, at Moment) (did string, err error) {
+	slot, waiting := i.rec.Active, i.rec.Waiting
+	i.rec.Waiting = nil
 	if t := i.rec.Trial; t != nil {
 		slot = t.Slot
 		t.Attempt++
+		t.Began = at.Awake
 	}
 	// Killed half-way it would only have to be started again.
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
@@ -271,11 +293,21 @@ func (i *Instance) startSlot(ctx context.Context, why string, now time.Time) (di
 	if err == nil {
 		return fmt.Sprintf("started from slot %s as process %d under %s (%s)", slot, i.proc.PID, i.rec.Machine.Hypervisor, why), nil
 	}
+	if errors.Is(limited.Err(), context.DeadlineExceeded) {
+		err = fault.Errorf(fault.Environment, "this machine did not start it within %v: %w", startLimit, err).
+			Hintf("see what keeps this machine busy")
+	}
 	i.proc, i.rec.Process = vm.Process{}, nil
-	if t := i.rec.Trial; t != nil {
+	switch t := i.rec.Trial; {
+	case fault.ClassOf(err) == fault.Environment:
+		i.rec.Waiting = waiting.again(now, at, err)
+		if t != nil {
+			t.Attempt--
+		}
+	case t != nil:
 		t.Why = "it does not start: " + err.Error()
-	} else {
-		i.rec.Ends.note(End{Time: now, Why: err.Error(), Class: fault.ClassOf(err), Hint: fault.HintOf(err)})
+	default:
+		i.rec.Ends.note(End{Time: now, At: at, Why: err.Error(), Class: fault.ClassOf(err), Hint: fault.HintOf(err)})
 	}
 	return "does not start: " + err.Error(), i.saveRecord()
 }
@@ -285,12 +317,21 @@ func (i *Instance) boot(ctx context.Context, slot SlotName) error {
 	dir := i.slotDir(slot)
 	m, err := loadSlot(dir, i.rec.Slots[slot].Digest)
 	if err != nil {
-		return err
+		return i.damaged(slot, err)
 	}
 	o := i.rec.Options
 	i.manifest, i.rec.Slot = m, slot
 	i.rec.Bundle = BundleRef{Path: dir, Digest: i.rec.Slots[slot].Digest}
-	return i.start(ctx, StartOptions{MemoryMiB: o.MemoryMiB, CPUs: o.CPUs, Ports: o.Ports, Accel: o.Accel, Outbound: o.Outbound})
+	return i.damaged(slot, i.start(ctx, StartOptions{MemoryMiB: o.MemoryMiB, CPUs: o.CPUs, Ports: o.Ports, Accel: o.Accel, Outbound: o.Outbound}))
+}
+
+// damaged says of an error about the content of a slot what mends it.
+func (i *Instance) damaged(slot SlotName, err error) error {
+	if err == nil || fault.ClassOf(err) != fault.Verification && fault.ClassOf(err) != fault.Usage {
+		return err
+	}
+	return fault.Errorf(fault.Verification, "the bundle in slot %s is damaged: %w", slot, err).
+		Hintf("repair it with the same bundle, or take another: sovereign-build update %s %s", i.Name(), i.rec.Slots[slot].Source)
 }
 
 func (i *Instance) slotDir(s SlotName) string { return filepath.Join(i.dir, slotsDir, string(s)) }

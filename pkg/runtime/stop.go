@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 const (
@@ -72,9 +73,13 @@ func (i *Instance) halted(ctx context.Context, prepare func(now *Instance) error
 	if err != nil {
 		return res, err
 	}
-	now.rec.Process, now.rec.Ends.InARow = nil, 0
-	i.rec, i.proc = now.rec, now.proc
-	return res, now.saveRecord()
+	now.rec.Process = nil
+	now.rec.fresh()
+	id, err := now.newFileSystem()
+	if id != "" {
+		now.rec.Data.FileSystem = id
+	}
+	return res, errors.Join(err, now.saveRecord())
 }
 
 func (i *Instance) stop(ctx context.Context, grace time.Duration) (StopResult, error) {
@@ -82,16 +87,16 @@ func (i *Instance) stop(ctx context.Context, grace time.Duration) (StopResult, e
 		grace = DefaultGrace
 	}
 	begin := time.Now()
-	alive, err := i.running(ctx)
+	process, alive, err := i.running(ctx)
 	if err != nil || !alive {
 		return StopResult{}, err
 	}
 	res := StopResult{WasRunning: true}
 	i.wake(ctx)
-	res.Why, err = i.shutdown(ctx, grace)
+	res.Why, err = i.shutdown(ctx, process, grace)
 	if err == nil && res.Why != "" {
 		res.Forced = true
-		err = i.cutPower(ctx)
+		err = i.cutPower(ctx, process)
 	}
 	res.Seconds = time.Since(begin).Seconds()
 	return res, err
@@ -109,7 +114,7 @@ func (i *Instance) wake(ctx context.Context) {
 
 // shutdown asks the guest to end and waits for it. It returns why that did not
 // work, or the end of ctx as an error.
-func (i *Instance) shutdown(ctx context.Context, grace time.Duration) (why string, err error) {
+func (i *Instance) shutdown(ctx context.Context, process vm.Process, grace time.Duration) (why string, err error) {
 	limit, cancel := context.WithTimeout(ctx, min(askLimit, grace))
 	askErr := i.askShutdown(limit)
 	cancel()
@@ -121,7 +126,7 @@ func (i *Instance) shutdown(ctx context.Context, grace time.Duration) (why strin
 		// The answer can get lost in an end that was quick.
 		wait = time.Second
 	}
-	gone, err := i.waitGone(ctx, wait)
+	gone, err := i.waitGone(ctx, process, wait)
 	switch {
 	case err != nil || gone:
 		return "", err
@@ -142,7 +147,7 @@ func (i *Instance) askShutdown(ctx context.Context) error {
 
 // cutPower ends the hypervisor, by its own command and, should that not work,
 // by a signal to the very process.
-func (i *Instance) cutPower(ctx context.Context) error {
+func (i *Instance) cutPower(ctx context.Context, process vm.Process) error {
 	limit, cancel := context.WithTimeout(ctx, quitLimit)
 	quitErr := i.r.hv.Quit(limit, i.dir)
 	cancel()
@@ -150,24 +155,24 @@ func (i *Instance) cutPower(ctx context.Context) error {
 	if quitErr != nil {
 		wait = time.Second
 	}
-	if gone, err := i.waitGone(ctx, wait); err != nil || gone {
+	if gone, err := i.waitGone(ctx, process, wait); err != nil || gone {
 		return err
 	}
-	if err := i.r.device.Signal(ctx, i.proc, unix.SIGKILL); err != nil {
+	if err := i.r.device.Signal(ctx, process, unix.SIGKILL); err != nil {
 		return errors.Join(err, quitErr)
 	}
-	gone, err := i.waitGone(ctx, quitLimit)
+	gone, err := i.waitGone(ctx, process, quitLimit)
 	if err == nil && !gone {
-		return fault.Errorf(fault.Device, "process %d of %s does not end, even by SIGKILL", i.proc.PID, i.Name()).
+		return fault.Errorf(fault.Device, "process %d of %s does not end, even by SIGKILL", process.PID, i.Name()).
 			Hintf("look for a file system that hangs")
 	}
 	return err
 }
 
 // waitGone waits until the machine's process has ended.
-func (i *Instance) waitGone(ctx context.Context, limit time.Duration) (bool, error) {
+func (i *Instance) waitGone(ctx context.Context, process vm.Process, limit time.Duration) (bool, error) {
 	for end := time.Now().Add(limit); ; {
-		alive, err := i.r.device.Alive(ctx, i.proc)
+		alive, err := i.r.device.Alive(ctx, process)
 		if err != nil || !alive {
 			return !alive && err == nil, err
 		}

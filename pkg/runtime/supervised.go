@@ -81,9 +81,15 @@ type Slot struct {
 type Trial struct {
 	Kind string   `json:"kind"` // "update" or "rollback"
 	Slot SlotName `json:"slot"`
-	// Limit is the time the guest has to become ready, from the machine's
-	// start.
-	Limit Duration `json:"limit_s"`
+	// Limit is the time the services have to become healthy, from the
+	// machine's start, and Steady how long they must then stay so.
+	Limit  Duration `json:"limit_s"`
+	Steady Duration `json:"steady_s,omitempty"`
+	// Optional are the optional services that were healthy before, and are to
+	// be healthy again.
+	Optional []string `json:"optional,omitempty"`
+	// Began is when the last attempt did, in the device's time awake.
+	Began Duration `json:"began_s,omitempty"`
 	// Attempt counts the starts from the slot. A second one comes after a
 	// power cut of the host or a stop by the owner.
 	Attempt int `json:"attempt"`
@@ -115,11 +121,53 @@ type Ends struct {
 // End is one of them.
 type End struct {
 	Time time.Time `json:"time"`
+	At   Moment    `json:"at,omitzero"`
 	Why  string    `json:"why"`
 	// Class and Hint are those of an error that kept the machine from
 	// starting at all; 0 where it ran.
 	Class fault.Class `json:"class,omitempty"`
 	Hint  string      `json:"hint,omitempty"`
+}
+
+// Moment is a time on a device whose clock may be set at any time, by any
+// amount: it serves to measure what has passed, within one boot.
+type Moment struct {
+	Boot string `json:"boot"` // the device's boot_id
+	// Awake is the time since then in which the device did not sleep.
+	Awake Duration `json:"awake_s"`
+}
+
+// Waiting is why a machine that is wanted up cannot be started, when that lies
+// with its host: no room, a port in use, a data disk that is not there. It is
+// tried again for ever, with pauses of up to a minute.
+type Waiting struct {
+	Since time.Time `json:"since"` // of the first try
+	Tries int       `json:"tries"`
+	Last  Moment    `json:"last"` // of the last one
+	Why   string    `json:"why"`
+	Hint  string    `json:"hint,omitempty"`
+}
+
+// pause is how long to wait for the next try.
+func (v *Waiting) pause() time.Duration { return pauseAfter(v.Tries + 1) }
+
+// paused is the sum of the pauses until now, the one that goes on too: what
+// has passed at least, by no clock.
+func (v *Waiting) paused() time.Duration {
+	var sum time.Duration
+	for n := range min(v.Tries, 1<<12) { // more than two days
+		sum += pauseAfter(n + 2)
+	}
+	return sum
+}
+
+// again is v after another try, the first when v is nil.
+func (v *Waiting) again(now time.Time, at Moment, err error) *Waiting {
+	next := Waiting{Since: now, Tries: 1, Last: at, Why: err.Error(), Hint: fault.HintOf(err)}
+	if v != nil {
+		next.Since, next.Tries = v.Since, v.Tries+1
+	}
+	return &next
 }
 
 // Duration is a time.Duration that is whole milliseconds and a number of
@@ -131,11 +179,15 @@ func (d Duration) MarshalJSON() ([]byte, error) {
 	return strconv.AppendFloat(nil, time.Duration(d).Seconds(), 'f', -1, 64), nil
 }
 
-// UnmarshalJSON reads seconds, from 0 to a day.
+// maxSeconds is the longest Duration that is read: a century, which the time
+// since a boot stays below.
+const maxSeconds = 100 * 366 * 86400
+
+// UnmarshalJSON reads seconds, from 0 to a century.
 func (d *Duration) UnmarshalJSON(b []byte) error {
 	s, err := strconv.ParseFloat(string(b), 64)
-	if err != nil || !(s >= 0 && s <= 86400) {
-		return fmt.Errorf("%.40s is not a number of seconds from 0 to 86400", b)
+	if err != nil || !(s >= 0 && s <= maxSeconds) {
+		return fmt.Errorf("%.40s is not a number of seconds from 0 to %d", b, maxSeconds)
 	}
 	*d = Duration(time.Duration(s*1000) * time.Millisecond)
 	return nil
@@ -151,6 +203,8 @@ type Supervision struct {
 	Previous   SlotName          `json:"previous,omitempty"`
 	Slots      map[SlotName]Slot `json:"slots"`
 	Ends       Ends              `json:"ends"`
+	// Waiting is nil but for a machine that its host keeps from starting.
+	Waiting *Waiting `json:"waiting,omitempty"`
 	// GaveUp says that the policy allows no further start.
 	GaveUp     bool     `json:"gave_up"`
 	Trial      *Trial   `json:"trial,omitempty"`
@@ -173,7 +227,11 @@ type installed struct {
 	Trial   *Trial   `json:"trial,omitempty"`
 	Outcome *Outcome `json:"last_update,omitempty"`
 	Ends    Ends     `json:"ends,omitzero"`
+	Waiting *Waiting `json:"waiting,omitempty"`
 }
+
+// fresh forgets what went wrong before: somebody asked for a start.
+func (in *installed) fresh() { in.Ends.InARow, in.Waiting = 0, nil }
 
 // gaveUp says whether nothing is going to start the machine that does not run.
 func (in *installed) gaveUp() bool {
@@ -208,6 +266,8 @@ func (in *installed) check() error {
 		return fmt.Errorf("previous: %q is the active one", in.Previous)
 	case in.Ends.InARow > 0 && in.Ends.Last == nil:
 		return errors.New("ends: there were some, and the last is not there")
+	case in.Waiting != nil && in.Waiting.Tries < 1:
+		return fmt.Errorf("waiting.tries: %d is less than 1", in.Waiting.Tries)
 	case in.Policy.Limit < 0 || in.Ends.InARow < 0 || in.Ends.Total < 0:
 		return errors.New("a count is below 0")
 	}

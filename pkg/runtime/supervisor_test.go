@@ -186,7 +186,7 @@ func TestUpHealDown(t *testing.T) {
 	if _, err := f.Start(t.Context(), t.TempDir(), runtime.StartOptions{}); fault.ClassOf(err) != fault.Usage {
 		t.Errorf("run: %v", err)
 	}
-	if err := f.Remove(t.Context(), "sql", true); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "wanted up") {
+	if _, err := f.Remove(t.Context(), "sql", true); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "wanted up") {
 		t.Errorf("remove: %v", err)
 	}
 	res, err := i.Stop(t.Context(), 0)
@@ -521,17 +521,124 @@ func TestStartErrorIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := takePort(t, port)
-	if _, err := f.Up(t.Context(), "sql", runtime.UpOptions{Ports: map[int]int{5432: port}}); err != nil {
+	once := 1 // what its host lacks is no end of the machine
+	if _, err := f.Up(t.Context(), "sql", runtime.UpOptions{Ports: map[int]int{5432: port}, Limit: &once}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := client(t, f).WaitReady(deadline(t), "sql")
 	if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), fmt.Sprint(port)) || !strings.Contains(fault.HintOf(err), "goes on trying") {
 		t.Errorf("class %d, %v, hint %s", fault.ClassOf(err), err, fault.HintOf(err))
 	}
+	until(t, "more tries", func() bool { s := supervision(t, f); return s.Waiting != nil && s.Waiting.Tries >= 2 })
+	now, err := i.Status(t.Context())
+	if s := now.Supervision; err != nil || now.State != runtime.Restarting || !strings.Contains(now.Message, fmt.Sprint(port)) || s.GaveUp || s.Ends.Total != 0 {
+		t.Errorf("status %+v, %v", now, err)
+	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "it runs", func() bool { i, err := f.Instance(t.Context(), "sql"); return err == nil && i.Runs() })
+	if s := supervision(t, f); s.Waiting != nil || s.Ends.Total != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// A trial whose host keeps it from starting ends at its limit, and the former
+// bundle is back as soon as the host lets it.
+func TestTrialWaitsForItsHost(t *testing.T) {
+	f := runtime.SetupFake(t)
+	daemon(t, f)
+	i := up(t, f, runtime.UpOptions{})
+	port, _ := i.HostPort(5432)
+	if _, err := i.Stop(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	l := takePort(t, port)
+	f.WriteBundle(t, f.Bundle+"-2", "two", "quick")
+	if _, err := f.Update(t.Context(), "sql", f.Bundle+"-2", 2*time.Second, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Up(t.Context(), "sql", runtime.UpOptions{Ports: map[int]int{5432: port}}); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the trial is over", func() bool { return supervision(t, f).Trial == nil })
+	if o := supervision(t, f).LastUpdate; o == nil || o.Committed || !strings.Contains(o.Why, "it could not be started for 2s") {
+		t.Errorf("outcome %+v", o)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it runs", func() bool { i, err := f.Instance(t.Context(), "sql"); return err == nil && i.Runs() })
+}
+
+// A trial is judged by what the services do for a while, each that was healthy
+// before, and by nothing else.
+func TestTrialIsJudgedByServices(t *testing.T) {
+	f := runtime.SetupFake(t)
+	f.WriteBundle(t, f.Bundle, "one", "vpn")
+	daemon(t, f)
+	up(t, f, runtime.UpOptions{})
+	f.SetSoak(time.Second)
+	for _, tt := range []struct{ mode, why string }{
+		{"brief", "it was fine a moment ago"},
+		{"sick", "it fell ill"},
+		{"no-vpn", "vpn: running"},
+		{"degraded", ""},
+		{"no-vpn", ""}, // the last one had none
+		{"vpn", ""},
+	} {
+		dir := f.Bundle + "-" + tt.mode
+		f.WriteBundle(t, dir, tt.mode+tt.why, tt.mode)
+		if changed, err := f.Update(t.Context(), "sql", dir, 2*time.Second, nil); err != nil || !changed {
+			t.Fatalf("%s: %v, %v", tt.mode, changed, err)
+		}
+		begin := time.Now()
+		ready(t, f)
+		if o := supervision(t, f).LastUpdate; o == nil || o.Committed != (tt.why == "") || !strings.Contains(o.Why, tt.why) {
+			t.Errorf("%s: outcome %+v", tt.mode, o)
+		} else if o.Committed && time.Since(begin) < time.Second {
+			t.Errorf("%s: committed after %v", tt.mode, time.Since(begin))
+		}
+		f.Intact(t)
+	}
+}
+
+// A guest that prints without end does not fill its host.
+func TestConsoleFlood(t *testing.T) {
+	f := runtime.SetupFake(t)
+	daemon(t, f)
+	i := up(t, f, runtime.UpOptions{})
+	log, err := os.OpenFile(i.ConsoleFile(), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = log.Write(make([]byte, 9<<20))
+	if err := errors.Join(err, log.Close()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the log is short", func() bool {
+		info, err := os.Stat(i.ConsoleFile())
+		return err == nil && info.Size() < 1<<20
+	})
+	if info, err := os.Stat(i.ConsoleFile() + ".0"); err != nil || info.Size() < 3<<20 || info.Size() > 5<<20 {
+		t.Errorf("the older part: %v, %v", info, err)
+	}
+}
+
+// Who waits for a machine waits for its services, and is told of the rest.
+func TestReadyThoughDegraded(t *testing.T) {
+	f := runtime.SetupFake(t)
+	f.WriteBundle(t, f.Bundle, "one", "degraded")
+	daemon(t, f)
+	if _, err := f.Install(t.Context(), f.Bundle, "", runtime.UpOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	var last string
+	c := client(t, f)
+	c.Report = func(e runtime.Event) { last = e.Text }
+	if _, err := c.WaitReady(deadline(t), "sql"); err != nil || !strings.HasSuffix(last, "but: network eth0: nobody gives an address") {
+		t.Errorf("%q, %v", last, err)
+	}
 }
 
 // One who holds a connection to the guest keeps nobody else from it.

@@ -21,7 +21,9 @@ type UpOptions struct {
 	Outbound  *bool
 	Restart   Restart
 	Limit     *int // of ends in a row; 0: none
-	Report    Report
+	// NewData is as in StartOptions; the machine must not run.
+	NewData bool
+	Report  Report
 }
 
 // apply changes the record.
@@ -156,10 +158,11 @@ func (i *Instance) installable(ctx context.Context, digest string) error {
 		}
 		return nil
 	}
-	alive, err := i.running(ctx)
+	process, alive, err := i.running(ctx)
 	if err != nil {
 		return err
 	}
+	i.proc = process
 	if alive && i.rec.Bundle.Digest != digest {
 		return fault.Errorf(fault.Usage, "%s runs already, with the bundle %.19s… of %s", i.Name(), i.rec.Bundle.Digest, i.rec.Bundle.Path).
 			Hintf("stop it first: sovereign-build stop %s", i.Name())
@@ -172,10 +175,11 @@ func (i *Instance) up(ctx context.Context, o UpOptions) error {
 	if err := o.check(i.Name(), i.manifest); err != nil {
 		return err
 	}
-	alive, err := i.running(ctx)
+	process, alive, err := i.running(ctx)
 	if err != nil {
 		return err
 	}
+	i.proc = process
 	if alive && i.rec.Wanted == Unsupervised && i.rec.Bundle.Digest != i.rec.Slots[i.rec.Active].Digest {
 		return fault.Errorf(fault.Usage, "%s runs from %s, which is not the bundle that is installed", i.Name(), i.rec.Bundle.Path).
 			Hintf("stop it first: sovereign-build stop %s", i.Name())
@@ -183,11 +187,17 @@ func (i *Instance) up(ctx context.Context, o UpOptions) error {
 	if alive && i.rec.Wanted == Unsupervised {
 		i.rec.Slot = i.rec.Active
 	}
+	if alive && o.NewData {
+		return fault.Errorf(fault.Usage, "%s runs, with the data disk that it has", i.Name()).
+			Hintf("take it down first: sovereign-build down %s", i.Name())
+	}
 	if err := i.removeLitter(); err != nil {
 		return err
 	}
 	o.apply(&i.rec.installed)
-	i.rec.Wanted, i.rec.Ends.InARow = Up, 0
+	i.rec.NewData = i.rec.NewData || o.NewData
+	i.rec.Wanted = Up
+	i.rec.fresh()
 	return i.save()
 }
 

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
@@ -15,10 +16,12 @@ const DefaultTrialLimit = 5 * time.Minute
 
 // Update copies the bundle in dir into the slot that is not active and writes
 // down that it is to be tried: a supervisor restarts the machine into it, and
-// commits it when its services are healthy within limit (0:
-// DefaultTrialLimit, at most a day), or else goes back. An instance that is
+// commits it when its services become healthy within limit (0:
+// DefaultTrialLimit, at most a day) and stay so for half a minute, or else goes
+// back. An optional service counts if it is healthy now. An instance that is
 // wanted down is tried when it is wanted up again. changed is false when the
-// active slot has that very bundle.
+// active slot has that very bundle, undamaged; a damaged one is repaired by the
+// same bundle in the other slot.
 //
 // The former bundle of the slot is gone from here on. The data disk is not
 // looked at.
@@ -44,13 +47,21 @@ func (r *Runtime) Update(ctx context.Context, name, dir string, limit time.Durat
 		return false, err
 	}
 	if i.rec.Slots[i.rec.Active].Digest == digest && i.rec.Trial == nil {
-		return false, nil
+		damage := i.verifySlot(ctx, i.rec.Active)
+		if damage == nil {
+			return false, nil
+		}
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		report.tell(PhaseInstall, fmt.Sprintf("the bundle in slot %s is damaged: %v", i.rec.Active, damage))
 	}
 	report.tell(PhaseInstall, "installing "+dir)
 	copied, err := i.copyBundle(ctx, dir, m)
 	if err != nil {
 		return false, err
 	}
+	optional := i.healthyOptional(ctx)
 
 	unlock, err := r.lock(ctx, name)
 	if err != nil {
@@ -77,7 +88,8 @@ func (r *Runtime) Update(ctx context.Context, name, dir string, limit time.Durat
 		return false, err
 	}
 	i.rec.Slots[slot] = newSlot(digest, dir)
-	i.rec.Trial = &Trial{Kind: "update", Slot: slot, Limit: Duration(limit)}
+	i.rec.Trial = &Trial{Kind: "update", Slot: slot, Limit: Duration(limit), Steady: Duration(r.soak), Optional: optional}
+	i.rec.Waiting = nil
 	return true, i.saveRecord()
 }
 
@@ -90,16 +102,17 @@ func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration
 	if err != nil {
 		return false, err
 	}
-	if _, err := r.Instance(ctx, name); err != nil {
+	i, err := r.Instance(ctx, name)
+	if err != nil {
 		return false, err
 	}
+	optional := i.healthyOptional(ctx)
 	unlock, err := r.lock(ctx, name)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	i, err := r.load(name)
-	if err != nil {
+	if i, err = r.load(name); err != nil {
 		return false, err
 	}
 	if t := i.rec.Trial; t.untried() && i.rec.Wanted != Up {
@@ -117,14 +130,11 @@ func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration
 		return false, fault.Errorf(fault.Usage, "%s has no bundle to go back to", name).
 			Hintf("give one: sovereign-build update %s BUNDLE", name)
 	}
-	dir := i.slotDir(i.rec.Previous)
-	if _, err := loadSlot(dir, i.rec.Slots[i.rec.Previous].Digest); err != nil {
+	if err := i.verifySlot(ctx, i.rec.Previous); err != nil {
 		return false, err
 	}
-	if err := bundle.Verify(ctx, dir); err != nil {
-		return false, err
-	}
-	i.rec.Trial = &Trial{Kind: "rollback", Slot: i.rec.Previous, Limit: Duration(limit)}
+	i.rec.Trial = &Trial{Kind: "rollback", Slot: i.rec.Previous, Limit: Duration(limit), Steady: Duration(r.soak), Optional: optional}
+	i.rec.Waiting = nil
 	return false, i.saveRecord()
 }
 
@@ -144,10 +154,8 @@ func (i *Instance) updatable(m *bundle.Manifest) error {
 		return fault.Errorf(fault.Usage, "%s is not installed", i.Name()).
 			Hintf("install it with sovereign-build up %s", i.Name())
 	}
-	active, err := bundle.Load(i.slotDir(i.rec.Active))
-	if err != nil {
-		return err
-	}
+	// Its own copy of the manifest, as the slot may be what is to be repaired.
+	active := i.manifest
 	if m.Name != active.Name || m.Arch != active.Arch {
 		return fault.Errorf(fault.Usage, "%s is a %s for %s, and the bundle is a %s for %s", i.Name(), active.Name, active.Arch, m.Name, m.Arch).
 			Hintf("give a bundle of the same recipe and architecture")
@@ -155,7 +163,7 @@ func (i *Instance) updatable(m *bundle.Manifest) error {
 	for guest := range i.rec.Options.Ports {
 		if _, ok := m.Port(guest); !ok {
 			return fault.Errorf(fault.Usage, "port %d of %s was asked for and is not in the new bundle", guest, i.Name()).
-				Hintf("remove the instance, keeping its data, and install the bundle anew")
+				Hintf("remove it, which keeps its data, and install the bundle anew: sovereign-build remove %s", i.Name())
 		}
 	}
 	// One that was not started yet may be replaced.

@@ -35,8 +35,8 @@ func TestRealBundle(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			if alive, err := i.running(context.Background()); err == nil && alive {
-				if err := i.cutPower(context.Background()); err != nil {
+			if p, alive, err := i.running(context.Background()); err == nil && alive {
+				if err := i.cutPower(context.Background(), p); err != nil {
 					t.Error(err)
 				}
 			}

@@ -67,11 +67,11 @@ func newServer(t *testing.T) *server {
 	programs := filepath.Dir(found[len(found)-1])
 	version := filepath.Base(filepath.Dir(programs))
 	s := &server{
-		t: t, dir: dir, run: dir + "/run", secrets: dir + "/secrets", cluster: dir + "/data/" + version, config: dir + "/etc",
+		t: t, dir: dir, run: dir + "/run", secrets: dir + "/secrets/postgresql", cluster: dir + "/data/" + version, config: dir + "/etc",
 		programs: programs, applets: dir + "/applets", account: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)},
 	}
 	for _, d := range []string{s.run, s.secrets, dir + "/data", s.config, s.applets, dir + "/lib"} {
-		if err := os.Mkdir(d, 0o755); err != nil {
+		if err := os.MkdirAll(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -24,6 +24,13 @@ func TestRecipe(t *testing.T) {
 	if len(ports) != 1 || ports[0].Port != 5432 {
 		t.Errorf("ports %+v, scripts rely on 5432", ports)
 	}
+	users := map[string]string{"root": "the machine"}
+	for _, s := range r.Services {
+		if other := users[s.User]; other != "" {
+			t.Errorf("service %s has the user %s of %s", s.Name, s.User, other)
+		}
+		users[s.User] = s.Name
+	}
 }
 
 // initdb stands in for PostgreSQL's: it makes a cluster, and fails after half

@@ -139,8 +139,8 @@ func TestTailscaleLogin(t *testing.T) {
 	if code != 0 || out != "" || calls != up+serving {
 		t.Errorf("a good key: exit %d: %s; told the daemon:\n%s", code, out, calls)
 	}
-	if _, err := os.Stat(key); err == nil {
-		t.Error("the key was left on the disk")
+	if i, err := os.Stat(key); err != nil || i.Size() > 0 {
+		t.Errorf("the key was left on the disk: %v, %v", i, err)
 	}
 
 	if _, _, calls := d.check(t); calls != "" {

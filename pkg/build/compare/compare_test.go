@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -73,20 +74,23 @@ func write(t *testing.T, c contents) string {
 	must(os.WriteFile(filepath.Join(dir, "config"), []byte(c.config), 0o644))
 
 	out := filepath.Join(t.TempDir(), "bundle")
-	files, roles := map[string]string{}, map[string]string{}
+	w, err := bundle.Create(out)
+	must(err)
 	for name, at := range map[string][2]string{
 		"bzImage": {"kernel", bundle.RoleKernel}, "kernel.config": {"config", bundle.RoleKernelConfig},
 		"initramfs.cpio": {"initramfs", bundle.RoleInitramfs}, "root.img": {"root.img", bundle.RoleRoot},
 	} {
-		files[name], roles[name] = filepath.Join(dir, at[0]), at[1]
+		f, err := os.Open(filepath.Join(dir, at[0]))
+		must(err)
+		must(errors.Join(w.Add(t.Context(), name, at[1], f), f.Close()))
 	}
-	_, err = bundle.Write(t.Context(), out, bundle.Manifest{
+	_, err = w.Commit(t.Context(), bundle.Manifest{
 		Schema: bundle.Schema, Name: "sql", Arch: "amd64",
 		Lock:     bundle.Lock{Digest: "sha256:" + strings.Repeat("a", 64)},
 		Root:     bundle.Root{Serial: "root", Hash: strings.Repeat("b", 64)},
 		VM:       bundle.VM{MemoryMiB: c.memory, CPUs: 2, Cmdline: "x=y", Data: bundle.Data{Serial: "data", Size: 1 << 30}},
 		Packages: c.packages,
-	}, files, roles)
+	})
 	must(err)
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +34,10 @@ func schemes() []string {
 // way could answer: what an engine gives back is trusted as it is.
 func checkAddress(address string, t TLS) error {
 	if address == "" {
+		if t != (TLS{}) {
+			return fault.Errorf(fault.Usage, "certificates are for an engine at a tcp:// address, and none is given").
+				Hintf("name the engine with --engine tcp://HOST:PORT")
+		}
 		return nil
 	}
 	u, err := url.Parse(address)
@@ -48,10 +53,18 @@ func checkAddress(address string, t TLS) error {
 	if (t.Cert == "") != (t.Key == "") {
 		return fault.Errorf(fault.Usage, "engine %s: a client certificate and its key go together", address)
 	}
+	for _, file := range []string{t.CA, t.Cert, t.Key} {
+		if file == "" {
+			continue
+		}
+		if _, err := os.Stat(file); err != nil {
+			return fault.Errorf(fault.Usage, "engine %s: %w", address, err)
+		}
+	}
 	ip := net.ParseIP(u.Hostname())
 	if loopback := u.Hostname() == "localhost" || ip != nil && ip.IsLoopback(); !loopback && (t.CA == "" || t.Cert == "") {
 		return fault.Errorf(fault.Usage, "engine %s is not on this machine and has no certificates", address).
-			Hintf("give the CA, the client's certificate and its key")
+			Hintf("give the CA, the client's certificate and its key: --engine-ca, --engine-cert, --engine-key")
 	}
 	return nil
 }

@@ -134,15 +134,16 @@ func (e *Engine) explain(ctx, stepCtx context.Context, s *Step, timeout time.Dur
 }
 
 // count adds a solve to the statistics. A step that never started counts as
-// neither.
+// neither; one whose result comes from another engine's cache starts, and turns
+// out to be cached.
 func (e *Engine) count(o *observer) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	switch {
-	case o.ran:
-		e.stats.Run++
 	case o.cached:
 		e.stats.Cached++
+	case o.ran:
+		e.stats.Run++
 	}
 }
 

@@ -63,14 +63,15 @@ func (l *Lock) check() *badValue {
 	}
 	l.checkToolchain(c)
 	l.checkGo(c)
-	l.checkPackages(c)
+	checkPackages(c, "packages", l.Packages)
+	checkPackages(c, "released", l.Released)
 	return c.bad
 }
 
-func (l *Lock) checkPackages(c *checker) {
+func checkPackages(c *checker, key string, packages []Package) {
 	seen := make(map[string]bool)
-	for i, a := range l.Packages {
-		p := fmt.Sprintf("packages[%d]", i)
+	for i, a := range packages {
+		p := fmt.Sprintf("%s[%d]", key, i)
 		for _, f := range []struct{ key, value string }{{"name", a.Name}, {"version", a.Version}, {"arch", a.Arch}} {
 			c.that(packageWord.MatchString(f.value), p+"."+f.key, "%q is not a package's %s", f.value, f.key)
 		}

@@ -5,17 +5,14 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/strictjson"
-	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -24,20 +21,30 @@ const FileName = "sovereign.lock"
 
 // Load reads the lock at path. A missing file satisfies fs.ErrNotExist.
 func Load(path string) (*Lock, error) {
+	f, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return f.lock, nil
+}
+
+// read returns the text of the lock at path, and what it says.
+func read(path string) ([]byte, *Lock, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.Errorf(fault.Usage, "no lock: %w", err).
+		return nil, nil, fault.Errorf(fault.Usage, "no lock: %w", err).
 			Hintf("make one with sovereign-build lock RECIPE")
 	}
 	if err != nil {
-		return nil, fault.Errorf(fault.Usage, "lock: %w", err)
+		return nil, nil, fault.Errorf(fault.Usage, "lock: %w", err)
 	}
 	defer f.Close() // only read
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, fault.Errorf(fault.Environment, "lock %s: %w", path, err)
+		return nil, nil, fault.Errorf(fault.Environment, "lock %s: %w", path, err)
 	}
-	return Parse(path, data)
+	l, err := Parse(path, data)
+	return data, l, err
 }
 
 // maxFile bounds a lock; a real one with 300 packages is under 100 KiB.
@@ -84,33 +91,14 @@ func (l *Lock) Marshal() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Save writes the lock to path, whole or not at all.
-func (l *Lock) Save(path string) error {
-	b, err := l.Marshal()
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
-	if err != nil {
-		return store.FullDisk(filepath.Dir(path), fmt.Errorf("saving the lock: %w", err))
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return store.FullDisk(filepath.Dir(path), errors.Join(fmt.Errorf("saving the lock: %w", err), os.Remove(f.Name())))
-	}
-	return nil
-}
-
 func (l *Lock) sort() {
 	slices.SortFunc(l.Sources, func(a, b Source) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(l.Toolchain.Packages, func(a, b DebPackage) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Arch, b.Arch))
 	})
-	slices.SortFunc(l.Packages, func(a, b Package) int { return strings.Compare(a.File(), b.File()) })
+	for _, packages := range [][]Package{l.Packages, l.Released} {
+		slices.SortFunc(packages, func(a, b Package) int { return strings.Compare(a.File(), b.File()) })
+	}
 	slices.SortFunc(l.Go.Modules, func(a, b Module) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Version, b.Version))
 	})

@@ -40,6 +40,10 @@ type Lock struct {
 	// Packages are the apk packages that come from the recipe's repositories;
 	// those of its ports are made of what is locked above.
 	Packages []Package `json:"packages,omitempty"`
+	// Released are pins of packages that were let go on purpose. No build uses
+	// them; the one that locks others in their place compares the versions, so
+	// that a repository that went back in time is noticed, and removes them.
+	Released []Package `json:"released,omitempty"`
 }
 
 // Package is one apk package of a repository.
@@ -53,20 +57,34 @@ type Package struct {
 	Tag        string       `json:"tag,omitempty"`
 	Digest     store.Digest `json:"digest"`
 	Size       int64        `json:"size"` // bytes
+	// Relocked is as that of Source.
+	Relocked string `json:"relocked,omitempty"`
 }
 
 // File is the package's name in its repository: "x86_64/zlib-1.3.1-r0.apk".
 func (p Package) File() string { return p.Arch + "/" + p.Name + "-" + p.Version + ".apk" }
 
 // PackagesOf are the packages of an architecture, by apk's name of it.
-func (l *Lock) PackagesOf(arch string) []Package {
+func (l *Lock) PackagesOf(arch string) []Package { return packagesOf(l.Packages, arch) }
+
+// ReleasedOf are the released pins of an architecture.
+func (l *Lock) ReleasedOf(arch string) []Package { return packagesOf(l.Released, arch) }
+
+func packagesOf(all []Package, arch string) []Package {
 	var of []Package
-	for _, p := range l.Packages {
+	for _, p := range all {
 		if p.Arch == arch {
 			of = append(of, p)
 		}
 	}
 	return of
+}
+
+// DropPackages removes the pins of an architecture, and those released before.
+func (l *Lock) DropPackages(arch string) {
+	of := func(p Package) bool { return p.Arch == arch }
+	l.Packages = slices.DeleteFunc(l.Packages, of)
+	l.Released = slices.DeleteFunc(l.Released, of)
 }
 
 // Source is one upstream file.
@@ -84,7 +102,8 @@ type Source struct {
 	// package by the machine's own apt.
 	Mirrors []string `json:"mirrors"`
 	// Relocked is the version this entry replaced when the machine chose a new
-	// one by itself, because the old one had left every mirror; else "".
+	// one by itself, because every mirror had said that it does not have the
+	// old one; else "".
 	Relocked string `json:"relocked,omitempty"`
 }
 
@@ -161,6 +180,9 @@ func (l *Lock) Changed() []string {
 	if l.Go.Relocked != "" {
 		names = append(names, GoName)
 	}
+	if slices.ContainsFunc(l.Packages, func(p Package) bool { return p.Relocked != "" }) {
+		names = append(names, PackagesName)
+	}
 	slices.Sort(names)
 	return names
 }
@@ -175,5 +197,6 @@ func (l *Lock) Clone() *Lock {
 	c.Toolchain.Packages = slices.Clone(l.Toolchain.Packages)
 	c.Go.Modules = slices.Clone(l.Go.Modules)
 	c.Packages = slices.Clone(l.Packages)
+	c.Released = slices.Clone(l.Released)
 	return &c
 }

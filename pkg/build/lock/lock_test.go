@@ -26,6 +26,8 @@ func sample() *Lock {
 		Toolchain: Toolchain{Suite: "bookworm", Packages: []DebPackage{{Name: "make", Version: "4.3-4.1", Arch: "amd64", File: "pool/main/m/make/make_4.3-4.1_amd64.deb", Digest: digestA, Size: 5}}},
 		Go: Go{Version: "go1.26.8", Modules: []Module{{Name: "golang.org/toolchain", Version: "v0.0.1-go1.26.8.linux-amd64",
 			Sum: "h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", Digest: digestA, Size: 7}}},
+		Packages: []Package{{Name: "lib", Version: "2-r0", Arch: "x86_64", Repository: "https://packages.example/main", Digest: digestA, Size: 9}},
+		Released: []Package{{Name: "lib", Version: "1-r0", Arch: "aarch64", Repository: "https://packages.example/main", Tag: "edge", Digest: digestA, Size: 8}},
 	}
 }
 
@@ -34,8 +36,11 @@ func TestSaveIsStable(t *testing.T) {
 	if _, err := Load(p); !errors.Is(err, fs.ErrNotExist) || fault.ClassOf(err) != fault.Usage {
 		t.Fatalf("no file: %v", err)
 	}
-	l := sample()
-	if err := l.Save(p); err != nil {
+	f := New(p)
+	if f.Lock() != nil {
+		t.Error("a lock out of nothing")
+	}
+	if err := f.Save(t.Context(), sample()); err != nil {
 		t.Fatal(err)
 	}
 	first, err := os.ReadFile(p)
@@ -49,7 +54,7 @@ func TestSaveIsStable(t *testing.T) {
 	if got.Sources[0].Name != "musl" {
 		t.Errorf("sources are not sorted: %v", got.Sources)
 	}
-	if err := got.Save(p); err != nil {
+	if err := f.Save(t.Context(), got); err != nil {
 		t.Fatal(err)
 	}
 	second, err := os.ReadFile(p)
@@ -82,8 +87,8 @@ func TestSourceAndChanged(t *testing.T) {
 	if _, ok := l.Source("nothing"); ok {
 		t.Error("found a source that is not there")
 	}
-	l.Toolchain.Relocked, l.Go.Relocked = "x", "y"
-	if got := l.Changed(); !reflect.DeepEqual(got, []string{"go", "musl", "toolchain"}) {
+	l.Toolchain.Relocked, l.Go.Relocked, l.Packages[0].Relocked = "x", "y", "z"
+	if got := l.Changed(); !reflect.DeepEqual(got, []string{"go", "musl", "packages", "toolchain"}) {
 		t.Errorf("Changed = %v", got)
 	}
 	c := l.Clone()
@@ -132,6 +137,8 @@ func TestParseErrors(t *testing.T) {
 		"size":           {replace(`"size": 3`, `"size": -3`), "sources[0].size: -3 is not from 1"},
 		"option as path": {replace(`pool/main/m/make`, `../../m/make`), "toolchain.packages[0].file"},
 		"h1":             {replace(`h1:47`, `h2:47`), "go.modules[0].sum"},
+		"package":        {replace(`"arch": "x86_64"`, `"arch": "../x"`), "packages[0].arch"},
+		"released":       {replace(`"tag": "edge"`, `"tag": "e e"`), "released[0].tag"},
 		"go version":     {replace(`"go1.26.8"`, `"1.26.8"`), "go.version"},
 	}
 	for name, tt := range tests {

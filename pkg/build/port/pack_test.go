@@ -103,3 +103,37 @@ func TestPackRefuses(t *testing.T) {
 		}
 	}
 }
+
+func TestOwnersAgree(t *testing.T) {
+	tree := rootfs.New()
+	if err := tree.Add(rootfs.Regular("etc/secret", 0o600, []byte("x"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		owners map[string]string
+		want   uint32
+		err    string
+	}{
+		{map[string]string{"etc/*": "70:71", "etc/secret": "70:71"}, 70, ""},
+		{map[string]string{"etc/*": "70:71", "usr/*": "1:1"}, 70, ""},
+		{map[string]string{"etc/*": "70:71", "etc/secret": "80:80"}, 0, `etc/secret has two owners, 70:71 by "etc/*" and 80:80 by "etc/secret"`},
+	} {
+		// Often enough that the order of a map would show.
+		for range 50 {
+			p := &recipe.PortFile{Path: "port.yaml", Packages: []recipe.PortPackage{{Name: "p", Files: []string{"etc/**"}, Owners: c.owners}}}
+			parts, err := split(p, tree)
+			if c.err != "" {
+				if err == nil || !strings.Contains(err.Error(), c.err) || fault.ClassOf(err) != fault.Usage {
+					t.Fatalf("%v: %v", c.owners, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e, _ := parts[0].tree.Lookup("etc/secret"); e.UID != c.want {
+				t.Fatalf("%v: owner %d", c.owners, e.UID)
+			}
+		}
+	}
+}

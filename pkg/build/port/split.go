@@ -10,6 +10,7 @@ package port
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -129,12 +130,20 @@ func addWithParents(dst, src *rootfs.Tree, e rootfs.Entry) error {
 	return dst.Set(e)
 }
 
-// withOwner applies the package's owners: table.
+// withOwner applies the package's owners: table. Two patterns that take the same
+// entry have to agree, as a table has no order.
 func withOwner(p *recipe.PortFile, d recipe.PortPackage, e rootfs.Entry) (rootfs.Entry, error) {
-	for pattern, owner := range d.Owners {
+	first := ""
+	for _, pattern := range slices.Sorted(maps.Keys(d.Owners)) {
 		if !matches([]string{pattern}, e.Path) {
 			continue
 		}
+		owner := d.Owners[pattern]
+		if first != "" && d.Owners[first] != owner {
+			return e, fault.Errorf(fault.Usage, "%s: package %s: %s has two owners, %s by %q and %s by %q", p.Path, d.Name, e.Path, d.Owners[first], first, owner, pattern).
+				Hintf("write owners: so that at most one of its patterns takes a file")
+		}
+		first = pattern
 		u, g, ok := strings.Cut(owner, ":")
 		uid, err1 := strconv.ParseUint(u, 10, 32)
 		gid, err2 := strconv.ParseUint(g, 10, 32)

@@ -1,6 +1,7 @@
 package recipe
 
 import (
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -44,6 +45,7 @@ func checkRecipe(doc *document, r *Recipe) error {
 			c.failf(index("repositories", i), "repository %q is neither an http or https URL nor a directory", repo)
 		}
 	}
+	checkTrust(c, r)
 	if len(r.Packages) == 0 {
 		c.failf("packages", "packages is empty, an image needs at least sovereign-init")
 	}
@@ -174,6 +176,28 @@ func orNone(given []string) string {
 	return strings.Join(given, " and ")
 }
 
+// checkTrust checks what is said of single repositories.
+func checkTrust(c *check, r *Recipe) {
+	var locations []string
+	for _, repo := range r.Repositories {
+		_, location := SplitTag(repo)
+		locations = append(locations, location)
+	}
+	for _, location := range slices.Sorted(maps.Keys(r.Trust)) {
+		where := join("trust", location)
+		if !slices.Contains(locations, location) {
+			c.failf(where+"#key", "trust: the recipe has no repository %q%s", location, unknown(location, locations))
+		}
+		t := r.Trust[location]
+		if len(t.Keys) == 0 {
+			c.failf(where+".keys", "trust: no key for %s, name at least one", location)
+		}
+		if c.given(where + ".sha1") {
+			c.oneOf(where+".sha1", "word for sha1", t.SHA1, "allow", "refuse")
+		}
+	}
+}
+
 // checkRecipeFiles looks at the disk: what a recipe names must be there.
 func checkRecipeFiles(doc *document, r *Recipe) error {
 	c := &check{doc: doc}
@@ -193,6 +217,11 @@ func checkRecipeFiles(doc *document, r *Recipe) error {
 	}
 	for i, k := range r.Keys {
 		c.onDisk(index("keys", i), "key", r.Resolve(k), false)
+	}
+	for _, location := range slices.Sorted(maps.Keys(r.Trust)) {
+		for i, k := range r.Trust[location].Keys {
+			c.onDisk(index(join("trust", location)+".keys", i), "key", r.Resolve(k), false)
+		}
 	}
 	for i, f := range r.Files {
 		if f.From != "" {

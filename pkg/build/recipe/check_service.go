@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
 
 // Signals a service may want as its request to stop.
@@ -12,6 +14,7 @@ var stopSignals = [...]string{"INT", "QUIT", "TERM"}
 
 func checkServices(c *check, services []Service, users []string) {
 	names, ports, portNames, paths := map[string]string{}, map[int]string{}, map[string]string{}, map[string]string{}
+	devices := map[string]string{}
 	if len(services) == 0 {
 		c.failf("services", "services is empty, a machine needs at least one")
 	}
@@ -21,8 +24,11 @@ func checkServices(c *check, services []Service, users []string) {
 	}
 	for i, s := range services {
 		where := index("services", i)
-		if s.User != "" {
-			c.oneOf(where+".user", "user", s.User, users...)
+		c.oneOf(where+".user", "user", s.User, users...)
+		checkCapabilities(c, where, s.Capabilities)
+		for j, d := range s.Devices {
+			c.device(index(where+".devices", j), d)
+			unique(c, devices, index(where+".devices", j), "device", d)
 		}
 		for _, key := range slices.Sorted(slices.Values(keys(s.Environment))) {
 			if !environPattern.MatchString(key) {
@@ -37,7 +43,7 @@ func checkServices(c *check, services []Service, users []string) {
 			unique(c, paths, index(where+".directories", j)+".path", "directory", d.Path)
 		}
 		secrets := checkSecrets(c, where, s.Secrets)
-		checkCertificates(c, where, s.Certificates)
+		certificates := checkCertificates(c, where, s.Certificates)
 		for j, command := range s.Setup {
 			c.command(index(where+".setup", j), command)
 		}
@@ -53,6 +59,9 @@ func checkServices(c *check, services []Service, users []string) {
 		if c.given(where + ".limits.memory") {
 			c.mebibytes(where+".limits.memory", s.Limits.Memory, MiB)
 		}
+		if c.given(where + ".limits.pids") {
+			c.between(where+".limits.pids", s.Limits.PIDs, 1, spec.MaxPIDs)
+		}
 		c.between(where+".limits.oom_score_adj", s.Limits.OOMScoreAdj, -1000, 1000)
 		for j, p := range s.Ports {
 			at := index(where+".ports", j)
@@ -60,10 +69,30 @@ func checkServices(c *check, services []Service, users []string) {
 			c.between(at+".port", p.Port, 1, 65535)
 			unique(c, portNames, at+".name", "port name", p.Name)
 			unique(c, ports, at+".port", "port", p.Port)
-			checkPortURL(c, at+".url", p.URL, secrets)
+			checkPortURL(c, at+".url", p.URL, secrets, certificates)
 		}
 	}
 	checkOrder(c, services)
+}
+
+func checkCapabilities(c *check, where string, list []string) {
+	seen := map[string]string{}
+	for i, name := range list {
+		at := index(where+".capabilities", i)
+		if bare, ok := strings.CutPrefix(name, "CAP_"); ok {
+			c.failf(at, "capability %q is written without CAP_: %s", name, bare)
+		}
+		c.oneOf(at, "capability", name, spec.Capabilities()...)
+		unique(c, seen, at, "capability", name)
+	}
+}
+
+// device accepts a device file that the kernel makes.
+func (c *check) device(where, path string) {
+	c.absolute(where, path)
+	if !spec.IsDevice(path) {
+		c.failf(where, "device %q is not a device file below /dev, like /dev/net/tun", path)
+	}
 }
 
 func (c *check) directory(where string, d Directory) {
@@ -97,18 +126,21 @@ func checkSecrets(c *check, where string, list []Secret) []string {
 	return keys(seen)
 }
 
-func checkCertificates(c *check, where string, list []Certificate) {
-	seen := map[string]string{}
+// checkCertificates returns the hosts of each.
+func checkCertificates(c *check, where string, list []Certificate) map[string][]string {
+	seen, hosts := map[string]string{}, map[string][]string{}
 	for i, s := range list {
 		at := index(where+".certificates", i)
 		c.name(at+".name", "certificate name", s.Name)
 		unique(c, seen, at+".name", "certificate name", s.Name)
+		hosts[s.Name] = s.Hosts
 		for j, h := range s.Hosts {
 			if !hostPattern.MatchString(h) && net.ParseIP(h) == nil {
 				c.failf(index(at+".hosts", j), "%q is neither a DNS name nor an IP address", h)
 			}
 		}
 	}
+	return hosts
 }
 
 // hostPattern is a DNS name, with a wildcard as its first label or without.
@@ -131,15 +163,29 @@ func checkHealth(c *check, where string, h Health) {
 
 var placeholder = regexp.MustCompile(`\$\{[^}]*\}?`)
 
-func checkPortURL(c *check, where, url string, secrets []string) {
+// clientAddress is where the host's end of every port is, and so what
+// ${address} begins with.
+const clientAddress = "127.0.0.1"
+
+func checkPortURL(c *check, where, url string, secrets []string, certificates map[string][]string) {
+	if strings.ContainsFunc(url, func(r rune) bool { return r < ' ' || r > '~' }) {
+		c.failf(where, "url %q has a character that is not printable ASCII: write it percent-encoded", url)
+	}
 	for _, p := range placeholder.FindAllString(url, -1) {
-		secret, isSecret := strings.CutPrefix(p, "${secret:")
+		kind, name, named := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(p, "${"), "}"), ":")
 		switch {
 		case p == "${address}":
-		case isSecret && strings.HasSuffix(secret, "}"):
-			c.oneOf(where, "secret", strings.TrimSuffix(secret, "}"), secrets...)
+		case named && kind == "secret" && strings.HasSuffix(p, "}"):
+			c.oneOf(where, "secret", name, secrets...)
+		case named && kind == "certificate" && strings.HasSuffix(p, "}"):
+			hosts, known := certificates[name]
+			if !known {
+				c.oneOf(where, "certificate", name, keys(certificates)...)
+			} else if !slices.Contains(hosts, clientAddress) {
+				c.failf(where, "certificate %q is not for %s, where ${address} leads: add that to its hosts", name, clientAddress)
+			}
 		default:
-			c.failf(where, "unknown placeholder %s, known are ${address} and ${secret:NAME}", p)
+			c.failf(where, "unknown placeholder %s, known are ${address}, ${secret:NAME} and ${certificate:NAME}", p)
 		}
 	}
 }

@@ -57,9 +57,10 @@ func TestSpec(t *testing.T) {
 		Name:   "demo",
 		Data:   spec.Data{Serial: "data", FileSystem: "ext4", Mount: "/data"},
 		Services: []spec.Service{{
-			Name: "log", User: "root", Command: []string{"/usr/bin/log"},
+			Name: "log", User: "log", Command: []string{"/usr/bin/log"},
 			Stop:   spec.Stop{Signal: "TERM", Seconds: 30},
 			Health: spec.Health{Command: []string{"/usr/bin/true"}, IntervalSeconds: 10, TimeoutSeconds: 5, Failures: 3},
+			Limits: spec.Limits{PIDs: 512},
 		}, {
 			Name: "web", User: "web", Environment: map[string]string{"LC_ALL": "C"}, After: []string{"log"},
 			Directories: []spec.Directory{{Path: "/data/web", Mode: "0700"}, {Path: "/run/web", Mode: "0755"}},
@@ -69,12 +70,13 @@ func TestSpec(t *testing.T) {
 			Reload:      []string{"/usr/bin/web", "reload"},
 			Stop:        spec.Stop{Signal: "INT", Seconds: 60},
 			Health:      spec.Health{Command: []string{"/usr/bin/web", "check"}, Starting: []int{1}, IntervalSeconds: 5, TimeoutSeconds: 2, Failures: 4},
-			Limits:      spec.Limits{OpenFiles: 4096, MemoryMiB: 128, OOMScoreAdj: -500},
+			Limits:      spec.Limits{OpenFiles: 4096, MemoryMiB: 128, PIDs: 512, OOMScoreAdj: -500},
 
 			Certificates: []spec.Certificate{{Name: "server", Hosts: []string{"localhost", "127.0.0.1", "*.example.org"}}},
 			Optional:     true,
 		}, {
 			Name: "vpn", User: "root", Command: []string{"/usr/bin/vpn"},
+			Capabilities: []string{"NET_ADMIN", "NET_RAW"}, Devices: []string{"/dev/net/tun"}, Limits: spec.Limits{PIDs: 100},
 			Secrets: []spec.Secret{{Name: "key", Given: true}},
 			Stop:    spec.Stop{Signal: "TERM", Seconds: 30},
 			Health:  spec.Health{Command: []string{"/usr/bin/true"}, IntervalSeconds: 10, TimeoutSeconds: 5, Failures: 3},

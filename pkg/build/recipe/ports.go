@@ -84,7 +84,7 @@ func (p *PortFile) Needs(ports map[string]*PortFile) []*PortFile {
 		seen[pkg] = true
 		need[port.Name] = port
 		for _, made := range port.Packages {
-			if made.Name == pkg {
+			if made.Name == pkg || slices.ContainsFunc(made.Provides, func(p string) bool { return DependencyName(p) == pkg }) {
 				queue = append(queue, made.Depends...)
 			}
 		}

@@ -33,7 +33,7 @@ func (r *Recipe) fill() {
 	}
 	for i := range r.Services {
 		s := &r.Services[i]
-		orString(&s.User, "root")
+		orNumber(&s.Limits.PIDs, spec.DefaultPIDs)
 		for j := range s.Directories {
 			orString(&s.Directories[j].Mode, "0755")
 		}
@@ -96,14 +96,16 @@ func (r *Recipe) Spec() spec.Spec {
 
 func (s Service) spec() spec.Service {
 	out := spec.Service{
-		Name:        s.Name,
-		User:        s.User,
-		Environment: s.Environment,
-		After:       s.After,
-		Setup:       s.Setup,
-		Command:     s.Command,
-		Reload:      s.Reload,
-		Stop:        spec.Stop{Signal: s.Stop.Signal, Seconds: s.Stop.Timeout.seconds()},
+		Name:         s.Name,
+		User:         s.User,
+		Capabilities: s.Capabilities,
+		Devices:      s.Devices,
+		Environment:  s.Environment,
+		After:        s.After,
+		Setup:        s.Setup,
+		Command:      s.Command,
+		Reload:       s.Reload,
+		Stop:         spec.Stop{Signal: s.Stop.Signal, Seconds: s.Stop.Timeout.seconds()},
 		Health: spec.Health{
 			Command:         s.Health.Command,
 			Starting:        s.Health.Starting,
@@ -115,6 +117,7 @@ func (s Service) spec() spec.Service {
 		Limits: spec.Limits{
 			OpenFiles:   s.Limits.OpenFiles,
 			MemoryMiB:   uint64(s.Limits.Memory / MiB),
+			PIDs:        s.Limits.PIDs,
 			OOMScoreAdj: s.Limits.OOMScoreAdj,
 		},
 		Optional: s.Optional,

@@ -11,7 +11,7 @@ func unknown(name string, known []string) string {
 	known = slices.Sorted(slices.Values(known))
 	best, distance := "", len(name)/3+2
 	for _, k := range known {
-		if d := editDistance(strings.ToLower(name), k); d < distance {
+		if d := editDistance(strings.ToLower(name), strings.ToLower(k)); d < distance {
 			best, distance = k, d
 		}
 	}

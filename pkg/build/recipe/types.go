@@ -37,8 +37,12 @@ type Recipe struct {
 	// that ask for it ("name@edge").
 	Repositories []string `yaml:"repositories,omitempty"`
 	// Keys are the files of the public keys the repositories are signed with,
-	// relative to the recipe.
+	// relative to the recipe. They count for every repository that is not in
+	// Trust.
 	Keys []string `yaml:"keys,omitempty"`
+	// Trust says for single repositories, by location without a tag, whose
+	// signatures count there: nobody else's do.
+	Trust map[string]Trust `yaml:"trust,omitempty"`
 	// Packages is the world: apk dependencies, "icu-data-full" or
 	// "postgresql17>=17.4".
 	Packages []string `yaml:"packages"`
@@ -60,6 +64,16 @@ type Recipe struct {
 	Dir string `yaml:"-" json:"-"`
 	// Path is the file the recipe was read from.
 	Path string `yaml:"-" json:"-"`
+}
+
+// Trust is what the index and the packages of a repository have to be signed
+// with.
+type Trust struct {
+	// Keys are the files of public keys, relative to the recipe.
+	Keys []string `yaml:"keys"`
+	// SHA1 is "refuse" where signatures over SHA-1 do not count, as is wise for
+	// a repository of one's own. Alpine's need them, and "allow" is the default.
+	SHA1 string `yaml:"sha1,omitempty"`
 }
 
 // Kernel says which kernel, with which patches, from which fragments.
@@ -125,8 +139,16 @@ type VM struct {
 type Service struct {
 	// Name is the service's, unique in the recipe.
 	Name string `yaml:"name"`
-	// User runs every command of the service; root by default.
-	User string `yaml:"user,omitempty"`
+	// User runs every command of the service: one of the recipe's users, or
+	// root where it has to be.
+	User string `yaml:"user"`
+	// Capabilities are the parts of root's power that the service has, by the
+	// kernel's names without CAP_, such as NET_BIND_SERVICE; none by default,
+	// for root too.
+	Capabilities []string `yaml:"capabilities,omitempty"`
+	// Devices are files below /dev that the service's user may open, such as
+	// /dev/net/tun. One that the machine does not have is left out.
+	Devices []string `yaml:"devices,omitempty"`
 	// Environment is added to the guest's own few variables.
 	Environment map[string]string `yaml:"environment,omitempty"`
 	// After names services that must be healthy before this one starts.
@@ -149,7 +171,7 @@ type Service struct {
 	Stop Stop `yaml:"stop,omitempty"`
 	// Health says how the supervisor knows that the service works.
 	Health Health `yaml:"health"`
-	// Limits are none by default.
+	// Limits are that of pids by default.
 	Limits Limits `yaml:"limits,omitempty"`
 	// Ports are the TCP ports the service listens on.
 	Ports []Port `yaml:"ports,omitempty"`
@@ -225,6 +247,9 @@ type Limits struct {
 	OpenFiles uint64 `yaml:"open_files,omitempty"`
 	// Memory is the most the service's processes may take together.
 	Memory Size `yaml:"memory,omitempty"`
+	// PIDs is how many processes and threads the service's may be together: 1
+	// to 32768, 512 by default.
+	PIDs int `yaml:"pids,omitempty"`
 	// OOMScoreAdj from -1000 to 1000; lower is killed later.
 	OOMScoreAdj int `yaml:"oom_score_adj,omitempty"`
 }
@@ -236,7 +261,8 @@ type Port struct {
 	// Port is from 1 to 65535, unique in the recipe.
 	Port int `yaml:"port"`
 	// URL is how a client reaches it: ${address} stands for host:port,
-	// ${secret:NAME} for a secret of this service.
+	// ${secret:NAME} for a secret of this service, ${certificate:NAME} for a
+	// file of the client's with that certificate of this service.
 	URL string `yaml:"url,omitempty"`
 }
 
@@ -318,6 +344,7 @@ type PortPackage struct {
 	Provides  []string `yaml:"provides,omitempty"`
 	Replaces  []string `yaml:"replaces,omitempty"`
 	InstallIf []string `yaml:"install_if,omitempty"`
-	// Owners gives files other owners than root: pattern to "uid:gid".
+	// Owners gives files other owners than root: pattern to "uid:gid". A file
+	// that two patterns with different owners take is an error.
 	Owners map[string]string `yaml:"owners,omitempty"`
 }

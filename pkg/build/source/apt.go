@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/flock"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -214,17 +215,12 @@ func discard(r io.Reader) error {
 
 // lockFile holds a lock file until the returned function is called.
 func lockFile(ctx context.Context, path string) (func(), error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	l, err := flock.Open(path)
 	if err != nil {
 		return nil, store.FullDisk(filepath.Dir(path), err)
 	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil || errors.Is(err, unix.ENOTSUP) {
-			return func() { f.Close() }, nil // closing lets go of the lock
-		}
-		if err := sleep(ctx, pollLock); err != nil {
-			return nil, errors.Join(err, f.Close())
-		}
+	if err := l.Wait(ctx, flock.Exclusive); err != nil && !errors.Is(err, unix.ENOTSUP) {
+		return nil, errors.Join(err, l.Close())
 	}
+	return func() { l.Close() }, nil // nothing was written to it
 }

@@ -25,6 +25,7 @@ type archive struct {
 	SignedBy string // a path, fingerprints, or an embedded key with its line breaks
 	Trusted  string
 	Security bool // a security archive: its suites are named SUITE-security
+	Updates  bool // the machine also takes SUITE-updates from it
 }
 
 // stanza is one paragraph of a deb822 file: keys in lower case. A value over
@@ -158,6 +159,8 @@ func debianArchive(uri string, suites, components []string) (archive, bool) {
 	if err != nil || u.Scheme == "" || u.Scheme == "cdrom" || u.Fragment != "" || strings.ContainsAny(uri, " \t\r\n'\"") || !slices.Contains(components, "main") {
 		return archive{}, false
 	}
+	a := archive{URI: uri}
+	ok := false
 	for _, s := range suites {
 		if old, ok := strings.CutSuffix(s, "/updates"); ok {
 			s = old + "-security" // as it was named up to buster
@@ -167,13 +170,15 @@ func debianArchive(uri string, suites, components []string) (archive, bool) {
 			continue
 		}
 		switch variant {
-		case "", "updates", "backports", "proposed-updates":
-			return archive{URI: uri}, true
+		case "updates":
+			a.Updates, ok = true, true
+		case "", "backports", "proposed-updates":
+			ok = true
 		case "security":
 			return archive{URI: uri, Security: true}, true
 		}
 	}
-	return archive{}, false
+	return a, ok
 }
 
 // debianSuites is every suite a machine that builds today may be set up for.
@@ -216,9 +221,12 @@ func findArchives(etc string) ([]archive, error) {
 	}
 	var once []archive
 	for _, a := range out {
-		if !slices.ContainsFunc(once, func(b archive) bool { return a.URI == b.URI && a.Security == b.Security }) {
+		i := slices.IndexFunc(once, func(b archive) bool { return a.URI == b.URI && a.Security == b.Security })
+		if i < 0 {
 			once = append(once, a)
+			continue
 		}
+		once[i].Updates = once[i].Updates || a.Updates // a list has a line for each suite
 	}
 	return once, nil
 }

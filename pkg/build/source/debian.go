@@ -2,10 +2,12 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -65,7 +67,10 @@ func (a *apt) sourcePackages(ctx context.Context, suite, name string, fresh bool
 		out, err = parseSourcePackages(r)
 		return err
 	}, "showsrc", "--only-source", name)
-	if err != nil && strings.Contains(err.Error(), "Unable to locate package") {
+	if err != nil && (strings.Contains(err.Error(), "Unable to locate package") ||
+		strings.Contains(err.Error(), "You must put some 'deb-src' URIs")) {
+		// The second is what apt says of a suite without any source package,
+		// as SUITE-updates is now and then. Its exit code is the same for all.
 		return nil, nil
 	}
 	out = slices.DeleteFunc(out, func(p sourcePackage) bool { return p.Name != name })
@@ -99,14 +104,19 @@ func escapePath(p string) string {
 	return strings.ReplaceAll((&url.URL{Path: p}).EscapedPath(), "+", "%2b")
 }
 
-// poolDirectory is where Debian keeps a source package of main (Debian policy,
-// "pool/main/m/musl", "pool/main/libf/libffi").
-func poolDirectory(name string) string {
+// poolDirectory is where Debian keeps a source package of main, by the suite it
+// is in (Debian policy, "pool/main/m/musl", "pool/main/libf/libffi"; the
+// security archive has pool/updates/main).
+func poolDirectory(suite, name string) string {
 	prefix := name[:1]
 	if strings.HasPrefix(name, "lib") && len(name) > 3 {
 		prefix = name[:4]
 	}
-	return "pool/main/" + prefix + "/" + name
+	main := "pool/main/"
+	if strings.HasSuffix(suite, "-security") {
+		main = "pool/updates/main/"
+	}
+	return main + prefix + "/" + name
 }
 
 // fetchDebian brings the file of a Debian source package. It first asks for
@@ -134,14 +144,15 @@ func (f *Fetcher) fetchDebian(ctx context.Context, b blob, file string, m lock.M
 		}
 		return failed
 	}
-	err := at(poolDirectory(m.Source))
+	err := at(poolDirectory(m.Suite, m.Source))
 	if err == nil || !isGone(err) {
 		return err
 	}
 	for _, fresh := range []bool{false, true} {
 		found, lerr := f.apt.sourcePackages(ctx, m.Suite, m.Source, fresh)
 		if lerr != nil {
-			return fmt.Errorf("%w; %w", err, lerr)
+			// Without lists nobody knows whether it lies elsewhere.
+			return fmt.Errorf("%v; %w", err, lerr)
 		}
 		var versions []string
 		for _, p := range found {
@@ -171,23 +182,39 @@ func (f *Fetcher) fetchDebian(ctx context.Context, b blob, file string, m lock.M
 	return err
 }
 
-// exists asks whether a URL is there, without its bytes.
+// exists asks whether a URL is there, without its bytes. It is false only when
+// the server said so.
 func (f *Fetcher) exists(ctx context.Context, raw string) (bool, error) {
 	u, err := url.Parse(raw)
 	if err != nil {
 		return false, err
 	}
-	if u.Scheme != "http" && u.Scheme != "https" {
-		return true, nil // local, or apt's own business: the download will tell
+	switch u.Scheme {
+	case "http", "https":
+	case "file", "copy":
+		_, err := os.Stat(u.Path)
+		if errors.Is(err, os.ErrNotExist) {
+			return false, nil
+		}
+		return err == nil, err
+	default:
+		return true, nil // apt's own business: the download will tell
 	}
-	var code int
+	var resp *http.Response
 	err = f.hosts.do(ctx, u.Host, func() error {
-		resp, err := f.request(ctx, http.MethodHead, u, 0)
-		if err != nil {
+		if resp, err = f.request(ctx, http.MethodHead, u, 0); err != nil {
 			return err
 		}
-		code = resp.StatusCode
 		return resp.Body.Close()
 	})
-	return code == http.StatusOK, err
+	if err != nil {
+		return false, err
+	}
+	if resp.StatusCode == http.StatusOK {
+		return true, nil
+	}
+	if err := statusError(resp); !isGone(err) {
+		return false, fmt.Errorf("%s: %w", u.Redacted(), err)
+	}
+	return false, nil
 }

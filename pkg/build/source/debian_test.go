@@ -60,11 +60,59 @@ func TestDebs(t *testing.T) {
 	}
 }
 
+// Failures of which nobody can say that they mean absence.
+func TestDebsUnfetched(t *testing.T) {
+	deb := func(file string) lock.Toolchain {
+		return lock.Toolchain{Suite: "bookworm", Packages: []lock.DebPackage{
+			{Name: "make", Version: "1", Arch: "amd64", File: file, Digest: store.FromBytes(body()), Size: int64(len(body()))}}}
+	}
+	empty, filled := t.TempDir(), t.TempDir()
+	if err := os.MkdirAll(filepath.Join(filled, "pool"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for uri, missing := range map[string]bool{
+		"nosuchmethod+http://127.0.0.1:1/debian": false,
+		"file://" + empty:                        false, // not mounted, say
+		"file://" + empty + "/absent":            false,
+		"file://" + filled:                       true,
+	} {
+		etc := t.TempDir()
+		if err := os.WriteFile(filepath.Join(etc, "sources.list"), []byte("deb "+uri+" bookworm main\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		f, _ := fetcher(t, WithAptDir(etc))
+		err := f.Debs(t.Context(), deb("pool/main/m/make/make_1_amd64.deb"))
+		var m *MissingError
+		if fault.ClassOf(err) != fault.Source || errors.As(err, &m) != missing {
+			t.Errorf("%s: %v, want missing %v", uri, err, missing)
+		}
+	}
+}
+
+// A pool without the file is not enough to say that a Debian source has left:
+// the lists may know it elsewhere, and here they cannot be had.
+func TestSourceWithoutLists(t *testing.T) {
+	needAptGet(t)
+	f, _ := fetcher(t, mirrorOf(t, http.NotFound))
+	err := f.Sources(t.Context(), []lock.Source{src("zlib", "debian:bookworm/zlib=1.3-1")})
+	var missing *MissingError
+	if fault.ClassOf(err) != fault.Source || errors.As(err, &missing) || !strings.Contains(err.Error(), "lists of bookworm") {
+		t.Fatalf("error %v", err)
+	}
+}
+
 func TestNoDebianArchive(t *testing.T) {
 	f, _ := fetcher(t, WithAptDir(t.TempDir()))
 	err := f.Sources(t.Context(), []lock.Source{src("zlib", "debian:trixie/zlib=1.3-1")})
 	if fault.ClassOf(err) != fault.Environment || fault.HintOf(err) == "" {
 		t.Fatalf("error %v", err)
+	}
+}
+
+func needAptGet(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		t.Skip("no apt-get on this machine")
 	}
 }
 
@@ -74,9 +122,7 @@ func needApt(t *testing.T) {
 	if testing.Short() {
 		t.Skip("downloads lists: not with -short")
 	}
-	if _, err := exec.LookPath("apt-get"); err != nil {
-		t.Skip("no apt-get on this machine")
-	}
+	needAptGet(t)
 	if found, err := findArchives("/etc/apt"); err != nil || len(found) == 0 {
 		t.Skipf("no Debian archive in /etc/apt: %v", err)
 	}
@@ -89,10 +135,11 @@ func TestRealApt(t *testing.T) {
 	f, _ := fetcher(t)
 	decl := recipe.Source{Debian: recipe.Debian{Suite: "trixie", Source: "musl"}, Series: "1.2"}
 	old := &lock.Lock{Schema: 1, SourceDate: 1}
-	l, changes, err := f.Update(t.Context(), old, Declared{Sources: map[string]recipe.Source{"musl": decl}}, nil)
+	u, err := f.Update(t.Context(), old, Declared{Sources: map[string]recipe.Source{"musl": decl}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	l, changes := u.Lock, u.Changes
 	s, ok := l.Source("musl")
 	if !ok || len(changes) != 1 || !strings.HasPrefix(s.File, "musl_1.2.") || len(old.Sources) != 0 {
 		t.Fatalf("locked %+v, changes %v", s, changes)
@@ -111,8 +158,10 @@ func TestRealApt(t *testing.T) {
 	if !errors.As(err, &missing) || !slices.Equal(missing.Names, []string{"musl"}) || !strings.Contains(err.Error(), "trixie has 1.2.") {
 		t.Fatalf("error %v", err)
 	}
-	l, changes, err = f.Relock(t.Context(), l, Declared{Sources: map[string]recipe.Source{"musl": decl}}, missing.Names)
-	if err != nil || len(changes) != 1 || !slices.Equal(l.Changed(), []string{"musl"}) || l.Sources[0].Relocked != "1.2.0" || l.Sources[0].Digest != s.Digest {
+	if u, err = f.Relock(t.Context(), l, Declared{Sources: map[string]recipe.Source{"musl": decl}}, missing.Names); err != nil {
+		t.Fatal(err)
+	}
+	if l, changes = u.Lock, u.Changes; len(changes) != 1 || !slices.Equal(l.Changed(), []string{"musl"}) || l.Sources[0].Relocked != "1.2.0" || l.Sources[0].Digest != s.Digest {
 		t.Fatalf("re-locked %+v, %v, %v", l.Sources, changes, err)
 	}
 

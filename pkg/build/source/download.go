@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/flock"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -171,6 +172,9 @@ func (f *Fetcher) transfer(ctx context.Context, part *os.File, b blob, rawURL st
 		return &againError{err: fmt.Errorf("%s: interrupted after %d of %d bytes: %w", u.Host, offset+n, b.size, err)}
 	case offset+n > b.size:
 		return wrongSize(b.digest, b.size, offset+n)
+	case offset+n < b.size:
+		// An answer without Content-Length that ended early looks whole.
+		return &againError{err: fmt.Errorf("%s ended after %d of %d bytes", u.Host, offset+n, b.size)}
 	}
 	return nil
 }
@@ -191,15 +195,18 @@ func (f *Fetcher) request(ctx context.Context, method string, u *url.URL, offset
 	if err == nil {
 		return resp, nil
 	}
-	var ue *url.Error
+	var (
+		ue       *url.Error
+		redirect *redirectError
+	)
 	if errors.As(err, &ue) {
 		err = ue.Err // the text without the URL, which the mirror's name says
 	}
 	switch {
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
-	case strings.Contains(err.Error(), "redirect"): // checkRedirect's
-		return nil, &goneError{err.Error()}
+	case errors.As(err, &redirect):
+		return nil, redirect // the host was reached
 	default:
 		return nil, &unreachableError{u.Host, err}
 	}
@@ -219,9 +226,8 @@ func (f *Fetcher) accept(resp *http.Response, b blob, offset int64) (int64, erro
 		}
 		return from, nil
 	case code == http.StatusOK && html:
-		// What a captive portal and some error pages look like.
-		return 0, &goneError{"an HTML page in place of the file"}
-	case code == http.StatusOK && resp.ContentLength > b.size:
+		return 0, errors.New("an HTML page in place of the file, as captive portals send it")
+	case code == http.StatusOK && resp.ContentLength >= 0 && resp.ContentLength != b.size:
 		return 0, wrongSize(b.digest, b.size, resp.ContentLength)
 	case code == http.StatusOK:
 		return 0, nil
@@ -238,7 +244,7 @@ func (f *Fetcher) accept(resp *http.Response, b blob, offset int64) (int64, erro
 		}
 		return 0, &againError{err: errors.New("HTTP " + resp.Status), after: time.Duration(min(after, 30)) * time.Second}
 	default:
-		return 0, &goneError{"HTTP " + resp.Status}
+		return 0, statusError(resp)
 	}
 }
 
@@ -255,7 +261,11 @@ func (f *Fetcher) openPartial(ctx context.Context, b blob) (*os.File, error) {
 		if err != nil {
 			return nil, store.FullDisk(f.cache, err)
 		}
-		if held := unix.Flock(int(part.Fd()), unix.LOCK_EX|unix.LOCK_NB); held == nil || errors.Is(held, unix.ENOTSUP) {
+		held, err := flock.Try(part, flock.Exclusive)
+		if err != nil && !errors.Is(err, unix.ENOTSUP) {
+			return nil, errors.Join(err, part.Close())
+		}
+		if held || err != nil { // or a file system without locks
 			// It may have been moved away between opening and locking.
 			here, err1 := part.Stat()
 			there, err2 := os.Stat(path)

@@ -11,9 +11,10 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// MissingError is inputs that have left every mirror and are not in the store:
-// the lock has to change. It comes wrapped in a fault.Error of class
-// fault.Source whose hint names the command.
+// MissingError is inputs that are not in the store and that every one of their
+// mirrors says it does not have: the lock has to change. A mirror that cannot
+// be reached, refuses, or sends something else has not said so. It comes
+// wrapped in a fault.Error of class fault.Source whose hint names the command.
 type MissingError struct {
 	// Names of the inputs, sorted.
 	Names []string
@@ -33,7 +34,9 @@ func (e *MissingError) Error() string {
 	return b.String()
 }
 
-func newMissing(said map[string][]string) error {
+// newMissing makes the error of missing inputs; unfetched are others that
+// failed for another reason, in words.
+func newMissing(said map[string][]string, unfetched ...string) error {
 	e := &MissingError{Said: said}
 	for n := range said {
 		e.Names = append(e.Names, n)
@@ -43,13 +46,34 @@ func newMissing(said map[string][]string) error {
 	for i, n := range e.Names {
 		hint[i] = fmt.Sprintf("sovereign-build lock --update %s RECIPE", n)
 	}
-	return fault.Errorf(fault.Source, "%w", e).Hintf("run %s", strings.Join(hint, " and "))
+	err := error(e)
+	if len(unfetched) > 0 {
+		err = fmt.Errorf("%w; could not be fetched: %s", e, strings.Join(unfetched, ", "))
+	}
+	return fault.Errorf(fault.Source, "%w", err).Hintf("run %s", strings.Join(hint, " and "))
 }
 
-// goneError is a mirror that answered and does not have the file.
+// goneError is a mirror's answer that it does not have the file: HTTP 404 or
+// 410, or a directory without it. No other failure is one.
 type goneError struct{ what string }
 
 func (e *goneError) Error() string { return e.what }
+
+func isGone(err error) bool {
+	var g *goneError
+	return errors.As(err, &g)
+}
+
+// statusError is an answer that is no success: that the file is not there, or
+// that the server will not give it, which says nothing about the file.
+func statusError(resp *http.Response) error {
+	text := "HTTP " + resp.Status
+	switch resp.StatusCode {
+	case http.StatusNotFound, http.StatusGone:
+		return &goneError{text}
+	}
+	return errors.New(text)
+}
 
 // attemptError is one input that no mirror gave.
 type attemptError struct {
@@ -73,27 +97,22 @@ func (a *attemptError) verification() error {
 	return nil
 }
 
+// gone says whether every mirror said that it does not have the input.
 func (a *attemptError) gone() bool {
-	for _, err := range a.errs {
-		var g *goneError
-		if errors.As(err, &g) {
-			return true
-		}
-	}
-	return false
+	return len(a.errs) > 0 && !slices.ContainsFunc(a.errs, func(err error) bool { return !isGone(err) })
 }
 
 // judge turns the inputs that no mirror gave into one error. Wrong bytes come
 // first, because re-locking must not paper over them; an input is missing only
-// if a mirror that answered said so, because a network that is down is no
-// reason to change a lock.
+// if every mirror said so, because a network that is down, a portal or a proxy
+// that refuses is no reason to change a lock.
 func judge(failed []*attemptError) error {
 	if len(failed) == 0 {
 		return nil
 	}
 	slices.SortFunc(failed, func(a, b *attemptError) int { return strings.Compare(a.name, b.name) })
 	missing := make(map[string][]string)
-	var unreachable []string
+	var unfetched []string
 	for _, a := range failed {
 		if err := a.verification(); err != nil {
 			return fault.Errorf(fault.Verification, "%s: %w (mirrors: %s)", a.name, err, strings.Join(a.said, "; ")).
@@ -102,14 +121,14 @@ func judge(failed []*attemptError) error {
 		if a.gone() {
 			missing[a.name] = append(missing[a.name], a.said...)
 		} else {
-			unreachable = append(unreachable, fmt.Sprintf("%s (%s)", a.name, strings.Join(a.said, "; ")))
+			unfetched = append(unfetched, fmt.Sprintf("%s (%s)", a.name, strings.Join(a.said, "; ")))
 		}
 	}
 	if len(missing) > 0 {
-		return newMissing(missing)
+		return newMissing(missing, unfetched...)
 	}
-	return fault.Errorf(fault.Source, "no mirror could be reached for %s", strings.Join(unreachable, ", ")).
-		Hintf("check the network and run the command again")
+	return fault.Errorf(fault.Source, "could not be fetched: %s", strings.Join(unfetched, ", ")).
+		Hintf("check the network and run the command again; the lock need not change before every mirror says that it does not have the file")
 }
 
 func offlineError(names []string) error {
@@ -117,17 +136,22 @@ func offlineError(names []string) error {
 		Hintf("run once with a network, without --offline")
 }
 
+// redirectError is a redirect that is not followed.
+type redirectError struct{ what string }
+
+func (e *redirectError) Error() string { return e.what }
+
 // checkRedirect lets a redirect lead to https only; from plain http, which
 // only Debian's mirrors use, also to http.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
-		return errors.New("more than 10 redirects")
+		return &redirectError{"more than 10 redirects"}
 	}
 	was := via[len(via)-1].URL
 	if req.URL.Scheme == "https" || (was.Scheme == "http" && req.URL.Scheme == "http") {
 		return nil
 	}
-	return fmt.Errorf("%s redirects to %s, which is not https", was.Redacted(), req.URL.Redacted())
+	return &redirectError{fmt.Sprintf("%s redirects to %s, which is not https", was.Redacted(), req.URL.Redacted())}
 }
 
 // wrongSize is the verification error for a file whose length alone shows that

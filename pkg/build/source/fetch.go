@@ -22,8 +22,9 @@ import (
 // cost nothing.
 //
 // Errors: fault.Verification for wrong bytes that no other mirror made good;
-// a *MissingError (class fault.Source) for inputs that left every mirror;
-// fault.Source where no mirror can be reached or the fetcher is offline;
+// a *MissingError (class fault.Source) for inputs that every mirror says it
+// does not have; fault.Source where a mirror could not be asked, refused or
+// sent something else, or the fetcher is offline;
 // fault.Environment for a full disk. Bytes that did arrive are kept in each
 // case, except wrong ones.
 func (f *Fetcher) Sources(ctx context.Context, sources []lock.Source) error {
@@ -116,7 +117,7 @@ func (f *Fetcher) apk(ctx context.Context, b blob, p lock.Package) error {
 	if strings.Contains(p.Repository, "://") {
 		return f.download(ctx, b, strings.TrimRight(p.Repository, "/")+"/"+p.File())
 	}
-	return f.copyFile(ctx, b, filepath.Join(p.Repository, filepath.FromSlash(p.File())))
+	return f.copyFile(ctx, b, p.Repository, p.File())
 }
 
 // job is one input to fetch.
@@ -177,11 +178,6 @@ func tryNext(ctx context.Context, err error) bool {
 	return ctx.Err() == nil && fault.ClassOf(err) != fault.Environment && fault.ClassOf(err) != fault.Cancelled
 }
 
-func isGone(err error) bool {
-	var g *goneError
-	return errors.As(err, &g)
-}
-
 // worse picks, of what two places said about one file, what matters more:
 // wrong bytes, then a place that cannot be asked, then absence.
 func worse(a, b error) error {
@@ -214,7 +210,11 @@ func (f *Fetcher) downloadAny(ctx context.Context, b blob, raw string) error {
 	case "http", "https":
 		return f.download(ctx, b, raw)
 	case "file", "copy":
-		return f.copyFile(ctx, b, u.Path)
+		root, file, ok := strings.Cut(u.Path, "/pool/")
+		if !ok {
+			return fmt.Errorf("%s is not below pool/ of an archive", raw)
+		}
+		return f.copyFile(ctx, b, root, "pool/"+file)
 	}
 	part, err := f.openPartial(ctx, b)
 	if err != nil || part == nil {
@@ -224,15 +224,26 @@ func (f *Fetcher) downloadAny(ctx context.Context, b blob, raw string) error {
 	cmd := exec.CommandContext(ctx, "/usr/lib/apt/apt-helper", "download-file", raw, part.Name(), "SHA256:"+b.digest.Hex())
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return f.drop(part, &goneError{"apt: " + aptErrors(string(out), err)})
+		// Its text does not say whether a server answered.
+		return f.drop(part, fmt.Errorf("apt: %s", aptErrors(string(out), err)))
 	}
 	_, _, err = f.store.Adopt(ctx, part.Name(), b.digest)
 	return err
 }
 
-func (f *Fetcher) copyFile(ctx context.Context, b blob, path string) error {
-	in, err := os.Open(path)
+// copyFile brings a file below root, a repository or archive that is a
+// directory. One that is not there or empty, as the place of a disk that is not
+// mounted, does not say that the file has gone.
+func (f *Fetcher) copyFile(ctx context.Context, b blob, root, file string) error {
+	in, err := os.Open(filepath.Join(root, filepath.FromSlash(file)))
 	if errors.Is(err, os.ErrNotExist) {
+		entries, rerr := os.ReadDir(root)
+		if rerr != nil {
+			return rerr
+		}
+		if len(entries) == 0 {
+			return fmt.Errorf("%s is empty", root)
+		}
 		return &goneError{err.Error()}
 	}
 	if err != nil {

@@ -25,6 +25,8 @@ type goRun struct {
 	dir      string   // working directory
 	modCache string   // GOMODCACHE
 	env      []string // further KEY=VALUE
+	// proxiesOnly leaves out the module cache that the machine has.
+	proxiesOnly bool
 }
 
 // run returns the command's standard output. The user's GOPROXY, GOSUMDB,
@@ -83,7 +85,7 @@ func (g goRun) proxy(ctx context.Context) (string, error) {
 		return "", fault.Errorf(fault.Environment, "%s env printed %q", g.f.goCmd, out)
 	}
 	var proxies []string
-	if local := filepath.Join(lines[0], "cache", "download"); filepath.IsAbs(local) {
+	if local := filepath.Join(lines[0], "cache", "download"); filepath.IsAbs(local) && !g.proxiesOnly {
 		proxies = append(proxies, "file://"+filepath.ToSlash(local))
 	}
 	if g.f.offline {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"golang.org/x/mod/sumdb/dirhash"
@@ -56,6 +58,55 @@ func (f *Fetcher) GoToolchain(ctx context.Context, g lock.Go) (store.Digest, err
 	}
 	return "", fault.Errorf(fault.Usage, "the lock has no Go toolchain for %s", goHost).
 		Hintf("run sovereign-build lock --update %s RECIPE", lock.GoName)
+}
+
+// goReleases are the Go versions ("go1.26.8") that the module proxy lists
+// toolchains of for goHost, newest first, without betas and candidates.
+func (f *Fetcher) goReleases(ctx context.Context) ([]string, error) {
+	dir, err := os.MkdirTemp(filepath.Join(f.cache, "gomod"), "list-")
+	if err != nil {
+		return nil, store.FullDisk(f.cache, err)
+	}
+	defer os.RemoveAll(dir)
+	// The machine's own module cache knows only what it has.
+	g := goRun{f: f, dir: dir, modCache: filepath.Join(dir, "mod"), proxiesOnly: true}
+	out, err := g.run(ctx, "list", "-m", "-versions", goModule)
+	if err != nil {
+		return nil, err
+	}
+	return parseGoReleases(string(out)), nil
+}
+
+// goRelease is a released version of Go.
+var goRelease = regexp.MustCompile(`^go1\.[0-9]{1,4}\.[0-9]{1,4}$`)
+
+// parseGoReleases reads what go list -m -versions prints: the module and its
+// versions in one line.
+func parseGoReleases(text string) []string {
+	var out []string
+	for _, word := range strings.Fields(text) {
+		v, ok := strings.CutPrefix(word, "v0.0.1-")
+		if !ok {
+			continue
+		}
+		if v, ok = strings.CutSuffix(v, "."+goHost); ok && goRelease.MatchString(v) {
+			out = append(out, v)
+		}
+	}
+	slices.SortFunc(out, func(a, b string) int { return compareGo(b, a) })
+	return out
+}
+
+// compareGo orders two versions such as go1.26.8.
+func compareGo(a, b string) int {
+	return compareVersions(strings.TrimPrefix(a, "go"), strings.TrimPrefix(b, "go"))
+}
+
+// goSeries is the series of a Go version: go1.26 of go1.26.8. Within one,
+// releases only mend.
+func goSeries(version string) string {
+	parts := strings.SplitN(version, ".", 3)
+	return strings.Join(parts[:min(len(parts), 2)], ".")
 }
 
 // toolchainZip is a downloaded toolchain module in a directory of its own,

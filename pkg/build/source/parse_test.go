@@ -83,6 +83,7 @@ func TestFindArchives(t *testing.T) {
 		"sources.list": `# comment
 deb [arch=amd64 signed-by=/k.gpg,/l.gpg] http://one.example/debian/ bookworm main contrib # end
 deb-src http://one.example/debian bookworm main
+deb http://one.example/debian bookworm-updates main
 deb	http://one.example/debian-security	bookworm-security	main
 deb http://old.example/debian-security buster/updates main
 deb [broken http://x.example/debian bookworm main
@@ -131,13 +132,13 @@ Components: main
 	}
 	var lines []string
 	for _, a := range got {
-		lines = append(lines, fmt.Sprintf("%s %v", a.URI, a.Security))
+		lines = append(lines, fmt.Sprintf("%s %v %v", a.URI, a.Security, a.Updates))
 	}
-	want := `http://one.example/debian false
-http://one.example/debian-security true
-http://old.example/debian-security true
-http://two.example/debian false
-mirror+file:/etc/apt/mirrors/debian.list false`
+	want := `http://one.example/debian false true
+http://one.example/debian-security true false
+http://old.example/debian-security true false
+http://two.example/debian false true
+mirror+file:/etc/apt/mirrors/debian.list false true`
 	if strings.Join(lines, "\n") != want {
 		t.Errorf("archives:\n%s\nwant:\n%s", strings.Join(lines, "\n"), want)
 	}
@@ -181,9 +182,22 @@ func TestParseAptConfig(t *testing.T) {
 
 func TestPoolDirectory(t *testing.T) {
 	for name, want := range map[string]string{"musl": "pool/main/m/musl", "libffi": "pool/main/libf/libffi", "lib": "pool/main/l/lib"} {
-		if got := poolDirectory(name); got != want {
+		if got := poolDirectory("trixie", name); got != want {
 			t.Errorf("%s: %s", name, got)
 		}
+	}
+	if got := poolDirectory("trixie-security", "linux"); got != "pool/updates/main/l/linux" {
+		t.Errorf("security: %s", got)
+	}
+}
+
+func TestParseGoReleases(t *testing.T) {
+	got := parseGoReleases("golang.org/toolchain v0.0.1-go1.26.8.linux-amd64 v0.0.1-go1.26.11.linux-amd64 v0.0.1-go1.26.12.linux-arm64 v0.0.1-go1.27rc1.linux-amd64 v0.0.1-go1.27.0.linux-amd64 v0.0.1-go1.9.linux-amd64\n")
+	if strings.Join(got, " ") != "go1.27.0 go1.26.11 go1.26.8" {
+		t.Error(got)
+	}
+	if got := goSeries("go1.26.8"); got != "go1.26" {
+		t.Error(got)
 	}
 }
 
@@ -239,6 +253,18 @@ func FuzzParseURIs(f *testing.F) {
 		for _, u := range list {
 			if err == nil && (u.Digest.Hex() == "" || u.Size < 0) {
 				t.Fatalf("%+v", u)
+			}
+		}
+	})
+}
+
+func FuzzParseGoReleases(f *testing.F) {
+	f.Add("golang.org/toolchain v0.0.1-go1.26.8.linux-amd64 v0.0.1-go1.27rc1.linux-amd64\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		all := parseGoReleases(text)
+		for i, v := range all {
+			if !goRelease.MatchString(v) || i > 0 && compareGo(all[i-1], v) < 0 {
+				t.Fatalf("%q of %q", all, text)
 			}
 		}
 	})

@@ -3,9 +3,6 @@ package source
 import (
 	"context"
 	"fmt"
-	"path"
-	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
@@ -14,109 +11,105 @@ import (
 )
 
 // Resolve makes the lock's entry for a source: the newest version in its
-// series that the declared suite lists and whose tarball the archive really
-// has. The lists are refreshed once a run. It downloads no source.
+// series that is listed and whose tarball the archive really has. It looks in
+// the declared suite, and in its -updates and -security, where fixes come
+// first. It downloads no source.
 //
 // Upstream's URL becomes the first mirror if sources.yaml gives one, which by
 // convention it does only where Debian's tarball is upstream's, byte for byte.
 func (f *Fetcher) Resolve(ctx context.Context, name string, decl recipe.Source) (lock.Source, error) {
+	s, _, err := f.resolve(ctx, name, decl, nil)
+	return s, err
+}
+
+// resolve is Resolve that keeps an entry which is as good: the one of the same
+// bytes, or one that is newer than all that can be had. The notes say which
+// versions are listed and cannot be had, and what could not be asked.
+func (f *Fetcher) resolve(ctx context.Context, name string, decl recipe.Source, keep *lock.Source) (lock.Source, []string, error) {
+	found, notes, err := f.list(ctx, name, decl)
+	if err != nil {
+		return lock.Source{}, nil, err
+	}
+	var said []string
+	var absent []listed
+	done := func(s lock.Source) (lock.Source, []string, error) {
+		if note := absentNote(absent); note != "" {
+			notes = append(notes, note)
+		}
+		return s, notes, nil
+	}
+	for _, l := range found {
+		switch {
+		case !inSeries(l.version, decl.Series):
+			said = append(said, l.pkg.Version+" is not in the series "+decl.Series)
+			continue
+		case l.file.Name == "":
+			said = append(said, l.pkg.Version+" has no such tarball")
+			continue
+		}
+		s, err := l.entry(name, decl)
+		if err != nil {
+			return lock.Source{}, nil, err
+		}
+		if keep != nil && (s.Digest == keep.Digest || compareSources(s, *keep) <= 0) {
+			return done(*keep)
+		}
+		ok, err := f.available(ctx, l)
+		if err != nil {
+			return lock.Source{}, nil, fault.Wrap(fault.Source, fmt.Errorf("source %s: %w", name, err))
+		}
+		if ok {
+			return done(s)
+		}
+		absent = append(absent, l)
+	}
+	if keep != nil {
+		return done(*keep)
+	}
+	if note := absentNote(absent); note != "" {
+		said = append(said, note)
+	}
+	if len(said) == 0 {
+		said = []string{"there is no source package " + decl.Debian.Source}
+	}
+	return lock.Source{}, nil, fault.Errorf(fault.Source, "source %s: nothing to lock in Debian's %s: %s", name, decl.Debian.Suite, strings.Join(append(said, notes...), "; ")).
+		Hintf("try again later, or name another suite or series for %s in sources.yaml", name)
+}
+
+// list is what the archives list of a source.
+func (f *Fetcher) list(ctx context.Context, name string, decl recipe.Source) ([]listed, []string, error) {
 	if f.offline {
-		return lock.Source{}, offlineError([]string{name + " (which version to lock)"})
+		return nil, nil, offlineError([]string{name + " (which versions there are)"})
 	}
 	d := decl.Debian
 	if d.Suite == "" || d.Source == "" {
-		return lock.Source{}, fault.Errorf(fault.Usage, "source %s: debian.suite and debian.source are needed to lock it", name)
+		return nil, nil, fault.Errorf(fault.Usage, "source %s: debian.suite and debian.source are needed to lock it", name)
 	}
 	f.tell(Event{Kind: Started, Name: name, Mirror: "debian:" + d.Suite + "/" + d.Source})
-	found, err := f.apt.sourcePackages(ctx, d.Suite, d.Source, true)
+	found, notes, err := f.versions(ctx, d)
 	if err != nil {
-		return lock.Source{}, fmt.Errorf("source %s: %w", name, err)
+		return nil, nil, fmt.Errorf("source %s: %w", name, err)
 	}
-	var said []string
-	for _, p := range found {
-		version := upstreamVersion(p.Version)
-		if !inSeries(version, decl.Series) {
-			said = append(said, p.Version+" is not in the series "+decl.Series)
-			continue
-		}
-		file, ok := p.tarball(d.Component)
-		if !ok {
-			said = append(said, p.Version+" has no such tarball")
-			continue
-		}
-		ok, err := f.inPool(ctx, d.Suite, path.Join(p.Directory, file.Name))
-		if err != nil {
-			return lock.Source{}, fault.Wrap(fault.Source, fmt.Errorf("source %s: %w", name, err))
-		}
-		if !ok {
-			said = append(said, file.Name+" is listed but gone from the archive")
-			continue
-		}
-		s := lock.Source{Name: name, Version: version, File: file.Name, Digest: file.Digest, Size: file.Size}
-		if decl.URL != "" {
-			s.Mirrors = append(s.Mirrors, expandURL(decl.URL, version))
-		}
-		s.Mirrors = append(s.Mirrors, lock.Mirror{Suite: d.Suite, Source: d.Source, Version: p.Version}.String())
-		for _, m := range s.Mirrors {
-			if _, err := lock.ParseMirror(m); err != nil {
-				return lock.Source{}, fault.Errorf(fault.Usage, "source %s: %w", name, err)
-			}
-		}
-		return s, nil
-	}
-	if len(said) == 0 {
-		said = []string{"the suite has no source package " + d.Source}
-	}
-	return lock.Source{}, fault.Errorf(fault.Source, "source %s: nothing to lock in Debian's %s: %s", name, d.Suite, strings.Join(said, "; ")).
-		Hintf("name another suite or series for %s in sources.yaml", name)
+	return found, notes, nil
 }
 
-// tarball picks NAME_VERSION.orig.tar.*, the orig tarball of a component, or a
-// native package's only tarball.
-func (p sourcePackage) tarball(component string) (sourceFile, bool) {
-	orig := ".orig"
-	if component != "" {
-		orig += "-" + component
+// compareSources orders two entries of one source by Debian's versions, which
+// also tell apart two tarballs of one upstream version, or by upstream's where
+// they are not of one Debian package.
+func compareSources(a, b lock.Source) int {
+	da, db := debianMirror(a), debianMirror(b)
+	if da.Source != "" && da.Source == db.Source {
+		return compareVersions(da.Version, db.Version)
 	}
-	want := regexp.MustCompile(`^[^_]+_[^_]+` + regexp.QuoteMeta(orig) + `\.tar\.(gz|bz2|xz|zst)$`)
-	i := slices.IndexFunc(p.Files, func(f sourceFile) bool { return want.MatchString(f.Name) })
-	if i < 0 && component == "" {
-		native := regexp.MustCompile(`^[^_]+_[^_]+\.tar\.(gz|bz2|xz|zst)$`)
-		i = slices.IndexFunc(p.Files, func(f sourceFile) bool {
-			return native.MatchString(f.Name) && !strings.Contains(f.Name, ".debian.tar.") && !strings.Contains(f.Name, ".orig")
-		})
-	}
-	if i < 0 {
-		return sourceFile{}, false
-	}
-	return p.Files[i], true
+	return compareVersions(a.Version, b.Version)
 }
 
-// inPool asks the archives of the machine whether they have a file.
-func (f *Fetcher) inPool(ctx context.Context, suite, file string) (bool, error) {
-	urls, err := f.apt.poolURLs(suite, file)
-	if err != nil {
-		return false, err
-	}
-	var failed error
-	for _, u := range urls {
-		ok, err := f.exists(ctx, u)
-		if ok || ctx.Err() != nil {
-			return ok, err
-		}
-		if err != nil {
-			failed = err
+// debianMirror is the entry's Debian package; a zero one if it has none.
+func debianMirror(s lock.Source) lock.Mirror {
+	for _, text := range s.Mirrors {
+		if m, err := lock.ParseMirror(text); err == nil && m.Source != "" {
+			return m
 		}
 	}
-	return false, failed
-}
-
-// expandURL puts a version in the place of ${version}; ${version:_} and
-// ${version:-} are the version with its dots replaced.
-func expandURL(url, version string) string {
-	return strings.NewReplacer(
-		"${version}", version,
-		"${version:_}", strings.ReplaceAll(version, ".", "_"),
-		"${version:-}", strings.ReplaceAll(version, ".", "-"),
-	).Replace(url)
+	return lock.Mirror{}
 }

@@ -3,11 +3,15 @@ package source
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
@@ -68,6 +72,65 @@ func (f *Fetcher) ResolveToolchain(ctx context.Context, suite string, packages [
 	}
 	slices.SortFunc(t.Packages, func(a, b lock.DebPackage) int { return strings.Compare(a.Name, b.Name) })
 	return t, nil
+}
+
+// changedPackages are those of a toolchain that another does not have with the
+// same bytes.
+func changedPackages(old, t lock.Toolchain) []lock.DebPackage {
+	had := make(map[store.Digest]bool)
+	for _, p := range old.Packages {
+		had[p.Digest] = true
+	}
+	var out []lock.DebPackage
+	for _, p := range t.Packages {
+		if !had[p.Digest] {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// absentPackages are the packages of t, by file name, that old does not have
+// and that the archives say they do not have either: lists are ahead of files
+// now and then.
+func (f *Fetcher) absentPackages(ctx context.Context, old, t lock.Toolchain) ([]string, error) {
+	var mu sync.Mutex
+	var absent []string
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(f.parallel)
+	for _, p := range changedPackages(old, t) {
+		if f.store.Has(p.Digest) {
+			continue
+		}
+		g.Go(func() error {
+			ok, err := f.inPool(gctx, t.Suite, p.File)
+			if err != nil {
+				return fault.Wrap(fault.Source, fmt.Errorf("toolchain: %s: %w", path.Base(p.File), err))
+			}
+			if !ok {
+				mu.Lock()
+				defer mu.Unlock()
+				absent = append(absent, path.Base(p.File))
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	slices.Sort(absent)
+	return absent, err
+}
+
+// olderPackages are the packages of t that are older than in old, in words.
+func olderPackages(old, t lock.Toolchain) []string {
+	var older []string
+	for _, p := range t.Packages {
+		for _, o := range old.Packages {
+			if o.Name == p.Name && o.Arch == p.Arch && compareVersions(p.Version, o.Version) < 0 {
+				older = append(older, fmt.Sprintf("%s %s (was %s)", p.Name, p.Version, o.Version))
+			}
+		}
+	}
+	return older
 }
 
 // aptURI is a line of apt-get --print-uris.

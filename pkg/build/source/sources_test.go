@@ -72,6 +72,25 @@ func serve(t *testing.T) *server {
 				w.Write(b[from : from+(len(b)-from)/2])
 				panic(http.ErrAbortHandler)
 			}
+		case "/shortened":
+			// As HTTP/1.0 servers and some proxies end an answer whose length
+			// they did not say.
+			if s.cut.Add(-1) >= 0 {
+				if from > 0 {
+					w.WriteHeader(http.StatusPartialContent)
+				}
+				w.Write(b[from : from+(len(b)-from)/2])
+				w.(http.Flusher).Flush()
+				return
+			}
+		case "/halved":
+			w.Write(b[:len(b)/2])
+			w.(http.Flusher).Flush()
+			return
+		case "/401", "/403", "/407", "/410", "/451", "/503":
+			code, _ := strconv.Atoi(r.URL.Path[1:])
+			w.WriteHeader(code)
+			return
 		case "/hang":
 			w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 			w.Write(b[:len(b)/2])
@@ -167,26 +186,41 @@ func TestSources(t *testing.T) {
 		missing bool
 		text    []string
 		ranges  int64
+		partial int // files left for the next run
 	}{
-		"good":            {mirrors: []string{"/good"}},
-		"redirect":        {mirrors: []string{"/tohttps"}},
-		"cut and resumed": {mirrors: []string{"/cut"}, cut: 2, ranges: 2},
-		"busy once":       {mirrors: []string{"/busy"}, cut: 1},
-		"second mirror":   {mirrors: []string{"/gone", "/good"}},
-		"after wrong":     {mirrors: []string{"/wrong", "/good"}},
-		"after long":      {mirrors: []string{"/long", "/good"}},
-		"after endless":   {mirrors: []string{"/endless", "/good"}},
-		"after refused":   {mirrors: []string{refused, "/good"}},
-		"wrong":           {mirrors: []string{"/wrong"}, class: fault.Verification, text: []string{"expected " + string(store.FromBytes(body())), "got sha256:"}},
-		"all wrong":       {mirrors: []string{"/wrong", "/short"}, class: fault.Verification, text: []string{"expected", "got", "/short"}},
-		"short":           {mirrors: []string{"/short"}, class: fault.Verification},
-		"long":            {mirrors: []string{"/long"}, class: fault.Verification, text: []string{"320000 bytes", "320004"}},
-		"endless":         {mirrors: []string{"/endless"}, class: fault.Verification},
-		"wrong and gone":  {mirrors: []string{"/wrong", "/gone"}, class: fault.Verification},
-		"gone":            {mirrors: []string{"/gone", refused}, class: fault.Source, missing: true, text: []string{"zlib", "404", "/gone", refused}},
-		"html":            {mirrors: []string{"/html"}, class: fault.Source, missing: true, text: []string{"HTML"}},
-		"to http":         {mirrors: []string{"/tohttp"}, class: fault.Source, missing: true, text: []string{"not https"}},
-		"refused":         {mirrors: []string{refused}, class: fault.Source, text: []string{"no mirror could be reached", "127.0.0.1:1"}},
+		"good":                  {mirrors: []string{"/good"}},
+		"redirect":              {mirrors: []string{"/tohttps"}},
+		"cut and resumed":       {mirrors: []string{"/cut"}, cut: 2, ranges: 2},
+		"shortened and resumed": {mirrors: []string{"/shortened"}, cut: 2, ranges: 2},
+		"busy once":             {mirrors: []string{"/busy"}, cut: 1},
+		"second mirror":         {mirrors: []string{"/gone", "/good"}},
+		"after wrong":           {mirrors: []string{"/wrong", "/good"}},
+		"after long":            {mirrors: []string{"/long", "/good"}},
+		"after endless":         {mirrors: []string{"/endless", "/good"}},
+		"after refused":         {mirrors: []string{refused, "/good"}},
+		"after halved":          {mirrors: []string{"/halved", "/good"}, ranges: 4},
+		"wrong":                 {mirrors: []string{"/wrong"}, class: fault.Verification, text: []string{"expected " + string(store.FromBytes(body())), "got sha256:"}},
+		"all wrong":             {mirrors: []string{"/wrong", "/short"}, class: fault.Verification, text: []string{"expected", "got", "/short"}},
+		"short":                 {mirrors: []string{"/short"}, class: fault.Verification, text: []string{"320000 bytes", "319995"}},
+		"long":                  {mirrors: []string{"/long"}, class: fault.Verification, text: []string{"320000 bytes", "320004"}},
+		"endless":               {mirrors: []string{"/endless"}, class: fault.Verification},
+		"wrong and gone":        {mirrors: []string{"/wrong", "/gone"}, class: fault.Verification},
+		"gone":                  {mirrors: []string{"/gone"}, class: fault.Source, missing: true, text: []string{"zlib", "404", "/gone"}},
+		"gone everywhere":       {mirrors: []string{"/gone", "/410"}, class: fault.Source, missing: true, text: []string{"404", "410"}},
+
+		// A mirror that did not say that it lacks the file may have it.
+		"halved":           {mirrors: []string{"/halved"}, class: fault.Source, text: []string{"160000 of 320000 bytes"}, ranges: 3, partial: 1},
+		"gone and refused": {mirrors: []string{"/gone", refused}, class: fault.Source, text: []string{"zlib", "404", "/gone", refused}},
+		"gone and halved":  {mirrors: []string{"/gone", "/halved"}, class: fault.Source, text: []string{"404", "of 320000 bytes"}, ranges: 3, partial: 1},
+		"html":             {mirrors: []string{"/html"}, class: fault.Source, text: []string{"HTML"}},
+		"gone and html":    {mirrors: []string{"/gone", "/html"}, class: fault.Source, text: []string{"HTML"}},
+		"to http":          {mirrors: []string{"/tohttp"}, class: fault.Source, text: []string{"not https"}},
+		"401":              {mirrors: []string{"/401"}, class: fault.Source, text: []string{"401"}},
+		"403":              {mirrors: []string{"/403"}, class: fault.Source, text: []string{"403"}},
+		"407":              {mirrors: []string{"/407"}, class: fault.Source, text: []string{"407"}},
+		"451":              {mirrors: []string{"/451", "/gone"}, class: fault.Source, text: []string{"451"}},
+		"503":              {mirrors: []string{"/gone", "/503"}, class: fault.Source, text: []string{"503"}},
+		"refused":          {mirrors: []string{refused}, class: fault.Source, text: []string{"could not be fetched: zlib", "127.0.0.1:1"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -203,8 +237,8 @@ func TestSources(t *testing.T) {
 			}
 			s := src("zlib", mirrors...)
 			err := f.Sources(t.Context(), []lock.Source{s})
-			if n := partials(t, f); n != 0 {
-				t.Errorf("%d partial files left", n)
+			if n := partials(t, f); n != tt.partial {
+				t.Errorf("%d partial files left, want %d", n, tt.partial)
 			}
 			if got := srv.ranges.Load(); got != tt.ranges {
 				t.Errorf("%d range requests, want %d", got, tt.ranges)
@@ -259,6 +293,19 @@ func TestMissingNamesEveryInput(t *testing.T) {
 	}
 	if !f.store.Has(store.FromBytes(body())) {
 		t.Error("the input that was there was not kept")
+	}
+}
+
+// An input that could not be fetched is named beside those that are missing.
+func TestMissingAndUnfetched(t *testing.T) {
+	srv := serve(t)
+	f, _ := fetcher(t, WithHTTPClient(srv.Client()))
+	gone, portal := src("a", srv.URL+"/gone"), src("b", srv.URL+"/html")
+	portal.Digest = store.FromBytes([]byte("b"))
+	err := f.Sources(t.Context(), []lock.Source{gone, portal})
+	var missing *MissingError
+	if !errors.As(err, &missing) || fmt.Sprint(missing.Names) != "[a]" || !strings.Contains(err.Error(), "could not be fetched: b (") {
+		t.Fatalf("error %v", err)
 	}
 }
 

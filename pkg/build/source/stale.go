@@ -70,11 +70,12 @@ func staleSource(decl recipe.Source, s lock.Source) string {
 	if decl.URL != "" {
 		url = expandURL(decl.URL, s.Version)
 	}
-	debian := "debian:" + decl.Debian.Suite + "/" + decl.Debian.Source + "="
 	for _, m := range s.Mirrors {
 		switch {
 		case strings.HasPrefix(m, "debian:"):
-			if !strings.HasPrefix(m, debian) {
+			// An entry that Load takes has mirrors that parse.
+			d, err := lock.ParseMirror(m)
+			if err != nil || d.Source != decl.Debian.Source || !slices.Contains(suitesOf(decl.Debian.Suite), d.Suite) {
 				return fmt.Sprintf("its mirror %s is not of %s in %s", m, decl.Debian.Source, decl.Debian.Suite)
 			}
 		case m != url:
@@ -106,7 +107,7 @@ func (d Declared) staleGo(g lock.Go) string {
 	switch {
 	case len(g.Modules) == 0:
 		return notLocked
-	case compareVersions(strings.TrimPrefix(g.Version, "go"), strings.TrimPrefix(d.Go, "go")) < 0:
+	case compareGo(g.Version, d.Go) < 0:
 		return fmt.Sprintf("%s is older than %s", g.Version, d.Go)
 	}
 	return ""

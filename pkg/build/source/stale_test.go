@@ -32,6 +32,13 @@ func TestStale(t *testing.T) {
 	if got := declared().Stale(nil); len(got) != 4 {
 		t.Errorf("no lock: %v", got)
 	}
+	for _, suite := range []string{"trixie-security", "trixie-updates"} {
+		l := l.Clone()
+		l.Sources[1].Mirrors = []string{"debian:" + suite + "/zlib=1:1.3.1-1"}
+		if got := declared().Stale(l); got != nil {
+			t.Errorf("a fix from %s: %v", suite, got)
+		}
+	}
 	for _, tt := range []struct {
 		want   []Stale
 		change func(*Declared)

@@ -69,7 +69,7 @@ func TestRoots(t *testing.T) {
 	source, deb := put(t, st, "source"), put(t, st, "deb")
 	l := &lock.Lock{SourceDate: 1, Sources: []lock.Source{{Name: "zlib", Version: "1.3", File: "zlib-1.3.tar.gz", Digest: source, Size: 6, Mirrors: []string{"https://example.org/zlib-1.3.tar.gz"}}}}
 	path := filepath.Join(dir, lock.FileName)
-	if err := l.Save(path); err != nil {
+	if err := lock.New(path).Save(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
 	root := LockRoot(path, l)

@@ -235,7 +235,7 @@ func TestBadPull(t *testing.T) {
 				b = append(b, ' ')
 			}
 			return b
-		}, fault.Verification, "does not match requested digest", func(d name.Digest) string { return d.String() }},
+		}, fault.Verification, "wrong digest of a manifest", func(d name.Digest) string { return d.String() }},
 		"a file less": {func(r *http.Request, b []byte) []byte {
 			if isManifest(r) {
 				b = edit(b, func(m *v1.Manifest) { m.Layers = m.Layers[:3] })

@@ -7,8 +7,9 @@
 // at the machine it is on: what a Kconfig file asks of the compiler with
 // $(shell) goes to a function of the caller's, for which Toolchain has answers.
 //
-// The language and its semantics are those of Linux 6.12: no tristate choices,
-// no optional choices. Documentation/kbuild/kconfig-language.rst describes it.
+// The language and its semantics are those of Linux 6.12 to 7.0: transitional
+// symbols and "depends on A if B" are read, tristate and optional choices, which
+// 6.10 gave up, are not. Documentation/kbuild/kconfig-language.rst describes it.
 //
 // # Values
 //

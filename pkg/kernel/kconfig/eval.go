@@ -212,6 +212,11 @@ func (r *Result) text(s *Symbol) string {
 // it.
 func (r *Result) visibility(s *Symbol) {
 	st := &r.state[s.id]
+	if s.transitional {
+		// Nothing else counts: not even what selects it.
+		st.visible = Yes
+		return
+	}
 	tri := No
 	for _, p := range s.props {
 		if p.kind == propPrompt && tri != Yes {
@@ -304,7 +309,7 @@ func (r *Result) compute(s *Symbol) {
 	} else {
 		r.computeText(s, st)
 	}
-	if s.isChoice() {
+	if s.isChoice() || s.transitional {
 		st.write = false
 	}
 }

@@ -145,10 +145,11 @@ func (t *Tree) Explainer(base Base, start, pinned []Value) *Explainer {
 func (x *Explainer) Result() *Result { return x.result }
 
 // kept says whether the value satisfies what was asked: m is met by y too, and
-// numbers are equal whatever their form.
+// hexadecimal numbers are equal with and without their 0x.
 func kept(asked, got string) bool {
+	hex := func(v string) bool { return validNumber(Hex, v) && !validNumber(Int, v) }
 	return asked == got || asked == "m" && got == "y" ||
-		validNumber(Hex, asked) && strings.HasPrefix(asked, "0x") && strings.HasPrefix(got, "0x") && parseInt(asked, 16) == parseInt(got, 16)
+		hex(asked) && hex(got) && parseInt(asked, 16) == parseInt(got, 16)
 }
 
 // Explain explains one symbol. For a symbol that is what was asked, Asked and
@@ -168,6 +169,13 @@ func (x *Explainer) Explain(v Value) Explanation {
 	}
 	e.At = s.Entries()
 	if kept(v.Value, e.Got) {
+		return e
+	}
+	if s.transitional {
+		e.Never = "it is transitional and has no line in the .config"
+		if heirs := x.tree.heirs(s); len(heirs) > 0 {
+			e.Never += "; ask for what takes its value: " + strings.Join(shorten(heirs), ", ")
+		}
 		return e
 	}
 	say := speaker{r: x.result, probes: &e.Compiler}
@@ -201,6 +209,23 @@ func (x *Explainer) Explain(v Value) Explanation {
 		e.Never = "no set of values was found that keeps it"
 	}
 	return e
+}
+
+// heirs are the names of the symbols whose defaults use a transitional one.
+func (t *Tree) heirs(old *Symbol) []string {
+	var names []string
+	for _, s := range t.Symbols() {
+		if slices.ContainsFunc(s.props, func(p *property) bool {
+			uses := false
+			if p.kind == propDefault {
+				p.value.symbols(func(of *Symbol, _ string) { uses = uses || of == old })
+			}
+			return uses
+		}) {
+			names = append(names, s.Name)
+		}
+	}
+	return names
 }
 
 // misfit says why the type has no such value.

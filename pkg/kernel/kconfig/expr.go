@@ -88,6 +88,37 @@ func (e *expr) withModules(modules *Symbol) *expr {
 	return e
 }
 
+// isNo is the condition that e is n. It is built as the kernel's conf builds it
+// for the "if" of "depends on": every symbol in e is compared on its own, so
+// that the condition is n or y and never m, and what stands behind a ! counts
+// as on already when it is m.
+func (e *expr) isNo(no *Symbol) *expr {
+	switch {
+	case e.op == opSymbol:
+		return &expr{op: opEqual, a: e.a, b: no, probe: e.probe, depth: 1}
+	case e.op == opNot:
+		return e.l.isOn(no)
+	case e.op == opAnd:
+		return join(opOr, e.l.isNo(no), e.r.isNo(no))
+	case e.op == opOr:
+		return join(opAnd, e.l.isNo(no), e.r.isNo(no))
+	}
+	return not(e)
+}
+
+// isOn is the condition that e is m or y; see isNo.
+func (e *expr) isOn(no *Symbol) *expr {
+	switch {
+	case e.op == opSymbol:
+		return &expr{op: opUnequal, a: e.a, b: no, probe: e.probe, depth: 1}
+	case e.op == opNot:
+		return e.l.isNo(no)
+	case e.op.compares():
+		return e
+	}
+	return not(e.isNo(no))
+}
+
 // String writes the expression as in a Kconfig file.
 func (e *expr) String() string {
 	if e == nil {

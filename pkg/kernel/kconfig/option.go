@@ -14,11 +14,18 @@ func (p *parser) option(s *scanner, word string, args *reader) (bool, error) {
 		if !args.keyword("on") {
 			return true, errors.New(`"depends" without "on"`)
 		}
-		cond, err := args.expr()
+		dep, err := args.expr()
 		if err != nil {
 			return true, err
 		}
-		if e.dep = and(e.dep, cond); e.dep.depth > maxDepth {
+		cond, err := args.condition()
+		if err != nil {
+			return true, err
+		}
+		if cond != nil {
+			dep = join(opOr, dep, cond.isNo(p.tree.symbols[idNo]))
+		}
+		if e.dep = and(e.dep, dep); e.dep.depth > maxDepth {
 			return true, fmt.Errorf("more than %d dependencies", maxDepth)
 		}
 		return true, args.end()
@@ -58,7 +65,7 @@ func (p *parser) configOption(e *entry, word string, args *reader) (bool, error)
 	switch word {
 	case "bool", "tristate", "int", "hex", "string":
 		if e.kind == kindChoice && word != "bool" {
-			return true, fmt.Errorf("a choice of type %s is not in the language of Linux 6.12", word)
+			return true, fmt.Errorf("a choice of type %s is not in the language of Linux %s", word, firstVersion)
 		}
 		if args.more() {
 			if err := p.prompt(e, args); err != nil {

@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"maps"
 	"path"
-
-	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
 // Limits of a tree. Linux 6.12 has 1,500 files and 6 MB for one architecture.
@@ -72,7 +70,7 @@ func Parse(files fs.FS, o Options) (*Tree, error) {
 		o.File = "Kconfig"
 	}
 	if err := p.file(o.File); err != nil {
-		return nil, fault.Wrap(fault.Source, err)
+		return nil, languageFault(err, env["KERNELVERSION"])
 	}
 	t := p.tree
 	if t.root.prompt == nil {
@@ -81,7 +79,9 @@ func Parse(files fs.FS, o Options) (*Tree, error) {
 	if t.modules == nil {
 		t.modules = t.symbols[idNo]
 	}
-	t.finalize()
+	if err := t.finalize(); err != nil {
+		return nil, languageFault(err, env["KERNELVERSION"])
+	}
 	return t, nil
 }
 
@@ -187,6 +187,11 @@ func (p *parser) statement(s *scanner, tokens []token, rest string) error {
 		}
 		if first.text == "osource" || first.text == "rsource" || first.text == "orsource" {
 			return p.source(first.text, tokens[1:])
+		}
+		// A name and no keyword: before 6.18 it could be that of a symbol.
+		if first.text == "transitional" && p.opts && p.entry.kind == kindConfig {
+			p.entry.sym.transitional = true
+			return (&reader{p: p, tokens: tokens[1:]}).end()
 		}
 		return fmt.Errorf("unknown statement %q", first.text)
 	}

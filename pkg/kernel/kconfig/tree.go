@@ -1,6 +1,7 @@
 package kconfig
 
 import (
+	"fmt"
 	"io/fs"
 	"strconv"
 )
@@ -36,6 +37,10 @@ type Symbol struct {
 	implied  []reverse   // what implies it
 	choice   *entry      // the choice whose member it is
 	member   bool        // it was written inside a choice
+	// transitional is the old name of another symbol: what is asked for it
+	// counts without a prompt, in the defaults of others, and it has no line
+	// in the .config.
+	transitional bool
 }
 
 // Places of the built-in constants in Tree.symbols.
@@ -207,11 +212,20 @@ func (t *Tree) Menus(name string) []string {
 }
 
 // finalize hands the dependencies of every block down to what is inside it.
-func (t *Tree) finalize() {
+func (t *Tree) finalize() error {
 	t.pushDown(t.root)
 	for _, s := range t.symbols {
 		s.choice = choiceOf(s)
+		if !s.transitional {
+			continue
+		}
+		for _, e := range s.entries {
+			if e.dep != nil || len(e.props) > 0 {
+				return fmt.Errorf("%s: the transitional symbol %s has more than a type and a help text", e.at, s.Name)
+			}
+		}
 	}
+	return nil
 }
 
 func (t *Tree) pushDown(parent *entry) {

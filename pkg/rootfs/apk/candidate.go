@@ -120,8 +120,34 @@ func (c *candidate) parse(arch string) (err error) {
 	if c.provides, err = parseProvides(m.Provides); err != nil {
 		return err
 	}
-	c.installIf, err = parseDependencies("install_if", m.InstallIf)
-	return err
+	if c.installIf, err = parseDependencies("install_if", m.InstallIf); err != nil {
+		return err
+	}
+	return c.checkProvides()
+}
+
+// checkProvides refuses what stands in its own way: a name with a version has
+// one owner, and a package's own name is one.
+func (c *candidate) checkProvides() error {
+	as := make(map[string]string, len(c.provides))
+	for _, p := range c.provides {
+		before, twice := as[p.Name]
+		switch {
+		case p.Name == c.Meta.Name:
+			return fmt.Errorf("it provides its own name, %s", p)
+		case twice && (before != "" || p.Version != ""):
+			return fmt.Errorf("it provides %s twice, %s and %s", p.Name, orNoVersion(before), orNoVersion(p.Version))
+		}
+		as[p.Name] = p.Version
+	}
+	return nil
+}
+
+func orNoVersion(v string) string {
+	if v == "" {
+		return "without a version"
+	}
+	return "as " + v
 }
 
 // ordered sorts the providers of a name as apk prefers them: by the version
@@ -149,11 +175,11 @@ func ordered(name string, list []*candidate) []*candidate {
 		for n < len(versioned) && compare(versioned[0], versioned[n]) == 0 {
 			n++
 		}
-		out = append(out, byPackage(versioned[:n])...)
+		out = append(out, byPackage(name, versioned[:n])...)
 		versioned = versioned[n:]
 	}
 	versioned, out = out, nil
-	plain = byPackage(plain)
+	plain = byPackage(name, plain)
 	for len(versioned) > 0 && len(plain) > 0 {
 		from := &versioned
 		if plain[0].Meta.ProviderPriority > versioned[0].Meta.ProviderPriority {
@@ -164,8 +190,11 @@ func ordered(name string, list []*candidate) []*candidate {
 	return append(append(out, versioned...), plain...)
 }
 
-// byPackage sorts providers that only their packages tell apart.
-func byPackage(list []*candidate) []*candidate {
+// byPackage sorts providers of a name that only their packages tell apart. Where
+// nothing else does, the package that is named so goes first, or like the
+// command (vim has cmd:vim, and gvim too), then the one that needs fewer others.
+// apk takes the first in the index there, which another build of it changes.
+func byPackage(name string, list []*candidate) []*candidate {
 	groups := map[string][]*candidate{}
 	for _, c := range list {
 		groups[c.Meta.Name] = append(groups[c.Meta.Name], c)
@@ -178,8 +207,16 @@ func byPackage(list []*candidate) []*candidate {
 		})
 		heads = append(heads, g)
 	}
+	_, command, _ := strings.Cut(name, ":")
+	other := func(c *candidate) int {
+		if c.Meta.Name == name || c.Meta.Name == command {
+			return 0
+		}
+		return 1
+	}
 	slices.SortFunc(heads, func(a, b []*candidate) int {
-		return cmp.Or(cmp.Compare(b[0].Meta.ProviderPriority, a[0].Meta.ProviderPriority), cmp.Compare(a[0].repo, b[0].repo), strings.Compare(a[0].Meta.Name, b[0].Meta.Name))
+		return cmp.Or(cmp.Compare(b[0].Meta.ProviderPriority, a[0].Meta.ProviderPriority), cmp.Compare(a[0].repo, b[0].repo),
+			cmp.Compare(other(a[0]), other(b[0])), cmp.Compare(len(a[0].depends), len(b[0].depends)), strings.Compare(a[0].Meta.Name, b[0].Meta.Name))
 	})
 	return slices.Concat(heads...)
 }

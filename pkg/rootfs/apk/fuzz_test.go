@@ -51,8 +51,7 @@ func FuzzPackage(f *testing.F) {
 		if err := os.WriteFile(path, append(control.Bytes(), packed.Bytes()...), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		p, err := OpenContext(context.Background(), path, nil, Pinned(Meta{Name: "a", Version: "1-r0", Checksum: checksumString(sum[:])}),
-			DataLimits(rootfs.Limits{Entries: 1000, Bytes: 4 << 20}))
+		p, err := OpenContext(context.Background(), path, nil, Pinned(Meta{Name: "a", Version: "1-r0", Checksum: checksumString(sum[:])}))
 		if err != nil {
 			if fault.ClassOf(err) == fault.Internal {
 				t.Errorf("an error without a class: %v", err)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -73,13 +74,17 @@ func readIndex(what string, r io.Reader, keys Keyring) ([]Meta, error) {
 		return nil, fault.Errorf(fault.Source, "%s: more than %d bytes", what, maxIndex)
 	}
 	in := &countingReader{r: bufio.NewReader(bytes.NewReader(data))}
-	files, err := readMember(in, maxIndex)
-	if err != nil {
+	if err := checkFormat(what, in.r); err != nil {
+		return nil, err
+	}
+	// Nothing is trusted yet, so the first member may only be a signature.
+	files, err := readMember(in, maxSignature)
+	if err != nil && !errors.Is(err, errTooLarge) {
 		return nil, fault.Errorf(fault.Source, "%s: %w", what, err)
 	}
 	sigs, ok := signatures(files)
 	body := data[in.n:]
-	if !ok {
+	if !ok || err != nil {
 		sigs, body = nil, data
 	}
 	if err := keys.verify(what, sigs, func(h crypto.Hash) ([]byte, error) {

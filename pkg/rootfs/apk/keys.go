@@ -2,6 +2,7 @@ package apk
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
@@ -13,10 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
@@ -25,18 +24,10 @@ import (
 
 // Keyring holds the public keys that are trusted, by the names that
 // signatures use: "alpine-devel@lists.alpinelinux.org-6165ee59.rsa.pub".
-type Keyring map[string]*rsa.PublicKey
-
-// names for messages.
-func (k Keyring) names() string {
-	if len(k) == 0 {
-		return "none"
-	}
-	return strings.Join(slices.Sorted(maps.Keys(k)), ", ")
-}
+type Keyring map[string]Key
 
 // LoadKeyring reads public keys in PEM, files or directories of *.rsa.pub. A
-// key's name is its file's.
+// key's name is its file's, and two different ones of a name are an error.
 func LoadKeyring(paths ...string) (Keyring, error) {
 	k := Keyring{}
 	for _, p := range paths {
@@ -62,7 +53,9 @@ func LoadKeyring(paths ...string) (Keyring, error) {
 			if err != nil {
 				return nil, fault.Errorf(fault.Usage, "key %s: %w", f, err)
 			}
-			k[filepath.Base(f)] = pub
+			if err := k.Add(Keyring{filepath.Base(f): {PublicKey: pub}}); err != nil {
+				return nil, fault.Errorf(fault.Usage, "key %s: %w", f, err).Hintf("%s", fault.HintOf(err))
+			}
 		}
 	}
 	return k, nil
@@ -92,24 +85,28 @@ type SigningKey struct {
 	key  *rsa.PrivateKey
 }
 
-// keyBits is what abuild-keygen makes.
-const keyBits = 4096
+const (
+	keyBits    = 4096 // what abuild-keygen makes
+	maxKeyBits = 4096 // signatures of 512 bytes, a block of tar
+	maxTarName = 100  // of a header without extensions
+)
 
 // GenerateKey makes a key of 4096 bits. ".rsa.pub" is added to a name that
 // lacks it.
 func GenerateKey(name string) (*SigningKey, error) {
 	name = strings.TrimSuffix(name, ".rsa.pub") + ".rsa.pub"
-	if strings.ContainsAny(name, "/\x00 ") || name == ".rsa.pub" {
-		return nil, fault.Errorf(fault.Usage, "key name %q is not a file name", name)
+	if name == ".rsa.pub" {
+		return nil, fault.Errorf(fault.Usage, "a key needs a name")
 	}
 	key, err := rsa.GenerateKey(rand.Reader, keyBits)
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", name, err)
 	}
-	return &SigningKey{name, key}, nil
+	return (&SigningKey{name, key}).usable(name)
 }
 
-// LoadKey reads a private key in PEM (PKCS #1 or #8) from NAME.rsa.
+// LoadKey reads a private key in PEM (PKCS #1 or #8), of at most 4096 bits,
+// from NAME.rsa.
 func LoadKey(path string) (*SigningKey, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -121,7 +118,7 @@ func LoadKey(path string) (*SigningKey, error) {
 	}
 	name := strings.TrimSuffix(filepath.Base(path), ".rsa") + ".rsa.pub"
 	if key, err := x509.ParsePKCS1PrivateKey(block.Bytes); err == nil {
-		return &SigningKey{name, key}, nil
+		return (&SigningKey{name, key}).usable(path)
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
@@ -131,7 +128,7 @@ func LoadKey(path string) (*SigningKey, error) {
 	if !ok {
 		return nil, fault.Errorf(fault.Usage, "signing key %s: a %T, not an RSA key", path, key)
 	}
-	return &SigningKey{name, private}, nil
+	return (&SigningKey{name, private}).usable(path)
 }
 
 // Save writes the key to dir as NAME.rsa (0600) and NAME.rsa.pub, and returns
@@ -161,8 +158,10 @@ func (k *SigningKey) PublicPEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
 }
 
-// Keyring trusts this key alone.
-func (k *SigningKey) Keyring() Keyring { return Keyring{k.Name: &k.key.PublicKey} }
+// Keyring trusts this key alone, which signs over SHA-256 and never over less.
+func (k *SigningKey) Keyring() Keyring {
+	return Keyring{k.Name: {PublicKey: &k.key.PublicKey, Counts: func(_ string, h crypto.Hash) bool { return h != crypto.SHA1 }}}
+}
 
 // sign returns the signature member for the bytes whose SHA-256 is sum. RSA256
 // is understood by apk-tools since 2.10 and by apko.
@@ -171,11 +170,39 @@ func (k *SigningKey) sign(sum [sha256.Size]byte, epoch int64) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sign with %s: %w", k.Name, err)
 	}
+	return k.signatureMember(sig, epoch)
+}
+
+// signatureMember holds a signature. It is not compressed, for its length: the
+// index and apk's database have the size of a package with its signature, and
+// compressed signatures differ by some bytes. Tar's padding makes those of keys
+// up to maxKeyBits equal, so that an image is the same whoever signed.
+func (k *SigningKey) signatureMember(sig []byte, epoch int64) ([]byte, error) {
 	var b bytes.Buffer
-	if err := writeMember(&b, epoch, false, memberFile{".SIGN.RSA256." + k.Name, sig, 0o644}); err != nil {
+	if err := writeMemberLevel(&b, gzip.NoCompression, epoch, false, memberFile{".SIGN.RSA256." + k.Name, sig, 0o644}); err != nil {
 		return nil, err
 	}
 	return b.Bytes(), nil
+}
+
+// SignatureSize is how many bytes longer a package is with its signature: the
+// same for every key.
+func (k *SigningKey) SignatureSize() (int64, error) {
+	b, err := k.signatureMember(make([]byte, k.key.Size()), 0)
+	return int64(len(b)), err
+}
+
+// usable refuses keys whose signatures would make a package longer than those
+// of other keys.
+func (k *SigningKey) usable(what string) (*SigningKey, error) {
+	if bits := k.key.N.BitLen(); bits > maxKeyBits {
+		return nil, fault.Errorf(fault.Usage, "signing key %s: it has %d bits, more than %d", what, bits, maxKeyBits)
+	}
+	// A longer name, or another character, needs a second header of tar's.
+	if len(".SIGN.RSA256.")+len(k.Name) > maxTarName || strings.ContainsFunc(k.Name, func(r rune) bool { return r <= ' ' || r > '~' || r == '/' }) {
+		return nil, fault.Errorf(fault.Usage, "signing key %s: %q is no name of at most %d letters, digits and signs", what, k.Name, maxTarName-len(".SIGN.RSA256."))
+	}
+	return k, nil
 }
 
 // signature is one file of a signature member.
@@ -208,12 +235,19 @@ func (k Keyring) verify(what string, sigs []signature, sum func(crypto.Hash) ([]
 			unknown = append(unknown, s.key)
 			continue
 		}
+		if !pub.counts("", s.hash) {
+			if wrong == nil {
+				wrong = fault.Errorf(fault.Verification, "%s: the signature of key %s over %s does not count here", what, s.key, s.hash).
+					Hintf("sign it over a stronger hash, or change what the recipe trusts")
+			}
+			continue
+		}
 		digest, err := sum(s.hash)
 		if err != nil {
 			return err
 		}
 		// One good signature of a trusted key is enough.
-		err = rsa.VerifyPKCS1v15(pub, s.hash, digest, s.sig)
+		err = rsa.VerifyPKCS1v15(pub.PublicKey, s.hash, digest, s.sig)
 		if err == nil {
 			return nil
 		}

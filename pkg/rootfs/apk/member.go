@@ -35,7 +35,11 @@ func newGzip(w io.Writer) (*gzip.Writer, error) {
 // has the end-of-archive blocks of tar (end): apk reads all of them as one tar
 // stream.
 func writeMember(w io.Writer, epoch int64, end bool, files ...memberFile) error {
-	gz, err := newGzip(w)
+	return writeMemberLevel(w, gzipLevel, epoch, end, files...)
+}
+
+func writeMemberLevel(w io.Writer, level int, epoch int64, end bool, files ...memberFile) error {
+	gz, err := gzip.NewWriterLevel(w, level)
 	if err != nil {
 		return err
 	}
@@ -66,6 +70,7 @@ func writeFiles(w io.Writer, epoch int64, end bool, files ...memberFile) error {
 // Limits of a member that is not data, unpacked: Alpine's largest index is
 // about 8 MiB.
 const (
+	maxSignature = 64 << 10 // of 512 bytes each, with their headers
 	maxControl   = 8 << 20
 	maxIndex     = 256 << 20
 	maxInMembers = 64 // files
@@ -100,7 +105,8 @@ func readMember(r *countingReader, limit int64) ([]memberFile, error) {
 		return nil, fmt.Errorf("not gzip: %w", err)
 	}
 	gz.Multistream(false)
-	limited := stream.AtMost(gz, &limit, errors.New("unpacks to more than is allowed"))
+	left := limit
+	limited := stream.AtMost(gz, &limit, errTooLarge)
 	tr := tar.NewReader(limited)
 	var files []memberFile
 	for {
@@ -117,7 +123,11 @@ func readMember(r *countingReader, limit int64) ([]memberFile, error) {
 		if h.Typeflag != tar.TypeReg {
 			return nil, fmt.Errorf("%s is not a regular file", h.Name)
 		}
-		data, err := io.ReadAll(tr)
+		// What limited does not see: a sparse file is as large as it says.
+		data, err := io.ReadAll(io.LimitReader(tr, left+1))
+		if left -= int64(len(data)); err == nil && left < 0 {
+			err = errTooLarge
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", h.Name, err)
 		}
@@ -129,3 +139,5 @@ func readMember(r *countingReader, limit int64) ([]memberFile, error) {
 	}
 	return files, nil
 }
+
+var errTooLarge = errors.New("unpacks to more than is allowed")

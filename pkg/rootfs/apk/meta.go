@@ -255,8 +255,11 @@ func (m Meta) record() string {
 }
 
 // maxPackages is the most packages an index may have; Alpine's edge has about
-// 25,000 in one.
-const maxPackages = 200_000
+// 25,000 in one, with 700,000 words of dependencies and provides.
+const (
+	maxPackages = 200_000
+	maxWords    = 4_000_000
+)
 
 // parseRecords reads APKINDEX. A version or dependency that cannot be read
 // makes its package unusable (Solve says why), not the index.
@@ -265,6 +268,7 @@ func parseRecords(r io.Reader) ([]Meta, error) {
 		out   []Meta
 		m     Meta
 		start int
+		words int
 	)
 	flush := func() error {
 		if start == 0 {
@@ -275,6 +279,9 @@ func parseRecords(r io.Reader) ([]Meta, error) {
 		}
 		if _, err := parseChecksum(m.Checksum); err != nil {
 			return fmt.Errorf("APKINDEX:%d: %s: %w", start, m.ID(), err)
+		}
+		if m.Size < 0 || m.InstalledSize < 0 {
+			return fmt.Errorf("APKINDEX:%d: %s: a size is negative", start, m.ID())
 		}
 		if len(out) == maxPackages {
 			return fmt.Errorf("APKINDEX:%d: more than %d packages", start, maxPackages)
@@ -293,9 +300,13 @@ func parseRecords(r io.Reader) ([]Meta, error) {
 		if start == 0 {
 			start = n
 		}
+		words -= m.words()
 		err := m.setField(key[0], value)
 		if err != nil {
 			return fmt.Errorf("APKINDEX:%d: %w", n, err)
+		}
+		if words += m.words(); words > maxWords {
+			return fmt.Errorf("APKINDEX:%d: more than %d words of dependencies and provides", n, maxWords)
 		}
 		return nil
 	})
@@ -304,6 +315,9 @@ func parseRecords(r io.Reader) ([]Meta, error) {
 	}
 	return out, flush()
 }
+
+// words is how many an index has of the package.
+func (m *Meta) words() int { return len(m.Depends) + len(m.Provides) + len(m.InstallIf) }
 
 // setField sets one field of a record; those that this package has no use for
 // are passed over.
@@ -338,11 +352,11 @@ func (m *Meta) setField(key byte, value string) (err error) {
 	case 'k':
 		m.ProviderPriority, err = strconv.Atoi(value)
 	case 'D':
-		m.Depends = strings.Fields(value)
+		m.Depends = append(m.Depends, strings.Fields(value)...)
 	case 'p':
-		m.Provides = strings.Fields(value)
+		m.Provides = append(m.Provides, strings.Fields(value)...)
 	case 'i':
-		m.InstallIf = strings.Fields(value)
+		m.InstallIf = append(m.InstallIf, strings.Fields(value)...)
 	}
 	return err
 }

@@ -172,6 +172,9 @@ type control struct {
 func readControl(path string, f io.ReaderAt, size int64, keys Keyring, pin *Meta) (control, error) {
 	var c control
 	in := &countingReader{r: bufio.NewReader(io.NewSectionReader(f, 0, size))}
+	if err := checkFormat("package "+path, in.r); err != nil {
+		return c, err
+	}
 	files, err := readMember(in, maxControl)
 	if err != nil {
 		return c, fault.Errorf(fault.Source, "package %s: first member: %w", path, err)

@@ -58,7 +58,8 @@ func Offline() RepositoryOption { return func(s *source) { s.offline = true } }
 // OpenRepository reads and verifies LOCATION/ARCH/APKINDEX.tar.gz. The
 // location is a directory or an http or https URL, with a tag before it as in
 // etc/apk/repositories for a pinned repository ("@edge https://…"); arch is
-// apk's name of the architecture, x86_64 or aarch64.
+// apk's name of the architecture, x86_64 or aarch64. Of the keys those count
+// that count for the location.
 func OpenRepository(ctx context.Context, location, arch string, keys Keyring, opts ...RepositoryOption) (Repository, error) {
 	s := source{client: http.DefaultClient}
 	for _, opt := range opts {
@@ -97,7 +98,7 @@ func OpenRepository(ctx context.Context, location, arch string, keys Keyring, op
 		return r, fmt.Errorf("repository %s: %w", location, err)
 	}
 	defer f.Close()
-	r.Packages, err = readIndex(filepath.ToSlash(filepath.Join(location, arch, IndexName)), f, keys)
+	r.Packages, err = readIndex(filepath.ToSlash(filepath.Join(location, arch, IndexName)), f, keys.For(location))
 	return r, err
 }
 

@@ -38,8 +38,11 @@ type search struct {
 	tags   map[*candidate][]string
 	pins   map[*candidate]string // the tag that world names it with
 	needs  needs
+	world  []Dependency
 	added  []*candidate // by install_if, in order
 	steps  int
+	// again are the steps of searches that were begun anew for an install_if.
+	again int
 	// failure is the one met with the most packages chosen: what people can
 	// do something about.
 	failure *fault.Error
@@ -56,7 +59,7 @@ type needs struct {
 
 func newSearch(ctx context.Context, u *universe, world []Dependency) *search {
 	s := &search{ctx: ctx, u: u, chosen: map[string]*candidate{}, level: make([]int, u.count), why: map[*candidate]string{},
-		tags: map[*candidate][]string{}, pins: map[*candidate]string{}, depth: -1}
+		tags: map[*candidate][]string{}, pins: map[*candidate]string{}, world: world, depth: -1}
 	for _, d := range world {
 		s.want(d, nil)
 		for _, c := range u.providers[d.Name] {
@@ -84,56 +87,6 @@ func (s *search) levelOf(c *candidate) int {
 		return 0
 	}
 	return s.level[c.id]
-}
-
-// solve meets the world's needs, then adds what install_if asks for until
-// nothing more comes in. A package that cannot be added is left out.
-func (s *search) solve() error {
-	ok, _, err := s.run()
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return s.failure
-	}
-	left := map[*candidate]bool{}
-	for {
-		c, by := s.nextInstallIf(left)
-		if c == nil {
-			return nil
-		}
-		left[c] = true
-		before := s.needs
-		s.want(Dependency{Name: c.Meta.Name, Op: "=", Version: c.Meta.Version}, by)
-		ok, _, err := s.run()
-		if err != nil {
-			return err
-		}
-		if have := s.chosen[c.Meta.Name]; ok && have != nil {
-			s.why[have] = "install_if: " + strings.Join(c.Meta.InstallIf, " ")
-			s.added = append(s.added, have)
-		} else {
-			s.needs = before
-		}
-	}
-}
-
-// nextInstallIf returns the first package whose install_if is met and that was
-// not tried, with one that met it: if the package is of a repository with a
-// tag, one that may have it.
-func (s *search) nextInstallIf(left map[*candidate]bool) (c, by *candidate) {
-	for _, c := range s.u.installIf {
-		met := !slices.ContainsFunc(c.installIf, func(d Dependency) bool { return (s.hit(d, nil) != nil) == d.Conflict })
-		if !met || s.chosen[c.Meta.Name] != nil || left[c] {
-			continue
-		}
-		for _, d := range c.installIf {
-			if by := s.hit(d, nil); by != nil && (c.Tag == "" || slices.Contains(s.tags[by], c.Tag)) {
-				return c, by
-			}
-		}
-	}
-	return nil, nil
 }
 
 // fail records why a need cannot be met.
@@ -275,9 +228,10 @@ func (s *search) options(n *need) (fits []*candidate, blame map[int]bool) {
 		}
 	}
 	if fits = append(fits, others...); len(fits) == 0 {
-		text := strings.Join(reasons, "; ")
-		if text == "" {
-			text = s.u.describe(n.Name)
+		text := s.u.describe(n.Name)
+		if len(reasons) > 0 {
+			broken := s.u.broken[n.Name]
+			text = strings.Join(append(reasons, broken[:min(len(broken), 2)]...), "; ")
 		}
 		s.fail("change the recipe's packages, or add a repository or port that has it",
 			"packages: %s, wanted by %s, cannot be had: %s", n, s.chain(*n), text)
@@ -372,6 +326,7 @@ func automatic(name string, options []*candidate) (ok []*candidate, names []stri
 		if names = packageNames(options); len(names) == 1 {
 			return options, nil
 		}
+		slices.Sort(names)
 	}
 	return ok, names
 }

@@ -50,13 +50,18 @@ func Solve(ctx context.Context, world []string, repos []Repository) ([]Selected,
 //   - One provider for a name. A name with a version goes to the highest; one
 //     without goes to a package that is chosen anyway, then to the highest
 //     provider_priority; without either the choice is the caller's, and the
-//     error says between what.
+//     error says between what. If there is only one it is taken, where apk
+//     would have it named in world.
 //   - A name that a package has with a version (its own is one) is that
 //     package's alone.
 //   - A repository with a tag serves only what world asks for with that tag
 //     ("name@edge", which prefers it to other repositories and newer versions)
 //     and what those packages need.
-//   - Packages whose install_if is met are added, unless they cannot be.
+//   - Packages whose install_if is met are added, unless they cannot be. What
+//     they need goes before choices that are open otherwise, but not before a
+//     package that world names.
+//   - A package that provides its own name, or one name with two versions, is
+//     not used: nothing can be beside itself.
 //
 // Unlike apk it goes back on a choice that turns out to be impossible. The
 // result is in the order of installation: dependencies first.

@@ -242,6 +242,180 @@ func TestSolvePreferences(t *testing.T) {
 	}
 }
 
+// What install_if asks for goes before choices that are open: the right values
+// are apk-tools 3's, except where it gives up.
+func TestSolveInstallIf(t *testing.T) {
+	for _, c := range []struct{ name, index, world, want string }{
+		{"an open choice of a provider", `
+			base 1 polkit
+			openrc 1
+			base-openrc 1 elogind | | base=1 openrc
+			polkit 1
+			elogind 1 | polkit=1
+		`, "base openrc", "elogind base openrc base-openrc"},
+		{"of one with a higher priority", `
+			base 1 shell
+			openrc 1
+			base-openrc 1 zsh | | base=1 openrc
+			bash 1 | shell priority:10
+			zsh 1 !bash | shell priority:5
+		`, "base openrc", "zsh base openrc base-openrc"},
+		{"of one with a higher version", `
+			base 1 cmd:sh
+			openrc 1
+			base-openrc 1 zsh | | base=1 openrc
+			bash 2 | cmd:sh=2
+			zsh 1 | cmd:sh=1
+		`, "base openrc", "zsh base openrc base-openrc"},
+		{"of a version", `
+			base 1 lib
+			openrc 1
+			base-openrc 1 lib<2 | | base=1 openrc
+			lib 1
+			lib 2
+		`, "base openrc", "lib base openrc base-openrc"},
+		{"one after the other", `
+			base 1 a b
+			base-x 1 a2 | | base
+			base-y 1 b2 | | base-x
+			a 1
+			a2 1 | a=1
+			b 1
+			b2 1 | b=1
+		`, "base", "a2 b2 base base-x base-y"},
+		{"two that exclude each other: the first by name", `
+			app 1 lib
+			a-if 1 lib-a | | app
+			b-if 1 lib-b | | app
+			lib-a 1 | lib=1
+			lib-b 1 | lib=1
+			lib-c 1 | lib=1
+		`, "app", "lib-a app a-if"},
+		{"not before what world names", `
+			base 1 polkit
+			openrc 1
+			base-openrc 1 elogind | | base=1 openrc
+			polkit 1
+			elogind 1 | polkit=1
+		`, "base polkit openrc", "polkit base openrc"},
+		{"nor before the newest of it", `
+			base 1
+			base-old 1 lib<2 | | base
+			lib 1
+			lib 2
+		`, "base lib", "base lib"},
+		{"not what it alone is met by", `
+			base 1 either
+			trigger 1 | either=1
+			other 1 | either=1
+			loop 1 other | | trigger
+		`, "base", "other base"},
+		{"not where it takes its own reason away", `
+			base 1 either
+			a 1 | either=1
+			b 1 | either=1
+			loop 1 b | | base a
+		`, "base", "a base"},
+		{"nor where it cannot be at all", `
+			base 1
+			base-x 1 missing | | base
+		`, "base", "base"},
+	} {
+		got, err := Solve(context.Background(), strings.Fields(c.world), []Repository{packages(t, "ports", c.index)})
+		if err != nil || show(got) != c.want {
+			t.Errorf("%s: got %s, %v, want %s", c.name, show(got), err, c.want)
+		}
+		for _, s := range got {
+			if s.Meta.Name == "base-openrc" && s.Why != "install_if: base=1 openrc" {
+				t.Errorf("%s: %s is there for %q", c.name, s.Meta.Name, s.Why)
+			}
+			if s.Meta.Name == "lib" && c.name == "of a version" && s.Meta.Version != "1" {
+				t.Errorf("%s: lib %s", c.name, s.Meta.Version)
+			}
+		}
+	}
+	// A repository with a tag serves nothing that did not ask for it.
+	edge := packages(t, "edge", "base-openrc 1 elogind | | base=1 openrc")
+	edge.Tag = "edge"
+	stable := packages(t, "stable", "base 1 polkit\nopenrc 1\npolkit 1\nelogind 1 | polkit=1")
+	got, err := Solve(context.Background(), []string{"base", "openrc"}, []Repository{stable, edge})
+	if err != nil || show(got) != "polkit base openrc" {
+		t.Errorf("with a tag: got %s, %v", show(got), err)
+	}
+}
+
+// Where nothing else tells providers apart, the one named like the command is
+// taken, then the one that needs less; never the one that comes first.
+func TestSolveEqualProviders(t *testing.T) {
+	lines := []string{
+		"gtk 1", "x11 1", "ncurses 1",
+		"gvim 9 gtk x11 ncurses | cmd:vim=9 cmd:ex=9", "vim 9 ncurses | cmd:vim=9 cmd:ex=9",
+		"rng-tools-extra 6 x11 gtk | cmd:rngd=6", "rng-tools 6 x11 | cmd:rngd=6",
+		"a-tool 1 x11 | cmd:tool=1", "tool 1 x11 gtk | cmd:tool=1",
+		"b-same 1 | cmd:same=1", "a-same 1 | cmd:same=1",
+		"small 1 | cmd:big=1 priority:1", "big 1 | cmd:big=1",
+		"elogind 1 | polkit=1", "polkit 1 x11 gtk",
+	}
+	for range 2 {
+		for _, c := range []struct{ world, want string }{
+			{"cmd:vim", "ncurses vim"},
+			{"cmd:ex", "ncurses vim"},
+			{"cmd:rngd", "x11 rng-tools"},
+			{"cmd:tool", "x11 gtk tool"},
+			{"cmd:same", "a-same"},
+			{"cmd:big", "small"},
+			{"gvim cmd:vim", "gtk x11 ncurses gvim"},
+			{"polkit", "x11 gtk polkit"},
+		} {
+			got, err := Solve(context.Background(), strings.Fields(c.world), []Repository{packages(t, "ports", strings.Join(lines, "\n"))})
+			if err != nil || show(got) != c.want {
+				t.Errorf("%s: got %s, %v, want %s", c.world, show(got), err, c.want)
+			}
+		}
+		slices.Reverse(lines)
+	}
+	// An earlier repository goes first all the same.
+	got, err := Solve(context.Background(), []string{"cmd:vim"}, []Repository{packages(t, "mine", "gvim 9 | cmd:vim=9"), packages(t, "theirs", "vim 9 | cmd:vim=9")})
+	if err != nil || show(got) != "gvim" {
+		t.Errorf("got %s, %v", show(got), err)
+	}
+}
+
+// What provides a name that something else owns cannot be beside itself, and is
+// refused as apk refuses it.
+func TestSolveSelfConflict(t *testing.T) {
+	repo := packages(t, "ports", `
+		twice 1 | name=2 name=3
+		same 1 | name=2 name=2
+		mixed 1 | name name=2
+		own 1 | own
+		versioned-own 1 | versioned-own=1
+		fine 1 | name name
+		older 1
+		older 2 | older=3
+	`)
+	for _, c := range []struct{ world, want, err string }{
+		{"twice", "", "twice-1 in ports cannot be used: it provides name twice, as 2 and as 3"},
+		{"same", "", "it provides name twice, as 2 and as 2"},
+		{"mixed", "", "it provides name twice, without a version and as 2"},
+		{"own", "", "own-1 in ports cannot be used: it provides its own name, own"},
+		{"versioned-own", "", "it provides its own name, versioned-own=1"},
+		{"fine", "fine", ""},
+		{"name", "fine", ""},
+		{"older", "older", ""},
+		{"older>1", "", "older-2 in ports cannot be used"},
+	} {
+		got, err := Solve(context.Background(), strings.Fields(c.world), []Repository{repo})
+		if c.err != "" {
+			if fault.ClassOf(err) != fault.Usage || !strings.Contains(fmt.Sprint(err), c.err) {
+				t.Errorf("%s: got %s, %v, want an error with %q", c.world, show(got), err, c.err)
+			}
+		} else if err != nil || show(got) != c.want {
+			t.Errorf("%s: got %s, %v, want %s", c.world, show(got), err, c.want)
+		}
+	}
+}
+
 // A world that a search without memory of causes never ends on: many free
 // choices before the one that fails.
 func TestSolveFailsFast(t *testing.T) {

@@ -12,7 +12,7 @@ type token int
 const (
 	tokenInvalid   token = iota - 1
 	tokenComponent       // a number after a dot
-	tokenFirst           // the first number, or one after a letter
+	tokenFirst           // the first number
 	tokenLetter
 	tokenSuffix
 	tokenSuffixNo
@@ -102,8 +102,6 @@ func (s *scanner) advance() {
 	switch {
 	case was <= tokenFirst && 'a' <= c && c <= 'z':
 		next = tokenLetter
-	case was == tokenLetter && digit(c):
-		next = tokenFirst
 	case was == tokenSuffix && digit(c):
 		next = tokenSuffixNo
 	case c == '.' && was <= tokenFirst:

@@ -75,7 +75,8 @@ func TestCompareVersions(t *testing.T) {
 }
 
 func TestInvalidVersions(t *testing.T) {
-	for _, v := range []string{"", "a", "1.", ".1", "1..2", "1-r", "1_foo", "1.2bc", "1-rc1", "1.2-r1.2", "1 ", "v1", "1_", "1-1", "1:2", "1.1234567890123456789", "1-r0-r1", "1é", "1~", "1~g", "1~AB", "1-r0~ab", "1~ab~cd", "1~ab_p1", "1_rc1a", "1ab"} {
+	for _, v := range []string{"", "a", "1.", ".1", "1..2", "1-r", "1_foo", "1.2bc", "1-rc1", "1.2-r1.2", "1 ", "v1", "1_", "1-1", "1:2", "1.1234567890123456789", "1-r0-r1", "1é", "1~", "1~g", "1~AB", "1-r0~ab", "1~ab~cd", "1~ab_p1", "1_rc1a", "1ab",
+		"0.1a1", "0.1bc1", "0.1a.1", "1a0-r0", "0.1_pre2~", "0.1_pre2~1234xbcd", "0.1_pre2-r1~1234", "0.1-pre1.1", "0.1_p3-r2_pre1", "_pre1", "-r1", "0.1_-r0", "0.1__alpha", "0.1_1_alpha"} {
 		if ValidVersion(v) {
 			t.Errorf("%q is valid", v)
 		}

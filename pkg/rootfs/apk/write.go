@@ -2,6 +2,7 @@ package apk
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -12,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
@@ -30,8 +32,9 @@ type writeOptions struct {
 // default is the system's temporary directory, which may be in memory.
 func WithTempDir(dir string) WriteOption { return func(o *writeOptions) { o.tempDir = dir } }
 
-// Write writes a package of the tree, signed with key. Size, InstalledSize,
-// Checksum, DataHash and, unless given, BuildDate are filled in and returned.
+// Write writes a package of the tree, signed with key, or not signed, for Sign,
+// when key is nil. Size, InstalledSize, Checksum, DataHash and, unless given,
+// BuildDate are filled in and returned.
 // All times are epoch. The data member goes through a temporary file, because
 // the control member before it holds its digest.
 func Write(w io.Writer, m Meta, t *rootfs.Tree, key *SigningKey, epoch int64, opts ...WriteOption) (Meta, error) {
@@ -72,9 +75,11 @@ func Write(w io.Writer, m Meta, t *rootfs.Tree, key *SigningKey, epoch int64, op
 	}
 	controlSum := sha1.Sum(control.Bytes())
 	m.Checksum = checksumString(controlSum[:])
-	sig, err := key.sign(sha256.Sum256(control.Bytes()), epoch)
-	if err != nil {
-		return m, err
+	var sig []byte
+	if key != nil {
+		if sig, err = key.sign(sha256.Sum256(control.Bytes()), epoch); err != nil {
+			return m, err
+		}
 	}
 	if _, err := tmp.Seek(0, io.SeekStart); err != nil {
 		return m, fmt.Errorf("package %s: %w", m.ID(), err)
@@ -84,6 +89,40 @@ func Write(w io.Writer, m Meta, t *rootfs.Tree, key *SigningKey, epoch int64, op
 		return m, fmt.Errorf("package %s: %w", m.ID(), err)
 	}
 	return m, nil
+}
+
+// Sign copies a package that is not signed to w, with a signature before it.
+// It gets longer by the key's SignatureSize.
+func Sign(w io.Writer, unsigned io.ReadSeeker, key *SigningKey, epoch int64) error {
+	in := &countingReader{r: bufio.NewReader(unsigned)}
+	files, err := readMember(in, maxControl)
+	if err != nil {
+		return fault.Errorf(fault.Source, "sign a package: first member: %w", err)
+	}
+	if _, signed := signatures(files); signed {
+		return fault.Errorf(fault.Usage, "sign a package: it is signed already")
+	}
+	if _, err := unsigned.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("sign a package: %w", err)
+	}
+	sum := sha256.New()
+	if _, err := io.CopyN(sum, unsigned, in.n); err != nil {
+		return fmt.Errorf("sign a package: %w", err)
+	}
+	sig, err := key.sign([sha256.Size]byte(sum.Sum(nil)), epoch)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Write(sig); err != nil {
+		return fmt.Errorf("sign a package: %w", err)
+	}
+	if _, err := unsigned.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("sign a package: %w", err)
+	}
+	if _, err := io.Copy(w, unsigned); err != nil {
+		return fmt.Errorf("sign a package: %w", err)
+	}
+	return nil
 }
 
 // writeData writes the data member.

@@ -10,9 +10,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
-	"unicode"
 
+	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
@@ -57,12 +56,7 @@ func clamp(ms float64) float64 {
 
 // label is a name without what could drive a terminal.
 func label(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, "?"))
+	s = printable.Line(s)
 	if r := []rune(s); len(r) > maxName {
 		s = string(r[:maxName-1]) + "…"
 	}

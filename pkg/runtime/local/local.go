@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -46,6 +47,22 @@ func (Device) Boot(context.Context) (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
+// Environment is what a program in the background gets of this program's
+// environment. The rest, in which there may be secrets, is nobody's business for
+// as long as a machine runs: any process of this user can read it in /proc.
+func Environment() []string {
+	var env []string
+	for _, name := range []string{
+		"PATH",            // sovereignd looks for QEMU in it
+		"LD_LIBRARY_PATH", // of a QEMU that is not the system's
+	} {
+		if value, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
 // Start starts c in a session of its own with /dev/null as its input and
 // c.Log as its output.
 func (d Device) Start(ctx context.Context, c vm.Command) (vm.Process, error) {
@@ -60,6 +77,8 @@ func (d Device) Start(ctx context.Context, c vm.Command) (vm.Process, error) {
 	defer log.Close()
 	// Not CommandContext: the process must outlive the caller.
 	cmd := exec.Command(c.Path, c.Args...)
+	cmd.Env = Environment()
+	cmd.ExtraFiles = slices.Clone(c.Files) // from descriptor 3 on
 	if c.Lock != "" {
 		lock, err := hold(c.Lock)
 		if err != nil {
@@ -67,7 +86,7 @@ func (d Device) Start(ctx context.Context, c vm.Command) (vm.Process, error) {
 		}
 		// The lock is the open file's, which the process gets too.
 		defer lock.Close()
-		cmd.ExtraFiles = []*os.File{lock}
+		cmd.ExtraFiles = append(cmd.ExtraFiles, lock)
 	}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.Dir, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

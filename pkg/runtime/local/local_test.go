@@ -1,7 +1,9 @@
 package local
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -168,5 +170,47 @@ func TestLock(t *testing.T) {
 			t.Fatal(err)
 		}
 		until(t, "unlocked", func() bool { return !locked() })
+	}
+}
+
+// A program in the background gets its files, and of the environment what it
+// needs and nothing else.
+func TestStartHandsOver(t *testing.T) {
+	t.Setenv("PGPASSWORD", "secret")
+	t.Setenv("LD_LIBRARY_PATH", "/opt/lib")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	if err := os.WriteFile(path, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := os.Remove(path); err != nil { // by descriptor, not by name
+		t.Fatal(err)
+	}
+	log := filepath.Join(dir, "log")
+	script := fmt.Sprintf("cat /proc/self/fd/%d; echo; tr '\\0' '\\n' </proc/$$/environ; exec sleep 600", vm.FirstFile)
+	p, err := Device{}.Start(t.Context(), vm.Command{Path: "/bin/sh", Args: []string{"-c", script}, Dir: dir, Log: log,
+		Lock: filepath.Join(dir, "lock"), Files: []*os.File{f}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := (Device{}).Signal(context.Background(), p, os.Kill); err != nil {
+			t.Error(err)
+		}
+	}()
+	want := "content\nPATH=" + os.Getenv("PATH") + "\nLD_LIBRARY_PATH=/opt/lib\n"
+	for end := time.Now().Add(time.Minute); ; <-time.After(5 * time.Millisecond) {
+		got, err := os.ReadFile(log)
+		if err == nil && string(got) == want {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("got %q, want %q, %v", got, want, err)
+		}
 	}
 }

@@ -2,14 +2,21 @@ package qemu
 
 import (
 	"fmt"
+	"os"
+	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// qmpSocket is the machine protocol's socket in the instance's directory.
-const qmpSocket = "qmp.sock"
+// Sockets of the machine protocol in the instance's directory. Each serves one
+// client at a time: one is the driver's, the other for people and their
+// programs, who may keep it and have paused the machine by it.
+const (
+	controlSocket = "control.sock"
+	qmpSocket     = "qmp.sock"
+)
 
 // agentPort is the virtio-serial port's name, which the guest looks for.
 const agentPort = "org.sovereign.agent"
@@ -33,8 +40,41 @@ const (
 // it to a thousandth of the memory, where large transfers hang.
 const bounceSlabs = 64<<20/2048 - 128
 
+// Descriptors of a machine's files in QEMU: kernel, initramfs and the disks, in
+// this order. QEMU opens them anew by their names in /proc, with flags of its
+// own, and so the very files that were handed over.
+const (
+	kernelFile = vm.FirstFile + iota
+	initramfsFile
+	firstDisk
+)
+
+func files(m vm.Machine) []*os.File {
+	open := []*os.File{m.Kernel, m.Initramfs}
+	for _, d := range m.Disks {
+		open = append(open, d.Image)
+	}
+	return open
+}
+
+func descriptor(n int) string { return "/proc/self/fd/" + strconv.Itoa(n) }
+
+var descriptorForm = regexp.MustCompile(`/proc/self/fd/\d+`)
+
+// named puts the files' own names into what QEMU says of them.
+func named(text string, m vm.Machine) string {
+	return descriptorForm.ReplaceAllStringFunc(text, func(name string) string {
+		for n, f := range files(m) {
+			if f != nil && name == descriptor(vm.FirstFile+n) {
+				return f.Name()
+			}
+		}
+		return name
+	})
+}
+
 // arguments is the command line of a machine, without the program. It is a
-// function of its inputs alone. Sockets and logs are named relative to m.Dir,
+// function of its inputs alone, of the files their number. Sockets and logs are named relative to m.Dir,
 // where QEMU runs: a socket's path may have 107 bytes, a state directory more.
 // No secret ever stands here: anyone on the machine can read it.
 func arguments(m vm.Machine, p vm.Plan) []string {
@@ -57,12 +97,15 @@ func arguments(m vm.Machine, p vm.Plan) []string {
 		"-m", strconv.Itoa(m.MemoryMiB)+"M",
 		// A guest that resets has ended; the runtime sees it by the process.
 		"-no-reboot",
-		"-kernel", m.Kernel,
-		"-initrd", m.Initramfs,
+		"-kernel", descriptor(kernelFile),
+		"-initrd", descriptor(initramfsFile),
 		"-append", cmdline(m, p.Accel),
 
 		"-chardev", "socket,id=console,path="+vm.ConsoleSocket+",server=on,wait=off,logfile="+vm.ConsoleFile+",logappend=on",
 		"-serial", "chardev:console",
+		// The driver's comes first: where there is the other, there is this.
+		"-chardev", "socket,id=control,path="+controlSocket+",server=on,wait=off",
+		"-mon", "chardev=control,mode=control",
 		"-chardev", "socket,id=qmp,path="+qmpSocket+",server=on,wait=off",
 		"-mon", "chardev=qmp,mode=control",
 		"-device", "virtio-serial-pci,id=serial0,max_ports=4,"+virtio,
@@ -176,7 +219,7 @@ func cmdline(m vm.Machine, accel string) string {
 // QEMU's "writeback"; its "unsafe" is faster and would drop the flushes.
 func disk(i int, d vm.Disk, virtio string) []string {
 	id := fmt.Sprintf("disk%d", i)
-	file := "driver=file,node-name=" + id + "-file,filename=" + escape(d.Path) +
+	file := "driver=file,node-name=" + id + "-file,filename=" + descriptor(firstDisk+i) +
 		",aio=threads,cache.direct=off,cache.no-flush=off"
 	raw := "driver=raw,node-name=" + id + ",file=" + id + "-file"
 	device := "virtio-blk-pci,drive=" + id + ",serial=" + escape(d.Serial) + "," + virtio

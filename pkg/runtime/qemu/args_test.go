@@ -15,11 +15,10 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func sample(arch string) vm.Machine {
 	return vm.Machine{
 		Name: "sql", Arch: arch, MemoryMiB: 512, CPUs: 2,
-		Kernel: "/b/sql,v2/Image", Initramfs: "/b/sql,v2/initramfs",
 		Cmdline: "roothash=abc root.serial=root data.serial=data",
 		Disks: []vm.Disk{
-			{Path: "/b/sql,v2/root.img", Serial: "root", ReadOnly: true},
-			{Path: "/s/instances/sql/data.img", Serial: "data"},
+			{Serial: "root", ReadOnly: true},
+			{Serial: "data"},
 		},
 		Forwards: []vm.Forward{{Guest: 5432, Host: 40001}, {Guest: 9187, Host: 40002}},
 		Dir:      "/s/instances/sql",

@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -76,17 +75,17 @@ func (d *Driver) Start(ctx context.Context, m vm.Machine, p vm.Plan) (vm.Process
 		return vm.Process{}, fault.Errorf(fault.Environment, "%s is locked: the machine runs already", lock).
 			Hintf("find its process with fuser %s", lock)
 	}
-	for _, name := range []string{qmpSocket, vm.AgentSocket} {
+	for _, name := range []string{controlSocket, qmpSocket, vm.AgentSocket} {
 		if err := os.Remove(filepath.Join(m.Dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return vm.Process{}, fault.Wrap(fault.Environment, err)
 		}
 	}
 	log := filepath.Join(m.Dir, vm.LogFile)
-	proc, err := d.device.Start(ctx, vm.Command{Path: p.Program, Args: arguments(m, p), Dir: m.Dir, Log: log, Lock: lock})
+	proc, err := d.device.Start(ctx, vm.Command{Path: p.Program, Args: arguments(m, p), Dir: m.Dir, Log: log, Lock: lock, Files: files(m)})
 	if err != nil {
 		return vm.Process{}, err
 	}
-	if err := d.up(ctx, m.Dir, proc); err != nil {
+	if err := d.up(ctx, m, proc); err != nil {
 		// The caller's context may be what ended the wait.
 		killErr := d.device.Signal(context.WithoutCancel(ctx), proc, unix.SIGKILL)
 		return vm.Process{}, errors.Join(err, killErr)
@@ -95,9 +94,9 @@ func (d *Driver) Start(ctx context.Context, m vm.Machine, p vm.Plan) (vm.Process
 }
 
 // up waits for QEMU's greeting or its death.
-func (d *Driver) up(ctx context.Context, dir string, proc vm.Process) error {
+func (d *Driver) up(ctx context.Context, m vm.Machine, proc vm.Process) error {
 	for {
-		c, err := d.connectOnce(ctx, dir)
+		c, err := d.connectOnce(ctx, m.Dir)
 		if err == nil {
 			return c.Close()
 		}
@@ -109,7 +108,7 @@ func (d *Driver) up(ctx context.Context, dir string, proc vm.Process) error {
 			return aliveErr
 		}
 		if !alive {
-			return startError(tail.Lines(filepath.Join(dir, vm.LogFile), 8))
+			return startError(named(tail.Lines(8, filepath.Join(m.Dir, vm.LogFile)), m))
 		}
 		if err := pause(ctx); err != nil {
 			return fmt.Errorf("waiting for QEMU: %w", err)
@@ -208,8 +207,8 @@ func (d *Driver) execute(ctx context.Context, dir, command string, args, result 
 	return c.Execute(ctx, command, args, result)
 }
 
-// connect opens a control session. QEMU serves one at a time; while another
-// command has it, this one waits until ctx ends.
+// connect opens a control session of the driver's own. QEMU serves one at a
+// time; while another command has it, this one waits until ctx ends.
 func (d *Driver) connect(ctx context.Context, dir string) (*qmp.Client, error) {
 	for {
 		c, err := d.connectOnce(ctx, dir)
@@ -223,8 +222,11 @@ func (d *Driver) connect(ctx context.Context, dir string) (*qmp.Client, error) {
 }
 
 func (d *Driver) connectOnce(ctx context.Context, dir string) (*qmp.Client, error) {
-	var conn net.Conn
-	conn, err := d.device.Dial(ctx, "unix", filepath.Join(dir, qmpSocket))
+	conn, err := d.device.Dial(ctx, "unix", filepath.Join(dir, controlSocket))
+	if errors.Is(err, os.ErrNotExist) {
+		// A machine that an older version has started.
+		conn, err = d.device.Dial(ctx, "unix", filepath.Join(dir, qmpSocket))
+	}
 	if err != nil {
 		return nil, fault.Wrap(fault.Device, err)
 	}

@@ -72,13 +72,17 @@ func machine(t *testing.T, arch string) vm.Machine {
 	m := sample(arch)
 	m.MemoryMiB, m.CPUs = 128, 1
 	m.Dir, m.Accel = dir, "tcg"
-	m.Kernel, m.Initramfs = filepath.Join(dir, "Image"), filepath.Join(dir, "initramfs")
-	m.Disks[0].Path, m.Disks[1].Path = filepath.Join(dir, "root.img"), filepath.Join(dir, "data.img")
-	for _, path := range []string{m.Kernel, m.Initramfs, m.Disks[0].Path, m.Disks[1].Path} {
+	for name, file := range map[string]**os.File{"Image": &m.Kernel, "initramfs": &m.Initramfs, "root.img": &m.Disks[0].Image, "data.img": &m.Disks[1].Image} {
 		// wfi forever: a valid arm64 program, and for x86 not a kernel.
-		if err := os.WriteFile(path, []byte(strings.Repeat("\x7f\x20\x03\xd5\xff\xff\xff\x17", 1024)), 0o600); err != nil {
+		path := filepath.Join(dir, name)
+		err := os.WriteFile(path, []byte(strings.Repeat("\x7f\x20\x03\xd5\xff\xff\xff\x17", 1024)), 0o600)
+		if err == nil {
+			*file, err = os.OpenFile(path, os.O_RDWR, 0)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { (*file).Close() })
 	}
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -122,11 +126,11 @@ func TestRealMachine(t *testing.T) {
 
 	// The same disks and the same port a second time.
 	second := m
-	second.Dir = t.TempDir()
-	if _, err := d.Start(ctx, second, p); fault.ClassOf(err) != fault.Environment {
+	second.Dir, second.Forwards = t.TempDir(), nil
+	if _, err := d.Start(ctx, second, p); fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), m.Disks[1].Image.Name()) {
 		t.Errorf("a second machine with the same disks: %v", err)
 	}
-	second.Disks = nil
+	second.Disks, second.Forwards = nil, m.Forwards
 	if _, err := d.Start(ctx, second, p); fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("a second machine with the same port: %v", err)
 	}
@@ -159,10 +163,10 @@ func TestNoKernel(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	if err := os.Remove(m.Kernel); err != nil {
+	if err := m.Kernel.Truncate(0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Start(t.Context(), m, p); fault.ClassOf(err) != fault.Device || !strings.Contains(err.Error(), m.Kernel) {
+	if _, err := d.Start(t.Context(), m, p); fault.ClassOf(err) != fault.Device || !strings.Contains(err.Error(), m.Kernel.Name()) {
 		t.Errorf("got %v", err)
 	}
 }

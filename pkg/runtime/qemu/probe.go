@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -34,6 +36,7 @@ func (d *Driver) probe(ctx context.Context, m vm.Machine, p vm.Plan) (string, er
 	heard := &listener{answer: []byte(probeAnswer), found: cancel}
 	cmd := exec.CommandContext(limit, p.Program, probeArguments(m, p)...)
 	cmd.Stdout, cmd.Stderr = heard, heard
+	cmd.Env, cmd.ExtraFiles = local.Environment(), []*os.File{m.Kernel, m.Initramfs}
 	cmd.WaitDelay = time.Second
 	err := runBound(cmd)
 	switch {
@@ -64,7 +67,7 @@ func probeArguments(m vm.Machine, p vm.Plan) []string {
 	p.Accel = "kvm"
 	args = append(args, machineType(m.Arch, p)...)
 	return append(args, "-smp", "1", "-m", "256M", "-no-reboot",
-		"-kernel", m.Kernel, "-initrd", m.Initramfs, "-append", cmdline(m, "kvm"),
+		"-kernel", descriptor(kernelFile), "-initrd", descriptor(initramfsFile), "-append", cmdline(m, "kvm"),
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console")
 }
 

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 )
 
 // oldest is the lowest major version let through. Tests have run with 7.2
@@ -47,9 +48,16 @@ func find(arch string) (string, error) {
 	return path, nil
 }
 
+// command asks QEMU something about itself.
+func command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = local.Environment()
+	return cmd
+}
+
 // version asks QEMU for its version.
 func version(ctx context.Context, program string) (string, error) {
-	out, err := exec.CommandContext(ctx, program, "-version").Output()
+	out, err := command(ctx, program, "-version").Output()
 	if err != nil {
 		return "", fault.Errorf(fault.Environment, "asking %s for its version: %w", program, err).
 			Hintf("install QEMU again")
@@ -77,7 +85,7 @@ func parseVersion(out []byte) (string, int, error) {
 // sandboxWorks says whether this QEMU was built to confine itself. It reads
 // -sandbox before it lists its machines, and starts none.
 func sandboxWorks(ctx context.Context, program string) bool {
-	return exec.CommandContext(ctx, program, "-sandbox", sandbox, "-machine", "help").Run() == nil
+	return command(ctx, program, "-sandbox", sandbox, "-machine", "help").Run() == nil
 }
 
 // qboot is a firmware that does nothing but start a kernel. It is part of QEMU.
@@ -95,7 +103,7 @@ func firmware(ctx context.Context, program, arch string) string {
 		return ""
 	}
 	// A QEMU that does not list its directories has its own choice.
-	out, err := exec.CommandContext(ctx, program, "-L", "help").Output()
+	out, err := command(ctx, program, "-L", "help").Output()
 	if err != nil {
 		return ""
 	}

@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
+	"github.com/sovereign-build/sovereign/pkg/runtime/qmp"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -40,7 +42,7 @@ func started(t *testing.T, alter func(*vm.Machine)) (*Driver, vm.Machine) {
 
 func TestGrowDisk(t *testing.T) {
 	d, m := started(t, func(m *vm.Machine) { m.Disks[1].Serial = "data,1" })
-	path := m.Disks[1].Path
+	path := m.Disks[1].Image.Name()
 	before, err := os.Stat(path)
 	if err != nil {
 		t.Fatal(err)
@@ -84,6 +86,32 @@ func TestBalloon(t *testing.T) {
 	}
 	if err := d.Balloon(t.Context(), m.Dir, -1); err == nil {
 		t.Error("a negative size was taken")
+	}
+}
+
+// A machine that somebody paused, and whose machine protocol he keeps, still
+// tells that it is paused, and ends when it has to.
+func TestProtocolInUse(t *testing.T) {
+	d, m := started(t, nil)
+	conn, err := d.device.Dial(t.Context(), "unix", filepath.Join(m.Dir, qmpSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	somebody, err := qmp.New(t.Context(), conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer somebody.Close()
+	if err := somebody.Execute(t.Context(), "stop", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	limit, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if s, err := d.Status(limit, m.Dir); err != nil || s.Running || s.Full || s.State != "paused" {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	if err := d.Quit(limit, m.Dir); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -61,7 +61,7 @@ func Ensure(ctx context.Context, stateDir, path string) error {
 		}
 		// Another one may have been quicker, and is awake then.
 		if !alive && !awake(ctx, device, stateDir) {
-			return fault.Errorf(fault.Environment, "%s ended at once: %s", program, tail.Lines(log, 3)).Hintf("read %s", log)
+			return fault.Errorf(fault.Environment, "%s ended at once: %s", program, tail.Lines(3, log)).Hintf("read %s", log)
 		}
 		sleep(ctx, pollEvery)
 		if ctx.Err() != nil {
@@ -90,12 +90,13 @@ type Client struct {
 }
 
 // WaitReady waits until an instance that is wanted up is as it is wanted: no
-// update under way, every service healthy. It returns the instance, and with
-// an error the reason: the supervisor gave up, the machine cannot be started,
-// or the end of ctx. Should the supervisor be killed meanwhile, another is
-// started.
+// update under way, and healthy (see runtime.Healthy). It returns the instance,
+// and with an error the reason: the supervisor gave up, the machine cannot be
+// started, or the end of ctx. Should the supervisor be killed meanwhile,
+// another is started.
 func (c *Client) WaitReady(ctx context.Context, name string) (*runtime.Instance, error) {
-	ends := -1
+	ends, waiting := -1, ""
+	var tried *runtime.Instance // the machine of a trial that is healthy, and has to stay so
 	for {
 		if err := Ensure(ctx, c.Runtime.Dir(), c.Program); err != nil {
 			return nil, err
@@ -118,13 +119,24 @@ func (c *Client) WaitReady(ctx context.Context, name string) (*runtime.Instance,
 			c.tell(s.Ends.Last.Why)
 			ends = s.Ends.Total
 		}
-		ready, err := c.ready(ctx, i)
-		if err != nil {
-			return nil, err
+		if v := s.Waiting; v != nil && v.Why != waiting {
+			c.tell(v.Why)
+			waiting = v.Why
 		}
-		if ready {
-			if i, settled, err := c.settled(ctx, name); settled || err != nil {
-				return i, err
+		if tried == nil || !tried.SameMachine(i) {
+			ready, err := c.ready(ctx, i)
+			if err != nil {
+				return nil, err
+			}
+			tried = nil
+			if ready {
+				tried = i
+			}
+		}
+		if tried != nil {
+			now, settled, err := c.settled(ctx, tried)
+			if settled || err != nil {
+				return now, err
 			}
 		}
 		sleep(ctx, pollEvery)
@@ -149,6 +161,13 @@ func (c *Client) ended(i *runtime.Instance, s *runtime.Supervision, ends int) er
 	case s.GaveUp:
 		return fault.Errorf(fault.Device, "%s ended %d times in a row, and sovereignd gave up; the last time: %s", i.Name(), s.Ends.InARow, last.Why).
 			Hintf("read %s; sovereign-build up %s tries again", i.ConsoleFile(), i.Name())
+	case s.Waiting != nil && s.Trial == nil:
+		// A trial has a former bundle to go back to, and a limit.
+		e := fault.Errorf(fault.Environment, "%s does not start: %s", i.Name(), s.Waiting.Why)
+		if s.Waiting.Hint != "" {
+			return e.Hintf("%s; sovereignd goes on trying", s.Waiting.Hint)
+		}
+		return e.Hintf("sovereignd goes on trying")
 	case s.Ends.Total > ends && last.Class != 0:
 		e := fault.Errorf(last.Class, "%s does not start: %s", i.Name(), last.Why)
 		if last.Hint != "" {
@@ -187,10 +206,10 @@ func (c *Client) ready(ctx context.Context, i *runtime.Instance) (bool, error) {
 	return false, err
 }
 
-// settled returns the instance as it is now, and whether what runs, and is
-// ready, is what is to stay.
-func (c *Client) settled(ctx context.Context, name string) (*runtime.Instance, bool, error) {
-	i, err := c.Runtime.Instance(ctx, name)
+// settled returns the instance as it is now, and whether the machine that was
+// found ready still runs and is to stay.
+func (c *Client) settled(ctx context.Context, ready *runtime.Instance) (*runtime.Instance, bool, error) {
+	i, err := c.Runtime.Instance(ctx, ready.Name())
 	if err != nil {
 		return nil, false, err
 	}
@@ -198,7 +217,7 @@ func (c *Client) settled(ctx context.Context, name string) (*runtime.Instance, b
 	if err != nil {
 		return nil, false, err
 	}
-	return i, s.Trial == nil && i.Runs(), nil
+	return i, s.Trial == nil && i.Runs() && i.SameMachine(ready), nil
 }
 
 // late is the error of a wait whose time is over.
@@ -208,7 +227,10 @@ func (c *Client) late(ctx context.Context, name string, s *runtime.Supervision) 
 		return cause
 	}
 	why := "its machine has not started"
-	if s.Ends.Last != nil {
+	switch {
+	case s.Waiting != nil:
+		why = s.Waiting.Why
+	case s.Ends.Last != nil:
 		why = s.Ends.Last.Why
 	}
 	return fault.Errorf(fault.Device, "%s is not ready in time: %s", name, why).

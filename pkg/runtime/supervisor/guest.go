@@ -14,17 +14,18 @@ import (
 )
 
 const (
-	// askEvery is how often a guest that is not ready is asked, and readyEvery
-	// one that is.
-	askEvery   = 200 * time.Millisecond
-	readyEvery = 2 * time.Second
+	// askEvery is how often a guest that is not healthy is asked, and
+	// healthyEvery one that is.
+	askEvery     = 200 * time.Millisecond
+	healthyEvery = 2 * time.Second
 	// answerLimit bounds one answer. A busy guest without KVM may take long.
 	answerLimit = 15 * time.Second
 	// streamLimit is how long a connection to the guest's socket may wait for
 	// a guest that does not answer yet.
 	streamLimit = 30 * time.Second
-	// maxConnections bounds those connections; further ones wait.
-	maxConnections = 64
+	// maxConnections bounds those connections; further ones wait. Each is a
+	// stream of the session, of which some are left for asking.
+	maxConnections = agent.MaxStreams - 8
 )
 
 // guest holds the session with one guest's agent: it asks how the guest is and
@@ -39,7 +40,7 @@ type guest struct {
 
 	mu     sync.Mutex
 	last   *agent.Status
-	ready  time.Time     // since when it is; zero when it is not
+	health health
 	silent time.Duration // spent asking since its last answer
 	// client is the session's, nil without one; changed is closed when that
 	// changes.
@@ -59,9 +60,7 @@ func (g *guest) seen() runtime.Seen {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := runtime.Seen{Process: *g.process, Guest: g.last, Silent: g.silent}
-	if !g.ready.IsZero() {
-		s.Ready = time.Since(g.ready)
-	}
+	s.Healthy, s.Services = g.health.spans()
 	return s
 }
 
@@ -140,8 +139,8 @@ func (g *guest) ask(ctx context.Context, c *agent.Client) {
 		g.set(c, s)
 		g.heard()
 		pause := askEvery
-		if s.State == agent.StateReady {
-			pause = readyEvery
+		if runtime.Healthy(s) {
+			pause = healthyEvery
 		}
 		t := time.NewTimer(pause)
 		select {
@@ -179,16 +178,11 @@ func (g *guest) set(c *agent.Client, s *agent.Status) {
 		close(g.changed)
 		g.changed = make(chan struct{})
 	}
-	if before := g.last; s == nil || before == nil || before.State != s.State {
+	if before := g.last; s == nil || before == nil || before.State != s.State || runtime.Healthy(before) != runtime.Healthy(s) {
 		poke(g.news)
 	}
 	g.last = s
-	switch {
-	case s == nil || s.State != agent.StateReady:
-		g.ready = time.Time{}
-	case g.ready.IsZero():
-		g.ready = time.Now()
-	}
+	g.health.note(s, time.Now())
 }
 
 // serve makes each connection a stream to the guest.

@@ -28,6 +28,7 @@ type keeper struct {
 	poked  chan struct{}
 	done   chan struct{}
 	busy   atomic.Bool // a machine runs
+	log    string      // why the console's log could not be kept short
 }
 
 // keep begins to keep an instance, until ctx ends or nobody wants it kept.
@@ -80,6 +81,7 @@ func (k *keeper) run(ctx context.Context) {
 			}
 			if step.Process != nil {
 				wait = watchEvery
+				k.boundConsole()
 			}
 			if step.Wait > 0 {
 				wait = min(wait, step.Wait)
@@ -89,6 +91,19 @@ func (k *keeper) run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// boundConsole keeps the console's log short. That it cannot be is said once,
+// and keeps no machine from being kept.
+func (k *keeper) boundConsole() {
+	why := ""
+	if err := k.r.BoundConsole(k.name); err != nil {
+		why = err.Error()
+	}
+	if why != "" && why != k.log {
+		k.report(k.name, "the console's log: "+why)
+	}
+	k.log = why
 }
 
 // pause waits for the time, or for a word; false is the end.

@@ -2,12 +2,14 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"path/filepath"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
@@ -19,6 +21,9 @@ const LogFile = "sovereignd.log"
 
 // maxLog is the size, in bytes, at which the log is renamed to LogFile.1.
 const maxLog = 4 << 20
+
+// logLimit is how long the disk may take for what is not in the log yet.
+const logLimit = 5 * time.Second
 
 // Main is the program sovereignd: its arguments come in, its exit code goes
 // out, and it supervises until ctx ends.
@@ -44,9 +49,9 @@ func Main(ctx context.Context, args []string, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "sovereignd: %v\n", err)
+	fmt.Fprintf(stderr, "sovereignd: %s\n", printable.Lines(err.Error()))
 	if hint := fault.HintOf(err); hint != "" {
-		fmt.Fprintf(stderr, "hint: %s\n", hint)
+		fmt.Fprintf(stderr, "hint: %s\n", printable.Line(hint))
 	}
 	return int(fault.ClassOf(err))
 }
@@ -65,11 +70,12 @@ func run(ctx context.Context, stateDir string, o Options) error {
 			text = instance + ": " + text
 		}
 		// A log that cannot be written must not keep machines from running.
-		fmt.Fprintf(log, "%s %s\n", time.Now().UTC().Format(time.RFC3339), text)
+		fmt.Fprintf(log, "%s %s\n", time.Now().UTC().Format(time.RFC3339), printable.Line(text))
 	}
 	err = Run(ctx, r, o)
 	if err != nil {
 		o.Report("", "ends: "+err.Error())
 	}
-	return err
+	// Its last lines say why it ends.
+	return errors.Join(err, fault.Wrap(fault.Environment, log.Close(logLimit)))
 }

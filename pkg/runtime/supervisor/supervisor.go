@@ -141,6 +141,10 @@ func (s *supervisor) look(ctx context.Context) (busy bool, err error) {
 	}
 	for _, name := range names {
 		wanted, err := s.r.Supervised(name)
+		if err == nil && wanted == runtime.Unsupervised {
+			// Nobody else may be there to do it.
+			err = s.r.BoundConsole(name)
+		}
 		if err != nil {
 			// A record that cannot be read is its owner's to mend; the others
 			// go on.

@@ -9,31 +9,41 @@ import (
 	"io"
 	"os"
 	"strings"
-	"unicode"
+
+	"github.com/sovereign-build/sovereign/internal/printable"
 )
 
-// window is how much of a file's end is looked at.
+// window is how much of each file's end is looked at, bytes.
 const window = 64 << 10
 
-// Lines returns the last n lines that are not blank, without a final line
-// feed; nothing where the file is empty or cannot be read.
-func Lines(path string, n int) string {
+// Lines returns the last n lines that are not blank of a log in several files,
+// the oldest first, without a final line feed. A file that is empty or cannot be
+// read has none.
+func Lines(n int, paths ...string) string {
+	var b strings.Builder
+	for _, path := range paths {
+		b.Write(end(path))
+	}
+	lines := strings.Split(Clean(b.String()), "\n")
+	return strings.Join(lines[max(len(lines)-n, 0):], "\n")
+}
+
+// end is the last part of a file.
+func end(path string) []byte {
 	f, err := os.Open(path)
 	if err != nil {
-		return ""
+		return nil
 	}
 	defer f.Close()
-	if size, err := f.Seek(0, io.SeekEnd); err != nil || size == 0 {
-		return ""
-	} else if _, err := f.Seek(max(size-window, 0), io.SeekStart); err != nil {
-		return ""
-	}
-	b, err := io.ReadAll(io.LimitReader(f, window))
+	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
-		return ""
+		return nil
 	}
-	lines := strings.Split(Clean(string(b)), "\n")
-	return strings.Join(lines[max(len(lines)-n, 0):], "\n")
+	b, err := io.ReadAll(io.NewSectionReader(f, max(size-window, 0), window))
+	if err != nil {
+		return nil
+	}
+	return b
 }
 
 // Clean returns the lines of s that are not blank, fit to be printed.
@@ -52,11 +62,5 @@ func Clean(s string) string {
 func clean(line string) string {
 	line = strings.TrimRight(line, "\r\n")
 	line = line[strings.LastIndexByte(line, '\r')+1:]
-	line = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) && r != '\t' {
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(line, "?"))
-	return strings.TrimRight(line, " \t")
+	return strings.TrimRight(printable.Text(line), " \t")
 }

@@ -30,13 +30,30 @@ func TestLines(t *testing.T) {
 			if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if got := Lines(path, tt.n); got != tt.want {
+			if got := Lines(tt.n, path); got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
 	}
-	if got := Lines(filepath.Join(t.TempDir(), "absent"), 3); got != "" {
+	if got := Lines(3, filepath.Join(t.TempDir(), "absent")); got != "" {
 		t.Errorf("absent: %q", got)
+	}
+}
+
+// A log whose older part is in another file is one, also where a line was cut.
+func TestLinesOfSeveralFiles(t *testing.T) {
+	dir := t.TempDir()
+	older, newer := filepath.Join(dir, "log.0"), filepath.Join(dir, "log")
+	for path, text := range map[string]string{older: "one\ntwo\nth", newer: "ree\nfour\n"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := Lines(3, older, newer); got != "two\nthree\nfour" {
+		t.Errorf("got %q", got)
+	}
+	if got := Lines(9, filepath.Join(dir, "absent"), newer); got != "ree\nfour" {
+		t.Errorf("got %q", got)
 	}
 }
 

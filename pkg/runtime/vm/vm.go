@@ -14,23 +14,26 @@ import (
 
 // Names of the files that a driver makes in Machine.Dir.
 const (
-	ConsoleFile   = "console.log"  // what the guest's kernel and init print
+	ConsoleFile   = "console.log"  // what the guest's kernel and init print, appended
 	ConsoleSocket = "console.sock" // the same as it comes, and input; one client at a time
 	LogFile       = "machine.log"  // what the hypervisor itself prints
 	AgentSocket   = "agent.sock"   // a stream to the guest's agent port
 	LockFile      = "machine.lock" // locked by the hypervisor as long as it lives
 )
 
-// A Machine is what to start. Paths are absolute, on the device.
+// A Machine is what to start. Its files are open, by whoever has checked them:
+// what the machine reads is what was checked, whatever becomes of their names.
+// Their names are absolute and for messages. The one who opened them closes
+// them, when the machine has been started.
 type Machine struct {
 	Name      string
 	Arch      string // "amd64" or "arm64"
 	MemoryMiB int
 	CPUs      int
 
-	Kernel       string
+	Kernel       *os.File
 	KernelDigest string // "sha256:…": names the kernel in the driver's caches
-	Initramfs    string
+	Initramfs    *os.File
 	// Cmdline is without console and network, which the driver adds.
 	Cmdline string
 
@@ -54,8 +57,8 @@ type Machine struct {
 
 // A Disk is a raw image. The guest finds it by its serial.
 type Disk struct {
-	Path     string
-	Serial   string // at most 20 bytes
+	Image    *os.File // open for writing unless ReadOnly
+	Serial   string   // at most 20 bytes
 	ReadOnly bool
 }
 
@@ -88,7 +91,12 @@ type Command struct {
 	// killed before it could write down what it started leaves at least this
 	// trace. Empty: none.
 	Lock string
+	// Files are open in the process too, from descriptor FirstFile on.
+	Files []*os.File
 }
+
+// FirstFile is the descriptor of the first of a Command's Files.
+const FirstFile = 3
 
 // Status is what a hypervisor says of a running machine.
 type Status struct {
@@ -109,8 +117,9 @@ type Device interface {
 	// Boot identifies the device's present boot.
 	Boot(ctx context.Context) (string, error)
 	// Start starts a program that goes on when the caller ends: in a session
-	// of its own, with no terminal and none of the caller's files. Where
-	// another process has c.Lock, it starts nothing (fault.Environment).
+	// of its own, with no terminal, none of the caller's files but those of c,
+	// and of its environment what every program needs. Where another process
+	// has c.Lock, it starts nothing (fault.Environment).
 	Start(ctx context.Context, c Command) (Process, error)
 	// Locked says whether a process has such a lock.
 	Locked(ctx context.Context, path string) (bool, error)

@@ -9,16 +9,31 @@
 // # The hello
 //
 // A serial port has no connections, so that a session must be told from what
-// an earlier one left in the pipe. The host sends the line
+// an earlier one left in the pipe. The host sends the greeting
 //
-//	SOVEREIGN-AGENT 1 NONCE
+//	SOVEREIGN-AGENT 2 HOST
 //
-// (NONCE: 32 lower-case hex digits, new for each Dial) every 200 ms until the
-// guest answers with the same line; everything before that answer is rubbish.
-// After it both speak yamux, the host as the client. The guest discards bytes
-// until it sees a hello, discards repetitions of that hello before the first
-// frame, and whenever a hello with another nonce arrives it drops the session
-// and answers the new one: the older host is gone.
+// (HOST: 32 lower-case hex digits, new for each Connect) every 200 ms until the
+// guest answers with
+//
+//	SOVEREIGN-AGENT 2 HOST GUEST
+//
+// (GUEST: as many digits, new for each answer); everything before that answer
+// is rubbish. The host sends the answer back, and behind it is the session:
+// yamux, the host as its client, and what the host sends masked with a keystream
+// from both nonces. So whatever the session carries into the guest, no hello is
+// in it.
+//
+// The guest discards bytes until it sees a greeting, and repetitions of that
+// greeting. Whenever one with another nonce arrives, in a session too, it drops
+// the session and answers: the older host is gone. A connection that ends with
+// its session, as vsock has it, is not searched once that has begun.
+//
+// The digit is the version. A guest answers with the one it speaks, whatever
+// the greeting's; a host that does not speak that says so and ends. Version 1
+// had no second nonce and no mask. Its guests answer only greetings of their
+// own version, which hosts therefore send too; its hosts accept no other
+// answer, and so get one, and then status 426 to every request.
 package agent
 
 import (
@@ -98,7 +113,7 @@ type Clock string
 
 // Sources of the time.
 const (
-	ClockRTC   Clock = "rtc"   // the machine's own clock, at the start
+	ClockRTC   Clock = "rtc"   // the machine's own clock, at the start and at pauses
 	ClockNTP   Clock = "ntp"   // a time server's, by SNTP
 	ClockUnset Clock = "unset" // neither: the clock is before the image was made
 )
@@ -164,7 +179,9 @@ type Backend interface {
 // endpoints for it are absent (404) where a Backend is none.
 type Operator interface {
 	// Exec runs a program to its end, or until ctx ends. The error is for one
-	// that could not be started.
+	// that could not be started, or whose output could not all be written. The
+	// program's standard input ends only where std.Stdin says io.EOF; after
+	// another error it stays open until the program is killed.
 	Exec(ctx context.Context, r ExecRequest, io ExecIO) (code int, err error)
 	// SetSecret replaces the value of a secret the recipe declares, and has
 	// the service take it up.

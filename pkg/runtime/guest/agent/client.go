@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,16 +11,12 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/yamux"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
-
-// helloEvery is the pause between two hellos of one Dial.
-const helloEvery = 200 * time.Millisecond
 
 // maxAnswer bounds every answer but logs, in bytes.
 const maxAnswer = 1 << 20
@@ -30,31 +25,23 @@ const maxAnswer = 1 << 20
 // goroutines. Errors are of class fault.Device, or Cancelled.
 type Client struct {
 	session *yamux.Session // nil over streams of somebody else's
+	places  slots          // of the session's streams
 	http    *http.Client
 }
 
-// Dial says hello over conn until the guest answers or ctx ends, and returns a
-// client. From then on conn belongs to the client; Dial closes it when it
-// fails. Give ctx a deadline: a guest that never boots never answers.
+// Dial connects as Connect does and returns a client, to which conn belongs.
 func Dial(ctx context.Context, conn io.ReadWriteCloser) (*Client, error) {
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	r, err := hello(conn)
-	if !stop() || err != nil {
-		conn.Close()
-		if ctx.Err() != nil {
-			return nil, fault.Errorf(classOf(ctx.Err()), "guest agent: no answer to hello: %w", context.Cause(ctx)).
-				Hintf("look at the guest's console log, or give it more time")
-		}
-		return nil, fault.Errorf(fault.Device, "guest agent: hello: %w", err).
-			Hintf("see whether the guest still runs")
+	stream, err := Connect(ctx, conn)
+	if err != nil {
+		return nil, err
 	}
-	session, err := yamux.Client(&buffered{Reader: r, WriteCloser: conn}, muxConfig())
+	session, err := yamux.Client(stream, muxConfig())
 	if err != nil {
 		conn.Close()
 		return nil, fault.Errorf(fault.Internal, "guest agent: yamux: %w", err)
 	}
-	c := NewStreams(func(context.Context) (net.Conn, error) { return session.Open() })
-	c.session = session
+	c := &Client{session: session, places: make(slots, MaxStreams)}
+	c.http = streams(c.open)
 	return c, nil
 }
 
@@ -62,68 +49,17 @@ func Dial(ctx context.Context, conn io.ReadWriteCloser) (*Client, error) {
 // own, which dial opens and which leads to the guest's HTTP server. Close does
 // nothing for it, and Done is never closed.
 func NewStreams(dial func(context.Context) (net.Conn, error)) *Client {
-	return &Client{http: &http.Client{Transport: &http.Transport{
+	return &Client{http: streams(dial)}
+}
+
+func streams(dial func(context.Context) (net.Conn, error)) *http.Client {
+	return &http.Client{Transport: &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableCompression: true,
 		// An idle stream would take the place of another session's.
 		DisableKeepAlives: true,
-		MaxConnsPerHost:   maxStreams,
-	}}}
-}
-
-// buffered joins the reader that found the hello with the rest of conn.
-type buffered struct {
-	io.Reader
-	io.WriteCloser
-}
-
-// hello sends hellos until the guest answers, and returns the reader behind
-// the answer. It returns when conn fails or is closed.
-func hello(conn io.ReadWriteCloser) (io.Reader, error) {
-	nonce := newNonce()
-	line := []byte(helloLine(nonce))
-	answered := make(chan struct{})
-	var sender sync.WaitGroup
-	var sendErr error
-	sender.Go(func() {
-		tick := time.NewTicker(helloEvery)
-		defer tick.Stop()
-		for {
-			if _, sendErr = conn.Write(line); sendErr != nil {
-				conn.Close() // the reader must not wait for an answer
-				return
-			}
-			select {
-			case <-answered:
-				return
-			case <-tick.C:
-			}
-		}
-	})
-	r := bufio.NewReader(conn)
-	err := readHello(r, nonce)
-	close(answered)
-	sender.Wait() // no hello may come after the first frame
-	if err == nil {
-		err = sendErr
-	} else if sendErr != nil {
-		err = errors.Join(sendErr, err)
-	}
-	return r, err
-}
-
-// readHello reads up to and including the hello with the nonce.
-func readHello(r io.ByteReader, nonce string) error {
-	var s helloScanner
-	for {
-		b, err := r.ReadByte()
-		if err != nil {
-			return err
-		}
-		if got, ok := s.next(b); ok && got == nonce {
-			return nil
-		}
-	}
+		MaxConnsPerHost:   MaxStreams,
+	}}
 }
 
 // Close ends the session and closes the connection under it.

@@ -52,7 +52,10 @@ const maxExecRequest = 64 << 10
 
 // Exec runs a program in the guest and returns its exit code: 128 and the
 // signal's number where a signal ended it. When ctx ends, or the connection
-// does, the guest kills the program and all that it started.
+// does, the guest kills the program and all that it started. So it does when
+// std.Stdin fails with another error than io.EOF, or an output takes no more;
+// that error is of class fault.Environment. Without an error all that the
+// program printed was written, however slowly the outputs take it.
 //
 // Exec does not wait for a Stdin that is still open when the program ends; one
 // read of it may be under way then.
@@ -83,16 +86,19 @@ func (c *Client) Exec(ctx context.Context, r ExecRequest, std ExecIO) (int, erro
 	stop := context.AfterFunc(ctx, func() { stream.Close() })
 	defer stop()
 	code, err := execHost(stream, std)
-	if err != nil && ctx.Err() != nil {
-		err = fault.Errorf(classOf(ctx.Err()), "guest agent: exec %q: %w", r.Argv, context.Cause(ctx))
-	} else if err != nil {
-		err = fault.Errorf(fault.Device, "guest agent: exec %q: %w", r.Argv, err)
+	var local *fault.Error
+	switch {
+	case err == nil || ctx.Err() == nil && errors.As(err, &local):
+		return code, err
+	case ctx.Err() != nil:
+		return 0, fault.Errorf(classOf(ctx.Err()), "guest agent: exec %q: %w", r.Argv, context.Cause(ctx))
 	}
-	return code, err
+	return 0, fault.Errorf(fault.Device, "guest agent: exec %q: %w", r.Argv, err)
 }
 
-// execHost is the host's side of an exec's stream.
-func execHost(stream io.ReadWriter, std ExecIO) (int, error) {
+// execHost is the host's side of an exec's stream. An error of this side's own
+// streams is of class fault.Environment.
+func execHost(stream io.ReadWriteCloser, std ExecIO) (int, error) {
 	done := make(chan struct{})
 	defer close(done)
 	out := &lockedWriter{w: stream}
@@ -100,19 +106,31 @@ func execHost(stream io.ReadWriter, std ExecIO) (int, error) {
 		std.Stdin = bytes.NewReader(nil)
 	}
 	credit := newCredit()
-	go sendStdin(out, std.Stdin, credit, done)
+	unread := make(chan error, 1) // why standard input could not be read
+	go func() {
+		if err := sendStdin(out, std.Stdin, credit, done); err != nil {
+			unread <- fault.Errorf(fault.Environment, "standard input: %w", err).
+				Hintf("the program in the guest was ended, so that it does not take a part for the whole")
+			stream.Close() // ends the program, and the loop below
+		}
+	}()
 	go sendControl(out, std, done)
 	buf := make([]byte, maxFrame)
 	for {
 		kind, b, err := readFrame(stream, buf)
 		if err != nil {
-			return 0, fmt.Errorf("the connection ended before the program: %w", noEOF(err))
+			select {
+			case err := <-unread:
+				return 0, err
+			default:
+				return 0, fmt.Errorf("the connection ended before the program: %w", noEOF(err))
+			}
 		}
 		switch {
 		case kind == frameStdout:
-			err = writeTo(std.Stdout, b)
+			err = writeTo("standard output", std.Stdout, b)
 		case kind == frameStderr:
-			err = writeTo(std.Stderr, b)
+			err = writeTo("standard error", std.Stderr, b)
 		case kind == frameTaken && len(b) == 4:
 			err = credit.add(int(binary.BigEndian.Uint32(b)))
 		case kind == frameExit && len(b) == 1:
@@ -128,12 +146,14 @@ func execHost(stream io.ReadWriter, std ExecIO) (int, error) {
 	}
 }
 
-func writeTo(w io.Writer, b []byte) error {
+func writeTo(name string, w io.Writer, b []byte) error {
 	if w == nil {
 		return nil
 	}
-	_, err := w.Write(b)
-	return err
+	if _, err := w.Write(b); err != nil {
+		return fault.Errorf(fault.Environment, "%s: %w", name, err)
+	}
+	return nil
 }
 
 // credit is how much of standard input may be sent, in bytes.
@@ -179,21 +199,26 @@ func (c *credit) add(n int) error {
 }
 
 // sendStdin ends with its reader, or when done is closed; what cannot be sent
-// any more has nobody to read it, and the stream's reader sees the end.
-func sendStdin(out io.Writer, in io.Reader, credit *credit, done <-chan struct{}) {
+// any more has nobody to read it, and the stream's reader sees the end. Its
+// error is the reader's: what was read is not all, and the program must not
+// take it for that.
+func sendStdin(out io.Writer, in io.Reader, credit *credit, done <-chan struct{}) error {
 	buf := make([]byte, maxFrame)
 	for {
 		n, err := in.Read(buf)
 		for b := buf[:n]; len(b) > 0; {
 			part := credit.take(len(b), done)
 			if part == 0 || writeFrame(out, frameStdin, b[:part]) != nil {
-				return
+				return nil
 			}
 			b = b[part:]
 		}
-		if err != nil {
+		if errors.Is(err, io.EOF) {
 			writeFrame(out, frameStdin, nil) //nolint:errcheck // as above
-			return
+			return nil
+		}
+		if err != nil {
+			return err
 		}
 	}
 }

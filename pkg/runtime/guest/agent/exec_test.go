@@ -226,7 +226,7 @@ func TestNewStreams(t *testing.T) {
 	under := dial(t, line(t, g))
 	c := NewStreams(func(context.Context) (net.Conn, error) { return under.session.Open() })
 	defer c.Close()
-	for range 3 * maxStreams { // each is given back
+	for range 3 * MaxStreams { // each is given back
 		checkStatus(t, c)
 	}
 	var out bytes.Buffer
@@ -267,7 +267,8 @@ func FuzzExecFrames(f *testing.F) {
 		_, _ = execHost(struct {
 			io.Reader
 			io.Writer
-		}{bytes.NewReader(data), io.Discard}, ExecIO{Stdin: strings.NewReader("some"), Stdout: &out, Stderr: &out})
+			io.Closer
+		}{bytes.NewReader(data), io.Discard, io.NopCloser(nil)}, ExecIO{Stdin: strings.NewReader("some"), Stdout: &out, Stderr: &out})
 		if out.n > len(data) {
 			t.Errorf("%d bytes of output from %d", out.n, len(data))
 		}
@@ -277,3 +278,40 @@ func FuzzExecFrames(f *testing.F) {
 type limitedBuffer struct{ n int }
 
 func (l *limitedBuffer) Write(b []byte) (int, error) { l.n += len(b); return len(b), nil }
+
+// More streams than the guest takes wait for their turn, where yamux would end
+// the session, and everybody's streams with it.
+func TestOpenWaitsForItsTurn(t *testing.T) {
+	_, c := operated(t)
+	open := make([]net.Conn, MaxStreams)
+	for i := range open {
+		var err error
+		if open[i], err = c.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error)
+	go func() {
+		_, err := c.Open(ctx)
+		failed <- err
+	}()
+	asked := make(chan error)
+	go func() {
+		_, err := c.Status(t.Context())
+		asked <- err
+	}()
+	cancel()
+	if err := <-failed; fault.ClassOf(err) != fault.Cancelled || !strings.Contains(err.Error(), "32 streams are open") && !strings.Contains(err.Error(), "canceled") {
+		t.Errorf("got %v", err)
+	}
+	for _, s := range open {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := <-asked; err != nil {
+		t.Error(err)
+	}
+	checkStatus(t, c)
+}

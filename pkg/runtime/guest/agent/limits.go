@@ -8,11 +8,13 @@ import (
 	"time"
 )
 
+// MaxStreams is how many streams a session has at a time; further ones wait.
+const MaxStreams = 32
+
 // Limits of the server, over all sessions where nothing else is said. A host
 // that keeps to the Client's methods meets none of them.
 const (
 	maxHeader    = 16 << 10 // bytes of a request's line and headers
-	maxStreams   = 32       // streams of one session at a time
 	maxQuick     = 16       // requests at a time that end by themselves
 	maxFollowers = 8        // logs followed at a time
 	maxExecs     = 8        // programs at a time
@@ -22,6 +24,7 @@ const (
 	quickLimit  = 30 * time.Second // for most requests
 	reloadLimit = 3 * time.Minute  // where a service's own command runs
 	growLimit   = 10 * time.Minute
+	helloLimit  = 30 * time.Second // for a connection's hello
 	bodyLimit   = 30 * time.Second // for the host to send a body, or to take a part of an answer
 	maxFreeze   = 10 * time.Minute
 )
@@ -68,7 +71,7 @@ func (p *pace) wait(ctx context.Context) error {
 	}
 }
 
-// limited is a session that has at most maxStreams accepted streams at a time.
+// limited is a session that has at most MaxStreams accepted streams at a time.
 type limited struct {
 	net.Listener
 	free slots
@@ -76,7 +79,7 @@ type limited struct {
 }
 
 func limit(l net.Listener, done <-chan struct{}) net.Listener {
-	return &limited{Listener: l, free: make(slots, maxStreams), done: done}
+	return &limited{Listener: l, free: make(slots, MaxStreams), done: done}
 }
 
 // Accept implements net.Listener.

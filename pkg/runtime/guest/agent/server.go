@@ -142,10 +142,13 @@ func (h *handler) logs(w http.ResponseWriter, r *http.Request) {
 	for {
 		n, err := log.Read(buf)
 		if n > 0 && sendPart(w, c, buf[:n], follow) != nil {
-			return // the host is gone
+			panic(http.ErrAbortHandler) // the host is gone, or is to see that this is not all
 		}
-		if err != nil {
-			return // io.EOF, or the end of the request
+		switch {
+		case errors.Is(err, io.EOF):
+			return
+		case err != nil:
+			panic(http.ErrAbortHandler)
 		}
 	}
 }

@@ -97,30 +97,37 @@ func parseExec(text []byte) (ExecRequest, error) {
 }
 
 // serveExec is the guest's side of an exec's stream: it runs the program until
-// that ends, or until the host's half of the stream does.
+// that ends, or until the host's half of the stream does. It returns when the
+// host has closed the stream: what is still on its way to a host that takes its
+// time would be lost with this half.
 func serveExec(ctx context.Context, in io.Reader, conn io.Writer, hangUp func() error, req ExecRequest, o Operator) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	out := &lockedWriter{w: conn}
 	p := &execPeer{stdin: newInbox(func(n int) error { return writeFrame(out, frameTaken, binary.BigEndian.AppendUint32(nil, uint32(n))) }),
 		resize: make(chan Size, 1), signals: make(chan string, 8)}
-	defer p.stdin.close()
+	gone := make(chan struct{})
 	go func() {
+		defer close(gone)
 		// Whatever ends the host's half ends the program. A write that hangs
 		// because the host does not read is ended too.
 		p.read(in)
-		p.stdin.close()
 		cancel()
+		p.stdin.close()
 		hangUp() //nolint:errcheck // the stream is done with
 	}()
 	code, err := o.Exec(ctx, req, ExecIO{Stdin: p.stdin, Resize: p.resize, Signals: p.signals,
 		Stdout: frameWriter{out, frameStdout}, Stderr: frameWriter{out, frameStderr}})
+	p.stdin.close()
+	last, text := byte(frameExit), []byte{byte(code)}
 	if err != nil {
-		text := []byte(err.Error())
-		writeFrame(out, frameError, text[:min(len(text), 4096)]) //nolint:errcheck // the host is gone then
-		return
+		text = []byte(err.Error())
+		last, text = frameError, text[:min(len(text), 4096)]
 	}
-	writeFrame(out, frameExit, []byte{byte(code)}) //nolint:errcheck // as above
+	if writeFrame(out, last, text) != nil {
+		hangUp() //nolint:errcheck // the host is gone
+	}
+	<-gone
 }
 
 // execPeer takes the host's frames apart.
@@ -212,13 +219,19 @@ func (b *inbox) close() {
 	b.cond.Broadcast()
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. The end is io.EOF only where the host said so: a
+// program that takes the end of a connection for that of its input does half of
+// what it was to do, and says that it did all.
 func (b *inbox) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	for len(b.buf) == 0 && !b.ended && !b.closed {
 		b.cond.Wait()
 	}
-	if b.closed || len(b.buf) == 0 {
+	switch {
+	case b.closed:
+		b.mu.Unlock()
+		return 0, io.ErrUnexpectedEOF
+	case len(b.buf) == 0:
 		b.mu.Unlock()
 		return 0, io.EOF
 	}

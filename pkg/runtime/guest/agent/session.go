@@ -1,11 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -29,15 +30,26 @@ const reopenEvery = 50 * time.Millisecond
 // hello.
 const goneAfter = 20
 
+// errNoHello ends a connection whose peer says nothing that helps.
+var errNoHello = fmt.Errorf("the peer said no hello within %v", helloLimit)
+
 // ServePort answers the sessions on a port, one after another, until ctx ends
 // or the port fails; then it closes the port and returns the reason (nil for
 // an ended ctx). With persistent, the end of the stream is not that of
-// the port, and of a session only when it lasts.
+// the port, and of a session only when it lasts. Without, the port is a
+// connection, which has 30 s to begin its one session.
 func ServePort(ctx context.Context, port Port, persistent bool, h http.Handler) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	stop := context.AfterFunc(ctx, func() { port.Close() })
 	defer stop()
 	defer port.Close()
-	d := &demux{port: port, handler: h}
+	d := &demux{port: port, handler: h, persistent: persistent, begun: func() {}}
+	if !persistent {
+		late := time.AfterFunc(helloLimit, func() { end(errNoHello) })
+		defer late.Stop()
+		d.begun = func() { late.Stop() }
+	}
 	defer d.drop()
 	buf := make([]byte, 32<<10)
 	ends := 0
@@ -51,6 +63,8 @@ func ServePort(ctx context.Context, port Port, persistent bool, h http.Handler) 
 			err = feedErr
 		}
 		switch {
+		case errors.Is(context.Cause(ctx), errNoHello):
+			return errNoHello
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, io.EOF) && persistent:
@@ -72,62 +86,107 @@ func ServePort(ctx context.Context, port Port, persistent bool, h http.Handler) 
 
 // demux cuts the host's byte stream into sessions.
 type demux struct {
-	port    Port
-	handler http.Handler
+	port       Port
+	handler    http.Handler
+	persistent bool
+	begun      func() // called when a session begins
+
 	scan    helloScanner
-	nonce   string  // of the session, "" without one
-	opened  bool    // the session's first frame was seen
-	current *stream // nil without a session
+	answer  hello   // the last one; zero without a host
+	current *stream // nil until the host has begun the session
+	unmask  *mask   // of what the host sends
 }
 
-// feed takes what the host sent. It returns an error only when the port does
-// not take the answer to a hello.
+// feed takes what the host sent, which it may change. It returns an error only
+// when the port does not take the answer to a hello.
 func (d *demux) feed(b []byte) error {
-	from := 0 // start of what belongs to the session
-	for i, c := range b {
-		if d.current != nil && !d.opened && c == 0 {
-			// A yamux frame starts with its version, 0; a hello never holds
-			// one. So the repeated hellos are over.
-			d.opened, from = true, i
+	for len(b) > 0 {
+		if d.current != nil && !d.persistent {
+			d.push(b) // a connection has one session: there is nothing to look for
+			return nil
 		}
-		nonce, ok := d.scan.next(c)
-		if !ok || d.current != nil && nonce == d.nonce {
-			continue
+		part := b
+		if d.current == nil && d.answer.version == oldest {
+			// A host of the protocol before this one sends no hello twice to
+			// begin: its frames start with yamux's version, 0, which no hello
+			// holds.
+			switch i := bytes.IndexByte(b, 0); {
+			case i == 0:
+				if err := d.begin(); err != nil {
+					return err
+				}
+				continue
+			case i > 0:
+				part = b[:i]
+			}
 		}
-		d.drop()
-		if err := d.begin(nonce); err != nil {
-			return err
+		h, n, ok := d.scan.find(part)
+		if d.current != nil {
+			d.push(b[:n]) // what ends with a hello is nobody's any more
 		}
-		from = i + 1
-	}
-	if d.opened && from < len(b) {
-		d.current.push(b[from:])
+		if ok {
+			if err := d.hear(h); err != nil {
+				return err
+			}
+		}
+		b = b[n:]
 	}
 	return nil
 }
 
-// begin answers a hello and starts a session.
-func (d *demux) begin(nonce string) error {
+// hear takes a hello.
+func (d *demux) hear(h hello) error {
+	switch {
+	case h.guest != "": // the host has had the answer
+		if d.current != nil || h != d.answer {
+			return nil // an older answer
+		}
+		return d.begin()
+	case h.host == d.answer.host && (d.answer.version == Version || h.version == oldest):
+		return nil // it has been answered
+	}
+	d.drop() // the host of that session is gone
+	return d.reply(h)
+}
+
+// reply answers a greeting, in the version of this package. To a host of the
+// one before, which would wait for ever, it says its own version, so that it
+// comes in and is told.
+func (d *demux) reply(h hello) error {
+	answer := hello{version: Version, host: h.host, guest: newNonce()}
+	if h.version == oldest {
+		answer = hello{version: oldest, host: h.host}
+	}
 	// A host that goes away before it read the answer must not hold the port.
 	if err := d.port.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return err
 	}
-	if _, err := io.WriteString(d.port, helloLine(nonce)); err != nil {
+	if _, err := io.WriteString(d.port, answer.String()); err != nil {
 		if isTimeout(err) {
-			return nil // no session; the next hello starts one
+			return nil // the next greeting is answered anew
 		}
 		return err
 	}
 	if err := d.port.SetWriteDeadline(time.Time{}); err != nil {
 		return err
 	}
+	d.answer = answer
+	return nil
+}
+
+// begin starts the session that was agreed on.
+func (d *demux) begin() error {
 	s := newStream(d.port)
 	session, err := yamux.Server(s, muxConfig())
 	if err != nil {
 		return err
 	}
+	handler := d.handler
+	if d.answer.version == oldest {
+		handler = http.HandlerFunc(refuse)
+	}
 	server := &http.Server{
-		Handler:           d.handler,
+		Handler:           handler,
 		MaxHeaderBytes:    maxHeader,
 		ReadHeaderTimeout: 30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
@@ -139,105 +198,34 @@ func (d *demux) begin(nonce string) error {
 		_ = server.Close()
 		_ = session.Close()
 	})
-	d.current, d.nonce, d.opened = s, nonce, false
+	d.current, d.unmask = s, newMask(d.answer)
+	d.begun()
 	return nil
+}
+
+// refuse answers a host that is too old.
+func refuse(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, fmt.Sprintf("the guest speaks version %c of the agent's protocol, this host version %c: use the sovereign-build (and sovereignd) that built the image, or a newer one",
+		Version, oldest), http.StatusUpgradeRequired)
+}
+
+// push gives the session what the host sent it.
+func (d *demux) push(b []byte) {
+	d.unmask.apply(b)
+	d.current.push(b)
 }
 
 // drop ends the session, if there is one, and waits until it no longer uses
 // the port.
 func (d *demux) drop() {
-	if d.current == nil {
-		return
+	if d.current != nil {
+		d.current.Close()
+		d.current.done.Wait()
 	}
-	d.current.Close()
-	d.current.done.Wait()
-	d.current, d.nonce, d.opened = nil, "", false
+	d.answer, d.current, d.unmask = hello{}, nil, nil
 }
 
 func isTimeout(err error) bool {
 	var t interface{ Timeout() bool }
 	return errors.As(err, &t) && t.Timeout()
-}
-
-// maxPending bounds what a session may leave unread, in bytes: more than all
-// windows of the streams a session may have open at a time is a host that
-// does not keep to yamux.
-const maxPending = (maxStreams + 1) * 256 << 10
-
-// stream is the part of a port that belongs to one session. Reads take what
-// push left; writes go to the port until Close.
-type stream struct {
-	port Port
-	done sync.WaitGroup // the session's server
-
-	mu      sync.Mutex
-	cond    sync.Cond
-	pending []byte
-	closed  bool
-
-	writing sync.Mutex // held while the session writes to the port
-}
-
-func newStream(port Port) *stream {
-	s := &stream{port: port}
-	s.cond.L = &s.mu
-	return s
-}
-
-// push adds bytes from the host; a session that reads too slowly is closed.
-func (s *stream) push(b []byte) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.pending)+len(b) > maxPending {
-		s.closed = true
-	}
-	if !s.closed {
-		s.pending = append(s.pending, b...)
-	}
-	s.cond.Broadcast()
-}
-
-// Read implements io.Reader for yamux.
-func (s *stream) Read(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for len(s.pending) == 0 && !s.closed {
-		s.cond.Wait()
-	}
-	if s.closed {
-		return 0, io.EOF
-	}
-	n := copy(b, s.pending)
-	s.pending = s.pending[n:]
-	if len(s.pending) == 0 {
-		s.pending = nil // let go of a large buffer
-	}
-	return n, nil
-}
-
-// Write implements io.Writer for yamux.
-func (s *stream) Write(b []byte) (int, error) {
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	s.mu.Lock()
-	closed := s.closed
-	s.mu.Unlock()
-	if closed {
-		return 0, io.ErrClosedPipe
-	}
-	return s.port.Write(b)
-}
-
-// Close ends the session's use of the port and leaves the port open. When it
-// returns, no write of the session is under way.
-func (s *stream) Close() error {
-	s.mu.Lock()
-	s.closed = true
-	s.cond.Broadcast()
-	s.mu.Unlock()
-	// A write may hang on a port nobody reads: a deadline in the past ends it.
-	err := s.port.SetWriteDeadline(time.Unix(1, 0))
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	return errors.Join(err, s.port.SetWriteDeadline(time.Time{}))
 }

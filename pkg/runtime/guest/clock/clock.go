@@ -3,6 +3,15 @@
 // In come the servers and a time that has certainly passed; out goes a kernel
 // clock that is right, and a word on where its time comes from. It invents no
 // time: a clock that nobody can set is reported and left as it is.
+//
+// # A machine that was paused
+//
+// The kernel's clock stands still while a machine is paused or its host sleeps;
+// the machine's own clock, which is the host's, does not. So that one is read
+// every minute, and whenever somebody who may know better asks for it: where it
+// has gone on by more than the kernel's, the kernel's has missed something.
+// Without time servers it is the time itself; with them it only tells how much
+// was missed, as the host's clock may be wrong by a constant.
 package clock
 
 import (
@@ -30,7 +39,19 @@ const (
 	calm = 20 * time.Millisecond
 	// retryMin and retryMax are the pauses after questions without an answer.
 	retryMin, retryMax = 2 * time.Second, 10 * time.Minute
+	// lookEvery is the pause between two looks at the machine's clock.
+	lookEvery = time.Minute
+	// missedOver is what the kernel's clock has to have missed to be set by the
+	// machine's, which tells whole seconds and is half of one wrong, twice.
+	missedOver = 2 * time.Second
+	// farOff is what a server may not change the clock by once it was set,
+	// unless the machine's clock agrees: nobody proves to be a time server, and
+	// a wrong year ends certificates and leases.
+	farOff = 24 * time.Hour
 )
+
+// errFarOff is a server's answer that is not followed.
+var errFarOff = errors.New("more than a day is not followed once the clock was set: mend the server, or restart the machine if it is the clock that is wrong")
 
 // Options of a Keeper.
 type Options struct {
@@ -46,9 +67,16 @@ type Options struct {
 
 // Keeper keeps the clock.
 type Keeper struct {
-	opts   Options
-	kernel kernel
-	query  func(ctx context.Context, server string, earliest time.Time) (sample, error)
+	opts    Options
+	kernel  kernel
+	machine func() (time.Time, error) // the machine's own clock
+	query   func(ctx context.Context, server string, earliest time.Time) (sample, error)
+	looks   chan struct{} // holds one when a look is asked for
+
+	// Of the goroutine that runs.
+	source agent.Clock
+	set    bool          // by a server
+	ahead  time.Duration // of the kernel's clock is the machine's when both are right
 
 	mu    sync.Mutex
 	found []string      // by DHCP
@@ -64,7 +92,8 @@ type kernel interface {
 
 // New makes a Keeper.
 func New(o Options) *Keeper {
-	return &Keeper{opts: o, kernel: system{}, query: query, news: make(chan struct{}, 1)}
+	return &Keeper{opts: o, kernel: system{}, machine: machineTime, query: query,
+		looks: make(chan struct{}, 1), news: make(chan struct{}, 1)}
 }
 
 // Found replaces the servers that were found on the network; they are asked
@@ -82,48 +111,115 @@ func (k *Keeper) Found(servers []string) {
 	}
 }
 
+// Look has the keeper look at the machine's clock soon: for who has a hint that
+// the machine was paused, and for who is about to be told the time.
+func (k *Keeper) Look() {
+	select {
+	case k.looks <- struct{}{}:
+	default:
+	}
+}
+
 // Run keeps the clock until ctx ends.
 func (k *Keeper) Run(ctx context.Context) {
-	source := k.initial()
-	for pause, set := time.Duration(0), false; ; {
+	k.source = k.initial()
+	pause := time.Duration(0)
+	ask := time.NewTimer(0)
+	defer ask.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		asked := true
 		select {
 		case <-ctx.Done():
 			return
+		case <-ask.C:
 		case <-k.news:
-			pause = 0 // and ask at once
-		case <-time.After(pause):
+			pause = 0 // as at the start
+		case <-look.C:
+			asked = false
+		case <-k.looks:
+			asked = false
 		}
-		servers := k.servers()
-		if len(servers) == 0 {
-			pause = pollMax // until there is news
+		if missed := k.missed(); missed.Abs() > missedOver {
+			if !k.set {
+				k.follow(missed)
+			}
+		} else if !asked {
 			continue
 		}
-		s, err := k.ask(ctx, servers)
-		if ctx.Err() != nil {
-			return
+		pause = k.ask(ctx, pause)
+		ask.Reset(pause)
+	}
+}
+
+// ask has the servers set or correct the clock, or else the machine's clock,
+// and returns the pause until the next question, after that of the last one.
+func (k *Keeper) ask(ctx context.Context, last time.Duration) (pause time.Duration) {
+	servers := k.servers()
+	if len(servers) == 0 {
+		if missed := k.missed(); missed.Abs() > missedOver {
+			k.follow(missed) // those of DHCP are gone
 		}
-		if err == nil {
-			err = k.apply(s, !set)
-		}
-		if err != nil {
-			// The clock runs on by itself; without ever having been right, it
-			// is wrong.
-			if source == agent.ClockUnset {
-				k.opts.Report(source, fmt.Errorf("clock: %v is before the image was made: %w", k.kernel.now().UTC().Format(time.DateTime), err))
-			}
-			pause = jitter(min(max(2*pause, retryMin), retryMax))
-			if set {
-				pause = max(pause, pollMin)
-			}
-			continue
-		}
-		source, set = agent.ClockNTP, true
-		k.opts.Report(source, nil)
+		return pollMax // until there is news
+	}
+	s, err := k.answer(ctx, servers)
+	if ctx.Err() != nil {
+		return pollMax
+	}
+	if err == nil {
+		err = k.apply(s)
+	}
+	if err == nil {
+		k.source, k.set = agent.ClockNTP, true
+		k.opts.Report(k.source, nil)
 		if s.offset.Abs() < calm {
-			pause = min(max(2*pause, pollMin), pollMax)
-		} else {
-			pause = pollMin
+			return min(max(2*last, pollMin), pollMax)
 		}
+		return pollMin
+	}
+	if missed := k.missed(); missed.Abs() > missedOver {
+		k.follow(missed)
+	}
+	// The clock runs on by itself; without ever having been right, it is
+	// wrong.
+	switch {
+	case k.source == agent.ClockUnset:
+		k.opts.Report(k.source, fmt.Errorf("clock: %v is before the image was made: %w", k.kernel.now().UTC().Format(time.DateTime), err))
+	case errors.Is(err, errFarOff):
+		k.opts.Report(k.source, fmt.Errorf("clock: %w", err))
+	}
+	pause = jitter(min(max(2*last, retryMin), retryMax))
+	if k.set {
+		pause = max(pause, pollMin)
+	}
+	return pause
+}
+
+// missed is by how much the machine's clock has gone on more than the kernel's;
+// nothing where it cannot be read.
+func (k *Keeper) missed() time.Duration {
+	at, err := k.machine()
+	if err != nil {
+		return 0
+	}
+	return at.Sub(k.kernel.now()) - k.ahead
+}
+
+// follow makes up for what the kernel's clock has missed.
+func (k *Keeper) follow(missed time.Duration) {
+	to := k.kernel.now().Add(missed)
+	if to.Before(k.opts.Earliest) {
+		return // the machine's clock is not right either
+	}
+	if err := k.kernel.step(to); err != nil {
+		k.opts.Note(fmt.Sprintf("clock: set: %v", err))
+		return
+	}
+	k.opts.Note(fmt.Sprintf("clock set by %+.3f s to %s, as the machine's: it was paused, or its clock was set", missed.Seconds(), to.UTC().Format(time.RFC3339)))
+	if k.source == agent.ClockUnset {
+		k.source = agent.ClockRTC
+		k.opts.Report(k.source, nil)
 	}
 }
 
@@ -143,26 +239,42 @@ func (k *Keeper) servers() []string {
 	return append(slices.Clone(k.opts.Servers), k.found...)
 }
 
-// ask asks the servers in order until one answers.
-func (k *Keeper) ask(ctx context.Context, servers []string) (sample, error) {
+// answer asks the servers in order until one gives an answer to follow.
+func (k *Keeper) answer(ctx context.Context, servers []string) (sample, error) {
 	var errs error
 	for _, server := range servers {
 		s, err := k.query(ctx, server, k.opts.Earliest)
 		if err == nil {
-			return s, nil
+			if err = k.credible(s); err == nil {
+				return s, nil
+			}
+			err = fmt.Errorf("time server %s: %w", server, err)
 		}
 		errs = errors.Join(errs, err)
 	}
 	return sample{}, errs
 }
 
-// apply sets the clock at first, and corrects it later.
-func (k *Keeper) apply(s sample, first bool) error {
+// credible says whether an answer is to be followed.
+func (k *Keeper) credible(s sample) error {
 	to := k.kernel.now().Add(s.offset)
 	if to.Before(k.opts.Earliest) {
-		return fmt.Errorf("time server: %v is before the image was made", to.UTC().Format(time.DateTime))
+		return fmt.Errorf("%v is before the image was made", to.UTC().Format(time.DateTime))
 	}
-	if s.offset.Abs() < stepOver && (!first || s.offset.Abs() < calm) {
+	if k.set && s.offset.Abs() > farOff && (s.offset-k.missed()).Abs() > farOff {
+		return fmt.Errorf("%v, which is %+.0f hours from the clock: %w", to.UTC().Format(time.DateTime), s.offset.Hours(), errFarOff)
+	}
+	return nil
+}
+
+// apply sets the clock at first, and corrects it later.
+func (k *Keeper) apply(s sample) error {
+	now := k.kernel.now()
+	to := now.Add(s.offset)
+	if at, err := k.machine(); err == nil {
+		k.ahead = at.Sub(to)
+	}
+	if s.offset.Abs() < stepOver && (k.set || s.offset.Abs() < calm) {
 		return k.kernel.slew(s.offset)
 	}
 	if err := k.kernel.step(to); err != nil {

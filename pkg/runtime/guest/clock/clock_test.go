@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
@@ -124,6 +126,10 @@ type fake struct {
 	sources []agent.Clock
 	last    error
 	notes   int
+	machine time.Duration // by which the machine's own clock is wrong
+	noRTC   bool
+	lie     time.Duration // of the good server
+	asked   int
 }
 
 func (f *fake) now() time.Time {
@@ -154,11 +160,22 @@ func (f *fake) keeper(servers ...string) *Keeper {
 		},
 		Note: func(string) { f.mu.Lock(); f.notes++; f.mu.Unlock() }})
 	k.kernel = f
+	k.machine = func() (time.Time, error) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.noRTC {
+			return time.Time{}, errors.New("no clock")
+		}
+		return time.Now().Add(f.machine), nil
+	}
 	k.query = func(_ context.Context, server string, _ time.Time) (sample, error) {
 		if server != "good" {
 			return sample{}, errors.New("no answer")
 		}
-		return sample{offset: -f.wrongNow()}, nil
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.asked++
+		return sample{offset: f.lie - f.wrong}, nil
 	}
 	return k
 }
@@ -170,7 +187,7 @@ func (f *fake) set(d time.Duration) { f.mu.Lock(); f.wrong = d; f.mu.Unlock() }
 func TestRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		f := &fake{wrong: -24 * time.Hour}
+		f := &fake{wrong: -24 * time.Hour, noRTC: true}
 		k := f.keeper("bad")
 		go k.Run(ctx)
 		time.Sleep(time.Minute) // the test's own time, which does not pass
@@ -211,4 +228,147 @@ func TestRunByTheMachinesClock(t *testing.T) {
 		}
 		cancel()
 	})
+}
+
+// paused is a machine that stood still for d: the kernel's clock has missed it.
+func (f *fake) paused(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wrong -= d
+}
+
+func (f *fake) change(change func()) { f.mu.Lock(); defer f.mu.Unlock(); change() }
+
+func TestPausedWithoutAServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		f := &fake{machine: 500 * time.Millisecond}
+		k := f.keeper()
+		go k.Run(ctx)
+		is := func(what string, want time.Duration, notes int) {
+			t.Helper()
+			synctest.Wait()
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if (f.wrong-want).Abs() > time.Millisecond || f.notes != notes || f.last != nil || f.sources[len(f.sources)-1] != agent.ClockRTC {
+				t.Errorf("%s: wrong by %v, want %v; set %d times, want %d; %v, %v", what, f.wrong, want, f.notes, notes, f.sources, f.last)
+			}
+		}
+		time.Sleep(time.Hour)
+		is("at first", 0, 0)
+		f.paused(5 * time.Hour)
+		time.Sleep(lookEvery)
+		is("after a pause", f.machine, 1)
+		f.paused(1400 * time.Millisecond)
+		time.Sleep(2 * lookEvery)
+		is("a difference within the clock's seconds", f.machine-1400*time.Millisecond, 1)
+		f.paused(time.Minute)
+		k.Look()
+		is("when somebody asks", f.machine, 2)
+		f.change(func() { f.machine = -time.Hour })
+		time.Sleep(lookEvery)
+		is("the host's clock was set back", -time.Hour, 3)
+		f.change(func() { f.machine = -24 * 365 * time.Hour })
+		time.Sleep(2 * lookEvery)
+		is("to before the image was made", -time.Hour, 3)
+		f.change(func() { f.noRTC = true })
+		f.paused(time.Hour)
+		time.Sleep(2 * lookEvery)
+		is("without a clock", -2*time.Hour, 3)
+	})
+}
+
+// The machine's clock is wrong, and a server has told so: what it shows of a
+// pause is right all the same.
+func TestPausedWithAServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		f := &fake{machine: 20 * time.Minute, wrong: 20 * time.Minute}
+		k := f.keeper("good")
+		go k.Run(ctx)
+		is := func(what string, notes int) {
+			t.Helper()
+			synctest.Wait()
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if f.wrong.Abs() > time.Millisecond || f.notes != notes || f.last != nil {
+				t.Errorf("%s: wrong by %v; set %d times, want %d; %v", what, f.wrong, f.notes, notes, f.last)
+			}
+		}
+		is("at first", 1)
+		time.Sleep(3 * pollMax)
+		is("later", 1)
+		f.paused(72 * time.Hour) // more than a server may change by itself
+		time.Sleep(lookEvery)
+		is("after a pause", 2)
+		// Without an answer the machine's clock says how much was missed.
+		k.query = func(context.Context, string, time.Time) (sample, error) { return sample{}, errors.New("no answer") }
+		f.paused(time.Hour)
+		time.Sleep(lookEvery)
+		is("after a pause without a network", 3)
+		time.Sleep(3 * pollMax)
+		is("later without a network", 3)
+	})
+}
+
+func TestNoServerMovesTheClockFar(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		f := &fake{wrong: -24 * 400 * time.Hour, noRTC: true}
+		go f.keeper("good").Run(ctx)
+		synctest.Wait()
+		if f.wrongNow().Abs() > time.Millisecond {
+			t.Fatalf("the first answer is not followed: wrong by %v", f.wrongNow())
+		}
+		f.change(func() { f.lie = 25 * time.Hour })
+		time.Sleep(3 * pollMax)
+		synctest.Wait()
+		f.change(func() {
+			if f.wrong.Abs() > time.Millisecond || f.last == nil || !errors.Is(f.last, errFarOff) || f.asked < 3 {
+				t.Errorf("a server that lies: wrong by %v, %v, asked %d times", f.wrong, f.last, f.asked)
+			}
+			f.lie = 23 * time.Hour
+		})
+		time.Sleep(3 * pollMax)
+		synctest.Wait()
+		f.change(func() {
+			if f.wrong != 23*time.Hour || f.last != nil {
+				t.Errorf("within a day: wrong by %v, %v", f.wrong, f.last)
+			}
+		})
+	})
+}
+
+func TestUnsetClockIsSetByTheMachines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		f := &fake{wrong: -24 * time.Hour, machine: -24 * time.Hour}
+		go f.keeper().Run(ctx)
+		time.Sleep(2 * lookEvery)
+		synctest.Wait()
+		f.change(func() {
+			if f.last == nil || f.sources[len(f.sources)-1] != agent.ClockUnset {
+				t.Errorf("both before the image: %v, %v", f.sources, f.last)
+			}
+			f.machine = 0
+		})
+		time.Sleep(lookEvery)
+		synctest.Wait()
+		f.change(func() {
+			if f.wrong.Abs() > time.Millisecond || f.last != nil || f.sources[len(f.sources)-1] != agent.ClockRTC {
+				t.Errorf("wrong by %v, %v, %v", f.wrong, f.sources, f.last)
+			}
+		})
+	})
+}
+
+func TestRTCTime(t *testing.T) {
+	got := rtcTime(&unix.RTCTime{Year: 126, Mon: 10, Mday: 30, Hour: 6, Min: 7, Sec: 8})
+	if want := time.Date(2026, 11, 30, 6, 7, 8, 5e8, time.UTC); !got.Equal(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
 }

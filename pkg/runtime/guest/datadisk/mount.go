@@ -55,7 +55,7 @@ func mount(device string) (int, error) {
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return -1, err
 	}
-	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOATIME|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOATIME|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 }
 
 // setReadAhead says how far to read ahead on a disk, for all its files.
@@ -71,18 +71,10 @@ func setReadAhead(device string) error {
 // Device is the disk's device.
 func (f *FileSystem) Device() string { return f.device }
 
-// Attach shows the file system at dir, which is part of the image, and grows
-// it when the disk is larger.
-func (f *FileSystem) Attach(dir string, note func(string)) error {
+// Attach shows the file system at dir, which is part of the image.
+func (f *FileSystem) Attach(dir string) error {
 	if err := unix.MoveMount(f.fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("data disk %s: attach at %s: %w", f.device, dir, err)
-	}
-	grown, err := Grow(f.device, dir)
-	if err != nil {
-		return err
-	}
-	if grown > 0 {
-		note(fmt.Sprintf("file system grown to %d MiB", grown/mib))
 	}
 	return nil
 }

@@ -16,6 +16,8 @@ const (
 	// what is dirty, to a disk that may hang.
 	unmountBusy  = 10 * time.Second
 	unmountLimit = 90 * time.Second
+	// startLimit is how long a program by hand may take to be started.
+	startLimit = 5 * time.Second
 	// logLimit is how long the logs' last lines may take.
 	logLimit = 5 * time.Second
 	// hangLimit is what a service may take beyond its own stop time: leftovers
@@ -35,7 +37,7 @@ func (g *guest) runServices(ctx context.Context, s spec.Spec, beside func()) {
 	go g.watchData(ctx)
 	<-g.stop
 	// A frozen file system would hold every service that writes.
-	if err := g.Thaw(ctx); err != nil {
+	if err := g.freezer.Close(); err != nil {
 		g.c.note("%v", err)
 	}
 	cancel()
@@ -56,13 +58,18 @@ func stopLimit(s spec.Spec) time.Duration {
 	return limit
 }
 
-// finish ends what is not a service, and unmounts the data disk.
-func (g *guest) finish(mounted string) {
+// finish ends what is not a service, and unmounts the data disk if it is
+// mounted.
+func (g *guest) finish() {
+	if !within(startLimit, g.runner.Close) {
+		g.c.note("a program that is being started hangs: going on without it")
+	}
 	// Programs run by hand, and whoever escaped; PID 1 is left out.
 	if err := unix.Kill(-1, unix.SIGKILL); err != nil && err != unix.ESRCH { //nolint:errorlint // an Errno
 		g.c.note("last processes: %v", err)
 	}
-	if mounted == "" {
+	_, mounted, err := g.data()
+	if err != nil {
 		return
 	}
 	if err := g.closeLogs(); err != nil {

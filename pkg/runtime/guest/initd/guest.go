@@ -40,7 +40,7 @@ type guest struct {
 	devices  []string                             // of the network
 	begin    sync.Once                            // of the network
 	settled  chan struct{}                        // closed when the network was tried, or is late
-	freezing sync.Mutex                           // held while the file system is frozen or thawed
+	freezer  freezer                              // of the data file system
 
 	mu        sync.Mutex
 	name      string
@@ -52,27 +52,29 @@ type guest struct {
 	troubles  map[string]string     // what else is wrong, by topic
 	clock     agent.Clock
 	bootMS    int64
-	frozen    bool
-	thaw      *time.Timer
 	files     []*logs.Log
 }
 
 // Topics of trouble, in the order in which they are told; network's own are
-// "network" and "network6".
+// "network" and "network6". All are the machine's surroundings: whatever a
+// service does about them is told by the service.
 const (
 	topicData      = "data"
+	topicErrors    = "data errors"
+	topicGrowth    = "data growth"
 	topicLoopback  = "lo"
 	topicAddresses = "addresses"
 	topicClock     = "clock"
 )
 
 func topics() []string {
-	return []string{topicData, topicLoopback, "network", "network6", topicAddresses, topicClock}
+	return []string{topicErrors, topicData, topicGrowth, topicLoopback, "network", "network6", topicAddresses, topicClock}
 }
 
 func newGuest(c *console, p *phases, line cmdline.Line) *guest {
 	g := &guest{c: c, phases: p, line: line, troubles: map[string]string{},
-		stop: make(chan struct{}), verified: make(chan struct{}), rooted: make(chan struct{}), settled: make(chan struct{})}
+		freezer: freezer{freeze: datadisk.Freeze, thaw: datadisk.Thaw, note: c.note},
+		stop:    make(chan struct{}), verified: make(chan struct{}), rooted: make(chan struct{}), settled: make(chan struct{})}
 	for _, n := range []*cmdline.Net{line.Net, line.Net6} {
 		if n != nil && !slices.Contains(g.devices, n.Device) {
 			g.devices = append(g.devices, n.Device)
@@ -168,10 +170,15 @@ func (g *guest) requestStop() { g.stopOnce.Do(func() { close(g.stop) }) }
 // Status implements agent.Backend.
 func (g *guest) Status() agent.Status {
 	g.noteReady() // so that a status that says ready has the boot time
+	select {
+	case <-g.rooted:
+		g.ntp.Look() // a host that has just resumed the machine asks
+	default:
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := agent.Status{Name: g.name, State: agent.StateBooting, BootMS: g.bootMS,
-		UptimeMS: sinceBoot().Milliseconds(), Frozen: g.frozen, Clock: g.clock, Services: []agent.Service{}}
+		UptimeMS: sinceBoot().Milliseconds(), Frozen: g.freezer.frozen.Load(), Clock: g.clock, Services: []agent.Service{}}
 	if g.device != "" {
 		s.Data = dataRoom(g.mount)
 	}
@@ -207,12 +214,12 @@ func (g *guest) Status() agent.Status {
 }
 
 // Secret implements agent.Backend.
-func (g *guest) Secret(_ context.Context, service, name string) (string, error) {
+func (g *guest) Secret(ctx context.Context, service, name string) (string, error) {
 	sup, err := g.supervisor()
 	if err != nil {
 		return "", err
 	}
-	return sup.Secret(service, name)
+	return sup.Secret(ctx, service, name)
 }
 
 // Logs implements agent.Backend.

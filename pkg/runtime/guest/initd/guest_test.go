@@ -62,6 +62,9 @@ func TestStatesOfAGuest(t *testing.T) {
 	if s := g.Status(); s.State != agent.StateStopping {
 		t.Errorf("after shutdown: %+v", s)
 	}
+	if _, err := g.Exec(t.Context(), agent.ExecRequest{Argv: []string{"true"}}, agent.ExecIO{}); !errors.Is(err, supervise.ErrShutdown) {
+		t.Errorf("exec after shutdown: %v", err)
+	}
 	r, err := g.Logs(context.Background(), "init", false)
 	if err != nil {
 		t.Fatal(err)

@@ -36,6 +36,10 @@ func (m mount) do() error {
 // mountSystem mounts what programs of the root image expect.
 func mountSystem(p *phases) error {
 	defer p.begin("mounts")()
+	// A root that the kernel has mounted itself has none of these.
+	if err := unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|rootFlags, ""); err != nil {
+		return fmt.Errorf("mount /: read-only, nosuid, nodev: %w", err)
+	}
 	for _, m := range systemMounts() {
 		if err := m.do(); err != nil {
 			return err
@@ -44,18 +48,28 @@ func mountSystem(p *phases) error {
 	return nil
 }
 
+const (
+	// rootFlags: no program of the image has a mode by which it gains rights,
+	// and no file of it is a device.
+	rootFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
+	// safe is for whatever can be written to: programs are in the image, and
+	// who takes a service over brings none.
+	safe = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	// devFlags: /dev is where devices are.
+	devFlags = unix.MS_NOSUID | unix.MS_NOEXEC
+)
+
 // systemMounts are what programs of the root image expect. The order matters.
 func systemMounts() []mount {
-	const safe = unix.MS_NOSUID | unix.MS_NODEV
 	return []mount{
-		{"proc", "/proc", "proc", safe | unix.MS_NOEXEC, "", false},
-		{"sysfs", "/sys", "sysfs", safe | unix.MS_NOEXEC, "", false},
-		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755", false},
-		{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0620,ptmxmode=0666", true},
+		{"proc", "/proc", "proc", safe, "", false},
+		{"sysfs", "/sys", "sysfs", safe, "", false},
+		{"devtmpfs", "/dev", "devtmpfs", devFlags, "mode=0755", false},
+		{"devpts", "/dev/pts", "devpts", devFlags, "mode=0620,ptmxmode=0666", true},
 		{"tmpfs", "/dev/shm", "tmpfs", safe, "mode=1777", true},
 		{"tmpfs", "/run", "tmpfs", safe, "mode=0755", false},
 		{"tmpfs", "/tmp", "tmpfs", safe, "mode=1777", false},
-		{"cgroup2", cgroupRoot, "cgroup2", safe | unix.MS_NOEXEC, "", false},
+		{"cgroup2", cgroupRoot, "cgroup2", safe, "", false},
 	}
 }
 

@@ -18,17 +18,19 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/datadisk"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/metrics"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/network"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/supervise"
 )
 
-const (
-	// dataEvery is how often the room on the data disk is looked at.
-	dataEvery = 10 * time.Second
-	// thawRetry is the pause after a thaw by itself that failed.
-	thawRetry = time.Second
-)
+// dataEvery is how often the room on the data disk is looked at.
+const dataEvery = 10 * time.Second
 
 // Exec implements agent.Operator.
 func (g *guest) Exec(ctx context.Context, r agent.ExecRequest, std agent.ExecIO) (int, error) {
+	select {
+	case <-g.stop:
+		return 0, supervise.ErrShutdown
+	default:
+	}
 	g.c.note("exec %s as %s", r.Argv[0], cmp.Or(r.User, "root"))
 	return g.runner.Exec(ctx, r, std)
 }
@@ -75,10 +77,8 @@ func (g *guest) Grow(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("grow: %w", err)
 	}
-	grown, err := datadisk.Grow(device, mount)
-	if err == nil && grown > 0 {
-		g.c.note("data disk %s: file system grown to %d MiB", device, grown>>20)
-	}
+	err = g.grow(device, mount)
+	g.trouble(topicGrowth, err)
 	return err
 }
 
@@ -97,51 +97,11 @@ func (g *guest) Freeze(_ context.Context, limit time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("freeze: %w", err)
 	}
-	g.freezing.Lock()
-	defer g.freezing.Unlock()
-	if err := datadisk.Freeze(mount); err != nil {
-		return err
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.frozen = true
-	if g.thaw != nil {
-		g.thaw.Stop()
-	}
-	g.thaw = time.AfterFunc(limit, g.thawByItself)
-	return nil
-}
-
-// thawByItself thaws when nobody did in time; it does not give up.
-func (g *guest) thawByItself() {
-	g.c.note("data disk: nobody thawed it in time")
-	if err := g.Thaw(context.Background()); err != nil {
-		g.c.note("%v", err)
-		g.mu.Lock()
-		g.thaw = time.AfterFunc(thawRetry, g.thawByItself)
-		g.mu.Unlock()
-	}
+	return g.freezer.Freeze(mount, limit)
 }
 
 // Thaw implements agent.Backend.
-func (g *guest) Thaw(context.Context) error {
-	g.freezing.Lock()
-	defer g.freezing.Unlock()
-	g.mu.Lock()
-	frozen, mount := g.frozen, g.mount
-	g.mu.Unlock()
-	if !frozen {
-		return nil
-	}
-	if err := datadisk.Thaw(mount); err != nil {
-		return err
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.thaw.Stop()
-	g.frozen = false
-	return nil
-}
+func (g *guest) Thaw(context.Context) error { return g.freezer.Thaw() }
 
 // dataRoom asks the file system; nil where it does not answer.
 func dataRoom(mount string) *agent.Data {
@@ -213,11 +173,13 @@ func full(d agent.Data) error {
 	return fmt.Errorf("data disk full: %d of %d MiB are free: remove data or grow the disk", d.Free>>20, d.Size>>20)
 }
 
-// watchData tells of a data disk that fills up, until ctx ends.
+// watchData tells of a data disk that fills up, or that the kernel writes to no
+// more, until ctx ends.
 func (g *guest) watchData(ctx context.Context) {
 	tick := time.NewTicker(dataEvery)
 	defer tick.Stop()
 	for warned := false; ; {
+		g.trouble(topicErrors, datadisk.Errors(g.device))
 		if d := dataRoom(g.mount); d != nil {
 			g.trouble(topicData, full(*d))
 			text := nearlyFull(*d)

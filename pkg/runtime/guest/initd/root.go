@@ -23,9 +23,9 @@ const newRoot = "/newroot"
 func mountEarly(p *phases) error {
 	defer p.begin("early mounts")()
 	for _, m := range []mount{
-		{"proc", "/proc", "proc", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "", true},
-		{"sysfs", "/sys", "sysfs", unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "", true},
-		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID, "mode=0755", true},
+		{"proc", "/proc", "proc", safe, "", true},
+		{"sysfs", "/sys", "sysfs", safe, "", true},
+		{"devtmpfs", "/dev", "devtmpfs", devFlags, "mode=0755", true},
 	} {
 		if err := m.do(); err != nil {
 			return err
@@ -65,7 +65,7 @@ func (g *guest) openRoot(ctx context.Context) error {
 	end()
 	g.c.note("root %s is verified by %s", disk.Device(), device)
 	defer g.phases.begin("switch root")()
-	root := mount{device, newRoot, "erofs", unix.MS_RDONLY | unix.MS_NODEV, "", true}
+	root := mount{device, newRoot, "erofs", rootFlags, "", true}
 	if err := root.do(); err != nil {
 		return fmt.Errorf("root: %w", err)
 	}

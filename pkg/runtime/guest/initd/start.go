@@ -1,6 +1,7 @@
 package initd
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,6 +35,16 @@ const (
 	// which may never come: they start without it, and the agent tells.
 	networkPatience = 5 * time.Second
 	maxSpec         = 1 << 20 // bytes
+	// checkLimit is how long e2fsck and mke2fs may take. A disk of a TiB with
+	// errors everywhere takes an emulated machine an hour; for ever takes one
+	// that hangs.
+	checkLimit = 4 * time.Hour
+	// checkGrace is how long they have to end in order: e2fsck hears TERM
+	// between two inodes, and writes back what it has repaired.
+	checkGrace = 30 * time.Second
+	// startGrace is how long the start has to end when the machine is to go
+	// off: as e2fsck, and a moment for the rest.
+	startGrace = checkGrace + 15*time.Second
 )
 
 // takeOver makes this process what PID 1 has to be.
@@ -43,6 +54,9 @@ func (g *guest) takeOver() error {
 		return err
 	}
 	if err := procs.SetOOMScoreAdj(ownOOMScoreAdj); err != nil {
+		return err
+	}
+	if err := setSysctls("/proc/sys", sysctls()); err != nil {
 		return err
 	}
 	g.runner = &supervise.Runner{Procs: procs, Cgroups: cgroupRoot}
@@ -65,18 +79,68 @@ func (g *guest) takeOver() error {
 func (g *guest) live(ctx context.Context) {
 	booted := make(chan struct{})
 	go g.serveAgent(ctx, booted)
-	s, err := g.start(ctx)
+	s, err := g.startUntilStop(ctx)
 	beside := func() { close(booted); g.network(ctx) } // what no setup of a service waits for
-	mounted := ""
-	if err != nil {
+	switch {
+	case g.stopping():
+		g.c.note("no service is started: %v", cmp.Or(err, errStopping))
+	case err != nil:
 		beside()
 		g.fail(err)
 		<-g.stop
-	} else {
-		mounted = s.Data.Mount
+	default:
 		g.runServices(ctx, s, beside)
 	}
-	g.finish(mounted)
+	g.finish()
+}
+
+// startUntilStop is start, but a guest that is to go off meanwhile does not
+// wait for all of it. What the kernel does not return from is left behind.
+func (g *guest) startUntilStop(ctx context.Context) (spec.Spec, error) {
+	type outcome struct {
+		spec spec.Spec
+		err  error
+	}
+	started := make(chan outcome, 1)
+	go func() {
+		s, err := g.start(ctx)
+		started <- outcome{s, err}
+	}()
+	var late <-chan time.Time
+	stop := g.stop
+	for {
+		select {
+		case o := <-started:
+			return o.spec, o.err
+		case <-stop:
+			stop, late = nil, time.After(startGrace)
+		case <-late:
+			return spec.Spec{}, errors.New("the start hangs, and is left behind")
+		}
+	}
+}
+
+// stopping says whether the machine is to go off.
+func (g *guest) stopping() bool {
+	select {
+	case <-g.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// untilStop is a context that ends when the machine is to go off, too.
+func (g *guest) untilStop(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-g.stop:
+			cancel(errStopping)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // start does all that comes before the services, and returns what they are.
@@ -195,8 +259,11 @@ func (g *guest) openData(ctx context.Context, serial string) {
 	go g.opened() //nolint:errcheck // who waits for it has the error
 }
 
-// dataDisk finds, formats or checks, and mounts the data disk.
+// dataDisk finds, formats or checks, and mounts the data disk. It gives up when
+// the machine is to go off.
 func (g *guest) dataDisk(ctx context.Context, serial string) (*datadisk.FileSystem, error) {
+	ctx, done := g.untilStop(ctx)
+	defer done()
 	find, cancel := context.WithTimeout(ctx, deviceDeadline)
 	defer cancel()
 	end := g.phases.begin("data disk: find")
@@ -208,8 +275,10 @@ func (g *guest) dataDisk(ctx context.Context, serial string) (*datadisk.FileSyst
 	<-g.verified // no data disk is touched before there is a root to use it
 	run := func(ctx context.Context, argv ...string) (int, string, error) {
 		<-g.rooted // has the program
+		ctx, cancel := context.WithTimeout(ctx, checkLimit)
+		defer cancel()
 		r, err := g.runner.Procs.Output(ctx, proc.Attr{Path: argv[0], Args: argv, Dir: "/",
-			Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}})
+			Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Capabilities: proc.AllCapabilities, Grace: checkGrace})
 		if err == nil && !r.Status.Exited() {
 			err = errors.New(proc.Describe(r.Status))
 		}
@@ -220,18 +289,32 @@ func (g *guest) dataDisk(ctx context.Context, serial string) (*datadisk.FileSyst
 		return nil, err
 	}
 	end()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	defer g.phases.begin("data disk: mount")()
 	return datadisk.Mount(disk.Device())
 }
 
-// attach shows the data disk at dir.
+// attach shows the data disk at dir, and makes its file system fill it. One
+// that does not grow is as good as it was, and the services have it.
 func (g *guest) attach(data *datadisk.FileSystem, dir string) error {
-	if err := data.Attach(dir, g.diskNote(data.Device())); err != nil {
+	if err := data.Attach(dir); err != nil {
 		return err
 	}
 	g.setData(data.Device())
 	g.c.note("data disk %s mounted at %s", data.Device(), dir)
+	g.trouble(topicGrowth, g.grow(data.Device(), dir))
 	return nil
+}
+
+// grow makes the file system of the data disk fill it.
+func (g *guest) grow(device, dir string) error {
+	grown, err := datadisk.Grow(device, dir)
+	if err == nil && grown > 0 {
+		g.c.note("data disk %s: file system grown to %d MiB", device, grown>>20)
+	}
+	return err
 }
 
 func (g *guest) diskNote(device string) func(string) {
@@ -263,12 +346,15 @@ func loadSpec(path string) (spec.Spec, error) {
 	return s, nil
 }
 
-// delegate lets the services' control groups have memory limits, where the
-// kernel can. One that cannot is told when a service asks for a limit.
+// delegate lets the services' control groups have limits of memory and of
+// processes, where the kernel can. One that cannot is told when a service asks
+// for a limit.
 func delegate(root string) error {
-	err := os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+memory"), 0)
-	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("control groups: %w", err)
+	for _, controller := range []string{"+memory", "+pids"} {
+		err := os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte(controller), 0)
+		if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("control groups: %w", err)
+		}
 	}
 	return nil
 }

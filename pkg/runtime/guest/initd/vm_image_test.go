@@ -121,7 +121,7 @@ func makeRoot(t *testing.T, program string) string {
 	}
 	copyFile(t, program, root+InRoot)
 	copyFile(t, busybox, root+"/bin/busybox")
-	for _, n := range []string{"sh", "sleep", "wc", "cat", "id", "ifconfig", "touch", "true", "dd", "rm", "tty", "stty", "mountpoint"} {
+	for _, n := range []string{"sh", "sleep", "wc", "cat", "id", "ifconfig", "touch", "true", "dd", "rm", "tty", "stty", "mountpoint", "date", "ls"} {
 		symlink(t, "busybox", root+"/bin/"+n)
 	}
 	for _, p := range []string{"/sbin/mke2fs", "/sbin/e2fsck"} {
@@ -152,7 +152,9 @@ func makeRoot(t *testing.T, program string) string {
 			Secrets:     []spec.Secret{{Name: "token", Given: true}},
 			Stop:        spec.Stop{Signal: "TERM", Seconds: 5},
 			Health:      spec.Health{Command: []string{"/bin/sh", "-c", "echo all is well"}, IntervalSeconds: 5, TimeoutSeconds: 60, Failures: 3},
-			Limits:      spec.Limits{MemoryMiB: 32},
+			Limits:      spec.Limits{MemoryMiB: 32, PIDs: 64},
+			// As tailscaled has them.
+			Capabilities: []string{"NET_ADMIN", "NET_RAW"}, Devices: []string{"/dev/net/tun"},
 		}}})
 	if err != nil {
 		t.Fatal(err)

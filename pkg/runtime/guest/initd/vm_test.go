@@ -47,7 +47,7 @@ func bootOn(t *testing.T, img image, data, parameters string, machine []string, 
 	t.Helper()
 	v := &vm{t: t, dir: t.TempDir(), exited: make(chan struct{})}
 	args := []string{"-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "384", "-nodefaults", "-no-user-config", "-no-reboot",
-		"-display", "none", "-serial", "file:" + v.console(),
+		"-display", "none", "-serial", "file:" + v.console(), "-qmp", "unix:" + v.qmp() + ",server=on,wait=off",
 		"-kernel", kernelImage(), "-initrd", img.initramfs,
 		"-append", "console=ttyS0 panic=-1 quiet no_timer_check root.serial=root " + parameters,
 		"-drive", "if=none,id=d,format=raw,file=" + data, "-device", "virtio-blk-pci,drive=d,serial=data",
@@ -86,6 +86,7 @@ func bootOn(t *testing.T, img image, data, parameters string, machine []string, 
 
 func (v *vm) console() string { return filepath.Join(v.dir, "console") }
 func (v *vm) socket() string  { return filepath.Join(v.dir, "agent") }
+func (v *vm) qmp() string     { return filepath.Join(v.dir, "qmp") }
 
 func (v *vm) text() string {
 	b, err := os.ReadFile(v.console())
@@ -219,6 +220,8 @@ func TestVM(t *testing.T) {
 			t.Error(err)
 		}
 		v.operate(c)
+		v.fenced(c)
+		v.paused(c)
 		v.shutdown(c)
 		if out, err := exec.Command("e2fsck", "-fn", data).CombinedOutput(); err != nil {
 			t.Errorf("data disk after a shutdown: %v\n%s", err, out)

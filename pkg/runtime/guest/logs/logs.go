@@ -1,6 +1,7 @@
 // Package logs keeps what a service prints: its newest part in memory, for the
 // agent, and all of it in a file that is rotated by size. Bytes come in by
-// Write and go out by Reader and in the file; they are never changed.
+// Write and go out by Reader and in the file; they are never changed, and where
+// some are missing a line of this package's says so.
 //
 // The file follows the memory: a disk that is slow, full or frozen never holds
 // up who writes. What it could not take is counted in the file.
@@ -175,9 +176,51 @@ func (f *file) err() error {
 }
 
 // Reader returns what is kept and, with follow, what comes until ctx ends or
-// the log is closed. A reader that is too slow misses what was dropped from
-// memory meanwhile.
-func (l *Log) Reader(ctx context.Context, follow bool) io.ReadCloser { return l.reader(ctx, follow) }
+// the log is closed. To a reader that is too slow, and misses what was dropped
+// from memory meanwhile, a line says how much that is.
+func (l *Log) Reader(ctx context.Context, follow bool) io.ReadCloser {
+	r := l.reader(ctx, follow)
+	return &wholeReader{reader: r, at: r.next}
+}
+
+// wholeReader says where bytes are missing.
+type wholeReader struct {
+	*reader
+	at      int64  // position up to which all was read, or said to be missing
+	waiting []byte // what is read before anything else
+	within  bool   // the last byte that was read does not end a line
+}
+
+func (r *wholeReader) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	if len(r.waiting) == 0 {
+		n, err := r.reader.Read(b)
+		missing := r.next - int64(n) - r.at
+		switch {
+		case err == nil:
+			r.at = r.next
+		case r.at < r.end: // all that was still to come was dropped
+			missing, r.at = r.end-r.at, r.end
+		default:
+			return n, err
+		}
+		if missing == 0 {
+			r.within = b[n-1] != '\n'
+			return n, nil
+		}
+		if r.within {
+			r.waiting = append(r.waiting, '\n')
+		}
+		r.waiting = fmt.Appendf(r.waiting, "[%d bytes of the log are missing here: its reader was too slow]\n", missing)
+		r.waiting = append(r.waiting, b[:n]...)
+	}
+	n := copy(b, r.waiting)
+	r.waiting = r.waiting[n:]
+	r.within = b[n-1] != '\n'
+	return n, nil
+}
 
 func (l *Log) reader(ctx context.Context, follow bool) *reader {
 	ctx, cancel := context.WithCancel(ctx)

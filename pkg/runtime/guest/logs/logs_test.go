@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -79,6 +80,49 @@ func TestFollow(t *testing.T) {
 	}
 	if b, err := io.ReadAll(l.Reader(t.Context(), true)); err != nil || string(b) != "one\ntwo\ntwo\n" {
 		t.Errorf("closed log: got %q, %v", b, err)
+	}
+}
+
+// A reader that is too slow is told what it has missed, where it is missing.
+func TestSlowReader(t *testing.T) {
+	for _, follow := range []bool{false, true} {
+		l := New()
+		if _, err := l.Write([]byte("begin")); err != nil {
+			t.Fatal(err)
+		}
+		r := l.Reader(t.Context(), follow)
+		if b, err := io.ReadAll(io.LimitReader(r, 4)); err != nil || string(b) != "begi" {
+			t.Fatalf("got %q, %v", b, err)
+		}
+		fmt.Fprintln(l, "n again")
+		total := len("beginn again\n")
+		line := strings.Repeat("x", 1023) + "\n"
+		for range 3 * keep / len(line) {
+			fmt.Fprint(l, line)
+			total += len(line)
+		}
+		if err := l.Close(0); err != nil {
+			t.Fatal(err)
+		}
+		rest, err := io.ReadAll(iotest.OneByteReader(r))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !follow { // nothing of what was there then is left
+			if string(rest) != "\n[1 bytes of the log are missing here: its reader was too slow]\n" {
+				t.Errorf("got %.100q", rest)
+			}
+			continue
+		}
+		before, after, ok := strings.Cut(string(rest), "\n[")
+		missing := 0
+		if n, err := fmt.Sscanf(after, "%d bytes of the log are missing here: its reader was too slow]\n", &missing); !ok || before != "" || n != 1 {
+			t.Fatalf("got %.100q, %v", rest, err)
+		}
+		_, after, _ = strings.Cut(after, "\n")
+		if 4+missing+len(after) != total || !strings.HasSuffix(after, line) {
+			t.Errorf("%d read, %d missing and %d read of %d bytes", 4, missing, len(after), total)
+		}
 	}
 }
 

@@ -35,6 +35,9 @@ type Attr struct {
 	Stdout, Stderr *os.File
 	// Credential is the user to run as; nil keeps the caller's.
 	Credential *syscall.Credential
+	// Capabilities are all that the process may have, by the kernel's numbers;
+	// none by default, for root too.
+	Capabilities CapabilitySet
 	// Cgroup is a directory of cgroup2 to start in; nil keeps the caller's.
 	Cgroup *os.File
 	// OpenFiles is RLIMIT_NOFILE, soft and hard; 0 keeps the limits that the
@@ -45,6 +48,9 @@ type Attr struct {
 	// Terminal makes Stdin, a terminal, the controlling one of the process's
 	// session.
 	Terminal bool
+	// Grace is how long the process has between TERM and KILL when the context
+	// of Wait ends; 0 is KILL at once.
+	Grace time.Duration
 }
 
 // killGrace is how long a killed process is waited for: one that hangs in the
@@ -54,6 +60,7 @@ const killGrace = 5 * time.Second
 // Process is a started process, the leader of a session of its own.
 type Process struct {
 	PID    int
+	grace  time.Duration // as in Attr
 	table  *Table
 	done   chan struct{}
 	status syscall.WaitStatus // valid when done is closed
@@ -66,6 +73,7 @@ type Table struct {
 	null  *os.File
 	files syscall.Rlimit // RLIMIT_NOFILE for processes without a limit
 	oom   int            // the caller's own oom_score_adj
+	bound bool           // capabilities can be taken from processes
 
 	stop    func()
 	stopped chan struct{}
@@ -86,6 +94,9 @@ func New() (*Table, error) {
 	// the kernel's default, 1024 (select(2) cannot do more).
 	t.files.Cur = min(t.files.Cur, 1024)
 	if t.oom, err = readOOM(); err != nil {
+		return nil, err
+	}
+	if t.bound, err = mayBound(); err != nil {
 		return nil, err
 	}
 	died := make(chan os.Signal, 1)
@@ -139,7 +150,8 @@ func (t *Table) reap() {
 	}
 }
 
-// Start starts a process.
+// Start starts a process. Nothing that it executes can gain privileges that it
+// does not have itself.
 func (t *Table) Start(a Attr) (*Process, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -147,19 +159,25 @@ func (t *Table) Start(a Attr) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", a.Path, err)
 	}
-	sys := &syscall.SysProcAttr{Setsid: true, Credential: a.Credential, Setctty: a.Terminal}
+	sys := &syscall.SysProcAttr{Setsid: true, Credential: a.Credential, Setctty: a.Terminal, AmbientCaps: a.ambient()}
 	if a.Cgroup != nil {
 		sys.UseCgroupFD, sys.CgroupFD = true, int(a.Cgroup.Fd())
 	}
-	pid, err := syscall.ForkExec(a.Path, a.Args, &syscall.ProcAttr{
-		Dir: a.Dir, Env: a.Env, Sys: sys,
-		Files: []uintptr{t.file(a.Stdin), t.file(a.Stdout), t.file(a.Stderr)},
+	var pid int
+	onOwnThread(func() {
+		if err = t.fence(a.Capabilities); err != nil {
+			return
+		}
+		pid, err = syscall.ForkExec(a.Path, a.Args, &syscall.ProcAttr{
+			Dir: a.Dir, Env: a.Env, Sys: sys,
+			Files: []uintptr{t.file(a.Stdin), t.file(a.Stdout), t.file(a.Stderr)},
+		})
 	})
 	undo := restore()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", a.Path, err), undo)
 	}
-	p := &Process{PID: pid, table: t, done: make(chan struct{})}
+	p := &Process{PID: pid, grace: a.Grace, table: t, done: make(chan struct{})}
 	t.procs[pid] = p
 	if undo != nil { // the next process would start with this one's limits
 		return nil, errors.Join(undo, ignoreGone(syscall.Kill(-pid, syscall.SIGKILL)))
@@ -272,14 +290,22 @@ func Describe(s syscall.WaitStatus) string {
 }
 
 // Wait waits for the end of the process. When ctx ends first, the process and
-// its group are killed, and the error is ctx's; the status is then only valid
-// where Done is closed.
+// its group are told to end, where they have a grace, and then killed, and the
+// error is ctx's; the status is then only valid where Done is closed.
 func (p *Process) Wait(ctx context.Context) (syscall.WaitStatus, error) {
 	select {
 	case <-p.done:
 		return p.status, nil
 	case <-ctx.Done():
-		err := errors.Join(context.Cause(ctx), p.KillSession())
+		err := context.Cause(ctx)
+		if p.grace > 0 {
+			err = errors.Join(err, p.SignalGroup(syscall.SIGTERM))
+			select {
+			case <-p.done:
+			case <-time.After(p.grace):
+			}
+		}
+		err = errors.Join(err, p.KillSession())
 		select {
 		case <-p.done:
 			return p.status, err

@@ -66,7 +66,7 @@ func TestOutput(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
-	r, err = tab.Output(ctx, sh("trap '' TERM; sleep 1000"))
+	r, err = tab.output(ctx, sh("trap '' TERM; sleep 1000"), time.Millisecond)
 	if !errors.Is(err, context.DeadlineExceeded) || !r.Status.Signaled() {
 		t.Errorf("deadline: got %+v, %v", r, err)
 	}

@@ -30,8 +30,14 @@ type Data struct {
 
 // Service is one supervised program.
 type Service struct {
-	Name        string            `json:"name"`
-	User        string            `json:"user"` // name from the image's /etc/passwd
+	Name string `json:"name"`
+	User string `json:"user"` // name from the image's /etc/passwd
+	// Capabilities are all that the service's processes may have, by the names
+	// of Capability; root has no others either.
+	Capabilities []string `json:"capabilities,omitempty"`
+	// Devices are device files, as IsDevice has them, that User may open. One
+	// that is not there is left out: the program knows what to do without.
+	Devices     []string          `json:"devices,omitempty"`
 	Environment map[string]string `json:"environment,omitempty"`
 	// After names services that must be healthy before this one starts.
 	After []string `json:"after,omitempty"`
@@ -112,10 +118,22 @@ type Health struct {
 	Failures int `json:"failures"`
 }
 
+// DefaultPIDs is how many processes and threads a service may have if it does
+// not say: more than a server of threads or of processes for some hundred
+// clients has, and too few to make others wait. MaxPIDs is the kernel's own
+// limit for all of the machine (PID_MAX_DEFAULT).
+const (
+	DefaultPIDs = 512
+	MaxPIDs     = 32768
+)
+
 // Limits of a service; zero means the kernel's default.
 type Limits struct {
 	OpenFiles uint64 `json:"open_files,omitempty"` // RLIMIT_NOFILE
 	MemoryMiB uint64 `json:"memory_mib,omitempty"` // cgroup memory.max
+	// PIDs are processes and threads (cgroup pids.max), up to MaxPIDs; zero
+	// means DefaultPIDs.
+	PIDs int `json:"pids,omitempty"`
 	// OOMScoreAdj from -1000 to 1000; init itself is -1000.
 	OOMScoreAdj int `json:"oom_score_adj,omitempty"`
 }

@@ -20,19 +20,47 @@ import (
 )
 
 // certificateYears is how long a certificate is good for. It names a machine
-// to those who were shown its certificate, and nobody renews it.
+// to those who were shown its certificate, and each of them has to be shown the
+// next one.
 const certificateYears = 10
 
-// makeCertificate makes NAME.key and NAME.crt in dir, unless both are there. A
-// key that is there is kept: a power cut may have come between the two.
+// renewYears before its end a certificate is replaced, at a start of the
+// service.
+const renewYears = 1
+
+// makeCertificate makes NAME.key and NAME.crt in dir, unless both are there and
+// the certificate is what it would be if it were made now. A key that is there
+// is kept: a power cut may have come between the two.
 //
 // The clock may be wrong at the first start, so that the certificate is good
 // from the earlier of now and the image's date, and for years from the later.
 func makeCertificate(dir string, c spec.Certificate, guest string, image, now time.Time, a account) error {
 	path := filepath.Join(dir, c.Name)
+	from, until := image, now
+	if now.Before(image) {
+		from, until = now, image
+	}
+	template := &x509.Certificate{
+		Subject:   pkix.Name{CommonName: guest},
+		NotBefore: from.UTC(), NotAfter: until.UTC().AddDate(certificateYears, 0, 0),
+		// A client that was given the certificate uses it as its root. It is no
+		// CA all the same: whoever gets hold of the key is this server to such
+		// a client, and no other. There is no key usage: without the right to
+		// sign certificates OpenSSL before 3.0 takes it for one whose issuer is
+		// missing, and with that right it would be a CA's.
+		BasicConstraintsValid: true, IsCA: false,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	for _, h := range append(slices.Clone(c.Hosts), guest) {
+		if ip := net.ParseIP(h); ip != nil {
+			template.IPAddresses = append(template.IPAddresses, ip)
+		} else if !slices.Contains(template.DNSNames, h) {
+			template.DNSNames = append(template.DNSNames, h)
+		}
+	}
 	// The certificate is written last. With it everything is there, and
 	// parsing the key would only make every start wait.
-	if exists(path+".key") && exists(path+".crt") {
+	if exists(path+".key") && goodCertificate(path+".crt", template, until) {
 		return nil
 	}
 	key, err := readKey(path + ".key")
@@ -42,33 +70,38 @@ func makeCertificate(dir string, c spec.Certificate, guest string, image, now ti
 	if err != nil {
 		return fmt.Errorf("certificate %s: %w", path, err)
 	}
-	from, until := image, now
-	if now.Before(image) {
-		from, until = now, image
-	}
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
-	if err != nil {
+	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
 		return fmt.Errorf("certificate %s: %w", path, err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: guest},
-		NotBefore: from.UTC(), NotAfter: until.UTC().AddDate(certificateYears, 0, 0),
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		// A client that was given the certificate uses it as its root.
-		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
-	}
-	for _, h := range append(slices.Clone(c.Hosts), guest) {
-		if ip := net.ParseIP(h); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else if !slices.Contains(template.DNSNames, h) {
-			template.DNSNames = append(template.DNSNames, h)
-		}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		return fmt.Errorf("certificate %s: %w", path, err)
 	}
 	return writeFile(path+".crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644, a)
+}
+
+// goodCertificate says whether a certificate is there that may stay: somebody
+// else's, which the owner has put there, or one that was made here, is as this
+// program makes them, for the hosts that are asked for now, and has time left.
+func goodCertificate(path string, want *x509.Certificate, now time.Time) bool {
+	text, err := readSecret(path)
+	if err != nil {
+		return false
+	}
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return false
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return false
+	}
+	if c.Issuer.String() != want.Subject.String() {
+		return true
+	}
+	return !c.IsCA && c.KeyUsage == want.KeyUsage && slices.Equal(c.DNSNames, want.DNSNames) &&
+		slices.EqualFunc(c.IPAddresses, want.IPAddresses, net.IP.Equal) &&
+		now.Before(c.NotAfter.AddDate(-renewYears, 0, 0))
 }
 
 func exists(path string) bool {

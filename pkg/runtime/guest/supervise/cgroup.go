@@ -2,6 +2,7 @@ package supervise
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
 
 const (
@@ -31,7 +34,7 @@ type cgroup struct {
 // newCgroup makes a group; an empty one of that name is replaced. A group is
 // never used again after a kill: on kernels that count kills (6.12.x and
 // later) a process cloned into a killed group is killed at its birth.
-func newCgroup(root, name string, memoryMiB uint64) (*cgroup, error) {
+func newCgroup(root, name string, limits spec.Limits) (*cgroup, error) {
 	if root == "" {
 		return nil, nil
 	}
@@ -42,7 +45,11 @@ func newCgroup(root, name string, memoryMiB uint64) (*cgroup, error) {
 	if err := os.Mkdir(path, 0o755); err != nil {
 		return nil, fmt.Errorf("control group: %w", err)
 	}
-	if err := limitMemory(path, memoryMiB); err != nil {
+	err := limitMemory(path, limits.MemoryMiB)
+	if err == nil {
+		err = limitPIDs(path, limits.PIDs)
+	}
+	if err != nil {
 		return nil, errors.Join(err, os.Remove(path))
 	}
 	dir, err := os.Open(path)
@@ -64,6 +71,16 @@ func limitMemory(path string, mib uint64) error {
 	}
 	if err := control(path, "memory.max", strconv.FormatUint(mib<<20, 10)); err != nil {
 		return fmt.Errorf("control group: memory limit: %w", err)
+	}
+	return nil
+}
+
+// limitPIDs keeps the group from taking every process of the machine. Zero is
+// the default, which a kernel that cannot limit them does without.
+func limitPIDs(path string, pids int) error {
+	err := control(path, "pids.max", strconv.Itoa(cmp.Or(pids, spec.DefaultPIDs)))
+	if err != nil && (pids > 0 || !errors.Is(err, os.ErrNotExist)) {
+		return fmt.Errorf("control group: pids limit: %w: the kernel needs CGROUP_PIDS", err)
 	}
 	return nil
 }

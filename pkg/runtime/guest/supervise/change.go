@@ -62,7 +62,7 @@ func (s *Supervisor) Restart(ctx context.Context, name string) error {
 
 // SetSecret replaces the value of a secret that the spec declares, and has the
 // service take it up: by its reload command, or else by a restart. When the
-// command fails, the old value is put back.
+// command fails, the old value is put back, and the service is told again.
 func (s *Supervisor) SetSecret(ctx context.Context, service, name, value string) error {
 	return s.setSecret(ctx, service, name, func(spec.Secret) (string, error) { return value, nil })
 }
@@ -86,12 +86,11 @@ func (s *Supervisor) setSecret(ctx context.Context, service, name string, value 
 	if err != nil {
 		return err
 	}
-	select { // one change at a time
-	case n.changing <- struct{}{}:
-		defer func() { <-n.changing }()
-	case <-ctx.Done():
-		return ctx.Err()
+	done, err := n.change(ctx)
+	if err != nil {
+		return err
 	}
+	defer done()
 	user, err := s.account(n.spec.User)
 	if err != nil {
 		return err
@@ -112,10 +111,29 @@ func (s *Supervisor) setSecret(ctx context.Context, service, name string, value 
 	s.opts.Note(fmt.Sprintf("%s: secret %s was changed", service, name))
 	err = n.ask(ctx, len(n.spec.Reload) > 0)
 	var failed *reloadError
-	if errors.As(err, &failed) && oldErr == nil {
-		return errors.Join(err, writeFile(path, old, 0o600, user), n.unmarkReload())
+	if !errors.As(err, &failed) || oldErr != nil {
+		return err
+	}
+	if backErr := writeFile(path, old, 0o600, user); backErr != nil {
+		return errors.Join(err, backErr)
+	}
+	// The service may have taken the new value up before its command failed.
+	// Should it not take the old one back, that is tried again until it does.
+	if n.ask(ctx, true) != nil {
+		return fmt.Errorf("%w; the former value is put back, and the service does not take that up either: it is tried again", err)
 	}
 	return err
+}
+
+// change waits until no other secret of the service is being changed; done lets
+// the next one begin.
+func (n *service) change(ctx context.Context) (done func(), err error) {
+	select {
+	case n.changing <- struct{}{}:
+		return func() { <-n.changing }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("service %s: a secret of it is being changed: %w: try again later", n.spec.Name, ctx.Err())
+	}
 }
 
 // secret finds a secret of the spec.
@@ -131,8 +149,22 @@ func (s *Supervisor) secret(service, name string) (*service, spec.Secret, error)
 }
 
 // Secret returns the value of a secret that the spec declares, or the
-// certificate NAME.crt. Keys of certificates stay in the guest.
-func (s *Supervisor) Secret(service, name string) (string, error) {
+// certificate NAME.crt. Keys of certificates stay in the guest. A change that
+// is under way is waited for; a value that the service has not taken up is of
+// no use, and is an error that says why.
+func (s *Supervisor) Secret(ctx context.Context, service, name string) (string, error) {
+	v, err := s.value(service, name)
+	if n, _, unknown := s.secret(service, name); unknown == nil && n.pendingReload() {
+		if err := n.settle(ctx); err != nil {
+			return "", fmt.Errorf("secret %q of service %q: %w", name, service, err)
+		}
+		return s.value(service, name)
+	}
+	return v, err
+}
+
+// value reads a secret or a certificate.
+func (s *Supervisor) value(service, name string) (string, error) {
 	if n, ok := s.byName[service]; ok {
 		for _, c := range n.spec.Certificates {
 			if name == c.Name+".crt" {
@@ -145,10 +177,25 @@ func (s *Supervisor) Secret(service, name string) (string, error) {
 		return "", err
 	}
 	v, err := readSecret(filepath.Join(n.secretsDir(), name))
-	if errors.Is(err, fs.ErrNotExist) && x.Given {
-		return "", fmt.Errorf("secret %q of service %q: %w: it was not handed over yet", name, service, fs.ErrNotExist)
+	// A service that needs a given secret no more empties its file.
+	if x.Given && (errors.Is(err, fs.ErrNotExist) || err == nil && v == "") {
+		return "", fmt.Errorf("secret %q of service %q: %w: it was not handed over yet, or is no longer kept", name, service, fs.ErrNotExist)
 	}
 	return v, err
+}
+
+// settle waits for a change that is under way. It is an error if the service
+// goes by a former secret after that.
+func (n *service) settle(ctx context.Context) error {
+	done, err := n.change(ctx)
+	if err != nil {
+		return err
+	}
+	done()
+	if n.pendingReload() {
+		return fmt.Errorf("it is a new one, which the service has not taken up yet%s", n.whyStale())
+	}
+	return nil
 }
 
 func unknownSecret(service, name string) error {
@@ -175,32 +222,61 @@ func (n *service) reload(ctx context.Context) error {
 	if r.Status != 0 {
 		return &reloadError{fmt.Sprintf("%s: reload: %s: %s", n.spec.Name, proc.Describe(r.Status), r.Text())}
 	}
+	n.mu.Lock()
+	n.stale = ""
+	n.mu.Unlock()
 	return n.unmarkReload()
 }
 
 // pendingReload says whether a secret changed without a reload.
 func (n *service) pendingReload() bool {
-	_, err := os.Lstat(filepath.Join(n.secretsDir(), reloadMark))
-	return err == nil
+	return len(n.spec.Reload) > 0 && exists(filepath.Join(n.secretsDir(), reloadMark))
 }
 
 // reloadPending reloads if a secret changed without a reload: the power may
-// have gone between the two. A change that is under way has its mark too, and
-// is left to whoever makes it.
-func (n *service) reloadPending(ctx context.Context) error {
-	if len(n.spec.Reload) == 0 {
-		return nil
+// have gone between the two, or the reload failed. It is tried when the service
+// gets healthy, and as long as it fails once an interval; why it failed is a
+// warning meanwhile. A change that is under way has its mark too, and is left
+// to whoever makes it.
+func (n *service) reloadPending(ctx context.Context) {
+	if !n.pendingReload() {
+		return
 	}
 	select {
 	case n.changing <- struct{}{}:
 		defer func() { <-n.changing }()
 	default:
-		return nil
+		return
 	}
-	if !n.pendingReload() {
-		return nil
+	if n.isHealthy() && time.Since(n.reloadTried) < n.interval() {
+		return
 	}
-	return n.reload(ctx)
+	if err := n.reload(ctx); err != nil && ctx.Err() == nil {
+		n.becomeStale(err)
+	}
+	n.reloadTried = time.Now()
+}
+
+// becomeStale notes why the service goes by a former secret.
+func (n *service) becomeStale(err error) {
+	text := "it has not taken up a secret that was changed, and is told again: " + firstLine(strings.Join(strings.Fields(err.Error()), " "))
+	n.mu.Lock()
+	news := n.stale != text
+	n.stale = text
+	n.mu.Unlock()
+	if news {
+		n.sup.opts.Note(n.spec.Name + ": warning: " + text)
+	}
+}
+
+// whyStale is the reason for an error's text, where one is known.
+func (n *service) whyStale() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.stale == "" {
+		return ": try again in a moment"
+	}
+	return ": " + n.stale
 }
 
 func (n *service) markReload() error {

@@ -1,15 +1,11 @@
 package supervise
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
@@ -25,17 +21,17 @@ func TestSecretsChange(t *testing.T) {
 	r := start(t, "", withReload, plain)
 	r.state(agent.StateReady)
 	ctx := t.Context()
-	if _, err := r.Secret("db", "key"); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "not handed over") {
+	if _, err := r.Secret(t.Context(), "db", "key"); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "not handed over") {
 		t.Errorf("a secret nobody gave: %v", err)
 	}
-	first, err := r.Secret("db", "password")
+	first, err := r.Secret(t.Context(), "db", "password")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := r.RotateSecret(ctx, "db", "password"); err != nil {
 		t.Fatal(err)
 	}
-	second, err := r.Secret("db", "password")
+	second, err := r.Secret(t.Context(), "db", "password")
 	if err != nil || second == first || len(second) != len(first) {
 		t.Errorf("rotated: %q, %v", second, err)
 	}
@@ -49,9 +45,10 @@ func TestSecretsChange(t *testing.T) {
 	if err := r.SetSecret(ctx, "db", "password", "mine"); err == nil || !strings.Contains(err.Error(), "no more") {
 		t.Errorf("refused: %v", err)
 	}
-	if v, err := r.Secret("db", "password"); err != nil || v != second {
-		t.Errorf("after a refusal: %q, %v", v, err)
+	if err := os.Remove(dir + "/refuse"); err != nil {
+		t.Fatal(err)
 	}
+	r.until("the old value", func() bool { v, err := r.Secret(ctx, "db", "password"); return err == nil && v == second })
 	if s := r.Services()[0]; s.Restarts != 0 {
 		t.Errorf("restarted: %+v", s)
 	}
@@ -90,6 +87,133 @@ func TestReloadIsMadeUpFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.until("reload", func() bool { _, err := os.Stat(dir + "/reloads"); return err == nil && !r.byName["db"].pendingReload() })
+}
+
+// server is a service with state on the data disk that goes by what its reload
+// command told it, which is refused as long as there is a file "refuse".
+func server(dir string) (spec.Service, func(*Options)) {
+	v := svc("db", forever, health("true"), func(s *spec.Service) {
+		s.Secrets = []spec.Secret{{Name: "password", Bytes: 16}}
+		s.Setup = [][]string{{"/bin/sh", "-c", "[ -e " + dir + "/password ] || cat $SOVEREIGN_SECRETS/password > " + dir + "/password"}}
+		s.Reload = []string{"/bin/sh", "-c", "echo x >> " + dir + "/reloads; [ ! -e " + dir + "/refuse ] || { echo the disk is full; exit 1; }; " +
+			"cat $SOVEREIGN_SECRETS/password > " + dir + "/password; [ \"$(cat " + dir + "/password)\" != half ] || { echo half; exit 1; }"}
+	})
+	return v, func(o *Options) {
+		o.Spec.Services[0].Directories = []spec.Directory{{Path: o.Spec.Data.Mount + "/db", Mode: "0700"}}
+	}
+}
+
+// goesBy fails unless the server goes by the password that the guest gives out.
+func (r *running) goesBy(dir string) string {
+	r.t.Helper()
+	given, err := r.Secret(r.t.Context(), "db", "password")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if b, err := os.ReadFile(dir + "/password"); err != nil || string(b) != given {
+		r.t.Errorf("the server goes by %q, %v, and %q is given out", b, err, given)
+	}
+	return given
+}
+
+// A reload that is due and fails is tried again at the health interval, and
+// nobody gets a value that the service does not know.
+func TestReloadThatFails(t *testing.T) {
+	t.Run("with health checks", func(t *testing.T) { reloadThatFails(t, func(*spec.Service) {}) })
+	t.Run("without", func(t *testing.T) {
+		reloadThatFails(t, func(s *spec.Service) { s.Health = spec.Health{IntervalSeconds: 1} })
+	})
+}
+
+func reloadThatFails(t *testing.T, of func(*spec.Service)) {
+	dir := t.TempDir()
+	v, change := server(dir)
+	of(&v)
+	r := startWith(t, "", change, v)
+	r.state(agent.StateReady)
+	if err := os.WriteFile(dir+"/refuse", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.byName["db"].markReload(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Restart(t.Context(), "db"); err != nil {
+		t.Fatal(err)
+	}
+	const reason = "the disk is full"
+	r.until("a warning", func() bool {
+		s := r.Services()[0]
+		return s.Healthy && strings.Contains(s.Warning, reason) && s.Message == s.Warning
+	})
+	if _, err := r.Secret(t.Context(), "db", "password"); err == nil || !strings.Contains(err.Error(), reason) {
+		t.Errorf("while it fails: %v", err)
+	}
+	r.until("more tries", func() bool { b, err := os.ReadFile(dir + "/reloads"); return err == nil && len(b) > 3*len("x\n") })
+	if err := os.Remove(dir + "/refuse"); err != nil {
+		t.Fatal(err)
+	}
+	r.until("the end of the warning", func() bool { s := r.Services()[0]; return s.Healthy && s.Warning == "" && s.Message == "" })
+	r.goesBy(dir)
+	if s := r.Services()[0]; s.Restarts != 1 {
+		t.Errorf("%d restarts: a reload is no reason for one", s.Restarts)
+	}
+}
+
+// Whose secret's file is lost gets a new one, and a service that knows another
+// is told.
+func TestLostSecret(t *testing.T) {
+	dir := t.TempDir()
+	v, change := server(dir)
+	r := startWith(t, "", change, v)
+	r.state(agent.StateReady)
+	first := r.goesBy(dir)
+	if _, err := os.Stat(dir + "/reloads"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the first start has a reload: %v", err)
+	}
+	for _, lose := range []func(string) error{os.Remove, func(path string) error { return os.Truncate(path, 0) }, func(path string) error { return os.RemoveAll(filepath.Dir(path)) }} {
+		if err := lose(filepath.Join(r.data, "secrets/db/password")); err != nil {
+			t.Fatal(err)
+		}
+		restarts := r.Services()[0].Restarts
+		if err := r.Restart(t.Context(), "db"); err != nil {
+			t.Fatal(err)
+		}
+		// Healthy is only said when the server has been told.
+		r.until("a restart", func() bool { s := r.Services()[0]; return s.Healthy && s.Restarts > restarts })
+		second := r.goesBy(dir)
+		if second == first {
+			t.Error("the secret is the former one")
+		}
+		first = second
+	}
+}
+
+// A command that fails may have given the service the new value all the same.
+func TestFailedChangeIsTakenBack(t *testing.T) {
+	dir := t.TempDir()
+	v, change := server(dir)
+	r := startWith(t, "", change, v)
+	r.state(agent.StateReady)
+	before := r.goesBy(dir)
+	if err := r.SetSecret(t.Context(), "db", "password", "half"); err == nil || !strings.Contains(err.Error(), "half") {
+		t.Errorf("got %v", err)
+	}
+	if after := r.goesBy(dir); after != before {
+		t.Errorf("the value is %q now", after)
+	}
+	// Nor does a failed change end one that is pending.
+	if err := os.WriteFile(dir+"/refuse", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.byName["db"].markReload(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.SetSecret(t.Context(), "db", "password", "other"); err == nil {
+		t.Error("refused, and no error")
+	}
+	if v, err := r.Secret(t.Context(), "db", "password"); err == nil {
+		t.Errorf("given out: %q", v)
+	}
 }
 
 func TestRestartOnRequest(t *testing.T) {
@@ -141,77 +265,6 @@ func TestOptionalService(t *testing.T) {
 	}
 	if !r.Services()[1].Optional {
 		t.Error("the status does not say that it is optional")
-	}
-}
-
-func TestCertificates(t *testing.T) {
-	v := svc("db", forever, func(s *spec.Service) {
-		s.Certificates = []spec.Certificate{{Name: "server", Hosts: []string{"localhost", "127.0.0.1", "::1"}}}
-	})
-	r := start(t, "", v)
-	r.state(agent.StateReady)
-	text, err := r.Secret("db", "server.crt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(r.data, "secrets/db/server")
-	if _, err := tls.LoadX509KeyPair(path+".crt", path+".key"); err != nil {
-		t.Fatal(err)
-	}
-	block, _ := pem.Decode([]byte(text))
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(cert)
-	for _, host := range []string{"localhost", "127.0.0.1", "::1", "test"} {
-		if _, err := cert.Verify(x509.VerifyOptions{DNSName: host, Roots: roots, CurrentTime: time.Now().AddDate(9, 0, 0)}); err != nil {
-			t.Errorf("%s: %v", host, err)
-		}
-	}
-	if i, err := os.Stat(path + ".key"); err != nil || i.Mode().Perm() != 0o600 {
-		t.Errorf("key: %v, %v", i, err)
-	}
-	if _, err := r.Secret("db", "server.key"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the key left the guest: %v", err)
-	}
-	// It stays; a lost certificate is made again for the same key.
-	key, err := os.ReadFile(path + ".key")
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := account{uid: os.Getuid(), gid: os.Getgid()}
-	again := func() string {
-		t.Helper()
-		image := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
-		if err := makeCertificate(filepath.Dir(path), v.Certificates[0], "test", image, time.Unix(9, 0), a); err != nil {
-			t.Fatal(err)
-		}
-		b, err := os.ReadFile(path + ".crt")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b)
-	}
-	if again() != text {
-		t.Error("a certificate that was there is another now")
-	}
-	if err := os.Remove(path + ".crt"); err != nil {
-		t.Fatal(err)
-	}
-	block, _ = pem.Decode([]byte(again()))
-	if cert, err = x509.ParseCertificate(block.Bytes); err != nil || cert.NotBefore.Year() != 1970 || cert.NotAfter.Year() != 2036 {
-		t.Errorf("with a clock that is wrong: %v to %v, %v", cert.NotBefore, cert.NotAfter, err)
-	}
-	if b, err := os.ReadFile(path + ".key"); err != nil || string(b) != string(key) {
-		t.Errorf("the key is another: %v", err)
-	}
-	if err := errors.Join(os.WriteFile(path+".key", []byte("rubbish"), 0o600), os.Remove(path+".crt")); err != nil {
-		t.Fatal(err)
-	}
-	if err := makeCertificate(filepath.Dir(path), v.Certificates[0], "test", time.Time{}, time.Now(), a); err == nil || !strings.Contains(err.Error(), "no PEM") {
-		t.Errorf("a broken key: %v", err)
 	}
 }
 

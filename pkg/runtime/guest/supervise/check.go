@@ -56,6 +56,9 @@ func checkService(v spec.Service, known map[string]bool) error {
 	if v.User == "" {
 		return fmt.Errorf("user is empty")
 	}
+	if err := checkPrivileges(v); err != nil {
+		return err
+	}
 	if _, err := stopSignal(v.Stop.Signal); err != nil {
 		return err
 	}
@@ -94,8 +97,26 @@ func checkService(v spec.Service, known map[string]bool) error {
 			return fmt.Errorf("%s: %d: want 1 to %d", r.name, r.v, r.most)
 		}
 	}
+	if n := v.Limits.PIDs; n < 0 || n > spec.MaxPIDs {
+		return fmt.Errorf("limits.pids: %d: want 1 to %d, or 0 for %d", n, spec.MaxPIDs, spec.DefaultPIDs)
+	}
 	if o := v.Limits.OOMScoreAdj; o < -1000 || o > 1000 {
 		return fmt.Errorf("limits.oom_score_adj: %d: want -1000 to 1000", o)
+	}
+	return nil
+}
+
+// checkPrivileges refuses what the kernel has no name or number for.
+func checkPrivileges(v spec.Service) error {
+	for _, name := range v.Capabilities {
+		if _, ok := spec.Capability(name); !ok {
+			return fmt.Errorf("capability %q: want a name of <linux/capability.h> without CAP_", name)
+		}
+	}
+	for _, path := range v.Devices {
+		if !spec.IsDevice(path) {
+			return fmt.Errorf("device %q: want a device file below /dev", path)
+		}
 	}
 	return nil
 }

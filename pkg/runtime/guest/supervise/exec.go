@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -18,6 +20,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/proc"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
 
 const (
@@ -25,9 +28,14 @@ const (
 	// execOOMScoreAdj makes a program run by hand the first to go when memory
 	// runs out: the services were here before.
 	execOOMScoreAdj = 500
-	// outputLimit is how long output is waited for once all processes ended.
+	// outputLimit is how long output is waited for once all processes ended,
+	// and so nobody should be left who could print: it is for one who got the
+	// pipe in another way than by birth.
 	outputLimit = time.Second
 )
+
+// ErrShutdown is Exec's error after Close.
+var ErrShutdown = errors.New("the machine is shutting down: no program is started any more")
 
 // A Runner runs programs beside the services, also in a guest whose services
 // never start.
@@ -38,18 +46,41 @@ type Runner struct {
 	// Lookup is as in Options.
 	Lookup func(name string) (*user.User, []string, error)
 
-	last atomic.Uint64 // number of the last program
+	last  atomic.Uint64 // number of the last program
+	limit time.Duration // in place of outputLimit; 0 outside of tests
+
+	starting sync.RWMutex // for reading, while a program is being started
+	closed   bool
 }
 
-// Exec runs a program to its end; then, or when ctx ends, what is left of its
-// control group is killed. See agent.Operator.
+// Close refuses further programs; those that run go on. When it returns, none
+// is being started.
+func (r *Runner) Close() {
+	r.starting.Lock()
+	defer r.starting.Unlock()
+	r.closed = true
+}
+
+func (r *Runner) start(a proc.Attr) (*proc.Process, error) {
+	r.starting.RLock()
+	defer r.starting.RUnlock()
+	if r.closed {
+		return nil, ErrShutdown
+	}
+	return r.Procs.Start(a)
+}
+
+// Exec runs a program to its end; then, or when ctx ends or an output takes no
+// more, what is left of its control group is killed. All that was printed has
+// been written when it returns without an error, however long that took. See
+// agent.Operator.
 func (r *Runner) Exec(ctx context.Context, req agent.ExecRequest, std agent.ExecIO) (code int, err error) {
 	a, err := r.attr(req)
 	if err != nil {
 		return 0, err
 	}
 	// No service has a name with a colon.
-	group, err := newCgroup(r.Cgroups, fmt.Sprintf("exec:%d", r.last.Add(1)), 0)
+	group, err := newCgroup(r.Cgroups, fmt.Sprintf("exec:%d", r.last.Add(1)), spec.Limits{})
 	if err != nil {
 		return 0, err
 	}
@@ -59,14 +90,16 @@ func (r *Runner) Exec(ctx context.Context, req agent.ExecRequest, std agent.Exec
 		_, closeErr := group.close(ctx, 0, func() {})
 		return 0, errors.Join(err, closeErr)
 	}
-	p, err := r.Procs.Start(a)
-	ends.closeTheirs()
+	p, err := r.start(a)
 	if err != nil {
+		ends.closeTheirs()
 		_, closeErr := group.close(ctx, 0, func() {})
 		return 0, errors.Join(err, closeErr, ends.closeOurs())
 	}
-	copied := ends.copy(std, p)
-	status, err := p.Wait(ctx)
+	running, kill := context.WithCancelCause(ctx)
+	defer kill(nil)
+	finish := ends.copy(std, p, kill)
+	status, err := p.Wait(running)
 	// Its leftovers hold the outputs; they go before the outputs' ends are
 	// waited for. A context that has ended has the same effect as this one.
 	gone, cancel := context.WithTimeout(context.WithoutCancel(ctx), killLimit)
@@ -75,7 +108,9 @@ func (r *Runner) Exec(ctx context.Context, req agent.ExecRequest, std agent.Exec
 	if group == nil {
 		closeErr = p.KillSession()
 	}
-	copied()
+	if copyErr := finish(cmp.Or(r.limit, outputLimit)); err == nil {
+		err = copyErr
+	}
 	if err = errors.Join(err, closeErr); err != nil {
 		return 0, err
 	}
@@ -112,8 +147,14 @@ func (r *Runner) attr(req agent.ExecRequest) (proc.Attr, error) {
 			dir = user.home
 		}
 	}
+	// Who may execute as root may do everything with the guest, repairs too; a
+	// user has what that user's name gives, which is none of root's power.
+	var all proc.CapabilitySet
+	if user.uid == 0 {
+		all = proc.AllCapabilities
+	}
 	return proc.Attr{Path: path, Args: req.Argv, Env: environ(env), Dir: dir,
-		Credential: user.credential(), OOMScoreAdj: execOOMScoreAdj, Terminal: req.TTY}, nil
+		Credential: user.credential(), Capabilities: all, OOMScoreAdj: execOOMScoreAdj, Terminal: req.TTY}, nil
 }
 
 // lookPath finds a program as execvp(3) does.
@@ -191,45 +232,68 @@ func (e *ends) closeOurs() (err error) {
 	return err
 }
 
-// copy moves what is read and written, until the returned function is called
-// after the program's end: it waits for the rest of the output, and closes.
-func (e *ends) copy(std agent.ExecIO, p *proc.Process) (finish func()) {
+// copy moves what is read and written until the returned function is called,
+// after the program's end: it waits for all that was printed to be written,
+// however slow that is, and closes. An output that fails calls kill with the
+// reason, which is also the function's.
+func (e *ends) copy(std agent.ExecIO, p *proc.Process, kill func(error)) (finish func(limit time.Duration) error) {
 	in, outputs := e.in, map[*os.File]io.Writer{e.out: std.Stdout, e.err: std.Stderr}
 	if e.terminal != nil {
+		// The program's end stays open here: a terminal that nobody has open
+		// for a moment is no terminal that has come to its end.
 		in, outputs = e.terminal, map[*os.File]io.Writer{e.terminal: std.Stdout}
+	} else {
+		e.closeTheirs()
 	}
 	go func() {
-		// Ends with standard input, or with the program, whose end of the
-		// pipe is closed then.
 		_, err := io.Copy(in, std.Stdin)
-		if e.terminal != nil && err == nil {
+		switch {
+		case err != nil:
+			// The program has closed its end, or there is more that does not
+			// come: it is about to be killed, and until then sees no end.
+		case e.terminal != nil:
 			_, _ = in.Write([]byte{4}) // a terminal's way to say end of file
-		} else if e.terminal == nil {
+		default:
 			in.Close()
 		}
 	}()
 	done := make(chan struct{})
 	go steer(std, e.terminal, p, done)
-	copied := make(chan struct{}, len(outputs))
+	copied := make(chan error, len(outputs))
 	for from, to := range outputs {
 		go func() {
-			// Ends with the program's end of it (a terminal says EIO), or
-			// with the host.
-			io.Copy(to, from) //nolint:errcheck // as above
-			copied <- struct{}{}
+			_, err := io.Copy(to, proc.PipeReader{File: from})
+			if e.terminal != nil && errors.Is(err, unix.EIO) {
+				err = nil // a terminal's end
+			}
+			if err != nil {
+				kill(err)
+			}
+			copied <- err
 		}()
 	}
-	return func() {
+	return func(limit time.Duration) (err error) {
+		if e.terminal != nil {
+			e.closeTheirs()
+		}
+		// Nobody is left who could print, so that the end comes by itself; it
+		// is waited for in the pipe only, and not while an output takes its
+		// time.
 		for from := range outputs {
-			if from.SetReadDeadline(time.Now().Add(outputLimit)) != nil {
-				from.Close() // a file without deadlines
-			}
+			err = errors.Join(err, from.SetReadDeadline(time.Now().Add(limit)))
+		}
+		if err != nil {
+			err = errors.Join(err, e.closeOurs()) // a file without deadlines
 		}
 		for range outputs {
-			<-copied
+			err = errors.Join(err, <-copied)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = errors.New("the program has ended, and a process that is none of its own still holds its output: it may not be all")
 		}
 		close(done)
 		_ = e.closeOurs() // twice for the input, which may be closed
+		return err
 	}
 }
 

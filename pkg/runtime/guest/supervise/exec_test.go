@@ -13,6 +13,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
@@ -178,5 +179,130 @@ func TestExecSignals(t *testing.T) {
 	signals <- "USR1"
 	if code := <-ended; code != 9 || !strings.Contains(out.String(), "usr1") {
 		t.Errorf("got %d, %q", code, out.String())
+	}
+}
+
+// stalled takes the first bytes, and then nothing until the program is gone.
+type stalled struct {
+	t *testing.T
+	locked
+}
+
+func (s *stalled) Write(b []byte) (int, error) {
+	if text, _, ok := strings.Cut(s.String(), "\n"); ok && len(s.String()) < 20 {
+		pid, err := strconv.Atoi(text)
+		if err != nil {
+			s.t.Error(err)
+		}
+		ended(s.t, pid)
+	}
+	return s.locked.Write(b)
+}
+
+// ended waits until there is no such process.
+func ended(t *testing.T, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Errorf("%d is still there", pid)
+			return
+		}
+	}
+}
+
+// What a program printed is all there, also for one who reads it only when the
+// time to wait for more is long over; with a control group and without.
+func TestExecIntoAReaderThatStalls(t *testing.T) {
+	for _, name := range []string{"no control group", "control group"} {
+		t.Run(name, func(t *testing.T) {
+			root := ""
+			if name == "control group" {
+				root = cgroups(t)
+			}
+			r := runner(t, root)
+			r.limit = time.Nanosecond
+			out := &stalled{t: t}
+			// The first line comes alone; the rest fills the pipe.
+			code, err := r.Exec(t.Context(), agent.ExecRequest{Argv: []string{"sh", "-c", "echo $$; exec head -c 60000 /dev/zero"}},
+				agent.ExecIO{Stdin: strings.NewReader(""), Stdout: out, Stderr: io.Discard})
+			_, rest, _ := strings.Cut(out.String(), "\n")
+			if err != nil || code != 0 || len(rest) != 60000 {
+				t.Errorf("got %d, %v, %d of 60000 bytes", code, err, len(rest))
+			}
+		})
+	}
+}
+
+// An end that does not come by itself is no end: somebody may still print.
+func TestExecOutputIsHeld(t *testing.T) {
+	r := runner(t, "") // no control group ends what leaves the session
+	r.limit = time.Millisecond
+	var out locked
+	_, err := r.Exec(t.Context(), agent.ExecRequest{Argv: []string{"sh", "-c", "setsid sleep 1000 & echo $!"}},
+		agent.ExecIO{Stdin: strings.NewReader(""), Stdout: &out, Stderr: io.Discard})
+	if err == nil || !strings.Contains(err.Error(), "still holds its output") {
+		t.Errorf("got %v", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(out.String()))
+	if err != nil {
+		t.Fatalf("printed %q: %v", out.String(), err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Error(err)
+	}
+}
+
+// An output that takes no more ends the program, which would wait for ever.
+func TestExecOutputFails(t *testing.T) {
+	full := errors.New("the host is gone")
+	r := runner(t, "")
+	for _, tty := range []bool{false, true} {
+		_, err := r.Exec(t.Context(), agent.ExecRequest{Argv: []string{"sh", "-c", "trap '' PIPE; while :; do echo y; done"}, TTY: tty},
+			agent.ExecIO{Stdin: strings.NewReader(""), Stdout: takesNothing{full}, Stderr: io.Discard})
+		if !errors.Is(err, full) {
+			t.Errorf("terminal %v: got %v", tty, err)
+		}
+	}
+}
+
+type takesNothing struct{ err error }
+
+func (f takesNothing) Write([]byte) (int, error) { return 0, f.err }
+
+// A terminal that nobody has open for a moment goes on.
+func TestExecReopensItsTerminal(t *testing.T) {
+	var out locked
+	code, err := runner(t, "").Exec(t.Context(), agent.ExecRequest{Argv: []string{"sh", "-c",
+		"t=$(tty); echo before; exec </dev/null >/dev/null 2>&1; sleep 0.05; echo after >$t; exit 4"}, TTY: true},
+		agent.ExecIO{Stdin: strings.NewReader(""), Stdout: &out})
+	if err != nil || code != 4 || out.String() != "before\r\nafter\r\n" {
+		t.Errorf("got %d, %v, %q", code, err, out.String())
+	}
+}
+
+// A standard input that breaks off is none that has ended.
+func TestExecStdinBreaksOff(t *testing.T) {
+	r := runner(t, "")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var out locked
+	ended := make(chan error, 1)
+	go func() {
+		_, err := r.Exec(ctx, agent.ExecRequest{Argv: []string{"sh", "-c", "cat; echo all of it"}},
+			agent.ExecIO{Stdin: io.MultiReader(strings.NewReader("DELETE FROM orders "), iotest.ErrReader(io.ErrUnexpectedEOF)), Stdout: &out, Stderr: io.Discard})
+		ended <- err
+	}()
+	out.until(t, "orders ")
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) || strings.Contains(out.String(), "all of it") {
+		t.Errorf("got %v, %q", err, out.String())
+	}
+}
+
+func TestNoProgramAfterClose(t *testing.T) {
+	r := runner(t, "")
+	r.Close()
+	if _, err := r.Exec(t.Context(), agent.ExecRequest{Argv: []string{"true"}}, agent.ExecIO{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}); !errors.Is(err, ErrShutdown) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -34,19 +34,17 @@ const startSeconds = 300
 func (n *service) watch(ctx context.Context, p *proc.Process, changed <-chan struct{}) error {
 	h := n.spec.Health
 	timing := n.sup.opts.Timing
-	interval := time.Duration(h.IntervalSeconds) * timing.Second
+	interval := n.interval()
 	first := timing.FirstCheck
 	if changed != nil {
 		first = timing.FirstWatched
 	}
 	pause := first
-	var due <-chan time.Time // of the next check; never without a command
-	timer := time.NewTimer(min(pause, interval))
+	timer := time.NewTimer(min(pause, interval)) // until the next check
 	defer timer.Stop()
 	if len(h.Command) == 0 {
 		n.becomeHealthy(ctx, "")
-	} else {
-		due = timer.C
+		timer.Reset(interval)
 	}
 	begun := time.Now()
 	failures, counted, checked := 0, begun, time.Time{}
@@ -60,6 +58,9 @@ func (n *service) watch(ctx context.Context, p *proc.Process, changed <-chan str
 			if n.takeChange(ctx, c) {
 				return errRestart
 			}
+			if len(h.Command) == 0 {
+				timer.Reset(interval)
+			}
 			continue
 		case <-changed:
 			// A file that never rests starts no program after the other.
@@ -67,7 +68,7 @@ func (n *service) watch(ctx context.Context, p *proc.Process, changed <-chan str
 				timer.Reset(time.Until(rest))
 				continue
 			}
-		case <-due:
+		case <-timer.C:
 		}
 		v, text := n.check(ctx, p)
 		checked = time.Now()
@@ -78,6 +79,9 @@ func (n *service) watch(ctx context.Context, p *proc.Process, changed <-chan str
 		case healthy:
 			n.becomeHealthy(ctx, text)
 			failures, counted, pause = 0, time.Now(), interval
+			if len(h.Command) == 0 && !n.pendingReload() {
+				continue // there is nothing more to look for
+			}
 		case alive:
 			n.notReady(text)
 			failures, counted = 0, time.Now()
@@ -105,9 +109,25 @@ func nextPause(pause time.Duration, starting bool, first, interval time.Duration
 	return min(max(pause, first)*3/2, interval)
 }
 
-// check runs the health command. It is cut short when the service ends.
+// defaultInterval is the spec's for a service that has no health command.
+const defaultInterval = 10
+
+// interval is the time between two checks of a healthy service.
+func (n *service) interval() time.Duration {
+	seconds := n.spec.Health.IntervalSeconds
+	if seconds == 0 {
+		seconds = defaultInterval
+	}
+	return time.Duration(seconds) * n.sup.opts.Timing.Second
+}
+
+// check runs the health command; a service without one is healthy. It is cut
+// short when the service ends.
 func (n *service) check(ctx context.Context, p *proc.Process) (verdict, string) {
 	h := n.spec.Health
+	if len(h.Command) == 0 {
+		return healthy, ""
+	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(h.TimeoutSeconds)*n.sup.opts.Timing.Second)
 	defer cancel()
 	done := make(chan struct{})
@@ -133,8 +153,11 @@ func (n *service) check(ctx context.Context, p *proc.Process) (verdict, string) 
 	return failing, r.Text()
 }
 
-// becomeHealthy notes a good answer, with the warning it came with.
+// becomeHealthy notes a good answer, with the warning it came with. A reload
+// that is pending comes before that: whoever waits for the service is to find
+// it with the secrets that he is given.
 func (n *service) becomeHealthy(ctx context.Context, warning string) {
+	n.reloadPending(ctx)
 	n.mu.Lock()
 	first, again := !n.wasReady, !n.status.Healthy
 	news := warning != "" && warning != n.status.Warning
@@ -155,11 +178,6 @@ func (n *service) becomeHealthy(ctx context.Context, warning string) {
 	if news {
 		n.sup.opts.Note(n.spec.Name + ": warning: " + warning)
 	}
-	if again {
-		if err := n.reloadPending(ctx); err != nil {
-			n.sup.opts.Note(err.Error())
-		}
-	}
 }
 
 // notReady notes an answer other than healthy.
@@ -167,6 +185,12 @@ func (n *service) notReady(text string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.status.Healthy, n.status.Message, n.status.Warning = false, text, ""
+}
+
+func (n *service) isHealthy() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.status.Healthy
 }
 
 // neverReady says whether the service was not healthy since this start.

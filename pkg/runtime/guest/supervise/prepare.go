@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -66,54 +67,13 @@ func (a account) credential() *syscall.Credential {
 	return &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid), Groups: a.groups}
 }
 
-// makeDirectory makes a directory of a service, with its owner and mode. It
-// follows no symbolic link at any place: a directory above may belong to a
-// service's user, who could otherwise have root chown what he likes.
-func makeDirectory(d spec.Directory, a account) error {
-	mode, err := dirMode(d.Mode)
-	if err != nil {
-		return err
-	}
-	fd, err := walk(d.Path)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	if err := unix.Fchown(fd, a.uid, a.gid); err != nil {
-		return fmt.Errorf("directory %s: owner: %w", d.Path, err)
-	}
-	if err := unix.Fchmod(fd, mode); err != nil {
-		return fmt.Errorf("directory %s: mode: %w", d.Path, err)
-	}
-	return nil
-}
-
-// walk opens a directory, making what is missing of its path as root's 0755.
-func walk(path string) (int, error) {
-	const flags = unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Open("/", flags, 0)
-	if err != nil {
-		return -1, fmt.Errorf("/: %w", err)
-	}
-	for name := range strings.SplitSeq(strings.Trim(filepath.Clean(path), "/"), "/") {
-		if err := unix.Mkdirat(fd, name, 0o755); err != nil && !errors.Is(err, unix.EEXIST) && !errors.Is(err, unix.EROFS) {
-			unix.Close(fd)
-			return -1, fmt.Errorf("directory %s: make %s: %w", path, name, err)
-		}
-		next, err := unix.Openat(fd, name, flags, 0)
-		unix.Close(fd)
-		if err != nil {
-			return -1, fmt.Errorf("directory %s: %s: %w: name a path below the data disk, /run or /tmp, without symbolic links", path, name, err)
-		}
-		fd = next
-	}
-	return fd, nil
-}
-
 // makeSecret generates a secret unless it is there. The directory belongs to
 // root, so that a service can read its secrets but put nothing else there.
-func makeSecret(dir string, x spec.Secret, a account) error {
-	path := filepath.Join(dir, x.Name)
+//
+// Where the service has state already, as when the file was lost, the state has
+// another value in it, or none: the service is to be told.
+func (n *service) makeSecret(x spec.Secret) error {
+	path := filepath.Join(n.secretsDir(), x.Name)
 	if v, err := readSecret(path); err == nil && v != "" {
 		return nil
 	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -123,7 +83,22 @@ func makeSecret(dir string, x spec.Secret, a account) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, value, 0o600, a)
+	if len(n.spec.Reload) > 0 && n.hasState() {
+		if err := n.markReload(); err != nil {
+			return err
+		}
+		n.sup.opts.Note(fmt.Sprintf("%s: secret %s is not there, though the service was set up before: a new one is made", n.spec.Name, x.Name))
+	}
+	return writeFile(path, value, 0o600, n.user)
+}
+
+// hasState says whether one of the service's directories on the data disk is
+// there. They are made after the secrets, at the first start.
+func (n *service) hasState() bool {
+	mount := filepath.Clean(n.sup.opts.Spec.Data.Mount) + "/"
+	return slices.ContainsFunc(n.spec.Directories, func(d spec.Directory) bool {
+		return strings.HasPrefix(d.Path, mount) && exists(d.Path)
+	})
 }
 
 // generate returns a new value.

@@ -37,9 +37,11 @@ type service struct {
 	changes       chan change       // asked of run, from elsewhere
 	changing      chan struct{}     // holds one while a secret is changed
 	started       func()            // ends the phase that begins with the first start; nil before
+	reloadTried   time.Time         // when a reload that is pending was tried
 
 	mu       sync.Mutex
 	status   agent.Service
+	stale    string    // why the service goes by a former secret; "" where it does not
 	row      int       // ends in a row
 	since    time.Time // when it became healthy; zero while it is not
 	wasReady bool
@@ -146,7 +148,7 @@ func (n *service) cycle(ctx context.Context, first bool) (err error) {
 // inGroup gives f a control group, and waits until nothing is left in it.
 func (n *service) inGroup(ctx context.Context, f func(context.Context) error) error {
 	opts := &n.sup.opts
-	group, err := newCgroup(opts.Cgroups, n.spec.Name, n.spec.Limits.MemoryMiB)
+	group, err := newCgroup(opts.Cgroups, n.spec.Name, n.spec.Limits)
 	if err != nil {
 		return err
 	}
@@ -222,7 +224,7 @@ func (n *service) openOutput() (closeAll func(), err error) {
 	copied := make(chan struct{})
 	go func() {
 		defer close(copied)
-		io.Copy(n.log, r) //nolint:errcheck // ends with the pipe; a Log takes every write
+		io.Copy(n.log, proc.PipeReader{File: r}) //nolint:errcheck // ends with the pipe; a Log takes every write
 	}()
 	return func() {
 		w.Close()
@@ -250,7 +252,7 @@ func (n *service) prepare(ctx context.Context) error {
 		if x.Given {
 			continue
 		}
-		if err := makeSecret(n.secretsDir(), x, n.user); err != nil {
+		if err := n.makeSecret(x); err != nil {
 			return err
 		}
 	}
@@ -259,10 +261,17 @@ func (n *service) prepare(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := n.ownSecrets(); err != nil {
+		return err
+	}
+	note := func(text string) { n.sup.opts.Note(n.spec.Name + ": " + text) }
 	for _, d := range n.spec.Directories {
-		if err := makeDirectory(d, n.user); err != nil {
+		if err := makeDirectory(d, n.user, note); err != nil {
 			return err
 		}
+	}
+	if err := openDevices(n.spec.Devices, n.user); err != nil {
+		return err
 	}
 	return n.setUp(ctx)
 }
@@ -314,7 +323,7 @@ func (n *service) attr(argv []string, machine map[string]string) proc.Attr {
 	maps.Copy(env, n.spec.Environment)
 	return proc.Attr{
 		Path: argv[0], Args: argv, Env: environ(env), Dir: "/", Stdout: n.output, Stderr: n.output,
-		Credential: n.user.credential(), Cgroup: n.group.file(),
+		Credential: n.user.credential(), Capabilities: capabilities(n.spec.Capabilities), Cgroup: n.group.file(),
 		OpenFiles: n.spec.Limits.OpenFiles, OOMScoreAdj: n.spec.Limits.OOMScoreAdj,
 	}
 }
@@ -368,7 +377,15 @@ func (n *service) problem(text string) { n.update(func(s *agent.Service) { s.Mes
 func (n *service) snapshot() agent.Service {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.status
+	s := n.status
+	if s.Healthy && n.stale != "" {
+		if s.Warning != "" {
+			s.Warning = "; " + s.Warning
+		}
+		s.Warning = n.stale + s.Warning
+		s.Message = s.Warning
+	}
+	return s
 }
 
 // overall is what the service means for the guest.

@@ -1,0 +1,128 @@
+package build
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/pkg/build/sums"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// SumsMode is what a build does with the sums beside its recipe.
+type SumsMode int
+
+const (
+	// SumsCompare compares where there are sums and tells of differences.
+	SumsCompare SumsMode = iota
+	// SumsCheck makes a difference, or sums that are not there, an error of
+	// class fault.Differ.
+	SumsCheck
+	// SumsWrite puts what the build made into the file.
+	SumsWrite
+)
+
+// Sums is how a build compares with the sums beside its recipe.
+type Sums struct {
+	// Path is the file.
+	Path string `json:"path"`
+	// Outputs is how many outputs were compared or written.
+	Outputs int `json:"outputs"`
+	// Differences are in the order in which the outputs were made: the first
+	// is where to look.
+	Differences []sums.Difference `json:"differences,omitempty"`
+}
+
+// made notes what a step made, for the sums.
+func (b *builder) made(step, key string, out outputs) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, name := range sortedKeys(out) {
+		// The packages' own words are in the packages too.
+		if name != metasOutput {
+			b.sums = append(b.sums, sums.Sum{Step: step, Output: name, Key: key[:sums.KeyLength], Digest: out[name]})
+		}
+	}
+}
+
+// checkSums compares what the steps made with the sums beside the recipe, or
+// writes them. A build with another time stamp, or with inputs from outside the
+// lock, is not comparable.
+func (b *builder) checkSums() error {
+	path := filepath.Join(b.recipe.Dir, sums.File)
+	var why string
+	switch {
+	case b.epoch != b.lock.SourceDate:
+		why = "its time stamp is not the lock's"
+	case len(b.opts.repositories) > 0 || b.opts.files != nil:
+		why = "it has inputs from outside the lock"
+	}
+	if why != "" {
+		if b.opts.sums == SumsCompare {
+			return nil
+		}
+		return fault.Errorf(fault.Usage, "%s: this build has no part in it: %s", path, why)
+	}
+	if changed := b.lock.Changed(); len(changed) > 0 && b.opts.sums != SumsWrite {
+		b.say("%s is not compared: %s had to be locked anew", path, strings.Join(changed, ", "))
+		return nil
+	}
+	text, err := os.ReadFile(path)
+	missing := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case missing && b.opts.sums == SumsCompare:
+		return nil
+	case missing && b.opts.sums == SumsCheck:
+		return fault.Errorf(fault.Differ, "there is no %s to compare with", path).Hintf("write it with --write-sums")
+	case err != nil && !missing:
+		return fault.Wrap(fault.Environment, err)
+	}
+	file, err := sums.Parse(path, bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	all := b.sumsOfAll()
+	b.result.Sums = &Sums{Path: path, Outputs: len(all)}
+	if b.opts.sums == SumsWrite {
+		return atomicfile.Write(path, sums.Format(sums.Merge(file, all, b.arch.Go)), 0o644)
+	}
+	differences := sums.Compare(file, all, b.arch.Go)
+	b.result.Sums.Differences = differences
+	if len(differences) == 0 {
+		return nil
+	}
+	first, more := differences[0], ""
+	if len(differences) > 1 {
+		more = fmt.Sprintf(" (the first of %d)", len(differences))
+	}
+	if b.opts.sums == SumsCheck {
+		return fault.Errorf(fault.Differ, "%s: %s%s", path, first, more).
+			Hintf("where inputs were changed on purpose, write the sums anew with --write-sums; else something of this machine got into the step")
+	}
+	b.say("%s: %s%s", path, first, more)
+	return nil
+}
+
+// sumsOfAll adds the bundle to what the steps made: its key is that of all
+// steps.
+func (b *builder) sumsOfAll() []sums.Sum {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var keys []string
+	for _, s := range b.sums {
+		keys = append(keys, s.Step+" "+s.Key)
+	}
+	slices.Sort(keys)
+	key := sha256.Sum256([]byte(strings.Join(slices.Compact(keys), "\n")))
+	return append(slices.Clone(b.sums), sums.Sum{
+		Step: "bundle " + b.recipe.Name + " " + b.arch.Go, Output: "manifest.json",
+		Key: fmt.Sprintf("%x", key)[:sums.KeyLength], Digest: b.manifest,
+	})
+}

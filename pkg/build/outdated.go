@@ -1,0 +1,125 @@
+package build
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/sovereign-build/sovereign/pkg/build/lock"
+	"github.com/sovereign-build/sovereign/pkg/build/source"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
+)
+
+// OutdatedResult says which inputs of a lock have newer versions.
+type OutdatedResult struct {
+	// Lock is the lock file, Inputs how many it pins.
+	Lock   string `json:"lock"`
+	Inputs int    `json:"inputs"`
+	// Outdated are the inputs of which newer versions are listed, by name.
+	Outdated []source.Outdated `json:"outdated"`
+	// Notes say what could not be asked.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Outdated looks for newer versions of what the lock beside the recipe at path
+// pins, and changes nothing: of sources in the declared suite and series, of
+// the toolchain's packages, of Go, and of packages in the recipe's
+// repositories. Finding some is no error.
+//
+// Errors are those of Lock.
+func Outdated(ctx context.Context, path string, opts ...Option) (*OutdatedResult, error) {
+	b, err := openForLock(path, opts)
+	if err != nil {
+		return nil, err
+	}
+	if b.lock == nil {
+		return nil, fault.Errorf(fault.Usage, "there is no %s", b.lockPath).Hintf("run sovereign-build lock %s", path)
+	}
+	declared, err := b.declared()
+	if err != nil {
+		return nil, err
+	}
+	outdated, notes, err := b.fetcher.Outdated(ctx, b.lock, declared)
+	if err != nil {
+		return nil, err
+	}
+	packages, err := b.outdatedPackages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &OutdatedResult{Lock: b.lockPath, Inputs: b.lockResult(b.lock, nil).Inputs, Outdated: append(outdated, packages...), Notes: notes}
+	if r.Outdated == nil {
+		r.Outdated = []source.Outdated{} // an empty list in JSON
+	}
+	slices.SortFunc(r.Outdated, func(a, b source.Outdated) int { return cmp.Compare(a.Name, b.Name) })
+	return r, nil
+}
+
+// outdatedPackages compares the pins of packages with the indexes that their
+// repositories have now.
+func (b *builder) outdatedPackages(ctx context.Context) ([]source.Outdated, error) {
+	var files []string
+	for _, f := range b.recipe.Keys {
+		files = append(files, b.recipe.Resolve(f))
+	}
+	keys, err := apk.LoadKeyring(files...)
+	if err != nil {
+		return nil, err
+	}
+	var all []source.Outdated
+	indexes := map[string]apk.Repository{}
+	for _, p := range b.lock.Packages {
+		at := b.repositoryAt(p.Repository)
+		key := p.Arch + " " + at
+		r, ok := indexes[key]
+		if !ok {
+			if r, err = apk.OpenRepository(ctx, at, p.Arch, keys, apk.WithCache(filepath.Join(b.opts.cacheDir, "apk"))); err != nil {
+				return nil, err
+			}
+			indexes[key] = r
+		}
+		offers, err := b.newerPackages(ctx, p, at, r)
+		if err != nil {
+			return nil, err
+		}
+		if len(offers) > 0 {
+			all = append(all, source.Outdated{Name: fmt.Sprintf("%s %s/%s", lock.PackagesName, p.Arch, p.Name), Locked: p.Version, Newer: offers})
+		}
+	}
+	return all, nil
+}
+
+// newerPackages are the versions of a package that its repository lists and
+// that are newer, newest first, down to the first that can be had.
+func (b *builder) newerPackages(ctx context.Context, p lock.Package, at string, r apk.Repository) ([]source.Offer, error) {
+	var newer []apk.Meta
+	for _, m := range r.Packages {
+		if m.Name == p.Name && apk.CompareVersions(m.Version, p.Version) > 0 {
+			newer = append(newer, m)
+		}
+	}
+	slices.SortFunc(newer, func(a, b apk.Meta) int { return apk.CompareVersions(b.Version, a.Version) })
+	var offers []source.Offer
+	for _, m := range newer {
+		o := source.Offer{Version: m.Version, Where: p.Repository}
+		there, err := b.fetcher.HasFile(ctx, at, p.Arch+"/"+m.FileName())
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case err != nil:
+			o.Why = fmt.Sprintf("listed, but whether it is there could not be asked: %v", err)
+		case !there:
+			o.Why = "listed, but the repository does not have " + m.FileName()
+		default:
+			o.Available = true
+		}
+		offers = append(offers, o)
+		if there {
+			break
+		}
+	}
+	return offers, nil
+}
