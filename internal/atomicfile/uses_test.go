@@ -28,6 +28,7 @@ var replacing = map[string][]string{
 // and flock, each with its reason.
 var excused = map[string]string{
 	// Files that nobody looks for after a power cut.
+	"internal/debtest/archive.go os.WriteFile":           "a server's files, in tests",
 	"internal/torture/machine.go os.O_TRUNC":             "the report of a torture's run",
 	"pkg/build/gosource.go os.WriteFile":                 "a directory of the build's own, thrown away after",
 	"pkg/build/source/apt.go os.WriteFile":               "apt's configuration, made again whenever its lists are",
@@ -43,7 +44,8 @@ var excused = map[string]string{
 	"pkg/bundle/write.go os.WriteFile":       "Writer syncs each file and renames the directory",
 	// Logs are turned; after a power cut the longer one is turned again.
 	"pkg/runtime/guest/logs/logs.go os.Rename": "a log",
-	"pkg/runtime/start.go os.Rename":           "the console's and the hypervisor's logs",
+	"pkg/runtime/console_bound.go os.O_TRUNC":  "the console's log",
+	"pkg/runtime/console_bound.go os.Rename":   "the console's and the hypervisor's logs",
 	// Files of the kernel, which take a value by a write.
 	"pkg/runtime/guest/initd/start.go os.WriteFile":  "cgroups",
 	"pkg/runtime/guest/network/keep.go os.WriteFile": "a sysctl",
@@ -53,11 +55,6 @@ var excused = map[string]string{
 	// Names in a directory whose temporary files are locked by their writers.
 	"pkg/build/store/session.go os.CreateTemp": "the file is its session's lock, and holds notes of no use after it",
 	"pkg/build/store/writer.go os.CreateTemp":  "a blob's name is known at its end; it is renamed by Rename",
-	// Not converted yet.
-	"pkg/build/lock/file.go os.CreateTemp":    "to become Write",
-	"pkg/build/lock/file.go os.Rename":        "to become Write",
-	"pkg/build/source/apt.go unix.Flock":      "to become flock.Acquire",
-	"pkg/build/source/download.go unix.Flock": "to become flock.Try",
 }
 
 // TestUses keeps the program's files replaced in one way.
