@@ -49,6 +49,9 @@ func (b *builder) keyring() (apk.Keyring, error) {
 	if err := all.Add(given.Counting(func(repository string, _ crypto.Hash) bool { return b.ofCommandLine(repository) })); err != nil {
 		return nil, err
 	}
+	if b.key == nil { // locking makes nothing that it would sign
+		return all, nil
+	}
 	return all, all.Add(b.key.Keyring().Counting(func(repository string, _ crypto.Hash) bool {
 		return !strings.Contains(repository, "://") && !bound[repository]
 	}))

@@ -61,11 +61,7 @@ func Outdated(ctx context.Context, path string, opts ...Option) (*OutdatedResult
 // outdatedPackages compares the pins of packages with the indexes that their
 // repositories have now.
 func (b *builder) outdatedPackages(ctx context.Context) ([]source.Outdated, error) {
-	var files []string
-	for _, f := range b.recipe.Keys {
-		files = append(files, b.recipe.Resolve(f))
-	}
-	keys, err := apk.LoadKeyring(files...)
+	keys, err := b.keyring()
 	if err != nil {
 		return nil, err
 	}

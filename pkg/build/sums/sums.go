@@ -172,6 +172,11 @@ func Compare(file, made []Sum, arch string) []Difference {
 	return out
 }
 
+// Has says whether a file has an output of an architecture's own.
+func Has(file []Sum, arch string) bool {
+	return slices.ContainsFunc(file, func(s Sum) bool { return strings.HasSuffix(s.Step, " "+arch) })
+}
+
 // Merge puts what was made for an architecture in the place of what the file
 // has for it.
 func Merge(file, made []Sum, arch string) []Sum {

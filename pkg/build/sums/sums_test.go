@@ -73,6 +73,9 @@ func TestCompare(t *testing.T) {
 	if got := Compare(file, made, "amd64"); !reflect.DeepEqual(got, want) {
 		t.Errorf("%v\nwant\n%v", got, want)
 	}
+	if !Has(file, "arm64") || Has(file[:2], "arm64") || Has(file[:1], "amd64") {
+		t.Error("what the file has is told wrongly")
+	}
 	merged := Merge(file, made, "amd64")
 	if got := Compare(merged, made, "amd64"); len(got) != 0 {
 		t.Errorf("after merging: %v", got)
