@@ -15,6 +15,9 @@ const (
 	// soak is how long the services of a trial must have been healthy without
 	// a break: a service that dies of its own work does so soon.
 	soak = 30 * time.Second
+	// deafAfter is how long the guest of a trial that was healthy may leave
+	// every question unanswered before that counts against it.
+	deafAfter = time.Minute
 	// maxAttempts bounds the starts of a trial.
 	maxAttempts = 3
 	// maxPause bounds the pause before a start.
@@ -53,7 +56,7 @@ type world struct {
 	awake   time.Duration
 	alive   bool          // the machine runs
 	guest   *agent.Status // what the guest said last; nil: nothing
-	healthy time.Duration // for how long all that is not optional has been healthy
+	healthy time.Duration // for how long all that is not optional has been healthy, by its answers
 	// services is for how long each has been; those that are not are absent.
 	services map[string]time.Duration
 	end      string // why the machine ended, where it did
@@ -126,10 +129,10 @@ func decideTrial(t *Trial, w world) decision {
 	switch {
 	case w.guest != nil && w.guest.State == agent.StateFailed:
 		return decision{act: actFail, why: "the guest failed: " + w.guest.Message}
-	case healthy > 0 && healthy >= steady:
+	case healthy > 0 && healthy >= steady && w.guest != nil:
 		return decision{act: actCommit, why: fmt.Sprintf("its services have been healthy for %v", steady)}
-	case healthy > 0:
-		return decision{wait: steady - healthy}
+	case healthy > 0 && w.silent < deafAfter:
+		return decision{wait: max(steady-healthy, time.Second)}
 	case w.full || w.held:
 		return decision{} // it is kept from becoming so
 	case age < 0 || age >= limit:
@@ -144,12 +147,12 @@ func decideTrial(t *Trial, w world) decision {
 func (t *Trial) healthy(w world) time.Duration {
 	d := w.healthy
 	for _, name := range t.Optional {
-		if w.guest == nil {
-			return 0
+		if w.guest != nil {
+			if _, ok := w.guest.Service(name); !ok {
+				continue
+			}
 		}
-		if _, ok := w.guest.Service(name); ok {
-			d = min(d, w.services[name])
-		}
+		d = min(d, w.services[name])
 	}
 	return d
 }

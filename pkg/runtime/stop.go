@@ -116,14 +116,17 @@ func (i *Instance) wake(ctx context.Context) {
 // work, or the end of ctx as an error.
 func (i *Instance) shutdown(ctx context.Context, process vm.Process, grace time.Duration) (why string, err error) {
 	limit, cancel := context.WithTimeout(ctx, min(askLimit, grace))
-	askErr := i.askShutdown(limit)
+	reached, askErr := i.askShutdown(limit)
 	cancel()
 	if ctx.Err() != nil {
 		return "", fmt.Errorf("stopping %s: %w", i.Name(), context.Cause(ctx))
 	}
 	wait := grace
-	if askErr != nil {
+	switch {
+	case askErr != nil && reached:
 		// The answer can get lost in an end that was quick.
+		wait = min(askLimit, grace)
+	case askErr != nil:
 		wait = time.Second
 	}
 	gone, err := i.waitGone(ctx, process, wait)
@@ -136,13 +139,14 @@ func (i *Instance) shutdown(ctx context.Context, process vm.Process, grace time.
 	return fmt.Sprintf("the guest did not power off within %v", grace), nil
 }
 
-func (i *Instance) askShutdown(ctx context.Context) error {
+// askShutdown asks the guest; reached says whether it may have heard that.
+func (i *Instance) askShutdown(ctx context.Context) (reached bool, err error) {
 	s, err := i.session(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer s.Close()
-	return s.Shutdown(ctx)
+	return true, s.Shutdown(ctx)
 }
 
 // cutPower ends the hypervisor, by its own command and, should that not work,

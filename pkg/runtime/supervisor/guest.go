@@ -86,12 +86,12 @@ func (g *guest) follow(ctx context.Context, p *vm.Process) {
 	if err != nil {
 		return // and so with this: the caller tries again
 	}
+	g.begin()
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	work.Go(func() { g.serve(ctx, l, &work) })
 	work.Go(func() { g.hold(ctx, i) })
 	g.process = &process
-	g.heard()
 	g.stop = func() {
 		cancel()
 		// Its file may have gone with the instance.
@@ -154,6 +154,13 @@ func (g *guest) ask(ctx context.Context, c *agent.Client) {
 	}
 }
 
+// begin forgets the machine that was followed before.
+func (g *guest) begin() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.silent, g.health = 0, health{}
+}
+
 // heard begins a silence of no length.
 func (g *guest) heard() {
 	g.mu.Lock()
@@ -182,7 +189,9 @@ func (g *guest) set(c *agent.Client, s *agent.Status) {
 		poke(g.news)
 	}
 	g.last = s
-	g.health.note(s, time.Now())
+	if s != nil {
+		g.health.note(s, time.Now())
+	}
 }
 
 // serve makes each connection a stream to the guest.

@@ -9,7 +9,8 @@ import (
 
 // health is for how long a guest and each of its services have been healthy
 // without a break, as its answers show: from the first to the last one. A
-// service that was started anew between two answers had a break.
+// service that was started anew between two answers had a break; a time without
+// answers, on a busy host, is none.
 type health struct {
 	last     time.Time // when the last answer came
 	since    time.Time // zero: it is not healthy
@@ -22,7 +23,7 @@ type spell struct {
 	pid, restarts int
 }
 
-// note takes an answer, or nil where there is none.
+// note takes an answer.
 func (h *health) note(s *agent.Status, now time.Time) {
 	before := h.services
 	h.last, h.services = now, map[string]spell{}
@@ -30,9 +31,6 @@ func (h *health) note(s *agent.Status, now time.Time) {
 		h.since = time.Time{}
 	} else if h.since.IsZero() {
 		h.since = now
-	}
-	if s == nil {
-		return
 	}
 	for _, v := range s.Services {
 		if !v.Healthy {

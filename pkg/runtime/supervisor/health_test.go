@@ -25,7 +25,6 @@ func TestHealth(t *testing.T) {
 		guest    time.Duration
 		services map[string]time.Duration
 	}{
-		{nil, 0, nil},
 		{status(agent.StateStarting, with(db, sick), vpn), 0, map[string]time.Duration{"vpn": 1}},
 		{status(agent.StateReady, db, vpn), 1, map[string]time.Duration{"db": 1, "vpn": s}},
 		{status(agent.StateReady, db, with(vpn, sick)), s, map[string]time.Duration{"db": s}},
@@ -36,7 +35,6 @@ func TestHealth(t *testing.T) {
 		{status(agent.StateReady, with(db, anew), vpn), 1, map[string]time.Duration{"db": 1, "vpn": 1}},
 		{status(agent.StateReady, with(db, anew), vpn), s, map[string]time.Duration{"db": s, "vpn": s}},
 		{status(agent.StateDegraded, with(db, sick), vpn), 0, map[string]time.Duration{"vpn": 2 * s}},
-		{nil, 0, nil},
 		{status(agent.StateReady), 1, nil}, // no service at all
 		{status(agent.StateReady), s, nil},
 		{status(agent.StateStopping), 0, nil},
