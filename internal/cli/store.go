@@ -82,9 +82,8 @@ func (s *session) storeImportCommand() *cobra.Command {
 		Use:   "import FILE",
 		Short: "Take an archive of inputs into the content store",
 		Long: `Import takes what store export has written into this machine's content store,
-each input verified. What is there already is skipped, so that an import that
-was interrupted is gone on with by the same command. FILE may be - for standard
-input.`,
+each input verified. What is there already is skipped: after an interruption,
+run the same command again. FILE may be - for standard input.`,
 		Example: `  sovereign-build store import inputs.tar`,
 		Args:    operands("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
