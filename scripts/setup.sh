@@ -28,6 +28,9 @@ test ovmf /usr/share/OVMF/OVMF_CODE_4M.fd
 test systemd-boot-efi /usr/lib/systemd/boot/efi/linuxx64.efi.stub
 test qemu-efi-aarch64 /usr/share/AAVMF/AAVMF_CODE.fd
 test e2fsprogs mkfs.ext4
+test acl setfacl
+test attr setfattr
+test zstd zstd
 test libarchive-tools bsdtar
 test busybox-static /bin/busybox
 test iproute2 ip

@@ -1,18 +1,15 @@
 package cli
 
 import (
-	"bufio"
-	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/spf13/cobra"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
@@ -50,6 +47,7 @@ type imageResult struct {
 // puts that file at --output.
 func (s *session) imageFrom(cmd *cobra.Command, write func(ctx context.Context, f *os.File, t *rootfs.Tree, epoch int64) (imageResult, error)) *cobra.Command {
 	var from, output string
+	var limit sizeFlag
 	cmd.Args = operands()
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if from == "" || output == "" {
@@ -60,7 +58,10 @@ func (s *session) imageFrom(cmd *cobra.Command, write func(ctx context.Context, 
 		if err != nil {
 			return err
 		}
-		tree, done, err := s.readTree(cmd.Context(), from, filepath.Dir(output))
+		if limit == 0 {
+			limit = sizeFlag(rootfs.DefaultLimits().Bytes)
+		}
+		tree, done, err := s.readTree(cmd.Context(), from, filepath.Dir(output), int64(limit))
 		if err != nil {
 			return err
 		}
@@ -68,7 +69,7 @@ func (s *session) imageFrom(cmd *cobra.Command, write func(ctx context.Context, 
 		var result imageResult
 		err = replaceFile(output, func(f *os.File) error {
 			result, err = write(cmd.Context(), f, tree, epoch)
-			return err
+			return environment(err)
 		})
 		if err != nil {
 			return err
@@ -76,9 +77,19 @@ func (s *session) imageFrom(cmd *cobra.Command, write func(ctx context.Context, 
 		result.File, result.Format, result.Entries = output, cmd.Name(), tree.Len()
 		return s.printer().result(result, result.writeText)
 	}
-	cmd.Flags().StringVar(&from, "from", "", "`directory`, tar archive (plain, gzip or zstd; - is standard input) or image of ext2, ext3, ext4 or EROFS to make it of")
+	cmd.Flags().StringVar(&from, "from", "", "`directory`, tar archive or image of ext2, ext3, ext4 or EROFS to make it of, plain or compressed with gzip or zstd; - is standard input")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "`file` to write; one that is there is replaced")
+	cmd.Flags().Var(&limit, "limit", "most `bytes` that an archive or compressed image may have when it is uncompressed, holes apart (default: 64GiB)")
 	return exits(cmd, fault.Environment, fault.Source)
+}
+
+// environment gives the machine's own errors, of files, their class.
+func environment(err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return fault.Wrap(fault.Environment, err)
+	}
+	return err
 }
 
 func (r imageResult) writeText(w io.Writer) error {
@@ -107,83 +118,6 @@ func (s *session) imageEpoch() (int64, error) {
 			Hintf("unset SOURCE_DATE_EPOCH, or set it to a time such as the one of git log -1 --format=%%ct")
 	}
 	return epoch, nil
-}
-
-// readTree reads a directory, an archive or an image; temporary files go to tempDir.
-// The tree is usable until done is called.
-func (s *session) readTree(ctx context.Context, from, tempDir string) (_ *rootfs.Tree, done func(), err error) {
-	var in io.Reader = s.Stdin
-	if from != "-" {
-		f, err := os.Open(from)
-		if err != nil {
-			return nil, nil, fault.Wrap(fault.Usage, err)
-		}
-		info, err := f.Stat()
-		if err != nil {
-			return nil, nil, errors.Join(fault.Wrap(fault.Environment, err), f.Close())
-		}
-		if info.IsDir() {
-			if err := f.Close(); err != nil {
-				return nil, nil, fault.Wrap(fault.Environment, err)
-			}
-			tree, err := rootfs.ReadDir(ctx, from)
-			if err != nil {
-				return nil, nil, fault.Wrap(fault.Usage, err)
-			}
-			return tree, func() {}, nil
-		}
-		if info.Mode().IsRegular() {
-			read, err := imageReader(f)
-			if err != nil {
-				return nil, nil, errors.Join(err, f.Close())
-			}
-			if read != nil {
-				tree, err := read(ctx, f)
-				if err != nil {
-					return nil, nil, errors.Join(fmt.Errorf("%s: %w", from, err), f.Close())
-				}
-				return tree, func() { _ = f.Close() }, nil // only read
-			}
-		}
-		defer f.Close()
-		in = f
-	}
-	plain, err := decompress(in)
-	if err != nil {
-		return nil, nil, fault.Errorf(fault.Source, "%s: %w", from, err)
-	}
-	defer plain.Close()
-	spool, err := rootfs.NewSpool(tempDir)
-	if err != nil {
-		return nil, nil, fault.Wrap(fault.Environment, err)
-	}
-	done = func() { _ = spool.Close() } // only read by then; it has no name
-	tree, err := rootfs.ReadTar(ctx, plain, spool)
-	if err != nil {
-		done()
-		return nil, nil, fmt.Errorf("%s: %w", from, err)
-	}
-	return tree, done, nil
-}
-
-// decompress finds out by its first bytes how a stream is compressed.
-func decompress(r io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(r, 64<<10)
-	magic, err := b.Peek(4)
-	switch {
-	case err != nil && err != io.EOF:
-		return nil, err
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		return gzip.NewReader(b)
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		z, err := zstd.NewReader(b, zstd.WithDecoderMaxWindow(128<<20))
-		if err != nil {
-			return nil, err
-		}
-		return z.IOReadCloser(), nil
-	default:
-		return io.NopCloser(b), nil
-	}
 }
 
 // replaceFile calls write with a new file and gives it the name path when it

@@ -56,7 +56,7 @@ Terminal app installs: it boots from the esp, or without one from the kernel.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.bundle, "bundle", "", "`directory` of a bundle to make the disk of")
-	flags.StringVar(&f.esp, "esp", "", "`directory` or tar archive with the files of the EFI system partition")
+	flags.StringVar(&f.esp, "esp", "", "`directory`, tar archive or image with the files of the EFI system partition")
 	flags.Var(&f.espSize, "esp-size", "`size` of the EFI system partition (default: what its files need, 33MiB or more)")
 	flags.StringVar(&f.stub, "stub", "", "EFI stub `file` to make a unified kernel image with, as linuxx64.efi.stub of systemd")
 	flags.StringVar(&f.kernel, "kernel", "", "kernel `file`")

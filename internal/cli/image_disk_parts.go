@@ -219,7 +219,7 @@ func (p *diskParts) systemPartition(ctx context.Context, s *session) (disk.Parti
 	}
 	tree := rootfs.New()
 	if p.esp != "" {
-		read, done, err := s.readTree(ctx, p.esp, filepath.Dir(p.output))
+		read, done, err := s.readTree(ctx, p.esp, filepath.Dir(p.output), rootfs.DefaultLimits().Bytes)
 		if err != nil {
 			return part, err
 		}

@@ -158,17 +158,20 @@ func (s *session) pull(ctx context.Context, from, output, platform string) (*oci
 	if err != nil {
 		return nil, err
 	}
+	// From here on by digest: a tag that moves meanwhile must not make a
+	// bundle of an image, or write one's name on another.
+	pinned := ref.Context().Digest(d.Digest.String()).String()
 	if artifact.IsBundle(d.Manifest) {
 		if platform != "" {
 			return nil, fault.Errorf(fault.Usage, "%s is a bundle, which is for one platform", from).Hintf("leave out --platform")
 		}
-		got, err := artifact.Pull(ctx, client, from, output, s.meter("pulled"))
+		got, err := artifact.Pull(ctx, client, pinned, output, s.meter("pulled"))
 		if err != nil {
 			return nil, err
 		}
 		return &ociResult{Kind: kindBundle, Reference: got.Reference.String(), Digest: got.Reference.DigestStr(), Directory: output, Fetched: &got.Fetched}, nil
 	}
-	item, err := oci.Remote(ctx, client, from, want)
+	item, err := oci.Remote(ctx, client, pinned, want)
 	if err != nil {
 		return nil, err
 	}

@@ -161,6 +161,58 @@ func TestOCIImage(t *testing.T) {
 	}
 }
 
+// A tag is asked for once: what it meant then is what is written, whatever it
+// means a moment later.
+func TestOCIPullAsksForATagOnce(t *testing.T) {
+	var asked atomic.Int32
+	host := site(t, func(r *http.Request) {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/manifests/1") {
+			asked.Add(1)
+		}
+	})
+	dir, layout := filepath.Join(t.TempDir(), "sql-arm64"), filepath.Join(t.TempDir(), "layout")
+	writeBundle(t, dir)
+	spool, err := rootfs.NewSpool(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	img, err := oci.New(t.Context(), spool, oci.Spec{Platform: v1.Platform{OS: "linux", Architecture: "arm64"}}, rootfs.New())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := oci.WriteLayout(t.Context(), layout, img, "1"); err != nil {
+		t.Fatal(err)
+	}
+	for name, from := range map[string]string{"sql": dir, "app": layout} {
+		ref := host + "/" + name + ":1"
+		if code, out, errs := call(t, t.Context(), &fake{}, "oci", "push", from, ref); code != 0 {
+			t.Fatalf("exit %d: %s", code, out+errs)
+		}
+		for _, args := range [][]string{nil, {"--platform", "linux/arm64"}} {
+			if name == "sql" && args != nil {
+				continue // a bundle is for one platform
+			}
+			asked.Store(0)
+			args = append([]string{"oci", "pull", ref, "-o", filepath.Join(t.TempDir(), "to")}, args...)
+			if code, out, errs := call(t, t.Context(), &fake{}, args...); code != 0 || asked.Load() != 1 {
+				t.Errorf("%v: asked %d times, exit %d: %s", args, asked.Load(), code, out+errs)
+			}
+		}
+	}
+	index, err := os.ReadFile(filepath.Join(layout, "index.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(t.TempDir(), "to")
+	if code, out, errs := call(t, t.Context(), &fake{}, "oci", "pull", host+"/app:1", "-o", to); code != 0 {
+		t.Fatalf("exit %d: %s", code, out+errs)
+	}
+	if got, err := os.ReadFile(filepath.Join(to, "index.json")); err != nil || !bytes.Equal(got, index) {
+		t.Errorf("the tag is lost: %s, %v", got, err)
+	}
+}
+
 func compareDirs(a, b string) error {
 	return filepath.WalkDir(a, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {

@@ -18,7 +18,7 @@ const Schema = 1
 const (
 	RoleKernel       = "kernel"        // Image (arm64) or bzImage (amd64)
 	RoleKernelConfig = "kernel-config" // the final .config
-	RoleInitramfs    = "initramfs"     // cpio newc, zstd
+	RoleInitramfs    = "initramfs"     // cpio newc, not compressed
 	RoleRoot         = "root"          // GPT disk: EROFS and its dm-verity tree
 )
 

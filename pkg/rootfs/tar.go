@@ -42,6 +42,10 @@ func WithSum(h hash.Hash) TarOption {
 	return func(o *tarOptions) { o.sum = h }
 }
 
+// maxSearches, times Limits.Entries, is how many entries replacing others may
+// look at: with DefaultLimits that takes a minute, and without a limit days.
+const maxSearches = 1000
+
 // WithEnd makes an archive without the mark at its end an error, as one is that
 // was cut between two entries. Some programs leave it out.
 func WithEnd() TarOption { return func(o *tarOptions) { o.end = true } }
@@ -91,6 +95,9 @@ func ReadTar(ctx context.Context, r io.Reader, spool *Spool, opts ...TarOption) 
 		before := t.Len()
 		if err := t.Set(e); err != nil {
 			return nil, fault.Errorf(fault.Source, "tar: %w", err)
+		}
+		if most := maxSearches * int64(o.limits.Entries); t.searched > most {
+			return nil, overLimit("tar: %s: entries are replaced too often in too large a tree", e.Path)
 		}
 		if implied := t.Len() - before - 1; implied > 0 {
 			if err := budget.Implied(implied); err != nil {

@@ -17,6 +17,9 @@ type Tree struct {
 	// links counts the hard links to a path, so that removing a path nobody
 	// links to stays cheap.
 	links map[string]int
+	// searched counts the entries that Remove has looked at: all of them for
+	// each directory, and for each file that others are links to.
+	searched int64
 }
 
 type node struct {
@@ -140,6 +143,7 @@ func (t *Tree) Remove(name string) {
 		return
 	}
 	if n.IsDir() {
+		t.searched += int64(len(t.nodes))
 		for p := range t.nodes {
 			if p != Root && p != name && (name == Root || len(p) > len(name) && p[:len(name)] == name && p[len(name)] == '/') {
 				t.removeOne(p)
@@ -164,6 +168,7 @@ func (t *Tree) removeOne(name string) {
 	}
 	// The first of the other names, in order, takes the target's place.
 	var others []string
+	t.searched += int64(len(t.nodes))
 	for p, o := range t.nodes {
 		if o.Hard == name {
 			others = append(others, p)

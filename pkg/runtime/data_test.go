@@ -93,7 +93,7 @@ func TestMissingDataDisk(t *testing.T) {
 // is enough.
 func TestMissingDataDiskOfAnOldRecord(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	f.start(t, StartOptions{})
 	f.stopped(t)
 	i, err := f.load("sql")
 	if err != nil {

@@ -100,8 +100,9 @@ func archived(tw *tar.Writer, name string, size int64, r io.Reader) error {
 // actions that allow accepts: an action says what a step made, so whoever can
 // add one to a store can put anything into a build.
 //
-// What the store has already is skipped, so that importing again continues an
-// import that was interrupted; where r can seek, that costs next to nothing. After an error the store holds whole and right blobs only.
+// What the store has already is skipped: importing again continues an import
+// that was interrupted, and where r can seek, that costs next to nothing. After
+// an error the store holds whole and right blobs only.
 //
 // Errors: fault.Verification for bytes that are not those of their digest,
 // fault.Source for a file that is no archive or ends early, fault.Environment

@@ -132,8 +132,8 @@ func (s *Store) Put(ctx context.Context, r io.Reader, want Digest) (Digest, int6
 	return w.Commit(want)
 }
 
-// Adopt moves the file at path into the store without copying it where the
-// file system allows, which must not be written to by anyone any more. If want
+// Adopt moves the file at path into the store, without copying it where the
+// file system allows. Nobody may write to the file any more. If want
 // is not empty and differs, the file is removed and the error is
 // fault.Verification like Put's; after any other error the file is still at
 // path.
