@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -115,6 +116,15 @@ func fakeMachine(mode string) error {
 			c, err := agents.Accept()
 			if err != nil {
 				return
+			}
+			if mode == "old" { // it answers the greeting of protocol 1 alone
+				for r := bufio.NewReader(c); err == nil; {
+					var line string
+					if line, err = r.ReadString('\n'); strings.HasPrefix(line, "SOVEREIGN-AGENT 1 ") {
+						_, err = io.WriteString(c, line)
+					}
+				}
+				continue
 			}
 			// Its end is the session's.
 			_ = agent.ServePort(ctx, c, false, agent.NewHandler(g))

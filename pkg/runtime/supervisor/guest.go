@@ -111,7 +111,10 @@ func (g *guest) hold(ctx context.Context, i *runtime.Instance) {
 		if err != nil {
 			// Not up yet, or gone: the keeper sees that by the process.
 			sleep(ctx, askEvery)
-			if !errors.Is(err, runtime.ErrAgentBusy) {
+			switch {
+			case errors.Is(err, agent.ErrVersion):
+				g.heard() // an older guest works on, and its power is not cut
+			case !errors.Is(err, runtime.ErrAgentBusy):
 				g.missed(begin)
 			}
 			continue
