@@ -32,13 +32,13 @@ func (b *builder) writeRepository(ctx context.Context, output string, packages m
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", nil, fault.Wrap(fault.Environment, err)
 	}
-	release, err = b.lockOutput(ctx, dir)
+	unlock, err := b.lockOutput(ctx, dir)
 	if err != nil {
 		return "", nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, release())
+			err = errors.Join(err, unlock())
 		}
 	}()
 	if err := b.writePackages(ctx, dir, packages); err != nil {
@@ -54,7 +54,7 @@ func (b *builder) writeRepository(ctx context.Context, output string, packages m
 			return "", nil, err
 		}
 	}
-	return root, release, nil
+	return root, unlock, nil
 }
 
 // lockOutput locks a directory of the output; where the file system has no
