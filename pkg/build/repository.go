@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -154,7 +155,7 @@ func (b *builder) exportSigned(ctx context.Context, d store.Digest, path string)
 	}
 	defer f.Abort()
 	if err := apk.Sign(f, r, b.key, b.epoch); err != nil {
-		return err
+		return fault.Wrap(fault.Environment, fmt.Errorf("%s: %w", path, err))
 	}
 	return f.Commit()
 }
