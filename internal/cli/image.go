@@ -62,6 +62,9 @@ func (s *session) imageFrom(cmd *cobra.Command, write func(ctx context.Context, 
 			limit = sizeFlag(rootfs.DefaultLimits().Bytes)
 		}
 		tree, done, err := s.readTree(cmd.Context(), from, filepath.Dir(output), int64(limit))
+		if errors.Is(err, rootfs.ErrBytes) {
+			return fault.Errorf(fault.Source, "%w", err).Hintf("if it is to be so large, raise --limit")
+		}
 		if err != nil {
 			return err
 		}

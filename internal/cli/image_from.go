@@ -190,16 +190,9 @@ func (in treeInput) operand() string {
 	return in.name
 }
 
-// error names the input and says what can be done.
+// error names the input.
 func (in treeInput) error(err error) error {
-	err = fault.Wrap(fault.Source, fmt.Errorf("%s: %w", in.name, err))
-	if errors.Is(err, context.Canceled) {
-		return err
-	}
-	if errors.Is(err, rootfs.ErrBytes) {
-		return fault.Errorf(fault.Source, "%w", err).Hintf("if it is to be so large, raise --limit")
-	}
-	return err
+	return fault.Wrap(fault.Source, fmt.Errorf("%s: %w", in.name, err))
 }
 
 // contextReader ends with its context.

@@ -68,6 +68,7 @@ func Diff(ctx context.Context, a, b *Tree) ([]Change, error) {
 	slices.Sort(paths)
 	firstA, firstB := firstNames(a), firstNames(b)
 	var changes []Change
+	bufs := new(diffBuffers)
 	for _, p := range paths {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -86,7 +87,7 @@ func Diff(ctx context.Context, a, b *Tree) ([]Change, error) {
 		c.compare("hard link", firstA[p], firstB[p])
 		c.compareEntries(before, after)
 		if before.IsRegular() && after.IsRegular() {
-			if err := c.compareContents(before, after); err != nil {
+			if err := c.compareContents(before, after, bufs); err != nil {
 				return nil, err
 			}
 		}
@@ -130,8 +131,12 @@ func (c *Change) compareEntries(a, b Entry) {
 	}
 }
 
+// diffBuffers are what two files are read into, once for all of them: a tree
+// has hundreds of thousands.
+type diffBuffers [2][64 << 10]byte
+
 // compareContents reads both files to their ends, for their digests.
-func (c *Change) compareContents(a, b Entry) (err error) {
+func (c *Change) compareContents(a, b Entry, bufs *diffBuffers) (err error) {
 	before, err := openHashed(a)
 	if err != nil {
 		return err
@@ -142,11 +147,11 @@ func (c *Change) compareContents(a, b Entry) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, after.Close()) }()
-	var x, y [64 << 10]byte
+	x, y := bufs[0][:], bufs[1][:]
 	var at int64
 	for {
-		n, errA := io.ReadFull(before, x[:])
-		m, errB := io.ReadFull(after, y[:])
+		n, errA := io.ReadFull(before, x)
+		m, errB := io.ReadFull(after, y)
 		if c.Bytes == nil && !bytes.Equal(x[:n], y[:m]) {
 			i := 0
 			for i < min(n, m) && x[i] == y[i] {

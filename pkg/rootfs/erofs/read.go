@@ -216,7 +216,7 @@ func entry(image fs.FS, name string, info fs.FileInfo, stat *goerofs.Stat) (root
 		e.Xattrs[strings.TrimSuffix(key, ".")] = []byte(value)
 	}
 	switch {
-	case e.IsRegular():
+	case e.IsRegular() && info.Size() > 0:
 		e.Size, e.Content = info.Size(), imageFile{image, name}
 	case e.IsSymlink():
 		links, ok := image.(fs.ReadLinkFS)
