@@ -49,6 +49,7 @@ func TestOutputIsCancelled(t *testing.T) {
 			cancel(reason)
 		}()
 		a := sh(strings.ReplaceAll(c.script, ">&3", fmt.Sprintf(">/proc/%d/fd/%d", os.Getpid(), theirs.Fd())))
+		a.Capabilities = AllCapabilities // it opens a file of this process
 		r, err := tab.output(ctx, a, c.grace)
 		if !errors.Is(err, reason) || Describe(r.Status) != c.status || r.Stdout != "half way\n" {
 			t.Errorf("%s: got %s, %q, %v", c.name, Describe(r.Status), r.Stdout, err)
