@@ -96,6 +96,7 @@ type builder struct {
 	// digest of the locked packages, known without making the image.
 	toolchainKey string
 	prelude      store.Digest // of the toolchain directory's files
+	packer       string       // stands for the code that makes packages
 	image        func() (engine.Image, error)
 
 	mu       sync.Mutex
@@ -117,11 +118,10 @@ func Build(ctx context.Context, path string, opts ...Option) (*Result, error) {
 	}
 	start := time.Now()
 	b := &builder{opts: o}
+	defer b.close()
 	if err := b.open(ctx, path); err != nil {
 		return nil, err
 	}
-	defer b.close()
-
 	if err := b.relocking(ctx, b.run); err != nil && !errors.Is(err, errDryRun) {
 		return nil, err
 	}
@@ -211,16 +211,15 @@ func (b *builder) newEngine(ctx context.Context) (*engine.Engine, error) {
 	return engine.Start(ctx, append(opts, b.opts.engineOptions...)...)
 }
 
-// close stops the build's own engine and ends the use of a store that is the
-// build's own. A second call does nothing.
+// close stops the build's own engine, and ends the use of the store if that is
+// the build's own too. A second call does nothing.
 func (b *builder) close() error {
-	if b.ownEngine == nil {
-		return nil
+	var err error
+	if e := b.ownEngine; e != nil {
+		b.ownEngine = nil
+		err = e.Close()
 	}
-	e := b.ownEngine
-	b.ownEngine = nil
-	err := e.Close()
-	if b.opts.store == nil {
+	if b.store != nil && b.opts.store == nil {
 		err = errors.Join(err, b.store.Close())
 	}
 	return err

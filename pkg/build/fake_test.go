@@ -3,6 +3,7 @@ package build
 import (
 	"archive/tar"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -345,4 +346,38 @@ func TestDryRunDoesNothing(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(w.cache, "tmp")); err != nil || len(left) != 0 {
 		t.Errorf("it left %v, %v", left, err)
 	}
+}
+
+// A program that goes on after a build holds nothing of the store, whose
+// collection would wait for it.
+func TestBuildLetsGoOfTheStore(t *testing.T) {
+	w := newWorld(t)
+	check := func(what string) {
+		t.Helper()
+		st, err := store.Open(filepath.Join(w.cache, "store"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		quiet, err := st.Quiet(t.Context(), func() error { return nil })
+		if err := errors.Join(err, st.Close()); err != nil || !quiet {
+			t.Errorf("after %s the store is in use: %v", what, err)
+		}
+	}
+	if _, err := w.build(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	check("a build")
+	if _, err := CheckLock(w.dir, WithCacheDir(w.cache), WithOffline(true)); err != nil {
+		t.Fatal(err)
+	}
+	check("a look at the lock")
+	w.write(LockFile, "nonsense")
+	if _, err := w.build(t.Context()); err == nil {
+		t.Error("a lock of nonsense was taken")
+	}
+	check("a build that was refused")
+	if _, err := CheckLock(w.dir, WithCacheDir(w.cache), WithOffline(true)); err == nil {
+		t.Error("a lock of nonsense was taken")
+	}
+	check("a lock that was refused")
 }

@@ -35,6 +35,7 @@ func Outdated(ctx context.Context, path string, opts ...Option) (*OutdatedResult
 	if err != nil {
 		return nil, err
 	}
+	defer b.close()
 	if b.lock == nil {
 		return nil, fault.Errorf(fault.Usage, "there is no %s", b.lockPath).Hintf("run sovereign-build lock %s", path)
 	}

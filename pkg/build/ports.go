@@ -54,6 +54,10 @@ type portResult struct {
 // ICU, PostgreSQL) decides how long it all takes. After a failure nothing new
 // starts.
 func (b *builder) buildPorts(ctx context.Context, p *plan) (map[string]built, error) {
+	var err error
+	if b.packer, err = packer(b.arch.Apk); err != nil {
+		return nil, err
+	}
 	packages := map[string]built{}
 	done := map[*recipe.PortFile]bool{}
 	// dry are the ports that a dry run would build, or that wait for one.
@@ -174,13 +178,9 @@ func (b *builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []b
 	if err != nil {
 		return nil, err
 	}
-	packer, err := packer(b.arch.Apk)
-	if err != nil {
-		return nil, err
-	}
 	in := inputs{
 		"format":      "port/2",
-		"packer":      packer,
+		"packer":      b.packer,
 		"script":      store.FromBytes([]byte(runPort)).String(),
 		"version":     version,
 		"arch":        b.arch.Apk,

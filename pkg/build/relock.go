@@ -39,6 +39,7 @@ func Lock(ctx context.Context, path string, names []string, opts ...Option) (*Lo
 	if err != nil {
 		return nil, err
 	}
+	defer b.close()
 	declared, err := b.declared()
 	if err != nil {
 		return nil, err
@@ -107,6 +108,7 @@ func CheckLock(path string, opts ...Option) (*LockResult, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer b.close()
 	if b.lock == nil {
 		return nil, fault.Errorf(fault.Usage, "there is no %s", b.lockPath).Hintf("run sovereign-build lock %s", path)
 	}
@@ -160,7 +162,7 @@ func openForLock(path string, opts []Option) (*builder, error) {
 		b.locked, err = lock.New(b.lockPath), nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, b.close())
 	}
 	b.lock = b.locked.Lock()
 	return b, nil

@@ -92,6 +92,7 @@ func Repro(ctx context.Context, path string, only []string, opts ...Option) (_ *
 	if err != nil {
 		return nil, err
 	}
+	defer main.Close()
 	again := func(name string) bool { return doneAgain(name, only) }
 	blank, err := main.Forgetful(filepath.Join(dir, "memory"), again)
 	if err != nil {
