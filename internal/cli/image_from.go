@@ -12,6 +12,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/decompress"
 	"github.com/sovereign-build/sovereign/internal/magic"
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/erofs"
@@ -151,7 +152,7 @@ func (in treeInput) tar(ctx context.Context, r io.Reader, spool *rootfs.Spool) (
 
 // image reads a file system, which has to be read at random.
 func (in treeInput) image(ctx context.Context, r io.Reader, spool *rootfs.Spool, read func(context.Context, io.ReaderAt) (*rootfs.Tree, error)) (*rootfs.Tree, error) {
-	content, n, err := spool.Add(&contextReader{ctx, io.LimitReader(r, in.limit+1)})
+	content, n, err := spool.Add(stream.WithContext(ctx, io.LimitReader(r, in.limit+1)))
 	if err != nil {
 		return nil, environment(err)
 	}
@@ -193,17 +194,4 @@ func (in treeInput) operand() string {
 // error names the input.
 func (in treeInput) error(err error) error {
 	return fault.Wrap(fault.Source, fmt.Errorf("%s: %w", in.name, err))
-}
-
-// contextReader ends with its context.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

@@ -47,6 +47,8 @@ type Format struct {
 const (
 	unpackIt = "unpack it into a directory and give that"
 	mountIt  = "mount it, or unpack it into a directory, and give that"
+	uncpioIt = "unpack it into a directory, with cpio -idm, and give that"
+	makeRaw  = "make a raw disk of it, with qemu-img convert -O raw, and take the partition with the file system out of that"
 )
 
 // mark is bytes at a place. Of several that fit the first counts.
@@ -74,11 +76,11 @@ var marks = []mark{
 	{0, "PK\x05\x06", Format{"an empty zip file", Other, "", unpackIt}},
 	{0, "7z\xbc\xaf\x27\x1c", Format{"a 7z file", Other, "", unpackIt}},
 	{0, "Rar!\x1a\x07", Format{"a rar file", Other, "", unpackIt}},
-	{0, "070701", Format{"a cpio archive", Other, "", "unpack it into a directory, with cpio -idm, and give that"}},
-	{0, "070702", Format{"a cpio archive", Other, "", "unpack it into a directory, with cpio -idm, and give that"}},
-	{0, "070707", Format{"a cpio archive", Other, "", "unpack it into a directory, with cpio -idm, and give that"}},
-	{0, "\xc7\x71", Format{"a cpio archive", Other, "", "unpack it into a directory, with cpio -idm, and give that"}},
-	{0, "\x71\xc7", Format{"a cpio archive", Other, "", "unpack it into a directory, with cpio -idm, and give that"}},
+	{0, "070701", Format{"a cpio archive", Other, "", uncpioIt}},
+	{0, "070702", Format{"a cpio archive", Other, "", uncpioIt}},
+	{0, "070707", Format{"a cpio archive", Other, "", uncpioIt}},
+	{0, "\xc7\x71", Format{"a cpio archive", Other, "", uncpioIt}},
+	{0, "\x71\xc7", Format{"a cpio archive", Other, "", uncpioIt}},
 	{0, "!<arch>\n", Format{"an archive of ar, as Debian's packages are", Other, "", "give what is in it: for a package, dpkg-deb --fsys-tarfile FILE"}},
 	{0, "\xed\xab\xee\xdb", Format{"an RPM package", Other, "", "unpack it into a directory, with rpm2cpio and cpio, and give that"}},
 	{0, "ADB", Format{"a package of apk-tools 3", Other, "", unpackIt}},
@@ -90,11 +92,11 @@ var marks = []mark{
 	{0, "\x45\x3d\xcd\x28", Format{"a cramfs image", Other, "", mountIt}},
 	{0, "-rom1fs-", Format{"a romfs image", Other, "", mountIt}},
 	{0, "XFSB", Format{"an XFS image", Other, "", mountIt}},
-	{0, "QFI\xfb", Format{"a qcow2 disk", Other, "", "make a raw disk of it, with qemu-img convert -O raw, and take the partition with the file system out of that"}},
-	{0, "KDMV", Format{"a VMDK disk", Other, "", "make a raw disk of it, with qemu-img convert -O raw, and take the partition with the file system out of that"}},
-	{0, "vhdxfile", Format{"a VHDX disk", Other, "", "make a raw disk of it, with qemu-img convert -O raw, and take the partition with the file system out of that"}},
-	{0, "conectix", Format{"a VHD disk", Other, "", "make a raw disk of it, with qemu-img convert -O raw, and take the partition with the file system out of that"}},
-	{64, "\x7f\x10\xda\xbe", Format{"a VDI disk", Other, "", "make a raw disk of it, with qemu-img convert -O raw, and take the partition with the file system out of that"}},
+	{0, "QFI\xfb", Format{"a qcow2 disk", Other, "", makeRaw}},
+	{0, "KDMV", Format{"a VMDK disk", Other, "", makeRaw}},
+	{0, "vhdxfile", Format{"a VHDX disk", Other, "", makeRaw}},
+	{0, "conectix", Format{"a VHD disk", Other, "", makeRaw}},
+	{64, "\x7f\x10\xda\xbe", Format{"a VDI disk", Other, "", makeRaw}},
 	{0, "\x3a\xff\x26\xed", Format{"an Android sparse image", Other, "", "make a raw image of it with simg2img"}},
 	{0, "ANDROID!", Format{"an Android boot image", Other, "", unpackIt}},
 	{0, "LUKS\xba\xbe", Format{"an encrypted (LUKS) image", Other, "", "open it with cryptsetup, mount it and give the directory"}},

@@ -3,61 +3,40 @@ package kernel
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 	"github.com/ulikunitz/xz/lzma"
 
+	"github.com/sovereign-build/sovereign/internal/decompress"
+	"github.com/sovereign-build/sovereign/internal/magic"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// maxWindow is the most that a compressed file may ask a decompressor to keep
-// of what came out: the limit of the zstd program. xz -9 asks for 64 MiB.
-const maxWindow = 128 << 20
-
-// The longest magic, and the xz headers up to the size of the dictionary.
-const peeked = 64
-
-// decompress returns what r holds in gzip, xz or zstd data, or r itself where it
-// is none of them.
-func decompress(r io.Reader) (io.Reader, error) {
+// decompressed returns what r holds in gzip, xz or zstd data, or r's own bytes
+// where it is none of them. Kernels come as xz, which nothing else here does.
+func decompressed(r io.Reader) (io.Reader, error) {
 	b := bufio.NewReaderSize(r, 1<<20)
-	head, err := b.Peek(peeked)
+	head, err := b.Peek(512)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	switch {
-	case bytes.HasPrefix(head, []byte("\x1f\x8b")):
-		return gzip.NewReader(b)
+	switch f := magic.Of(head); {
 	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")):
-		if size := xzDictionary(head); size > maxWindow {
-			return nil, fmt.Errorf("xz data with a dictionary of %d bytes, of which at most %d are allowed", size, maxWindow)
+		// xz -9 asks for 64 MiB.
+		if size := xzDictionary(head); size > decompress.MaxWindow {
+			return nil, fmt.Errorf("xz data with a dictionary of %d bytes, of which at most %d are allowed", size, decompress.MaxWindow)
 		}
 		return xz.NewReader(b)
-	case isZstd(head):
-		// One decoder leaves no goroutine behind where the reader stops early.
-		return zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+	case f.Kind == magic.Compressed || f.Kind == magic.Other:
+		return nil, fault.Errorf(fault.Usage, "%s, which is not read", f.Name).
+			Hintf("%s", cmp.Or(f.Advice, "decompress it first; gzip, xz and zstd are read as they are"))
 	}
-	for _, other := range []struct{ magic, name string }{
-		{"BZh", "bzip2"}, {"PK\x03\x04", "zip"}, {"\x04\x22\x4d\x18", "lz4"}, {"7z\xbc\xaf\x27\x1c", "7-Zip"}, {"LZIP", "lzip"}, {"\x89LZO\x00", "lzop"},
-	} {
-		if bytes.HasPrefix(head, []byte(other.magic)) {
-			return nil, fault.Errorf(fault.Usage, "%s data, which is not read", other.name).
-				Hintf("decompress it first; gzip, xz and zstd are read as they are")
-		}
-	}
-	return b, nil
-}
-
-// isZstd says whether data begins with a frame of zstd, or with a skippable one,
-// which pzstd puts before the data (RFC 8878, 3.1.2).
-func isZstd(head []byte) bool {
-	return bytes.HasPrefix(head, []byte("\x28\xb5\x2f\xfd")) ||
-		len(head) >= 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte("\x2a\x4d\x18"))
+	// Its decoders hold nothing that a reader which stops early leaves behind.
+	return decompress.New(b)
 }
 
 // xzDictionary is the size of the dictionary that the first block of xz data

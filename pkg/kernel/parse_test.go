@@ -283,7 +283,7 @@ func TestReadCompressed(t *testing.T) {
 	if err := os.WriteFile(path, []byte("BZh91AY&SY"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadConfig(path); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "bzip2 data, which is not read") {
+	if _, err := ReadConfig(path); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "a bzip2 file, which is not read") {
 		t.Errorf("bzip2: %v", err)
 	}
 

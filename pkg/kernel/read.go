@@ -46,7 +46,7 @@ func readFile(path, name string, parse func(string, io.Reader) (*Config, error))
 // Decompress returns the text of r, which is gzip, xz or zstd data or the text
 // itself. Reading more than MaxSize bytes of it is left to the parsers to refuse.
 func Decompress(name string, r io.Reader) (io.Reader, error) {
-	text, err := decompress(r)
+	text, err := decompressed(r)
 	if err != nil {
 		return nil, fault.Errorf(fault.Usage, "%s: %w", name, err).
 			Hintf("%s", cmp.Or(fault.HintOf(err), "check that the file is whole"))

@@ -66,7 +66,7 @@ func OpenSource(ctx context.Context, name string) (fs.FS, error) {
 // a minute for Linux; a caller that has the xz program may pipe the plain tar
 // in.
 func ReadSource(ctx context.Context, r io.Reader) (kconfig.Files, error) {
-	plain, err := decompress(r)
+	plain, err := decompressed(r)
 	if err != nil {
 		return nil, fault.Errorf(fault.Usage, "kernel source: %w", err).
 			Hintf("%s", cmp.Or(fault.HintOf(err), "give the tarball of a Linux source tree"))

@@ -181,8 +181,8 @@ func TestSourceLimits(t *testing.T) {
 		{"a size near the end of the integers", huge.Bytes(), "Kconfig files are larger than"},
 		{"a dictionary of 4 GiB", dictionary, "a dictionary of 4294967295 bytes"},
 		{"the same behind sizes", append(append([]byte(nil), dictionary[:13]...), "\xc0\x80\x01\x85\x02\x21\x01\x28\x00"...), "a dictionary of 4294967295 bytes"},
-		{"bzip2", []byte("BZh91AY&SY"), "bzip2 data, which is not read"},
-		{"zip", []byte("PK\x03\x04\x14\x00"), "zip data, which is not read"},
+		{"bzip2", []byte("BZh91AY&SY"), "a bzip2 file, which is not read"},
+		{"zip", []byte("PK\x03\x04\x14\x00"), "a zip file, which is not read"},
 	} {
 		_, err := ReadSource(t.Context(), bytes.NewReader(tt.data))
 		if fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), tt.want) {

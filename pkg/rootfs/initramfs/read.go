@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/decompress"
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
@@ -160,7 +161,7 @@ func (in *cpioReader) contents(m *member, size uint32, spool *rootfs.Spool) erro
 		if err := in.budget.Bytes(int64(size)); err != nil {
 			return err
 		}
-		c, err := spool.AddN(contextReader{in.ctx, in.r}, int64(size))
+		c, err := spool.AddN(stream.WithContext(in.ctx, in.r), int64(size))
 		if err != nil {
 			return err
 		}
@@ -193,19 +194,6 @@ func (in *cpioReader) bytes(n uint32) ([]byte, error) {
 		err = in.budget.Bytes(int64(n))
 	}
 	return b, err
-}
-
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-// Read implements io.Reader.
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }
 
 // collect makes a tree. Of the names of one inode only the last brings the

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/decompress"
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
@@ -124,7 +125,7 @@ func (a *applier) apply(l layer) error {
 		return err
 	}
 	defer blob.Close() // only read
-	compressed := &contextReader{a.ctx, blob}
+	compressed := stream.WithContext(a.ctx, blob)
 	err = a.read(l, compressed)
 	if err == nil || a.ctx.Err() != nil {
 		return err
@@ -269,17 +270,4 @@ func inWhiteout(dir string) (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-// Read implements io.Reader.
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := context.Cause(c.ctx); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/internal/decompress"
 	"github.com/sovereign-build/sovereign/internal/magic"
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -83,7 +84,7 @@ func readArchive(ctx context.Context, name string) (_ *archive, err error) {
 	case n < 4:
 		return nil, fault.Errorf(fault.Usage, "it is neither an OCI layout nor a tar archive")
 	case format.Kind == magic.Gzip || format.Kind == magic.Zstd:
-		whole, err := unpacked(&contextReader{ctx, f})
+		whole, err := unpacked(stream.WithContext(ctx, f))
 		if err != nil {
 			return nil, err
 		}

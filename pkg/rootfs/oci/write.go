@@ -19,6 +19,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/atomicdir"
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/registry"
 )
@@ -82,7 +83,7 @@ func Verify(ctx context.Context, item Item) error {
 func (p part) writeTo(ctx context.Context, write func(io.Reader) error) error {
 	rc, err := p.open()
 	if err == nil {
-		err = errors.Join(write(registry.Verify(&contextReader{ctx, rc}, "blob "+p.desc.Digest.String(), p.desc)), rc.Close())
+		err = errors.Join(write(registry.Verify(stream.WithContext(ctx, rc), "blob "+p.desc.Digest.String(), p.desc)), rc.Close())
 	}
 	if err == nil {
 		return nil
