@@ -238,7 +238,11 @@ func TestExecOutputIsHeld(t *testing.T) {
 	r := runner(t, "") // no control group ends what leaves the session
 	r.limit = time.Millisecond
 	var out locked
-	_, err := r.Exec(t.Context(), agent.ExecRequest{Argv: []string{"sh", "-c", "setsid sleep 1000 & echo $!"}},
+	// The program ends only when the other has left its session, and would
+	// have ended with it before.
+	left := filepath.Join(t.TempDir(), "left")
+	_, err := r.Exec(t.Context(), agent.ExecRequest{Argv: []string{"sh", "-c",
+		`mkfifo "$0" && { setsid sh -c 'echo $$; echo >"$0"; exec sleep 1000' "$0" & } && read -r _ <"$0"`, left}},
 		agent.ExecIO{Stdin: strings.NewReader(""), Stdout: &out, Stderr: io.Discard})
 	if err == nil || !strings.Contains(err.Error(), "still holds its output") {
 		t.Errorf("got %v", err)
