@@ -135,22 +135,16 @@ system built from pinned sources, and runs the bundle as a virtual machine.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fault.Errorf(fault.Usage, "%w", err).Hintf("run %s --help for the flags", cmd.CommandPath())
 	})
-	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
-	root.AddCommand(
-		s.buildCommand(), s.runCommand(), s.stopCommand(), s.dsnCommand(), s.statusCommand(),
-		s.upCommand(), s.downCommand(), s.restartCommand(), s.updateCommand(), s.rollbackCommand(), s.removeCommand(),
-		s.lockCommand(), s.storeCommand(), s.reproCommand(), s.diffCommand(), s.ociCommand(), s.kernelCommand(), s.imageCommand(),
-		s.execCommand(), s.psqlCommand(), s.consoleCommand(), s.logsCommand(), s.bootChartCommand(), s.doctorCommand(),
-		s.credentialsCommand(), s.secretCommand(), s.reindexCommand(), s.balloonCommand(), s.growCommand(),
-		s.schemaCommand(), s.completionCommand(), s.versionCommand(),
-	)
+	// It is in a topic, or cobra writes a heading above nothing.
+	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help", GroupID: "program"})
+	s.addTopics(root)
 	s.complete(root)
 	finish(root)
 	return root
 }
 
-// group makes a command that only holds others.
-func group(cmd *cobra.Command) *cobra.Command {
+// parent makes a command that only holds others.
+func parent(cmd *cobra.Command) *cobra.Command {
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {

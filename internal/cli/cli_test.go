@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
@@ -305,17 +307,27 @@ recipes/sql/sovereign.lock: newer versions are listed for 2 of its 12 inputs; lo
 	}
 }
 
-// Every command has a summary, an example and its exit codes.
+// Every command has a summary, an example, its exit codes, and a topic of help.
 func TestHelp(t *testing.T) {
-	s := &session{CLI: &CLI{}}
-	root := s.root()
-	for _, cmd := range append(root.Commands(), root.Commands()[0].Commands()...) {
+	var look func(cmd *cobra.Command)
+	look = func(cmd *cobra.Command) {
 		if cmd.Hidden {
-			continue
+			return
 		}
 		if cmd.Short == "" || cmd.Example == "" || !strings.Contains(cmd.Long, "EXIT STATUS\n\n    0  success\n") {
 			t.Errorf("help of %s lacks something", cmd.CommandPath())
 		}
+		for _, sub := range cmd.Commands() {
+			look(sub)
+		}
+	}
+	s := &session{CLI: &CLI{}}
+	root := s.root()
+	for _, cmd := range root.Commands() {
+		look(cmd)
+	}
+	if !root.AllChildCommandsHaveGroup() {
+		t.Error("a command is in no topic")
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 func (s *session) kernelCommand() *cobra.Command {
-	cmd := group(&cobra.Command{
+	cmd := parent(&cobra.Command{
 		Use:     "kernel",
 		Short:   "Check, compare and explain kernel configurations",
 		Long:    `Kernel looks at .config files and fragments, of this project's kernels or any other.`,

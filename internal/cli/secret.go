@@ -25,7 +25,7 @@ takes a new value up at once.`,
   sovereign-build secret set sql tailscale/auth-key --from-file key.txt`,
 	}
 	cmd.AddCommand(s.secretRotateCommand(), s.secretSetCommand())
-	return exits(group(cmd))
+	return exits(parent(cmd))
 }
 
 // changed is what the commands below print with --json.
