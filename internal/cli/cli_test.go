@@ -16,10 +16,14 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/port"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/build/sums"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/kernel"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 )
 
 // fake stands in for pkg/build and pkg/runtime: it keeps what it was asked
@@ -187,6 +191,42 @@ func TestErrors(t *testing.T) {
 		want := failure{Error: "it broke", Class: name, Code: int(class), Hint: "mend it"}
 		if code != int(class) || !reflect.DeepEqual(got, want) || errs != "" {
 			t.Errorf("%s: exit %d, %+v, stderr %q", name, code, got, errs)
+		}
+	}
+}
+
+// An error about many things is a list under --json, and its sentences are for
+// people.
+func TestFindings(t *testing.T) {
+	symbol := kernel.Lost{Asked: kernel.Asked{Setting: kernel.Setting{Symbol: "VIRTIO_BLK", Value: "y", Reason: "The root disk."}}, Got: "n", Loss: kernel.Dropped}
+	for _, tt := range []struct {
+		err                    error
+		text, said, inFindings string
+	}{
+		{&kernel.UnmetError{File: "kernel.config", Unmet: []kernel.Unmet{{Set: "virtio", Lost: symbol}}},
+			"kernel.config does not meet its kernel requirements:\n    virtio: CONFIG_VIRTIO_BLK must be y and is n: The root disk.\n",
+			"kernel.config does not meet its kernel requirements", `{"set":"virtio","symbol":"VIRTIO_BLK","value":"y"`},
+		{&kernel.LostError{Lost: []kernel.Lost{symbol}, Asked: 4},
+			"kernel: 1 of 4 symbols asked for are not in the final .config\n",
+			"kernel: 1 of 4 symbols asked for are not in the final .config", `{"symbol":"VIRTIO_BLK","value":"y"`},
+		{&port.UnfitError{Port: "zlib", Problems: []apk.Problem{{Path: "usr/lib/libz.so", What: "points to /src"}}},
+			"port zlib: 1 files are not fit for an image:\n    usr/lib/libz.so points to /src\n",
+			"port zlib: 1 files are not fit for an image", `{"path":"usr/lib/libz.so","what":"points to /src"}`},
+		{&build.StaleError{Lock: "a.lock", Stale: []source.Stale{{Name: "go", Why: "not locked", Missing: true}, {Name: "zlib", Why: "gone"}}},
+			"a.lock is stale: go: not locked; zlib: gone\n",
+			"a.lock is stale: go: not locked; zlib: gone", `{"name":"go","why":"not locked","missing":true,"undeclared":false},{"name":"zlib"`},
+		{&build.SumsError{Sums: &build.Sums{Path: "s.sums", Differences: []sums.Difference{{Step: "root", Output: "root.img", Have: "sha256:1"}}}},
+			"s.sums: root: root.img is not in the sums\n",
+			"s.sums: root: root.img is not in the sums", `{"step":"root","output":"root.img","have":"sha256:1","same_inputs":false}`},
+	} {
+		f := &fake{err: fault.Errorf(fault.Verification, "%w", tt.err)}
+		if code, out, errs := call(t, t.Context(), f, "build", "x"); code != 6 || out != "" || !strings.HasPrefix(errs, "sovereign-build: "+tt.text) {
+			t.Errorf("exit %d, stdout %q, stderr %q, want %q", code, out, errs, tt.text)
+		}
+		code, out, _ := call(t, t.Context(), f, "build", "x", "--json")
+		var got failure
+		if err := json.Unmarshal([]byte(out), &got); err != nil || code != 6 || got.Error != tt.said || !strings.Contains(out, `"findings":[`+tt.inFindings) {
+			t.Errorf("exit %d, %v, %s", code, err, out)
 		}
 	}
 }
