@@ -31,10 +31,13 @@ $(SB): FORCE
 	@echo "== compiling $@"
 	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/sovereign-build/sovereign/internal/cli.version=$(VERSION)" -o $@ ./cmd/sovereign-build
 
-# Static; make bin/sovereignd ARCH=arm64 makes the one of a phone.
-bin/sovereignd: FORCE
+bin/sovereignd: bin/sovereignd-linux-$(HOST_ARCH)
+	@ln -f $< $@
+
+# Static; make bin/sovereignd-linux-arm64 makes that of a phone or a small board.
+bin/sovereignd-linux-%: FORCE
 	@echo "== compiling $@"
-	@CGO_ENABLED=0 GOOS=linux GOARCH=$(or $(ARCH),$(HOST_ARCH)) go build -trimpath -ldflags "-s -w" -o $@ ./cmd/sovereignd
+	@CGO_ENABLED=0 GOOS=linux GOARCH=$* go build -trimpath -ldflags "-s -w" -o $@ ./cmd/sovereignd
 
 bin/buildkitd: tools/buildkitd/go.mod tools/buildkitd/go.sum
 	@echo "== compiling the BuildKit daemon $(BUILDKIT) (about two minutes the first time)"
