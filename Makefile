@@ -80,7 +80,13 @@ test-boot: test-build ## it boots, and PostgreSQL keeps its promises
 # Tests that take minutes each have stages of their own.
 LONG := TestTorture|TestTransfer
 
-test-e2e: test-build ## everything else that a booted machine shows
+# Debian's sshd, not installed: for the test of devices.
+bin/debian-sshd: scripts/sshd.sh
+	@echo "== unpacking sshd"
+	@scripts/sshd.sh $@
+	@touch $@
+
+test-e2e: test-build bin/debian-sshd ## everything else that a booted machine shows
 	@echo "== boots of all kinds"
 	@$(E2E) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./internal/machine ./pkg/runtime/guest/initd
 	@$(E2E) go test -count=1 -v -timeout 40m -skip '$(LONG)|TestPostgreSQL' ./e2e

@@ -104,6 +104,7 @@ type session struct {
 	*CLI
 	json     bool
 	cacheDir string
+	device   string // what --device says
 }
 
 // root builds the tree of commands anew for each run: cobra keeps parsed

@@ -32,7 +32,7 @@ func (s *session) topics() []topic {
 			s.dsnCommand(), s.credentialsCommand(), s.secretCommand(), s.reindexCommand(),
 		}},
 		{"devices", "Devices", "The computers that machines run on: this one, and others.", []*cobra.Command{
-			s.doctorCommand(),
+			s.deviceCommand(), s.doctorCommand(),
 		}},
 		{"program", "This program", "Sovereign-build itself.", []*cobra.Command{
 			s.completionCommand(), s.versionCommand(),

@@ -48,6 +48,7 @@ facts() {
 	base=$home/.local/share
 	dir=$base/sovereign
 	program=$dir/sovereignd
+	case $XDG_STATE_HOME in /*) ;; *) XDG_STATE_HOME= ;; esac
 	state=${XDG_STATE_HOME:-$home/.local/state}/sovereign
 	say os "$(uname -s)"
 	say machine "$(uname -m)"
