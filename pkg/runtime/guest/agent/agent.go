@@ -41,7 +41,7 @@ import (
 	"io"
 	"time"
 
-	"github.com/hashicorp/yamux"
+	"github.com/sovereign-build/sovereign/internal/muxhttp"
 )
 
 // PortName is the name of the virtio-serial port that carries the agent.
@@ -198,15 +198,8 @@ type Operator interface {
 	Grow(ctx context.Context) error
 }
 
-// muxConfig is what both ends give yamux. The keep-alive is slow enough for a
+// sessionOptions are those of both ends. The keep-alive is slow enough for a
 // guest emulated without KVM on a busy machine.
-func muxConfig() *yamux.Config {
-	c := yamux.DefaultConfig()
-	c.AcceptBacklog = 16
-	c.KeepAliveInterval = 10 * time.Second
-	c.ConnectionWriteTimeout = 30 * time.Second
-	c.StreamOpenTimeout = 30 * time.Second
-	c.StreamCloseTimeout = 30 * time.Second
-	c.LogOutput = io.Discard
-	return c
+func sessionOptions() muxhttp.Options {
+	return muxhttp.Options{MaxStreams: MaxStreams, KeepAlive: 10 * time.Second, Patience: 30 * time.Second}
 }
