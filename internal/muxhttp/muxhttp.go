@@ -137,6 +137,7 @@ func Client(dial func(context.Context) (net.Conn, error), streams int) *http.Cli
 	return &http.Client{Transport: &http.Transport{
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableCompression: true,
+		WriteBufferSize:    64 << 10, // a frame of yamux for each
 		// An idle stream would take the place of another.
 		DisableKeepAlives: true,
 		MaxConnsPerHost:   streams,
