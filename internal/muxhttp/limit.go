@@ -80,7 +80,10 @@ type limitedConn struct {
 	release func()
 }
 
+// Close ends this end's own reads too. yamux goes on with those until the peer
+// has closed its end.
 func (c *limitedConn) Close() error {
 	defer c.release()
+	_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // yamux has no error for it
 	return c.Conn.Close()
 }

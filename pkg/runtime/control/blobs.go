@@ -491,6 +491,10 @@ func (s *Session) PutBlob(ctx context.Context, digest string, size, offset int64
 	return resp.Body.Close()
 }
 
+// ErrOffset is PutBlob's error for an offset that is not the blob's any more:
+// another sends it too.
+var ErrOffset = errors.New("the blob has another size by now")
+
 func blobPath(digest string) string { return "/v1/blobs/" + digest }
 
 // source keeps the error of the file that is sent, which the transport takes

@@ -73,13 +73,26 @@ func readError(resp *http.Response) error {
 	return parseError(resp.StatusCode, text)
 }
 
+// words are the peer's.
+type words struct {
+	text   string
+	status int
+}
+
+func (w *words) Error() string { return w.text }
+
+// Is makes the one status that means something of its own an error of its own.
+func (w *words) Is(target error) bool {
+	return target == ErrOffset && w.status == http.StatusConflict //nolint:errorlint // it is what errors.Is asks
+}
+
 func parseError(status int, text []byte) error {
 	var f failure
 	if json.Unmarshal(text, &f) == nil && f.Text != "" {
 		if !known(f.Class) {
 			f.Class = fault.Device
 		}
-		return &fault.Error{Class: f.Class, Err: errors.New(f.Text), Hint: f.Hint}
+		return &fault.Error{Class: f.Class, Err: &words{f.Text, status}, Hint: f.Hint}
 	}
 	if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
 		return fault.Errorf(fault.Environment, "%w: it is older than this program", ErrAbsent).

@@ -203,3 +203,18 @@ type Operator interface {
 func sessionOptions() muxhttp.Options {
 	return muxhttp.Options{MaxStreams: MaxStreams, KeepAlive: 10 * time.Second, Patience: 30 * time.Second}
 }
+
+// Healthy says whether the guest does what it is there for: every service that
+// is not optional is healthy. What is wrong around it (Troubles: the network,
+// the clock) degrades it and does not count. nil is not healthy.
+func (s *Status) Healthy() bool {
+	if s == nil || s.State != StateReady && s.State != StateDegraded {
+		return false
+	}
+	for _, v := range s.Services {
+		if !v.Healthy && !v.Optional {
+			return false
+		}
+	}
+	return true
+}
