@@ -79,10 +79,16 @@ func (r *Runtime) Up(ctx context.Context, name string, o UpOptions, report Repor
 // stays as it is when the bundle is the same, and is an error (fault.Usage)
 // when it is another: that is an Update.
 func (r *Runtime) Install(ctx context.Context, dir, name string, o UpOptions, report Report) (*Instance, error) {
-	dir, m, digest, err := readBundle(dir)
+	return r.InstallFrom(ctx, Source{Dir: dir}, name, o, report)
+}
+
+// InstallFrom is Install of a bundle that came from somewhere else.
+func (r *Runtime) InstallFrom(ctx context.Context, from Source, name string, o UpOptions, report Report) (*Instance, error) {
+	dir, m, digest, err := readBundle(from.Dir)
 	if err != nil {
 		return nil, err
 	}
+	from.Dir = dir
 	if name == "" {
 		name = m.Name
 	}
@@ -103,8 +109,8 @@ func (r *Runtime) Install(ctx context.Context, dir, name string, o UpOptions, re
 		if err := i.installable(ctx, digest); err != nil {
 			return nil, err
 		}
-		tell(report, PhaseInstall, "installing "+dir)
-		if copied, err = i.copyBundle(ctx, dir, m); err != nil {
+		tell(report, PhaseInstall, "installing "+from.from())
+		if copied, err = i.copyBundle(ctx, from, m); err != nil {
 			return nil, err
 		}
 	}
@@ -125,7 +131,7 @@ func (r *Runtime) Install(ctx context.Context, dir, name string, o UpOptions, re
 	if err := i.putSlot(copied, "a"); err != nil {
 		return nil, err
 	}
-	i.rec.Slots = map[SlotName]Slot{"a": newSlot(digest, dir)}
+	i.rec.Slots = map[SlotName]Slot{"a": newSlot(digest, from.from())}
 	i.rec.Active = "a"
 	i.manifest = m
 	if i.proc == (vm.Process{}) {

@@ -153,7 +153,7 @@ func (m *Machine) lookUp(ctx context.Context, client *agent.Client, c *Credentia
 			if err != nil {
 				return fault.Wrap(fault.Device, fmt.Errorf("certificate %s of %s: %w", r.name, c.Service, err))
 			}
-			if c.CertificateFile, err = m.keepCertificate(c.Service, text); err != nil {
+			if c.CertificateFile, err = m.keepCertificate(c.Service, r.name, text); err != nil {
 				return err
 			}
 			c.values[r.text] = encode(c.CertificateFile, unreserved+"/")
@@ -164,22 +164,25 @@ func (m *Machine) lookUp(ctx context.Context, client *agent.Client, c *Credentia
 	return nil
 }
 
-// keepCertificate keeps a certificate on this program's machine, under a name
-// that tells its content: two hosts may have machines of one name.
-func (m *Machine) keepCertificate(service, text string) (string, error) {
-	dir, err := DefaultStateDir()
-	if err != nil {
-		return "", err
-	}
-	dir = filepath.Join(dir, "certificates")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fault.Wrap(fault.Environment, err)
-	}
+// keepCertificate keeps a certificate on this program's machine. What belongs to
+// a machine of this one lies with it; that of a machine elsewhere has a name
+// that tells its content, as two hosts may have machines of one name.
+func (m *Machine) keepCertificate(service, name, text string) (string, error) {
 	text = fmt.Sprintf("# What %s of the machine %s shows its clients. sovereign-build dsn %[2]s writes it anew.\n%s", service, m.name, text)
-	sum := sha256.Sum256([]byte(text))
-	path := filepath.Join(dir, m.name+"-"+hex.EncodeToString(sum[:8])+".crt")
+	path := filepath.Join(m.h.dir, "instances", m.name, "certificates", service, name+".crt")
+	if m.h.dir == "" {
+		dir, err := DefaultStateDir()
+		if err != nil {
+			return "", err
+		}
+		sum := sha256.Sum256([]byte(text))
+		path = filepath.Join(dir, "certificates", m.name+"-"+hex.EncodeToString(sum[:8])+".crt")
+	}
 	if kept, err := os.ReadFile(path); err == nil && string(kept) == text {
 		return path, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", fault.Wrap(fault.Environment, err)
 	}
 	return path, atomicfile.Write(path, []byte(text), 0o600)
 }

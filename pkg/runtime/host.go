@@ -25,8 +25,9 @@ type Host struct {
 	dial    func(context.Context) (net.Conn, error)
 	name    string // in front of errors; "" for this machine
 	hello   control.Hello
-	local   bool
 	program string
+	// dir is the state directory of Local; "" for a host elsewhere.
+	dir string
 
 	session chan *control.Session // holds the one there is, or nil
 }
@@ -76,7 +77,7 @@ func Local(stateDir string, opts ...Option) (*Host, error) {
 		return nil, err
 	}
 	h := newHost(opts)
-	h.local = true
+	h.dir = stateDir
 	h.dial = func(ctx context.Context) (net.Conn, error) { return sovereignd.Dial(ctx, stateDir, h.program) }
 	return h, nil
 }
@@ -117,15 +118,27 @@ func (h *Host) open(ctx context.Context) (s *control.Session, err error) {
 			return s, nil
 		}
 	}
-	conn, err := h.dial(ctx)
-	if err != nil {
-		return nil, h.said(ctx, fault.Wrap(fault.Device, err))
-	}
-	if s, err = control.Dial(ctx, conn, h.hello); err != nil {
+	for n := 1; ; n++ {
+		conn, err := h.dial(ctx)
+		if err != nil {
+			return nil, h.said(ctx, fault.Wrap(fault.Device, err))
+		}
+		if s, err = control.Dial(ctx, conn, h.hello); err == nil {
+			return s, nil
+		}
 		s = nil
-		return nil, h.said(ctx, err)
+		if h.dir == "" || !errors.Is(err, control.ErrNoHello) {
+			return nil, h.said(ctx, err)
+		}
+		if n == tries {
+			return nil, fault.Errorf(fault.Environment, "the sovereignd that runs for %s is older than this program, and does not speak with it", h.dir).
+				Hintf("end it: fuser -k -TERM %s; its machines run on, and the next command starts the new one", filepath.Join(h.dir, sovereignd.Socket))
+		}
+		// It was about to end as it had nothing to do: the next one is.
+		if err := sleep(ctx, pauseBefore(n)); err != nil {
+			return nil, err
+		}
 	}
-	return s, nil
 }
 
 // said puts the host's name in front of an error, which is not that of ctx.

@@ -14,27 +14,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/requests"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/control"
 )
-
-// bundleRequest names a bundle whose blobs the host has, the manifest by the
-// bundle's digest.
-type bundleRequest struct {
-	Digest string `json:"digest"`
-	Source string `json:"source"` // where it came from, for people
-}
-
-type installRequest struct {
-	Bundle  bundleRequest `json:"bundle"`
-	Options UpOptions     `json:"options"`
-}
-
-type updateRequest struct {
-	Bundle bundleRequest `json:"bundle"`
-	Limit  Duration      `json:"limit_s,omitempty"`
-}
 
 // Install makes a machine of the bundle in bundleDir, under a name ("": the
 // manifest's), and writes down that it is wanted up; it does not wait for that.
@@ -55,7 +39,7 @@ func (h *Host) Install(ctx context.Context, bundleDir, name string, o UpOptions,
 		return nil, err
 	}
 	m := h.Machine(name)
-	return m, h.ask(ctx, http.MethodPut, machinePath(name), installRequest{bundleRequest{digest, dir}, o}, nil)
+	return m, h.ask(ctx, http.MethodPut, machinePath(name), requests.Install[UpOptions]{Bundle: requests.Bundle{Digest: digest, Source: dir}, Options: o}, nil)
 }
 
 // Ways in which an update or a rollback ends.
@@ -81,17 +65,6 @@ type UpdateResult struct {
 	Status Status `json:"status"`
 }
 
-// begun is the answer to the request for a trial.
-type begun struct {
-	// Result is how it has ended already: UpdateUnchanged or UpdateCancelled;
-	// "" where there is something to be tried.
-	Result string `json:"result,omitempty"`
-	// To is the digest of the bundle that is tried.
-	To     string   `json:"to,omitempty"`
-	Notes  []string `json:"notes,omitempty"` // for people
-	Status Status   `json:"status"`
-}
-
 // Update tries the bundle in bundleDir in the place of the one that the machine
 // has, and returns when it is committed, as its services became healthy within
 // limit (0: DefaultTrialLimit, at most a day) and stayed so, or when the former
@@ -113,23 +86,18 @@ func (m *Machine) Update(ctx context.Context, bundleDir string, limit time.Durat
 	if err != nil {
 		return UpdateResult{}, err
 	}
-	return m.try(ctx, begin, "update", updateRequest{bundleRequest{digest, dir}, Duration(limit)}, report)
-}
-
-// limitRequest is the body of rollback.
-type limitRequest struct {
-	Limit Duration `json:"limit_s,omitempty"`
+	return m.try(ctx, begin, "update", requests.Update{Bundle: &requests.Bundle{Digest: digest, Source: dir}, LimitMS: limit.Milliseconds()}, report)
 }
 
 // Rollback tries the bundle before the last update, as Update does. What a
 // machine that is down is yet to try is taken back instead (UpdateCancelled).
 func (m *Machine) Rollback(ctx context.Context, limit time.Duration, report Report) (UpdateResult, error) {
-	return m.try(ctx, time.Now(), "rollback", limitRequest{Duration(limit)}, report)
+	return m.try(ctx, time.Now(), "rollback", requests.Update{LimitMS: limit.Milliseconds()}, report)
 }
 
 // try begins a trial and waits for its end.
-func (m *Machine) try(ctx context.Context, begin time.Time, kind string, request any, report Report) (UpdateResult, error) {
-	var b begun
+func (m *Machine) try(ctx context.Context, begin time.Time, kind string, request requests.Update, report Report) (UpdateResult, error) {
+	var b requests.Begun[Status]
 	if err := m.h.call(ctx, http.MethodPost, machinePath(m.name, kind), request, &b); err != nil {
 		return UpdateResult{}, err
 	}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/requests"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 )
 
@@ -28,11 +29,6 @@ func (m *Machine) Up(ctx context.Context, o UpOptions, report Report) error {
 	return m.h.ask(ctx, http.MethodPost, machinePath(m.name, "up"), o, nil)
 }
 
-// graceRequest is the body of down and restart.
-type graceRequest struct {
-	Grace Duration `json:"grace_s,omitempty"`
-}
-
 // Down shuts the machine down in order and keeps it down: its services end, its
 // file systems are unmounted, its power goes. Only when that has not happened
 // within grace (0: two minutes) is the power cut, and the result says so. One
@@ -40,7 +36,7 @@ type graceRequest struct {
 // on with what it was told.
 func (m *Machine) Down(ctx context.Context, grace time.Duration) (StopResult, error) {
 	var r StopResult
-	err := m.h.ask(ctx, http.MethodPost, machinePath(m.name, "down"), graceRequest{Duration(grace)}, &r)
+	err := m.h.ask(ctx, http.MethodPost, machinePath(m.name, "down"), requests.Stop{GraceMS: grace.Milliseconds()}, &r)
 	return r, err
 }
 
@@ -48,7 +44,7 @@ func (m *Machine) Down(ctx context.Context, grace time.Duration) (StopResult, er
 // started again at once. It does not wait for that: WaitReady does.
 func (m *Machine) Restart(ctx context.Context, grace time.Duration) (StopResult, error) {
 	var r StopResult
-	err := m.h.call(ctx, http.MethodPost, machinePath(m.name, "restart"), graceRequest{Duration(grace)}, &r)
+	err := m.h.call(ctx, http.MethodPost, machinePath(m.name, "restart"), requests.Stop{GraceMS: grace.Milliseconds()}, &r)
 	return r, err
 }
 
@@ -90,9 +86,7 @@ func (m *Machine) Manifest(ctx context.Context) (*bundle.Manifest, error) {
 // stays, for the next machine of that name, unless data is true; then one that
 // an earlier Remove kept is removed as well. kept is its path on the host.
 func (m *Machine) Remove(ctx context.Context, data bool) (kept string, err error) {
-	var r struct {
-		Kept string `json:"kept"`
-	}
+	var r requests.Removed
 	err = m.h.call(ctx, http.MethodDelete, machinePath(m.name)+"?data="+strconv.FormatBool(data), nil, &r)
 	return r.Kept, err
 }
@@ -104,18 +98,13 @@ func (m *Machine) Memory(ctx context.Context) (Memory, error) {
 	return r, err
 }
 
-// sizeRequest is the body of balloon and grow.
-type sizeRequest struct {
-	Size int64 `json:"size"` // bytes
-}
-
 // Balloon has the guest give memory back until it has size bytes, or take
 // again what it gave: from 64 MiB to what it was started with. It waits for the
 // guest for at most 10 s, and returns what it has then: a guest that needs its
 // memory keeps it.
 func (m *Machine) Balloon(ctx context.Context, size int64) (Memory, error) {
 	var r Memory
-	err := m.h.ask(ctx, http.MethodPost, machinePath(m.name, "balloon"), sizeRequest{size}, &r)
+	err := m.h.ask(ctx, http.MethodPost, machinePath(m.name, "balloon"), requests.Size{Size: size}, &r)
 	return r, err
 }
 
@@ -125,7 +114,7 @@ func (m *Machine) Balloon(ctx context.Context, size int64) (Memory, error) {
 // growth that was interrupted.
 func (m *Machine) Grow(ctx context.Context, size int64) (Grown, error) {
 	var r Grown
-	err := m.h.ask(ctx, http.MethodPost, machinePath(m.name, "grow"), sizeRequest{size}, &r)
+	err := m.h.ask(ctx, http.MethodPost, machinePath(m.name, "grow"), requests.Size{Size: size}, &r)
 	return r, err
 }
 

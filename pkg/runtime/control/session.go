@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sovereign-build/sovereign/internal/muxhttp"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -75,15 +77,15 @@ type begun struct {
 	io.Closer
 }
 
-// ErrNoHello is in the error of Serve for a connection that ended before its
-// greeting, without a word: an older program's way to wake an older sovereignd.
+// ErrNoHello is in the error for a connection that ended before its greeting: an
+// older program's way to wake an older sovereignd, and that one's answer.
 var ErrNoHello = errors.New("it ended without a greeting")
 
 // Serve greets the peer and answers its requests until the connection or ctx
 // ends; then conn is closed. The error says why there was no session, or is nil.
 func Serve(ctx context.Context, conn io.ReadWriteCloser, own Hello, h http.Handler) error {
 	s, _, _, err := greet(ctx, conn, own, false, askedLimit)
-	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+	if ended(err) {
 		return fmt.Errorf("%w: %w", ErrNoHello, err)
 	}
 	if err != nil {
@@ -97,6 +99,10 @@ func Serve(ctx context.Context, conn io.ReadWriteCloser, own Hello, h http.Handl
 	defer context.AfterFunc(ctx, server.Close)()
 	server.Serve()
 	return nil
+}
+
+func ended(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET)
 }
 
 // A Session is the side that asks. Its methods may be called from several
@@ -122,6 +128,9 @@ func Dial(ctx context.Context, conn io.ReadWriteCloser, own Hello) (*Session, er
 	case errors.Is(err, ErrVersion):
 		return nil, err
 	default:
+		if ended(err) {
+			err = fmt.Errorf("%w: %w", ErrNoHello, err)
+		}
 		return nil, fault.Errorf(fault.Device, "sovereignd does not greet: %w", err).
 			Hintf("see whether it is a sovereignd of this protocol that answers there, and not an older one")
 	}

@@ -1,3 +1,5 @@
+// Package supervisor is how the command line waits for sovereignd as long as it
+// opens state directories by itself.
 package supervisor
 
 import (
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	runtime "github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
@@ -47,7 +50,7 @@ func Ensure(ctx context.Context, stateDir, path string) error {
 	if awake(ctx, device, stateDir) {
 		return nil
 	}
-	log := filepath.Join(stateDir, LogFile)
+	log := filepath.Join(stateDir, sovereignd.LogFile)
 	p, err := device.Start(ctx, vm.Command{
 		Path: path, Args: []string{"--state-dir", stateDir, "--exit-when-idle"}, Dir: stateDir, Log: log,
 	})
@@ -235,4 +238,13 @@ func (c *Client) late(ctx context.Context, name string, s *runtime.Supervision) 
 	}
 	return fault.Errorf(fault.Device, "%s is not ready in time: %s", name, why).
 		Hintf("see sovereign-build status %s", name)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }
