@@ -28,15 +28,16 @@ type CLI struct {
 	Stdout io.Writer // results
 	Stderr io.Writer // progress, notes and errors
 
-	// Builder and Runtime do the work; Wire sets them to the real ones.
+	// Builder makes bundles; Wire sets it to the real one.
 	Builder Builder
-	Runtime Runtime
+	// Dial leads to devices, also to this one; nil is the real way.
+	Dial Dialer
 }
 
 // Run executes the command and returns the exit code. A cancelled ctx is
 // Ctrl-C: the command cleans up and Run returns 130.
 func (c *CLI) Run(ctx context.Context) int {
-	s := &session{CLI: c}
+	s := &session{CLI: c, quiet: completing(c.Args)}
 	root := s.root()
 	root.SetArgs(c.Args)
 	root.SetIn(c.Stdin)
@@ -44,6 +45,7 @@ func (c *CLI) Run(ctx context.Context) int {
 	root.SetOut(help)
 	root.SetErr(c.Stderr)
 	cmd, err := root.ExecuteContextC(ctx)
+	err = s.link.close(err)
 	if err == nil {
 		err = help.err
 	}
@@ -105,6 +107,13 @@ type session struct {
 	json     bool
 	cacheDir string
 	device   string // what --device says
+	quiet    bool   // nobody can be asked
+	link     *link  // nil until it is used
+}
+
+// completing says whether a shell asks for completions.
+func completing(args []string) bool {
+	return len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd)
 }
 
 // root builds the tree of commands anew for each run: cobra keeps parsed

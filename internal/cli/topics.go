@@ -29,7 +29,7 @@ func (s *session) topics() []topic {
 		}},
 		{"inside", "Inside a machine", "What the guest and its services do, and the way in.", []*cobra.Command{
 			s.execCommand(), s.psqlCommand(), s.logsCommand(), s.consoleCommand(), s.bootChartCommand(),
-			s.dsnCommand(), s.credentialsCommand(), s.secretCommand(), s.reindexCommand(),
+			s.dsnCommand(), s.forwardCommand(), s.credentialsCommand(), s.secretCommand(), s.reindexCommand(),
 		}},
 		{"devices", "Devices", "The computers that machines run on: this one, and others.", []*cobra.Command{
 			s.deviceCommand(), s.doctorCommand(),
@@ -45,6 +45,9 @@ func (s *session) addTopics(root *cobra.Command) {
 	for _, t := range s.topics() {
 		root.AddGroup(&cobra.Group{ID: t.id, Title: t.title + ":"})
 		for _, cmd := range t.commands {
+			if t.id == "machines" || t.id == "inside" {
+				s.deviceFlag(cmd)
+			}
 			cmd.GroupID = t.id
 			root.AddCommand(cmd)
 		}

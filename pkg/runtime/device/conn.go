@@ -3,7 +3,7 @@ package device
 import (
 	"context"
 	"errors"
-	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -66,7 +66,7 @@ func start(ctx context.Context, d Device, cmd *exec.Cmd) (_ *Conn, err error) {
 	if err := cmd.Start(); err != nil {
 		in.Close()
 		out.Close()
-		return nil, fault.Errorf(fault.Environment, "%s: %w", d, err)
+		return nil, fault.Wrap(fault.Environment, err)
 	}
 	go func() {
 		c.status = cmd.Wait()
@@ -181,25 +181,21 @@ func (d Device) failed(status error, said string) error {
 	if errors.As(status, &exit) {
 		code = exit.ExitCode()
 	}
-	at := d.String()
-	if d.kind == byCommand {
-		at = "exec" // the command may be long, and hold what is nobody's business
-	}
 	switch {
 	case code == 126 || code == 127:
-		e := fault.Errorf(fault.Environment, "%s: there is no sovereignd: %s", at, why)
+		e := fault.Errorf(fault.Environment, "there is no sovereignd: %s", why)
 		if d.kind == bySSH {
 			return e.Hintf("put it there: sovereign-build device install %s", d)
 		}
 		return e.Hintf("the command must lead to: sovereignd connect")
 	case d.kind == bySSH && code == 255:
-		return fault.Errorf(fault.Device, "%s: ssh: %s", at, why).Hintf("see whether this works: ssh %s true", d.to)
+		return fault.Errorf(fault.Device, "ssh: %s", why).Hintf("see whether this works: ssh %s true", d.to)
 	case d.kind == bySSH && fault.Class(code) >= fault.Internal && fault.Class(code) <= fault.Device:
 		// The codes of sovereignd are the classes of its errors.
 		text, hint, _ := strings.Cut(why, "\nhint: ")
-		return fault.Errorf(fault.Class(code), "%s: %s", at, text).Hintf("%s", hint)
+		return fault.Errorf(fault.Class(code), "%s", text).Hintf("%s", hint)
 	}
-	return fault.Errorf(fault.Device, "%s: %s: %s", at, status, why)
+	return fault.Errorf(fault.Device, "%s: %s", status, why)
 }
 
 // tail keeps the end of what is written.
@@ -230,4 +226,26 @@ func (t *tail) String() string {
 	return text
 }
 
-var _ io.ReadWriteCloser = (*Conn)(nil)
+// Why is Err, for which it waits at most so long.
+func (c *Conn) Why(limit time.Duration) error {
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-c.done:
+	case <-t.C:
+	}
+	return c.Err()
+}
+
+// LocalAddr and RemoteAddr are for net.Conn.
+func (c *Conn) LocalAddr() net.Addr { return addr("local") }
+
+// RemoteAddr is the device.
+func (c *Conn) RemoteAddr() net.Addr { return addr(c.device.Short()) }
+
+type addr string
+
+func (addr) Network() string  { return "stdio" }
+func (a addr) String() string { return string(a) }
+
+var _ net.Conn = (*Conn)(nil)

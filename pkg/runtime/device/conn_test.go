@@ -56,13 +56,13 @@ func TestConnFails(t *testing.T) {
 		class      fault.Class
 		hint       string
 	}{
-		{"exec:echo no link >&2; exit 4", "exec: exit status 4: no link", fault.Device, ""},
-		{"exec:exit 1", "exec: exit status 1: exit status 1", fault.Device, ""},
-		{"exec:exec /nowhere/sovereignd", "exec: there is no sovereignd: ", fault.Environment, "sovereignd connect"},
-		{"exec:kill -9 $$", "exec: signal: killed", fault.Device, ""},
-		{"ssh:refuses", "ssh:refuses: ssh: ssh: connect to host refuses port 22: Connection refused", fault.Device, "ssh refuses true"},
-		{"ssh:empty", "ssh:empty: there is no sovereignd: ", fault.Environment, "sovereign-build device install ssh:empty"},
-		{"ssh:broken", "ssh:broken: sovereignd: the socket's directory has wrong rights", fault.Environment, "chmod 700 it"},
+		{"exec:echo no link >&2; exit 4", "exit status 4: no link", fault.Device, ""},
+		{"exec:exit 1", "exit status 1: exit status 1", fault.Device, ""},
+		{"exec:exec /nowhere/sovereignd", "there is no sovereignd: ", fault.Environment, "sovereignd connect"},
+		{"exec:kill -9 $$", "signal: killed", fault.Device, ""},
+		{"ssh:refuses", "ssh: ssh: connect to host refuses port 22: Connection refused", fault.Device, "ssh refuses true"},
+		{"ssh:empty", "there is no sovereignd: ", fault.Environment, "sovereign-build device install ssh:empty"},
+		{"ssh:broken", "sovereignd: the socket's directory has wrong rights", fault.Environment, "chmod 700 it"},
 	} {
 		c := dial(t, tt.name)
 		_, err := io.ReadAll(c)

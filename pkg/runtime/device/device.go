@@ -83,6 +83,15 @@ func (d Device) String() string {
 	return "local"
 }
 
+// Short is the name for messages: a command may be long, and hold what is
+// nobody's business.
+func (d Device) Short() string {
+	if d.kind == byCommand {
+		return "exec"
+	}
+	return d.String()
+}
+
 // Local says whether the device is this computer.
 func (d Device) Local() bool { return d.kind == local }
 
@@ -130,7 +139,7 @@ var sshOptions = []string{"-T", "-a", "-x",
 // same.
 func (d Device) ssh(ctx context.Context, command string, options ...string) (*Conn, error) {
 	if _, err := exec.LookPath("ssh"); err != nil {
-		return nil, fault.Errorf(fault.Environment, "%s: there is no ssh here: %w", d, err).
+		return nil, fault.Errorf(fault.Environment, "there is no ssh here: %w", err).
 			Hintf("on Debian, apt-get install openssh-client")
 	}
 	args := append([]string{"-c", `trap '' INT; exec ssh "$@"`, "ssh"}, sshOptions...)

@@ -304,8 +304,6 @@ func (s *session) broken(err error) error {
 		return nil
 	case s.ctx.Err() != nil:
 		return context.Cause(s.ctx)
-	case errors.As(err, &own) && strings.HasPrefix(own.Error(), s.d.String()):
-		return err
 	case errors.As(err, &own):
 		return fault.Errorf(own.Class, "%s: %w", s.d, err).Hintf("%s", own.Hint)
 	case errors.Is(err, os.ErrClosed):
