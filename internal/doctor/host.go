@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
 	"github.com/sovereign-build/sovereign/pkg/runtime/supervisor"
 )
@@ -39,7 +38,7 @@ func thisHost() host {
 		},
 		needs:  func(address string) ([]engine.Need, error) { return engine.Needs(engine.WithAddress(address)) },
 		daemon: supervisor.Find,
-		driver: func(cacheDir string) hypervisor { return qemu.New(local.Device{}, cacheDir) },
+		driver: func(cacheDir string) hypervisor { return qemu.New(cacheDir) },
 	}
 }
 

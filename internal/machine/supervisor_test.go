@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/supervisor"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -73,7 +73,7 @@ func daemon(t *testing.T, f *machine.Fake, args ...string) *exec.Cmd {
 	})
 	// Else who waits for the machine would start another.
 	until(t, "sovereignd listens", func() bool {
-		_, ok, err := (local.Device{}).Listener(t.Context(), filepath.Join(f.Dir(), machine.SupervisorSocket))
+		_, ok, err := process.Listener(t.Context(), filepath.Join(f.Dir(), machine.SupervisorSocket))
 		return ok && err == nil
 	})
 	return cmd
@@ -125,7 +125,7 @@ func ready(t *testing.T, f *machine.Fake) *machine.Instance {
 	return i
 }
 
-func process(t *testing.T, i *machine.Instance) vm.Process {
+func processOf(t *testing.T, i *machine.Instance) vm.Process {
 	t.Helper()
 	p, alive, err := i.Process(t.Context())
 	if err != nil || !alive {
@@ -162,11 +162,11 @@ func until(t *testing.T, what string, ok func() bool) {
 func TestUpHealDown(t *testing.T) {
 	f := machine.SetupFake(t)
 	i := up(t, f, machine.UpOptions{})
-	first := process(t, i)
+	first := processOf(t, i)
 	if s, err := i.Status(t.Context()); err != nil || s.State != machine.Running || s.Guest == nil || !s.Supervision.Supervisor || s.Supervision.Wanted != machine.Up {
 		t.Errorf("status %+v, %v", s, err)
 	}
-	if err := (local.Device{}).Signal(t.Context(), first, unix.SIGKILL); err != nil {
+	if err := first.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "another process", func() bool {
@@ -209,21 +209,21 @@ func TestKilledSupervisor(t *testing.T) {
 	f := machine.SetupFake(t)
 	d := daemon(t, f)
 	i := up(t, f, machine.UpOptions{})
-	first := process(t, i)
+	first := processOf(t, i)
 	kill(t, d)
 	if url, err := i.URL(t.Context(), 0); err != nil || url == "" {
 		t.Errorf("without a supervisor: %v", err)
 	}
 	d = daemon(t, f)
-	if got := process(t, ready(t, f)); got != first {
+	if got := processOf(t, ready(t, f)); got != first {
 		t.Errorf("process %+v, was %+v", got, first)
 	}
 	kill(t, d)
-	if err := (local.Device{}).Signal(t.Context(), first, unix.SIGKILL); err != nil {
+	if err := first.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	daemon(t, f)
-	if got := process(t, ready(t, f)); got == first {
+	if got := processOf(t, ready(t, f)); got == first {
 		t.Error("the dead process was taken for the machine")
 	}
 	if s := supervision(t, f); s.Ends.Total != 1 {
@@ -255,7 +255,7 @@ func TestKilledAnywhere(t *testing.T) {
 				t.Fatal(err)
 			}
 			if p, alive, err := i.Process(t.Context()); err == nil && alive {
-				if err := (local.Device{}).Signal(t.Context(), p, unix.SIGKILL); err != nil {
+				if err := p.Signal(unix.SIGKILL); err != nil {
 					t.Error(err)
 				}
 			}
@@ -492,7 +492,7 @@ func TestRestartNever(t *testing.T) {
 	f := machine.SetupFake(t)
 	daemon(t, f)
 	i := up(t, f, machine.UpOptions{Restart: machine.RestartNever})
-	if err := (local.Device{}).Signal(t.Context(), process(t, i), unix.SIGKILL); err != nil {
+	if err := processOf(t, i).Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "given up", func() bool { return supervision(t, f).GaveUp })
@@ -501,11 +501,11 @@ func TestRestartNever(t *testing.T) {
 	}
 	i = ready(t, f)
 	// A restart that was asked for is none of its business.
-	before := process(t, i)
+	before := processOf(t, i)
 	if res, err := i.Restart(t.Context(), 0); err != nil || res.Forced || !res.WasRunning {
 		t.Fatalf("%+v, %v", res, err)
 	}
-	if process(t, ready(t, f)) == before {
+	if processOf(t, ready(t, f)) == before {
 		t.Error("the same process after a restart")
 	}
 }
@@ -675,28 +675,28 @@ func TestStopMachines(t *testing.T) {
 	f := machine.SetupFake(t)
 	d := daemon(t, f, "--stop-machines")
 	i := up(t, f, machine.UpOptions{})
-	p := process(t, i)
+	p := processOf(t, i)
 	if err := d.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if alive, err := (local.Device{}).Alive(t.Context(), p); err != nil || alive {
+	if alive, err := p.Alive(); err != nil || alive {
 		t.Errorf("the machine outlives it: %v", err)
 	}
 	if s := supervision(t, f); s.Wanted != machine.Up || s.Ends.Total != 0 {
 		t.Errorf("%+v", s)
 	}
 	d = daemon(t, f)
-	p = process(t, ready(t, f))
+	p = processOf(t, ready(t, f))
 	if err := d.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if alive, err := (local.Device{}).Alive(t.Context(), p); err != nil || !alive {
+	if alive, err := p.Alive(); err != nil || !alive {
 		t.Errorf("SIGTERM without the flag ended the machine: %v", err)
 	}
 }
@@ -709,7 +709,7 @@ func TestUpOfWhatRuns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := process(t, i)
+	p := processOf(t, i)
 	f.WriteBundle(t, f.Bundle+"-2", "two", "quick")
 	if _, err := f.Install(t.Context(), f.Bundle+"-2", "", machine.UpOptions{}, nil); fault.ClassOf(err) != fault.Usage {
 		t.Errorf("another bundle: %v", err)
@@ -717,7 +717,7 @@ func TestUpOfWhatRuns(t *testing.T) {
 	if _, err := f.Up(t.Context(), "sql", machine.UpOptions{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if process(t, ready(t, f)) != p {
+	if processOf(t, ready(t, f)) != p {
 		t.Error("it was restarted")
 	}
 	if _, err := f.Install(t.Context(), f.Bundle+"-2", "", machine.UpOptions{}, nil); fault.ClassOf(err) != fault.Usage || !strings.Contains(fault.HintOf(err), "update") {
