@@ -91,6 +91,6 @@
 //
 // # Parts
 //
-// The words that drivers share are in package vm; package local is this
-// machine as a vm.Device, package qemu the one vm.Hypervisor so far.
+// The words that drivers share are in package vm; package qemu is the one
+// vm.Hypervisor so far.
 package machine

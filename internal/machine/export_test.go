@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -14,7 +13,7 @@ import (
 
 // OpenFake opens a state directory whose machines are fakes.
 func OpenFake(state string) (*Runtime, error) {
-	return Open(state, WithHypervisor(local.Device{}, newFakeHV("quick")))
+	return Open(state, WithHypervisor(newFakeHV("quick")))
 }
 
 // Fake is a runtime over fake machines and the name of a bundle's directory.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
-	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 func TestExec(t *testing.T) {
@@ -146,7 +145,7 @@ func TestConsole(t *testing.T) {
 	if _, err := i.Console(t.Context()); fault.ClassOf(err) != fault.Device || fault.HintOf(err) == "" {
 		t.Errorf("without a socket: %v", err)
 	}
-	l, err := net.Listen("unix", filepath.Join(i.Dir(), vm.ConsoleSocket))
+	l, err := net.Listen("unix", filepath.Join(i.Dir(), consoleSocket))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,16 +12,14 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// Runtime is the instances of one state directory, on one device.
+// Runtime is the instances of one state directory.
 type Runtime struct {
-	dir    string
-	device vm.Device
-	hv     vm.Hypervisor
+	dir string
+	hv  vm.Hypervisor
 	// did is told of every change that is on the disk or done to a machine,
 	// so that tests can cut the power there.
 	did func(what string)
@@ -32,10 +30,9 @@ type Runtime struct {
 // An Option changes how Open sets a Runtime up.
 type Option func(*Runtime)
 
-// WithHypervisor replaces QEMU on this machine by another driver and the
-// device it runs on.
-func WithHypervisor(device vm.Device, hv vm.Hypervisor) Option {
-	return func(r *Runtime) { r.device, r.hv = device, hv }
+// WithHypervisor replaces QEMU by another driver.
+func WithHypervisor(hv vm.Hypervisor) Option {
+	return func(r *Runtime) { r.hv = hv }
 }
 
 // Open opens a state directory, making it when absent. An empty stateDir is
@@ -58,8 +55,7 @@ func Open(stateDir string, opts ...Option) (*Runtime, error) {
 				Hintf("set XDG_STATE_HOME to a directory you may write to")
 		}
 	}
-	device := local.Device{}
-	r.device, r.hv = device, qemu.New(device, filepath.Join(stateDir, "cache"))
+	r.hv = qemu.New(filepath.Join(stateDir, "cache"))
 	for _, o := range opts {
 		o(r)
 	}

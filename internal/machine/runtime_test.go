@@ -143,7 +143,7 @@ func TestConcurrentStarts(t *testing.T) {
 	f := setup(t, "good")
 	var wg sync.WaitGroup
 	for range 4 {
-		r, err := Open(f.state, WithHypervisor(f.hv.dev, f.hv))
+		r, err := Open(f.state, WithHypervisor(f.hv))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -296,7 +296,7 @@ func TestStopByForce(t *testing.T) {
 			if err != nil || !res.Forced || res.Why == "" {
 				t.Errorf("%+v, %v", res, err)
 			}
-			if alive, err := f.device.Alive(t.Context(), i.proc); err != nil || alive {
+			if alive, err := i.proc.Alive(); err != nil || alive {
 				t.Errorf("alive after a forced stop: %v", err)
 			}
 		})

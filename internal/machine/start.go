@@ -175,9 +175,10 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 	if err := i.rotateLogs(); err != nil {
 		return err
 	}
+	info := plan.Info()
 	i.rec.Machine = MachineID{
-		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Hypervisor: i.r.hv.Name() + " " + plan.Version,
-		Accel: plan.Accel, Why: plan.Why, Started: time.Now().UTC().Truncate(time.Second),
+		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Hypervisor: i.r.hv.Name() + " " + info.Version,
+		Accel: info.Accel, Why: info.Why, Started: time.Now().UTC().Truncate(time.Second),
 	}
 	// Written before the start as well: whoever finds the machine by its
 	// socket must find what it runs.
@@ -186,14 +187,14 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 		return err
 	}
 	// Why it is not KVM has been said by Prepare, and stands in the record.
-	tell(o.Report, PhaseStart, fmt.Sprintf("starting %s under %s (%s)", i.Name(), i.rec.Machine.Hypervisor, plan.Accel))
+	tell(o.Report, PhaseStart, fmt.Sprintf("starting %s under %s (%s)", i.Name(), i.rec.Machine.Hypervisor, info.Accel))
 	if i.proc, err = i.r.hv.Start(ctx, m, plan); err != nil {
 		return err
 	}
 	i.r.did("started")
 	i.rec.Process = &i.proc
 	if err := i.saveRecord(); err != nil {
-		return errors.Join(err, i.r.device.Signal(context.WithoutCancel(ctx), i.proc, unix.SIGKILL))
+		return errors.Join(err, i.proc.Signal(unix.SIGKILL))
 	}
 	return nil
 }

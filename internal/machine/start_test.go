@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -61,7 +62,7 @@ func TestStartErrors(t *testing.T) {
 
 func TestPortsAsked(t *testing.T) {
 	f := setup(t, "good")
-	free, err := f.device.PortFree(t.Context(), 0)
+	free, err := process.PortFree(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
@@ -71,7 +72,7 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 	s.State, s.PID = Running, process.PID
 	limit, cancel := context.WithTimeout(ctx, statusLimit)
 	defer cancel()
-	hv, err := i.r.hv.Status(limit, i.dir)
+	hv, err := i.r.hv.State(limit, i.dir)
 	switch {
 	case ctx.Err() != nil:
 		return s, context.Cause(ctx)
@@ -89,8 +90,8 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 		} else {
 			s.Message += ", then stop and start it"
 		}
-	case !hv.Running:
-		s.State, s.Message = Paused, "the hypervisor says "+hv.State
+	case hv.Held:
+		s.State, s.Message = Paused, "the hypervisor says "+hv.Word
 	}
 	return s, nil
 }
@@ -117,7 +118,7 @@ func (i *Instance) stoppedState() (State, string) {
 
 // Supervision is what the record says of an instance that was installed.
 func (i *Instance) Supervision(ctx context.Context) (*Supervision, error) {
-	_, runs, err := i.r.device.Listener(ctx, filepath.Join(i.r.dir, SupervisorSocket))
+	_, runs, err := process.Listener(ctx, filepath.Join(i.r.dir, SupervisorSocket))
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
@@ -94,7 +95,7 @@ func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
 	if w.awake, err = awake(); err != nil {
 		return w, err
 	}
-	if w.boot, err = i.r.device.Boot(ctx); err != nil {
+	if w.boot, err = process.Boot(); err != nil {
 		return w, err
 	}
 	if i.proc, w.alive, err = i.running(ctx); err != nil {
@@ -126,8 +127,8 @@ func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
 func (i *Instance) lookHeld(ctx context.Context, w *world) error {
 	limit, cancel := context.WithTimeout(ctx, hypervisorLimit)
 	defer cancel()
-	if s, err := i.r.hv.Status(limit, i.dir); err == nil {
-		w.full, w.held = s.Full, !s.Running && !s.Full
+	if s, err := i.r.hv.State(limit, i.dir); err == nil {
+		w.full, w.held = s.Full, s.Held && !s.Full
 	}
 	if !w.full {
 		return nil
@@ -202,7 +203,7 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 			did += ", its power was cut: " + res.Why
 		}
 	case actResume:
-		if err := i.r.hv.Resume(ctx, i.dir); err != nil {
+		if err := i.resume(ctx); err != nil {
 			return "", err
 		}
 		did = "goes on: " + d.why

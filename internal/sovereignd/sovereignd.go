@@ -18,10 +18,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
-	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 const (
@@ -117,7 +116,7 @@ func Connect(ctx context.Context, stateDir string) (net.Conn, error) {
 	if err := CheckStateDir(stateDir); err != nil {
 		return nil, err
 	}
-	conn, err := local.Device{}.Dial(ctx, "unix", filepath.Join(stateDir, Socket))
+	conn, err := process.Dial(ctx, filepath.Join(stateDir, Socket))
 	if err != nil {
 		return nil, err
 	}
@@ -149,16 +148,15 @@ func Dial(ctx context.Context, stateDir, program string) (net.Conn, error) {
 			return nil, err
 		}
 	}
-	var device local.Device
 	log := filepath.Join(stateDir, LogFile)
-	p, err := device.Start(ctx, vm.Command{
+	p, err := process.Start(process.Command{
 		Path: program, Args: []string{"--state-dir", stateDir, "--exit-when-idle"}, Dir: stateDir, Log: log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	for {
-		alive, err := device.Alive(ctx, p)
+		alive, err := p.Alive()
 		if err != nil {
 			return nil, err
 		}

@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	engine "github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/internal/torture/nbd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qmp"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -290,27 +290,19 @@ func (m *machine) cut(ctx context.Context, rng *rand.Rand) (nbd.Loss, error) {
 
 // kill ends exactly that process and waits for its end.
 func kill(ctx context.Context, p vm.Process) error {
-	if err := (local.Device{}).Signal(ctx, p, unix.SIGKILL); err != nil {
+	if err := p.Signal(unix.SIGKILL); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	for {
-		alive, err := local.Device{}.Alive(ctx, p)
-		if err != nil || !alive {
-			return err
-		}
-		if err := pause(ctx, 5*time.Millisecond); err != nil {
-			return fmt.Errorf("waiting for the end of process %d: %w", p.PID, err)
-		}
-	}
+	return p.Wait(ctx)
 }
 
 // qmp runs one command of QEMU's.
 func (m *machine) qmp(ctx context.Context, command string, args any) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	conn, err := local.Device{}.Dial(ctx, "unix", filepath.Join(m.dir, "qmp.sock"))
+	conn, err := process.Dial(ctx, filepath.Join(m.dir, "qmp.sock"))
 	if err != nil {
 		return fault.Wrap(fault.Device, err)
 	}
