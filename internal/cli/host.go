@@ -45,10 +45,13 @@ func (s *session) host() (*runtime.Host, error) {
 
 func (s *session) open(d device.Device) (*link, error) {
 	l := &link{device: d}
-	named := runtime.WithVersion(readVersion().Version)
+	options := []runtime.Option{runtime.WithVersion(readVersion().Version)}
+	if !d.Local() {
+		options = append(options, runtime.WithName(d.Short()))
+	}
 	if d.Local() && s.Dial == nil {
 		var err error
-		l.host, err = runtime.Local("", named)
+		l.host, err = runtime.Local("", options...)
 		return l, err
 	}
 	dial := s.Dial
@@ -63,7 +66,7 @@ func (s *session) open(d device.Device) (*link, error) {
 			l.mu.Unlock()
 		}
 		return conn, err
-	}, named, runtime.WithName(d.Short()))
+	}, options...)
 	return l, nil
 }
 

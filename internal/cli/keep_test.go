@@ -1,8 +1,7 @@
 package cli
 
 import (
-	"context"
-	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -11,52 +10,18 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
-func (f *fake) Up(_ context.Context, r UpRequest, report func(string)) (*Machine, error) {
-	f.up = r
-	report("booting")
-	return &Machine{Name: "sql", Ports: map[string]int{"5432": 40001}, Accel: "tcg"}, f.err
-}
-
-func (f *fake) Restart(_ context.Context, name string, grace, timeout time.Duration, _ func(string)) (*RestartResult, error) {
-	f.calls = append(f.calls, "restart "+name+" "+grace.String()+" "+timeout.String())
-	return &RestartResult{StopResult: StopResult{Name: name, WasRunning: true, Seconds: 1.5}, Ports: map[string]int{"5432": 40001}, ReadySeconds: 4}, f.err
-}
-
-func (f *fake) Update(_ context.Context, name, bundle string, limit time.Duration, _ func(string)) (*UpdateResult, error) {
-	f.calls = append(f.calls, "update "+name+" "+limit.String())
-	return f.trial("update", name), f.err
-}
-
-func (f *fake) Rollback(_ context.Context, name string, limit time.Duration, _ func(string)) (*UpdateResult, error) {
-	f.calls = append(f.calls, "rollback "+name+" "+limit.String())
-	return f.trial("rollback", name), f.err
-}
-
-func (f *fake) Remove(_ context.Context, name string, data bool) (*RemoveResult, error) {
-	f.calls = append(f.calls, fmt.Sprintf("remove %s %v", name, data))
-	r := &RemoveResult{Name: name, Data: "/s/sql/data.img"}
-	if data {
-		r.Data = ""
-	}
-	return r, f.err
-}
-
-func (f *fake) trial(kind, name string) *UpdateResult {
-	return &UpdateResult{Name: name, Kind: kind, Result: f.result, Why: f.why, From: "sha256:111111111111aa", To: "sha256:222222222222bb", Seconds: 2}
-}
-
 func TestUp(t *testing.T) {
 	f := &fake{}
 	code, out, errs := call(t, t.Context(), f, "up", "sql")
-	want := "sql is ready, port 5432 at 127.0.0.1:40001\nconnect: psql \"$(sovereign-build dsn sql)\"\nstop:    sovereign-build down sql\n"
-	if code != 0 || out != want || errs != "booting\n" {
+	want := "sql is ready, port 80 at 127.0.0.1:40002, port 5432 at 127.0.0.1:40001\nconnect: psql \"$(sovereign-build dsn sql)\"\nstop:    sovereign-build down sql\n"
+	if code != 0 || out != want || !strings.HasPrefix(errs, "the guest's init answers\n") {
 		t.Errorf("exit %d\ngot  %s\nwant %s\nstderr %q", code, out, want, errs)
 	}
-	if r := f.up; r.Target != "sql" || r.Accel != "" || r.Outbound != nil || r.Limit != nil || r.Restart != "" {
+	if r := f.up; strings.Join(f.calls, ",") != "up" || r.Accel != "" || r.Outbound != nil || r.Limit != nil || r.Restart != "" {
 		t.Errorf("what was not given is changed: %+v", r)
 	}
-	code, out, _ = call(t, t.Context(), f, "up", "dist/x", "--accel", "tcg", "--outbound=false", "--restart", "never", "--restart-limit", "0", "--memory", "1GiB", "--port", "5432:15432", "--json")
-	if want := `{"name":"sql","ports":{"5432":40001},"accel":"tcg"}` + "\n"; code != 0 || out != want {
+	code, out, _ = call(t, t.Context(), f, "up", newBundle(t), "--accel", "tcg", "--outbound=false", "--restart", "never", "--restart-limit", "0", "--memory", "1GiB", "--port", "5432:15432", "--json")
+	if want := `{"name":"sql","ports":{"5432":40001,"80":40002},"accel":"tcg"}` + "\n"; code != 0 || out != want {
 		t.Errorf("exit %d\ngot  %s\nwant %s", code, out, want)
 	}
 	if r := f.up; r.Accel != "tcg" || r.Outbound == nil || *r.Outbound || r.Limit == nil || *r.Limit != 0 || r.Restart != "never" || r.MemoryMiB != 1024 || r.Ports[5432] != 15432 {
@@ -69,6 +34,9 @@ func TestUp(t *testing.T) {
 	}
 }
 
+// seconds are those that were measured.
+var seconds = regexp.MustCompile(`(again, after |222, after |111 again, after |_seconds":|80":40002},"seconds":)[0-9.]+`)
+
 func TestTrials(t *testing.T) {
 	dir := newBundle(t)
 	tests := []struct {
@@ -76,21 +44,21 @@ func TestTrials(t *testing.T) {
 		code              int
 		want              string
 	}{
-		{"update sql " + dir, updateCommitted, "", 0, "sql runs sha256:222222222222, after 2.0 s\n"},
-		{"update sql " + dir, updateReverted, "no root", 8, "sql runs sha256:111111111111 again, after 2.0 s; the update failed: no root\n"},
-		{"update sql " + dir, updateStaged, "", 0, "sql is down and tries the bundle at the next up\n"},
-		{"update sql " + dir, updateUnchanged, "", 0, "sql has that bundle already\n"},
-		{"rollback sql", updateCancelled, "", 0, "sql keeps sha256:222222222222, and tries nothing else\n"},
-		{"rollback sql", updateCommitted, "", 0, "sql runs sha256:222222222222, after 2.0 s\n"},
-		{"rollback sql --json", updateReverted, "no root", 8, `{"name":"sql","kind":"rollback","result":"reverted","why":"no root","from":"sha256:111111111111aa","to":"sha256:222222222222bb","seconds":2}` + "\n"},
-		{"restart sql", "", "", 0, "sql is ready again, after 4.0 s\n"},
-		{"restart sql --json", "", "", 0, `{"name":"sql","was_running":true,"forced":false,"seconds":1.5,"ports":{"5432":40001},"ready_seconds":4}` + "\n"},
+		{"update sql " + dir, runtime.UpdateCommitted, "", 0, "sql runs sha256:222222222222, after N s\n"},
+		{"update sql " + dir, runtime.UpdateReverted, "no root", 8, "sql runs sha256:111111111111 again, after N s; the update failed: no root\n"},
+		{"update sql " + dir, runtime.UpdateStaged, "", 0, "sql is down and tries the bundle at the next up\n"},
+		{"update sql " + dir, runtime.UpdateUnchanged, "", 0, "sql has that bundle already\n"},
+		{"rollback sql", runtime.UpdateCancelled, "", 0, "sql keeps sha256:222222222222, and tries nothing else\n"},
+		{"rollback sql", runtime.UpdateCommitted, "", 0, "sql runs sha256:222222222222, after N s\n"},
+		{"rollback sql --json", runtime.UpdateReverted, "no root", 8, `{"name":"sql","kind":"rollback","result":"reverted","why":"no root","from":"sha256:111111111111aa","to":"sha256:222222222222bb","ports":{"5432":40001,"80":40002},"seconds":N}` + "\n"},
+		{"restart sql", "", "", 0, "sql is ready again, after N s\n"},
+		{"restart sql --json", "", "", 0, `{"name":"sql","was_running":true,"forced":false,"seconds":1.5,"ports":{"5432":40001,"80":40002},"ready_seconds":N}` + "\n"},
 		{"down sql", "", "", 0, "sql is stopped, after 1.5 s\n"},
 	}
 	for _, tt := range tests {
-		f := &fake{result: tt.result, why: tt.why}
+		f := &fake{fakeHost: fakeHost{result: tt.result, why: tt.why}}
 		code, out, errs := call(t, t.Context(), f, strings.Fields(tt.args)...)
-		if code != tt.code || out != tt.want || errs != "" {
+		if out = seconds.ReplaceAllString(out, "${1}N"); code != tt.code || out != tt.want {
 			t.Errorf("%s: exit %d, stderr %q\ngot  %q\nwant %q", tt.args, code, errs, out, tt.want)
 		}
 	}
@@ -98,7 +66,7 @@ func TestTrials(t *testing.T) {
 
 func TestStatusOfSupervised(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s := &Supervision{
+	s := &runtime.Supervision{
 		Wanted: runtime.Up, Policy: runtime.DefaultPolicy(), Active: "a", Previous: "b",
 		Slots:      map[runtime.SlotName]runtime.Slot{"a": {Digest: "sha256:1111111111112", Source: "/x"}, "b": {Digest: "sha256:2222222222223", Source: "/y"}},
 		Ends:       runtime.Ends{Total: 3, InARow: 2, Last: &runtime.End{Time: at, Why: "Kernel panic\nnot syncing"}},
@@ -107,7 +75,7 @@ func TestStatusOfSupervised(t *testing.T) {
 		LastUpdate: &runtime.Outcome{Kind: "rollback", Time: at, Why: "it panics"},
 	}
 	var b strings.Builder
-	if err := writeStatus(&b, []MachineStatus{{Name: "sql", State: "ready", Supervision: s}}); err != nil {
+	if err := (&session{}).writeStatus(&b, []MachineStatus{{Name: "sql", State: "ready", Supervision: s}}); err != nil {
 		t.Fatal(err)
 	}
 	want := `sql ready

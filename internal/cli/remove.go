@@ -77,7 +77,7 @@ func (s *session) confirmRemove(name string, data bool) error {
 func (s *session) writeRemove(w io.Writer, r RemoveResult) error {
 	text := r.Name + " is removed\n"
 	if r.Data != "" {
-		text = fmt.Sprintf("%s is removed; its data disk is kept: %s%s\n", r.Name, r.Data, s.there())
+		text = fmt.Sprintf("%s is removed; its data disk is kept: %s%s\n", r.Name, oneLine(r.Data), s.there())
 	}
 	_, err := io.WriteString(w, text)
 	return err
