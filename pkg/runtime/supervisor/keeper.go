@@ -31,7 +31,7 @@ type keeper struct {
 	log    string      // why the console's log could not be kept short
 }
 
-// keep begins to keep an instance, until ctx ends or nobody wants it kept.
+// keep begins to keep an instance, until ctx ends or it is removed.
 func keep(ctx context.Context, r *runtime.Runtime, name string, report func(instance, text string)) *keeper {
 	k := &keeper{r: r, name: name, report: report, poked: make(chan struct{}, 1), done: make(chan struct{})}
 	k.busy.Store(true) // until it has looked
@@ -75,9 +75,6 @@ func (k *keeper) run(ctx context.Context) {
 				k.report(k.name, step.Did)
 				g.heard() // what was done has its time to show
 				continue
-			}
-			if step.Wanted == runtime.Unsupervised {
-				return
 			}
 			if step.Process != nil {
 				wait = watchEvery

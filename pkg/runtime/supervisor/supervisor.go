@@ -131,7 +131,7 @@ func (s *supervisor) run(ctx context.Context, l *runtime.Listener) error {
 	}
 }
 
-// look sees to it that each supervised instance has a keeper, and says whether
+// look sees to it that each instance has a keeper, and says whether
 // any is wanted up or on its way down.
 func (s *supervisor) look(ctx context.Context) (busy bool, err error) {
 	maps.DeleteFunc(s.keepers, func(_ string, k *keeper) bool { return k.over() })
@@ -140,11 +140,7 @@ func (s *supervisor) look(ctx context.Context) (busy bool, err error) {
 		return false, err
 	}
 	for _, name := range names {
-		wanted, err := s.r.Supervised(name)
-		if err == nil && wanted == runtime.Unsupervised {
-			// Nobody else may be there to do it.
-			err = s.r.BoundConsole(name)
-		}
+		wanted, err := s.r.Wanted(name)
 		if err != nil {
 			// A record that cannot be read is its owner's to mend; the others
 			// go on.
@@ -155,9 +151,6 @@ func (s *supervisor) look(ctx context.Context) (busy bool, err error) {
 			continue
 		}
 		delete(s.broken, name)
-		if wanted == runtime.Unsupervised {
-			continue
-		}
 		if s.keepers[name] == nil {
 			s.keepers[name] = keep(ctx, s.r, name, s.o.Report)
 		}
