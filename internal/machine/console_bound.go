@@ -45,9 +45,6 @@ func (r *Runtime) BoundConsole(name string) error {
 	return i.boundConsole(context.Background(), maxConsole)
 }
 
-// BoundConsole is the Runtime's for this instance.
-func (i *Instance) BoundConsole() error { return i.r.BoundConsole(i.Name()) }
-
 // boundConsole moves the end of a log that is larger than most to the older
 // part. The hypervisor has the file open and appends to it. Where the file
 // system can cut a file's beginning off, no line is lost; elsewhere what is

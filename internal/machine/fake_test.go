@@ -359,7 +359,21 @@ func (f *fixture) open(t *testing.T) {
 	r.soak = testSoak
 }
 
-func (f *fixture) start(t *testing.T, o StartOptions) *Instance {
+// Start is what the command run does with a bundle.
+func (f *fixture) Start(ctx context.Context, dir string, o UpOptions) (*Instance, error) {
+	return run(ctx, f.Runtime, dir, "", o)
+}
+
+func run(ctx context.Context, r *Runtime, dir, name string, o UpOptions) (*Instance, error) {
+	o.Restart, o.Replace = RestartNever, true
+	i, err := r.Install(ctx, dir, name, o, nil)
+	if err != nil {
+		return nil, err
+	}
+	return r.Settle(ctx, i.Name())
+}
+
+func (f *fixture) start(t *testing.T, o UpOptions) *Instance {
 	t.Helper()
 	i, err := f.Start(t.Context(), f.bundle, o)
 	if err != nil {

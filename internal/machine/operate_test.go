@@ -54,6 +54,8 @@ func operateOn(state string, n int, verb, dir string) error {
 	switch verb {
 	case "install":
 		_, err = r.Install(ctx, dir, "", UpOptions{}, nil)
+	case "replace":
+		_, err = r.Install(ctx, dir, "", UpOptions{Replace: true}, nil)
 	case "update":
 		_, err = r.Update(ctx, "sql", dir, 10*time.Minute, nil)
 	case "rollback":

@@ -217,11 +217,7 @@ func (d *daemon) lookForNew() (busy bool, err error) {
 	defer d.mu.Unlock()
 	maps.DeleteFunc(d.keepers, func(_ string, k *keeper) bool { return k.over() })
 	for _, name := range names {
-		wanted, err := d.r.Supervised(name)
-		if err == nil && wanted == machine.Unsupervised {
-			// Nobody else may be there to do it.
-			err = d.r.BoundConsole(name)
-		}
+		wanted, err := d.r.Wanted(name)
 		if err != nil {
 			// A record that cannot be read is its owner's to mend; the others
 			// go on.
@@ -232,9 +228,6 @@ func (d *daemon) lookForNew() (busy bool, err error) {
 			continue
 		}
 		delete(d.broken, name)
-		if wanted == machine.Unsupervised {
-			continue
-		}
 		if d.keepers[name] == nil {
 			d.keepers[name] = keep(d.work, d, name)
 		}

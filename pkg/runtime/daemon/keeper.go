@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
@@ -33,7 +32,7 @@ type keeper struct {
 	log   string      // why the console's log could not be kept short
 }
 
-// keep begins to keep a machine, until ctx ends or nobody wants it kept.
+// keep begins to keep a machine, until ctx ends or it is removed.
 func keep(ctx context.Context, d *daemon, name string) *keeper {
 	k := &keeper{d: d, name: name, poked: make(chan struct{}, 1), done: make(chan struct{})}
 	k.guest = newGuest(d.r, name, k.look, func() {
@@ -88,9 +87,6 @@ func (k *keeper) run(ctx context.Context) {
 				g.heard() // what was done has its time to show
 				k.d.publish(ctx, k.name)
 				continue
-			}
-			if step.Wanted == machine.Unsupervised {
-				return
 			}
 			if step.Process != nil {
 				wait = watchEvery
