@@ -36,9 +36,11 @@ type Seen struct {
 }
 
 // silentMoment is the silence after which the hypervisor is asked whether the
-// machine runs at all, and hypervisorLimit how long that may take.
+// machine runs at all, heldEvery how often then, and hypervisorLimit how long
+// that may take.
 const (
 	silentMoment    = 3 * time.Second
+	heldEvery       = time.Second
 	hypervisorLimit = 2 * time.Second
 )
 
@@ -81,6 +83,9 @@ func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error
 	step := Step{Did: did, Wait: d.wait, Wanted: i.rec.Wanted}
 	if i.proc != (vm.Process{}) {
 		step.Process = &i.proc
+		if w.silent >= silentMoment && (step.Wait == 0 || step.Wait > heldEvery) {
+			step.Wait = heldEvery // whether it is still held, and for what
+		}
 	}
 	return step, err
 }
@@ -363,15 +368,17 @@ func (r *Runtime) Settle(ctx context.Context, name string) (*Instance, error) {
 		if err != nil {
 			return nil, err
 		}
-		if step.Did == "" {
-			break
+		if step.Did != "" {
+			continue
 		}
+		i, err := r.Instance(ctx, name)
+		if err != nil || i.rec.Wanted != Up || i.Runs() {
+			return i, err
+		}
+		if i.rec.Process == nil {
+			return i, i.keptFrom()
+		} // else it has ended just now
 	}
-	i, err := r.Instance(ctx, name)
-	if err != nil || i.rec.Wanted != Up || i.Runs() {
-		return i, err
-	}
-	return i, i.keptFrom()
 }
 
 // keptFrom is the error of a machine that is wanted up and does not run.
