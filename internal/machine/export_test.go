@@ -31,6 +31,12 @@ func SetupFake(t *testing.T) *Fake {
 	return &Fake{f.Runtime, f.bundle, f, f.mark(t)}
 }
 
+// RunByOldVersion starts the bundle as a version before schema 4 did.
+func (f *Fake) RunByOldVersion(t *testing.T) *Instance {
+	t.Helper()
+	return f.f.runByOldVersion(t)
+}
+
 // SetSoak changes that of the trials that begin from now on.
 func (f *Fake) SetSoak(d time.Duration) { f.soak = d }
 

@@ -23,6 +23,8 @@ type Runtime struct {
 	// did is told of every change that is on the disk or done to a machine,
 	// so that tests can cut the power there.
 	did func(what string)
+	// report is told of the starts that steps make.
+	report func(name string, e Event)
 	// soak is that of trials; tests have a shorter one.
 	soak time.Duration
 }
@@ -34,6 +36,14 @@ type Option func(*Runtime)
 func WithHypervisor(hv vm.Hypervisor) Option {
 	return func(r *Runtime) { r.hv = hv }
 }
+
+// WithReport has the progress of every start told, by whoever makes a step.
+func WithReport(report func(name string, e Event)) Option {
+	return func(r *Runtime) { r.report = report }
+}
+
+// WithSoak changes for how long the services of a trial have to stay healthy.
+func WithSoak(d time.Duration) Option { return func(r *Runtime) { r.soak = d } }
 
 // Open opens a state directory, making it when absent. An empty stateDir is
 // runtime.DefaultStateDir. Errors are of class fault.Environment.
@@ -48,7 +58,7 @@ func Open(stateDir string, opts ...Option) (*Runtime, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	r := &Runtime{dir: stateDir, did: func(string) {}, soak: soak}
+	r := &Runtime{dir: stateDir, did: func(string) {}, report: func(string, Event) {}, soak: soak}
 	for _, sub := range []string{"instances", "locks", "cache"} {
 		if err := os.MkdirAll(filepath.Join(stateDir, sub), 0o700); err != nil {
 			return nil, fault.Errorf(fault.Environment, "the state directory: %w", err).
@@ -69,7 +79,7 @@ var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 
 func (r *Runtime) instanceDir(name string) string { return filepath.Join(r.dir, "instances", name) }
 
-// Instance returns an instance that was started before, running or not. An
+// Instance returns an instance that was installed before, running or not. An
 // unknown name is of class fault.Usage and lists the known ones.
 func (r *Runtime) Instance(ctx context.Context, name string) (*Instance, error) {
 	if !nameForm.MatchString(name) {

@@ -60,7 +60,7 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 	if err != nil {
 		return s, err
 	}
-	if i.rec.Active != "" {
+	if i.rec.Wanted != notAdopted {
 		if s.Supervision, err = i.Supervision(ctx); err != nil {
 			return s, err
 		}
@@ -108,7 +108,7 @@ func (i *Instance) stoppedState() (State, string) {
 	case i.rec.Wanted == Up && i.rec.Waiting != nil:
 		v := i.rec.Waiting
 		return Restarting, fmt.Sprintf("tried %d times since %s, and again within %v: %s", v.Tries, v.Since.Format(time.RFC3339), maxPause, v.Why)
-	case i.rec.Wanted == Up:
+	case i.rec.Wanted == Up && (i.rec.Process == nil || i.rec.Policy.Restart != RestartNever):
 		return Restarting, last
 	case i.rec.Process != nil:
 		return Exited, i.console()
@@ -136,9 +136,5 @@ func (i *Instance) mustRun(ctx context.Context) error {
 	if err != nil || alive {
 		return err
 	}
-	e := fault.Errorf(fault.Device, "%s is not running", i.Name())
-	if i.rec.Active != "" {
-		return e.Hintf("start it: sovereign-build up %s", i.Name())
-	}
-	return e.Hintf("start it: sovereign-build run %s", i.rec.Bundle.Path)
+	return fault.Errorf(fault.Device, "%s is not running", i.Name()).Hintf("start it: sovereign-build up %s", i.Name())
 }

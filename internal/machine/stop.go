@@ -27,11 +27,11 @@ const (
 // Stop shuts the guest down in order: its agent is asked, services end, file
 // systems are unmounted, the machine powers off. Only when that has not
 // happened within grace (0: DefaultGrace) is the power cut, and the result
-// says so. When ctx ends, Stop returns and the machine is left to itself. A
-// supervised instance is wanted down from then on.
+// says so. When ctx ends, Stop returns and the machine is left to itself. The
+// instance is wanted down from then on.
 func (i *Instance) Stop(ctx context.Context, grace time.Duration) (StopResult, error) {
 	return i.halted(ctx, func(now *Instance) error {
-		if now.rec.Wanted != Up {
+		if now.rec.Wanted == Down {
 			return nil
 		}
 		now.rec.Wanted = Down
@@ -62,6 +62,7 @@ func (i *Instance) halted(ctx context.Context, prepare func(now *Instance) error
 		return res, err
 	}
 	now.rec.Process = nil
+	now.rec.homeless()
 	now.rec.fresh()
 	id, err := now.newFileSystem()
 	if id != "" {

@@ -185,8 +185,10 @@ func TestUpHealDown(t *testing.T) {
 	}
 	f.Intact(t)
 
-	if _, err := f.Start(t.Context(), t.TempDir(), machine.StartOptions{}); fault.ClassOf(err) != fault.Usage {
-		t.Errorf("run: %v", err)
+	other := f.Bundle + "-other"
+	f.WriteBundle(t, other, "two", "quick")
+	if _, err := f.Install(t.Context(), other, "", machine.UpOptions{Replace: true}, nil); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "runs already") {
+		t.Errorf("run of another bundle: %v", err)
 	}
 	if _, err := f.Remove(t.Context(), "sql", true); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "wanted up") {
 		t.Errorf("remove: %v", err)
@@ -703,15 +705,16 @@ func TestStopMachines(t *testing.T) {
 	}
 }
 
-// Up takes over a machine that run has started, without a restart.
+// A machine that an older version's run has started is taken over without a
+// restart, and so it is by up.
 func TestUpOfWhatRuns(t *testing.T) {
 	f := machine.SetupFake(t)
+	p := processOf(t, f.RunByOldVersion(t))
 	startDaemon(t, f)
-	i, err := f.Start(t.Context(), f.Bundle, machine.StartOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := processOf(t, i)
+	until(t, "it is taken over", func() bool {
+		s := supervision(t, f)
+		return s.Wanted == machine.Up && s.Policy.Restart == machine.RestartNever && s.Active == ""
+	})
 	f.WriteBundle(t, f.Bundle+"-2", "two", "quick")
 	if _, err := f.Install(t.Context(), f.Bundle+"-2", "", machine.UpOptions{}, nil); fault.ClassOf(err) != fault.Usage {
 		t.Errorf("another bundle: %v", err)

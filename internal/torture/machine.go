@@ -105,10 +105,16 @@ func makeImage(path string, size int64) error {
 	return fault.Wrap(fault.Environment, errors.Join(f.Truncate(size), f.Close()))
 }
 
-// drop removes a machine that was stopped, with all it has.
+// drop removes a machine that was stopped or cut, with all it has.
 func (l *lab) drop(ctx context.Context, m *machine) error {
 	l.machines = slices.DeleteFunc(l.machines, func(o *machine) bool { return o == m })
-	_, err := l.rt.Remove(ctx, m.name, true)
+	i, err := l.rt.Instance(ctx, m.name)
+	if err == nil {
+		_, err = i.Stop(ctx, 0) // one that was cut is still wanted up
+	}
+	if err == nil {
+		_, err = l.rt.Remove(ctx, m.name, true)
+	}
 	return errors.Join(m.closeLog(), err)
 }
 
@@ -143,8 +149,12 @@ func (m *machine) start(ctx context.Context) error {
 	})
 	m.begun = time.Now()
 	m.ending.Store(false)
+	o := engine.UpOptions{Accel: m.l.Accel, Bounce: &m.bounce, Restart: engine.RestartNever}
+	if _, err := m.l.rt.Install(ctx, m.l.Bundle, m.name, o, nil); err != nil {
+		return err
+	}
 	var err error
-	m.inst, err = m.l.rt.Start(ctx, m.l.Bundle, engine.StartOptions{Name: m.name, Accel: m.l.Accel, Bounce: m.bounce})
+	m.inst, err = m.l.rt.Settle(ctx, m.name)
 	return err
 }
 
