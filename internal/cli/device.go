@@ -42,7 +42,7 @@ conversation with it is remote. Nothing listens at a port for it.`,
   sovereign-build up sql --device ssh:nas
   sovereign-build device status ssh:nas`,
 	})
-	cmd.AddCommand(s.deviceListCommand(), s.deviceInstallCommand())
+	cmd.AddCommand(s.deviceListCommand(), s.deviceInstallCommand(), s.deviceStatusCommand(), s.deviceRemoveCommand())
 	return exits(cmd)
 }
 

@@ -15,6 +15,7 @@ import (
 type installedDevice struct {
 	Device  string `json:"device"`
 	Changed bool   `json:"changed"` // another sovereignd, or none, was there
+	Version string `json:"version"`
 	Program string `json:"program"`
 	Digest  string `json:"digest"`
 	Arch    string `json:"arch"`
@@ -83,7 +84,26 @@ func (s *session) installDevice(ctx context.Context, d device.Device) error {
 	if f.Boots() {
 		result.Service = f.Service
 	}
-	return p.result(result, func(w io.Writer) error { return writeInstalled(w, result, f) })
+	// Whether it answers shows whether it works; and machines that are wanted
+	// up have somebody again who keeps them.
+	s.device = d.String()
+	h, err := s.host()
+	if err != nil {
+		return err
+	}
+	info, err := h.Info(ctx)
+	if err != nil {
+		return err
+	}
+	result.Version = info.Version
+	return p.result(result, func(w io.Writer) error {
+		fmt.Fprintf(w, "%s has sovereignd %s: %s\n", oneLine(result.Device), oneLine(result.Version), oneLine(f.Program))
+		if err := writeFacts(w, result.Service, f); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(w, "use it: sovereign-build up NAME --device %s\n", shellWord(result.Device))
+		return err
+	})
 }
 
 // missingOn names what machines need on a device.
@@ -98,24 +118,26 @@ func missingOn(f device.Facts) []string {
 	return missing
 }
 
-func writeInstalled(w io.Writer, r installedDevice, f device.Facts) error {
-	fmt.Fprintf(w, "%s has sovereignd: %s\n", oneLine(r.Device), f.Program)
+// writeFacts says whether sovereignd is started with a device, by whose service,
+// and what is missing there.
+func writeFacts(w io.Writer, service string, f device.Facts) error {
 	switch {
-	case r.Service != "":
-		fmt.Fprintf(w, "it is started with the device, as a service of the %s: %s\n", r.Service, f.Unit)
+	case service != "":
+		fmt.Fprintf(w, "it is started with the device, as a service of the %s: %s\n", service, oneLine(f.Unit))
 	case f.Service == "user":
-		fmt.Fprintf(w, "it is not started with the device: there, as root, run loginctl enable-linger %s, and install again\n", f.User)
-	default:
+		fmt.Fprintf(w, "it is not started with the device: there, as root, run loginctl enable-linger %s, and install again\n", oneLine(f.User))
+	case f.Service == "":
 		fmt.Fprintln(w, "it is not started with the device: there is no systemd; it runs when it is asked for")
+	default:
+		fmt.Fprintln(w, "it is not started with the device: its service is not enabled; install again")
 	}
 	if !f.QEMU {
-		fmt.Fprintf(w, "missing: qemu-system-%s, without which no machine runs; on Debian, apt-get install %s\n", f.Machine, qemuPackage(f))
+		fmt.Fprintf(w, "missing: qemu-system-%s, without which no machine runs; on Debian, apt-get install %s\n", oneLine(f.Machine), qemuPackage(f))
 	}
 	if !f.KVM {
-		fmt.Fprintf(w, "missing: /dev/kvm for %s; without it machines are emulated, several times slower\n", f.User)
+		fmt.Fprintf(w, "missing: /dev/kvm for %s; without it machines are emulated, several times slower\n", oneLine(f.User))
 	}
-	_, err := fmt.Fprintf(w, "use it: sovereign-build up NAME --device %s\n", oneLine(r.Device))
-	return err
+	return nil
 }
 
 func qemuPackage(f device.Facts) string {

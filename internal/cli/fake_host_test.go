@@ -387,7 +387,7 @@ func (g fakeGuest) Logs(_ context.Context, service string, follow bool) (io.Read
 	g.f.call("logs %s %v", service, follow)
 	text := map[string]string{"init": "up\n", "postgresql": "\x1b[31mready\n"}[service]
 	if g.f.words != "" {
-		text = strings.ReplaceAll(g.f.words, "\n", " ") + "\n" // a line is the service's to fill
+		text = g.f.words + "\n"
 	}
 	return io.NopCloser(strings.NewReader(text)), nil
 }

@@ -50,17 +50,22 @@ It asks first; without a terminal to ask at, --yes is needed.`,
 	return exits(cmd, fault.Environment)
 }
 
-// confirmRemove asks at the terminal. Any answer but yes is a no, and a no is
-// an error: scripts must see that nothing was done.
+// confirmRemove asks whether a machine is to be removed.
 func (s *session) confirmRemove(name string, data bool) error {
+	what := "its data disk is kept"
+	if data {
+		what = "with all its data, which cannot be undone"
+	}
+	return s.confirm(name, what)
+}
+
+// confirm asks at the terminal. Any answer but yes is a no, and a no is an
+// error: scripts must see that nothing was done.
+func (s *session) confirm(name, what string) error {
 	tty, ok := terminal.Of(s.Stdin)
 	if !ok || s.json {
 		return fault.Errorf(fault.Usage, "nobody can be asked whether %s is to be removed", name).
 			Hintf("say --yes if it is")
-	}
-	what := "its data disk is kept"
-	if data {
-		what = "with all its data, which cannot be undone"
 	}
 	fmt.Fprintf(s.Stderr, "remove %s, %s? [y/N] ", name, what)
 	answer, err := bufio.NewReader(io.LimitReader(tty, 1<<10)).ReadString('\n')
