@@ -19,7 +19,9 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/process"
+	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/daemon"
 	"github.com/sovereign-build/sovereign/pkg/runtime/supervisor"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -33,12 +35,12 @@ func init() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	r, err := machine.OpenFake(os.Args[2])
 	if err == nil {
-		o := supervisor.Options{Report: func(instance, text string) { fmt.Println(instance, text) }}
+		o := daemon.Options{Report: func(instance, text string) { fmt.Println(instance, text) }}
 		for _, a := range os.Args[3:] {
 			o.ExitWhenIdle = o.ExitWhenIdle || a == "--exit-when-idle"
 			o.StopMachines = o.StopMachines || a == "--stop-machines"
 		}
-		err = supervisor.Run(ctx, r, o)
+		err = daemon.RunMachines(ctx, r, o)
 	}
 	stop()
 	if err != nil {
@@ -48,11 +50,11 @@ func init() {
 	os.Exit(0)
 }
 
-// daemon starts a sovereignd and returns its process.
-func daemon(t *testing.T, f *machine.Fake, args ...string) *exec.Cmd {
+// startDaemon starts a sovereignd and returns its process.
+func startDaemon(t *testing.T, f *machine.Fake, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(self(t), append([]string{"--state-dir", f.Dir()}, args...)...)
-	log, err := os.OpenFile(filepath.Join(f.Dir(), supervisor.LogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(filepath.Join(f.Dir(), sovereignd.LogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,14 +211,14 @@ func TestUpHealDown(t *testing.T) {
 // has it; a machine that ends between the two is healed.
 func TestKilledSupervisor(t *testing.T) {
 	f := machine.SetupFake(t)
-	d := daemon(t, f)
+	d := startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	first := processOf(t, i)
 	kill(t, d)
 	if url, err := i.URL(t.Context(), 0); err != nil || url == "" {
 		t.Errorf("without a supervisor: %v", err)
 	}
-	d = daemon(t, f)
+	d = startDaemon(t, f)
 	if got := processOf(t, ready(t, f)); got != first {
 		t.Errorf("process %+v, was %+v", got, first)
 	}
@@ -224,7 +226,7 @@ func TestKilledSupervisor(t *testing.T) {
 	if err := first.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	daemon(t, f)
+	startDaemon(t, f)
 	if got := processOf(t, ready(t, f)); got == first {
 		t.Error("the dead process was taken for the machine")
 	}
@@ -249,7 +251,7 @@ func TestKilledAnywhere(t *testing.T) {
 		rounds = 4
 	}
 	for n := range rounds {
-		d := daemon(t, f)
+		d := startDaemon(t, f)
 		switch n % 4 {
 		case 1:
 			i, err := f.Instance(t.Context(), "sql")
@@ -274,7 +276,7 @@ func TestKilledAnywhere(t *testing.T) {
 		kill(t, d)
 		f.Intact(t)
 	}
-	daemon(t, f)
+	startDaemon(t, f)
 	i := ready(t, f)
 	if s := supervision(t, f); s.Trial != nil || s.Ends.InARow > rounds {
 		t.Errorf("%+v", s)
@@ -287,7 +289,7 @@ func TestKilledAnywhere(t *testing.T) {
 
 func TestUpdateAndRollback(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	port, _ := i.HostPort(5432)
 	root := func() string {
@@ -365,7 +367,7 @@ func TestUpdateAndRollback(t *testing.T) {
 // An update of what is down is tried when it is wanted up again.
 func TestUpdateWhileDown(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	if _, err := i.Stop(t.Context(), 0); err != nil {
 		t.Fatal(err)
@@ -392,7 +394,7 @@ func TestUpdateWhileDown(t *testing.T) {
 // What was not tried yet is taken back.
 func TestRollbackOfWhatIsStaged(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	first, err := i.ActiveRoot()
 	if err != nil {
@@ -458,7 +460,7 @@ func TestRollbackOfWhatIsStaged(t *testing.T) {
 func TestCrashLoop(t *testing.T) {
 	f := machine.SetupFake(t)
 	f.WriteBundle(t, f.Bundle, "one", "panics")
-	daemon(t, f)
+	startDaemon(t, f)
 	limit := 3
 	if _, err := f.Install(t.Context(), f.Bundle, "", machine.UpOptions{Limit: &limit}, nil); err != nil {
 		t.Fatal(err)
@@ -492,7 +494,7 @@ func TestCrashLoop(t *testing.T) {
 
 func TestRestartNever(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{Restart: machine.RestartNever})
 	if err := processOf(t, i).Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -516,7 +518,7 @@ func TestRestartNever(t *testing.T) {
 // hint.
 func TestStartErrorIsTold(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	port, _ := i.HostPort(5432)
 	if _, err := i.Stop(t.Context(), 0); err != nil {
@@ -549,7 +551,7 @@ func TestStartErrorIsTold(t *testing.T) {
 // bundle is back as soon as the host lets it.
 func TestTrialWaitsForItsHost(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	port, _ := i.HostPort(5432)
 	if _, err := i.Stop(t.Context(), 0); err != nil {
@@ -578,7 +580,7 @@ func TestTrialWaitsForItsHost(t *testing.T) {
 func TestTrialIsJudgedByServices(t *testing.T) {
 	f := machine.SetupFake(t)
 	f.WriteBundle(t, f.Bundle, "one", "vpn")
-	daemon(t, f)
+	startDaemon(t, f)
 	up(t, f, machine.UpOptions{})
 	f.SetSoak(time.Second)
 	const short = 8 * time.Second // for a busy machine, to hear of its guest
@@ -612,7 +614,7 @@ func TestTrialIsJudgedByServices(t *testing.T) {
 // A guest that prints without end does not fill its host.
 func TestConsoleFlood(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	log, err := os.OpenFile(i.ConsoleFile(), os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
@@ -635,7 +637,7 @@ func TestConsoleFlood(t *testing.T) {
 func TestReadyThoughDegraded(t *testing.T) {
 	f := machine.SetupFake(t)
 	f.WriteBundle(t, f.Bundle, "one", "degraded")
-	daemon(t, f)
+	startDaemon(t, f)
 	if _, err := f.Install(t.Context(), f.Bundle, "", machine.UpOptions{}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -650,7 +652,7 @@ func TestReadyThoughDegraded(t *testing.T) {
 // One who holds a connection to the guest keeps nobody else from it.
 func TestSharedSession(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	until(t, "the shared socket", func() bool {
 		_, err := os.Stat(filepath.Join(i.Dir(), machine.GuestSocket))
@@ -675,7 +677,7 @@ func TestSharedSession(t *testing.T) {
 // them back.
 func TestStopMachines(t *testing.T) {
 	f := machine.SetupFake(t)
-	d := daemon(t, f, "--stop-machines")
+	d := startDaemon(t, f, "--stop-machines")
 	i := up(t, f, machine.UpOptions{})
 	p := processOf(t, i)
 	if err := d.Process.Signal(syscall.SIGTERM); err != nil {
@@ -690,7 +692,7 @@ func TestStopMachines(t *testing.T) {
 	if s := supervision(t, f); s.Wanted != machine.Up || s.Ends.Total != 0 {
 		t.Errorf("%+v", s)
 	}
-	d = daemon(t, f)
+	d = startDaemon(t, f)
 	p = processOf(t, ready(t, f))
 	if err := d.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -708,7 +710,7 @@ func TestStopMachines(t *testing.T) {
 func TestUpOfWhatRuns(t *testing.T) {
 	f := machine.SetupFake(t)
 	p := processOf(t, f.RunByOldVersion(t))
-	daemon(t, f)
+	startDaemon(t, f)
 	until(t, "it is taken over", func() bool {
 		s := supervision(t, f)
 		return s.Wanted == machine.Up && s.Policy.Restart == machine.RestartNever && s.Active == ""
@@ -751,7 +753,7 @@ func TestOneSupervisor(t *testing.T) {
 	// One whose directory goes away ends.
 	done := make(chan error, 1)
 	go func() {
-		done <- supervisor.Run(t.Context(), f.Runtime, supervisor.Options{Report: func(string, string) {}})
+		done <- daemon.RunMachines(t.Context(), f.Runtime, daemon.Options{Report: func(string, string) {}})
 	}()
 	socket := filepath.Join(f.Dir(), machine.SupervisorSocket)
 	until(t, "its socket", func() bool { _, err := os.Stat(socket); return err == nil })

@@ -81,10 +81,16 @@ func (r *Runtime) Up(ctx context.Context, name string, o UpOptions, report Repor
 // stays as it is when the bundle is the same, and is an error (fault.Usage)
 // when it is another: that is an Update, or takes UpOptions.Replace.
 func (r *Runtime) Install(ctx context.Context, dir, name string, o UpOptions, report Report) (*Instance, error) {
-	dir, m, digest, err := readBundle(dir)
+	return r.InstallFrom(ctx, Source{Dir: dir}, name, o, report)
+}
+
+// InstallFrom is Install of a bundle that came from somewhere else.
+func (r *Runtime) InstallFrom(ctx context.Context, from Source, name string, o UpOptions, report Report) (*Instance, error) {
+	dir, m, digest, err := readBundle(from.Dir)
 	if err != nil {
 		return nil, err
 	}
+	from.Dir = dir
 	if name == "" {
 		name = m.Name
 	}
@@ -106,8 +112,8 @@ func (r *Runtime) Install(ctx context.Context, dir, name string, o UpOptions, re
 	}
 	copied := ""
 	if !have {
-		tell(report, PhaseInstall, "installing "+dir)
-		if copied, err = i.copyBundle(ctx, dir, m); err != nil {
+		tell(report, PhaseInstall, "installing "+from.from())
+		if copied, err = i.copyBundle(ctx, from, m); err != nil {
 			return nil, err
 		}
 	}
@@ -138,7 +144,7 @@ func (r *Runtime) Install(ctx context.Context, dir, name string, o UpOptions, re
 	if i.rec.Slots == nil {
 		i.rec.Slots = map[SlotName]Slot{}
 	}
-	i.rec.Slots[slot] = newSlot(digest, dir)
+	i.rec.Slots[slot] = newSlot(digest, from.from())
 	i.rec.Previous, i.rec.Active = i.rec.Active, slot
 	i.manifest = m
 	if i.proc == (vm.Process{}) {

@@ -1,3 +1,5 @@
+// Package supervisor is how the command line waits for sovereignd as long as it
+// opens state directories by itself.
 package supervisor
 
 import (
@@ -11,6 +13,7 @@ import (
 
 	runtime "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/process"
+	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
 )
@@ -45,7 +48,7 @@ func Ensure(ctx context.Context, stateDir, path string) error {
 	if awake(ctx, stateDir) {
 		return nil
 	}
-	log := filepath.Join(stateDir, LogFile)
+	log := filepath.Join(stateDir, sovereignd.LogFile)
 	p, err := process.Start(process.Command{
 		Path: path, Args: []string{"--state-dir", stateDir, "--exit-when-idle"}, Dir: stateDir, Log: log,
 	})
@@ -233,4 +236,13 @@ func (c *Client) late(ctx context.Context, name string, s *runtime.Supervision) 
 	}
 	return fault.Errorf(fault.Device, "%s is not ready in time: %s", name, why).
 		Hintf("see sovereign-build status %s", name)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }
