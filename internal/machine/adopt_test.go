@@ -150,8 +150,8 @@ func TestTakeOverOfWhatIsDown(t *testing.T) {
 		if stopped {
 			want = Stopped
 		}
-		if s, err := f.loaded(t).Status(t.Context()); err != nil || s.State != want || *f.hv.starts != 1 {
-			t.Errorf("%+v, %v, %d starts", s, err, *f.hv.starts)
+		if s, err := f.loaded(t).Status(t.Context()); err != nil || s.State != want || *f.hv.Starts != 1 {
+			t.Errorf("%+v, %v, %d starts", s, err, *f.hv.Starts)
 		}
 	}
 }

@@ -58,7 +58,7 @@ func TestHostileBundle(t *testing.T) {
 				if step := f.step(t, Seen{}); !strings.Contains(step.Did, "does not start: the bundle in slot a is damaged") || !strings.Contains(step.Did, want) {
 					t.Errorf("a slot: did %q", step.Did)
 				}
-				if *f.hv.starts != 0 {
+				if *f.hv.Starts != 0 {
 					t.Error("it was started")
 				}
 			})

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sovereign-build/sovereign/internal/machine/machinetest"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
@@ -145,7 +146,7 @@ func TestConsole(t *testing.T) {
 	if _, err := i.Console(t.Context()); fault.ClassOf(err) != fault.Device || fault.HintOf(err) == "" {
 		t.Errorf("without a socket: %v", err)
 	}
-	l, err := net.Listen("unix", filepath.Join(i.Dir(), consoleSocket))
+	l, err := net.Listen("unix", filepath.Join(i.Dir(), machinetest.ConsoleSocket))
 	if err != nil {
 		t.Fatal(err)
 	}

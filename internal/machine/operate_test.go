@@ -9,11 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/machine/machinetest"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -73,9 +73,7 @@ func operateOn(state string, n int, verb, dir string) error {
 	return settle(ctx, r)
 }
 
-func newFakeHV(mode string) fakeHV {
-	return fakeHV{mode: mode, starts: new(int), mu: new(sync.Mutex), last: new(vm.Machine)}
-}
+func newFakeHV(mode string) machinetest.HV { return machinetest.New(mode) }
 
 // settle does what a supervisor does, until the instance is as wanted.
 func settle(ctx context.Context, r *Runtime) error {
@@ -170,7 +168,7 @@ func (f *fixture) intact(t *testing.T, disk os.FileInfo) {
 	if err != nil || statErr != nil || string(text) != dataMark || !os.SameFile(info, disk) || !info.ModTime().Equal(disk.ModTime()) {
 		t.Errorf("the data disk: %.60q, %v, %v", text, info, errors.Join(err, statErr))
 	}
-	if _, err := os.Stat(filepath.Join(dir, twoMachines)); err == nil {
+	if _, err := os.Stat(filepath.Join(dir, machinetest.TwoMachines)); err == nil {
 		t.Error("a second machine was started on the data disk")
 	}
 	i, err := f.load("sql")

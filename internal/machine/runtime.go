@@ -42,6 +42,9 @@ func WithReport(report func(name string, e Event)) Option {
 	return func(r *Runtime) { r.report = report }
 }
 
+// WithSoak changes for how long the services of a trial have to stay healthy.
+func WithSoak(d time.Duration) Option { return func(r *Runtime) { r.soak = d } }
+
 // Open opens a state directory, making it when absent. An empty stateDir is
 // runtime.DefaultStateDir. Errors are of class fault.Environment.
 func Open(stateDir string, opts ...Option) (*Runtime, error) {

@@ -52,8 +52,8 @@ func TestLifeOfAnInstance(t *testing.T) {
 	// Another program finds it, and starting it again is no work.
 	f.open(t)
 	again := f.start(t, UpOptions{})
-	if again.proc != i.proc || *f.hv.starts != 1 {
-		t.Errorf("process %+v after %+v, %d starts", again.proc, i.proc, *f.hv.starts)
+	if again.proc != i.proc || *f.hv.Starts != 1 {
+		t.Errorf("process %+v after %+v, %d starts", again.proc, i.proc, *f.hv.Starts)
 	}
 	s, err := again.Status(t.Context())
 	if err != nil || s.State != Running || s.Guest == nil || s.Guest.BootMS != 1500 || s.PID != i.proc.PID {
@@ -125,7 +125,7 @@ func TestRebuildKeepsDataAndPort(t *testing.T) {
 	if after, err := os.Stat(data); err != nil || !os.SameFile(before, after) || after.Size() != before.Size() {
 		t.Errorf("data disk: %v, %v", after, err)
 	}
-	if m := f.hv.last; m.MemoryMiB != 256 || m.CPUs != 1 || m.Disks[1].Image.Name() != data || !m.Disks[0].ReadOnly || m.Disks[1].ReadOnly {
+	if m := f.hv.Last; m.MemoryMiB != 256 || m.CPUs != 1 || m.Disks[1].Image.Name() != data || !m.Disks[0].ReadOnly || m.Disks[1].ReadOnly {
 		t.Errorf("machine %+v", m)
 	}
 	if _, err := os.Stat(i.ConsoleFile() + ".1"); err != nil {
@@ -165,8 +165,8 @@ func TestConcurrentStarts(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if *f.hv.starts != 1 {
-		t.Errorf("%d starts", *f.hv.starts)
+	if *f.hv.Starts != 1 {
+		t.Errorf("%d starts", *f.hv.Starts)
 	}
 }
 
@@ -182,8 +182,8 @@ func TestAdoption(t *testing.T) {
 	}
 	f.open(t)
 	again := f.start(t, UpOptions{})
-	if again.proc.PID != pid || *f.hv.starts != 1 {
-		t.Errorf("process %d after %d, %d starts", again.proc.PID, pid, *f.hv.starts)
+	if again.proc.PID != pid || *f.hv.Starts != 1 {
+		t.Errorf("process %d after %d, %d starts", again.proc.PID, pid, *f.hv.Starts)
 	}
 	if res, err := again.Stop(t.Context(), 0); err != nil || !res.WasRunning || res.Forced {
 		t.Errorf("stop: %+v, %v", res, err)
@@ -326,7 +326,7 @@ func TestKilledMachineStartsAgain(t *testing.T) {
 		t.Errorf("waiting for the dead: %v", err)
 	}
 	i = f.start(t, UpOptions{})
-	if err := i.WaitReady(t.Context(), nil); err != nil || *f.hv.starts != 2 {
-		t.Errorf("%v, %d starts", err, *f.hv.starts)
+	if err := i.WaitReady(t.Context(), nil); err != nil || *f.hv.Starts != 2 {
+		t.Errorf("%v, %d starts", err, *f.hv.Starts)
 	}
 }

@@ -41,7 +41,7 @@ func TestStartErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f := setup(t, "good")
 			if tt.name == "hypervisor" {
-				f.hv.mode = "dead"
+				f.hv.Mode = "dead"
 				f.open(t)
 			} else if tt.alter != nil {
 				if err := tt.alter(f); err != nil {
@@ -53,7 +53,7 @@ func TestStartErrors(t *testing.T) {
 				t.Fatalf("class %d, %v", fault.ClassOf(err), err)
 			}
 			// And the next start works.
-			f.hv.mode = "good"
+			f.hv.Mode = "good"
 			f.open(t)
 			writeBundle(t, f.bundle, "root")
 			f.start(t, UpOptions{Ports: map[int]int{5432: 0}})
@@ -87,8 +87,8 @@ func TestFullFileSystem(t *testing.T) {
 	f := setup(t, "good")
 	mountSmall(t, filepath.Join(f.state, "instances"))
 	_, err := f.Start(t.Context(), f.bundle, UpOptions{})
-	if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "full") || *f.hv.starts != 0 {
-		t.Errorf("got %v, %d starts", err, *f.hv.starts)
+	if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "full") || *f.hv.Starts != 0 {
+		t.Errorf("got %v, %d starts", err, *f.hv.Starts)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sovereign-build/sovereign/internal/machine/machinetest"
 )
 
 // A supervised machine whose guest says nothing, and that is in the mode.
@@ -36,7 +38,7 @@ func (f *fixture) step(t *testing.T, seen Seen) Step {
 
 func TestFullHost(t *testing.T) {
 	f, i := silent(t, "")
-	full := filepath.Join(i.dir, fullFile)
+	full := filepath.Join(i.dir, machinetest.FullFile)
 	if err := os.WriteFile(full, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -39,9 +39,9 @@ import (
 )
 
 const (
-	// lookEvery is how often the state directory is looked at for machines
-	// that are new, without anybody having said so.
-	lookEvery = 2 * time.Second
+	// lookEvery is how often it is looked whether the socket is still there, and
+	// for machines that are new although nobody has told of them.
+	lookEvery = time.Minute
 	// idleFor is how long nothing must have been wanted up, and nobody
 	// connected, before a sovereignd that was told to ends.
 	idleFor = 3 * time.Second
@@ -178,6 +178,20 @@ func (d *daemon) look() {
 }
 
 func (d *daemon) run(ctx context.Context, l *machine.Listener) error {
+	watching := make(chan error, 1)
+	watch, stop := context.WithCancel(ctx)
+	defer func() { stop(); <-watching }()
+	go func() {
+		watching <- d.r.WatchRecords(watch, func(name string) {
+			if k := d.keeper(name); k != nil {
+				k.look()
+			} else if name == "" {
+				d.look()
+			}
+			poke(d.poked)
+		})
+		close(watching)
+	}()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	busy := time.Now()
@@ -186,12 +200,15 @@ func (d *daemon) run(ctx context.Context, l *machine.Listener) error {
 		if err != nil {
 			return err
 		}
+		var idle <-chan time.Time
 		if wanted || d.connections.open() > 0 {
 			busy = time.Now()
-		}
-		if d.o.ExitWhenIdle && time.Since(busy) > idleFor && d.connections.end() {
-			d.report("", "nothing is wanted up")
-			return nil
+		} else if d.o.ExitWhenIdle {
+			if time.Since(busy) >= idleFor && d.connections.end() {
+				d.report("", "nothing is wanted up")
+				return nil
+			}
+			idle = time.After(idleFor - time.Since(busy))
 		}
 		if l.Lost() {
 			return fault.Errorf(fault.Environment, "the socket in %s was removed", d.r.Dir()).
@@ -202,6 +219,9 @@ func (d *daemon) run(ctx context.Context, l *machine.Listener) error {
 			return nil
 		case <-d.poked:
 		case <-tick.C:
+		case <-idle:
+		case err := <-watching:
+			return err
 		}
 	}
 }

@@ -35,11 +35,12 @@ const (
 type guest struct {
 	r       *machine.Runtime
 	name    string
-	news    func()        // called when what the guest says has changed
-	kernel  func()        // called when its console first says something
-	places  chan struct{} // of others' streams
-	process *vm.Process   // of the machine that is followed; the keeper's alone
-	stop    func()        // ends the following; the keeper's alone
+	news    func()                // called when what the guest says has changed, or its machine has ended
+	console func(context.Context) // called to keep its console's log, until ctx ends
+	kernel  func()                // called when its console first says something
+	places  chan struct{}         // of others' streams
+	process *vm.Process           // of the machine that is followed; the keeper's alone
+	stop    func()                // ends the following; the keeper's alone
 
 	mu     sync.Mutex
 	pid    int // of the machine that is followed; 0: none
@@ -53,8 +54,8 @@ type guest struct {
 	changed chan struct{}
 }
 
-func newGuest(r *machine.Runtime, name string, news, kernel func()) *guest {
-	return &guest{r: r, name: name, news: news, kernel: kernel,
+func newGuest(r *machine.Runtime, name string, news func(), console func(context.Context), kernel func()) *guest {
+	return &guest{r: r, name: name, news: news, console: console, kernel: kernel,
 		places: make(chan struct{}, maxConnections), changed: make(chan struct{})}
 }
 
@@ -108,6 +109,13 @@ func (g *guest) follow(ctx context.Context, p *vm.Process) {
 	var work sync.WaitGroup
 	work.Go(func() { g.serve(ctx, l, &work) })
 	work.Go(func() { g.hold(ctx, i) })
+	work.Go(func() { g.console(ctx) })
+	work.Go(func() {
+		// An error is that of ctx, or of a kernel that cannot wait: then the end
+		// is seen when it is looked at.
+		_ = process.Wait(ctx)
+		g.news()
+	})
 	g.process = &process
 	g.stop = func() {
 		cancel()

@@ -11,11 +11,9 @@ import (
 )
 
 const (
-	// watchEvery is how often a machine that runs is looked at: the longest
-	// time until an end that nobody told of is seen.
-	watchEvery = 250 * time.Millisecond
-	// restEvery is the same for an instance that is down or given up.
-	restEvery = 5 * time.Second
+	// restEvery is how often a machine is looked at although nobody has told of
+	// anything: what is told of is told by the kernel and by the guest.
+	restEvery = time.Minute
 	// maxRetry bounds the pause after an error of ours, a full disk say.
 	maxRetry = 30 * time.Second
 )
@@ -29,13 +27,12 @@ type keeper struct {
 	done  chan struct{}
 	busy  atomic.Bool // a machine runs
 	news  atomic.Bool // what the machine is may have changed
-	log   string      // why the console's log could not be kept short
 }
 
 // keep begins to keep a machine, until ctx ends or it is removed.
 func keep(ctx context.Context, d *daemon, name string) *keeper {
 	k := &keeper{d: d, name: name, poked: make(chan struct{}, 1), done: make(chan struct{})}
-	k.guest = newGuest(d.r, name, k.look, func() {
+	k.guest = newGuest(d.r, name, k.look, k.keepConsole, func() {
 		d.hub.tell(0, runtime.Event{Phase: runtime.PhaseKernel, Machine: name, Text: "the kernel boots"})
 	})
 	k.busy.Store(true) // until it has looked
@@ -80,17 +77,15 @@ func (k *keeper) run(ctx context.Context) {
 			wait, retry = retry, min(2*retry, maxRetry)
 		default:
 			trouble, retry = "", time.Second
-			k.busy.Store(step.Process != nil)
+			if busy := step.Process != nil; k.busy.Swap(busy) != busy {
+				poke(k.d.poked) // it may be idle now
+			}
 			g.follow(ctx, step.Process)
 			if step.Did != "" {
 				k.d.report(k.name, step.Did)
 				g.heard() // what was done has its time to show
 				k.d.publish(ctx, k.name)
 				continue
-			}
-			if step.Process != nil {
-				wait = watchEvery
-				k.boundConsole()
 			}
 			if step.Wait > 0 {
 				wait = min(wait, step.Wait)
@@ -105,17 +100,21 @@ func (k *keeper) run(ctx context.Context) {
 	}
 }
 
-// boundConsole keeps the console's log short. That it cannot be is said once,
-// and keeps no machine from being kept.
-func (k *keeper) boundConsole() {
-	why := ""
-	if err := k.d.r.BoundConsole(k.name); err != nil {
-		why = err.Error()
+// keepConsole keeps the console's log short, until ctx ends. That it cannot be is
+// said once, and keeps no machine from being kept.
+func (k *keeper) keepConsole(ctx context.Context) {
+	trouble := ""
+	for ctx.Err() == nil {
+		err := k.d.r.KeepConsole(ctx, k.name)
+		if err == nil {
+			return
+		}
+		if err.Error() != trouble {
+			trouble = err.Error()
+			k.d.report(k.name, "the console's log: "+trouble)
+		}
+		sleep(ctx, maxRetry)
 	}
-	if why != "" && why != k.log {
-		k.d.report(k.name, "the console's log: "+why)
-	}
-	k.log = why
 }
 
 // pause waits for the time, or for a word; false is the end.
