@@ -54,7 +54,7 @@ func (i *Instance) Balloon(ctx context.Context, size int64) (Memory, error) {
 		if m, err = i.Memory(ctx); err != nil || m.Now == size || time.Now().After(end) {
 			return m, err
 		}
-		if err := sleep(ctx, watchEvery); err != nil {
+		if err := sleep(ctx, lockPoll); err != nil {
 			return m, err
 		}
 	}

@@ -1,13 +1,10 @@
 package machine
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"regexp"
 	"strings"
 	"time"
 
@@ -17,22 +14,18 @@ import (
 )
 
 const (
-	// watchEvery is how often the machine's life is looked at while waiting.
-	watchEvery = 100 * time.Millisecond
-	// askEvery is how often the guest is asked at least while it starts. An
-	// answer takes from the machine that is being waited for: an emulated one
-	// was ready half a second later when it was asked ten times a second, and
-	// still two tenths when it was asked at everything the console said.
-	askEvery = 2 * time.Second
-	// lookEvery is how often the console is looked at meanwhile. What init says
-	// there at the end of a start is a reason to ask, and no more.
-	lookEvery = 20 * time.Millisecond
-	// consoleLook bounds what is read of the console at once, bytes.
-	consoleLook = 64 << 10
-	// turn is how long one wait may hold the agent's port before other
-	// commands get theirs, for at least a pause of several lockPolls.
-	turn     = 2 * time.Second
-	turnOver = 5 * lockPoll
+	// spokenEvery is how often the console is looked at until it says something.
+	spokenEvery = 100 * time.Millisecond
+	// beat is how often a guest says how it is at least while it starts, beside
+	// each change.
+	beat = 10 * time.Second
+	// askEvery is how often one is asked whose image is too old to tell its
+	// changes. An answer takes from the machine that is being waited for: an
+	// emulated one was ready half a second later when it was asked ten times a
+	// second.
+	askEvery = 500 * time.Millisecond
+	// againAfter is the pause before another session is tried.
+	againAfter = 100 * time.Millisecond
 	// answerLimit bounds one attempt to reach the agent. The guest answers a
 	// hello within 200 ms of its agent's start.
 	answerLimit = 10 * time.Second
@@ -63,7 +56,7 @@ func (i *Instance) WaitReady(ctx context.Context, report Report) error {
 	defer func() { <-done }()
 	defer cancel(nil)
 
-	w := &waiter{i: i, report: report, console: consoleEar{file: i.ConsoleFile()}}
+	w := &waiter{i: i, report: report}
 	select {
 	case <-kernel:
 		tell(report, PhaseKernel, "the kernel boots")
@@ -81,24 +74,25 @@ func (i *Instance) WaitReady(ctx context.Context, report Report) error {
 // watch ends ctx with the reason when the machine's process has ended, and
 // closes kernel when the console first says something.
 func (i *Instance) watch(ctx context.Context, process vm.Process, end context.CancelCauseFunc, kernel chan struct{}) {
-	spoken := false
-	for {
-		alive, err := process.Alive()
-		if err == nil && !alive {
-			err = i.ended()
+	spoken := make(chan struct{})
+	go func() {
+		defer close(spoken)
+		for {
+			if info, err := os.Stat(i.ConsoleFile()); err == nil && info.Size() > 0 {
+				close(kernel)
+				return
+			}
+			if sleep(ctx, spokenEvery) != nil {
+				return
+			}
 		}
-		if err != nil {
-			end(err)
-			return
-		}
-		if info, err := os.Stat(i.ConsoleFile()); !spoken && err == nil && info.Size() > 0 {
-			spoken = true
-			close(kernel)
-		}
-		if sleep(ctx, watchEvery) != nil {
-			return
-		}
+	}()
+	err := process.Wait(ctx)
+	if err == nil {
+		err = i.ended()
 	}
+	end(err)
+	<-spoken
 }
 
 // ended is the error of a machine that is gone.
@@ -109,17 +103,17 @@ func (i *Instance) ended() error {
 
 // waiter turns the guest's answers into events.
 type waiter struct {
-	i       *Instance
-	report  Report
-	console consoleEar
-	last    *agent.Status
+	i      *Instance
+	report Report
+	last   *agent.Status
 }
 
-// ask opens a session and asks until the guest is ready or the turn is over.
+// errReady ends the following of a guest that is ready.
+var errReady = errors.New("ready")
+
+// ask opens a session and hears the guest until it is ready, or the session is
+// lost.
 func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
-	if err := w.console.untilTold(ctx); err != nil {
-		return false, err
-	}
 	attempt, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	s, err := w.i.session(attempt)
@@ -127,90 +121,62 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 		return false, err
 	}
 	if err != nil {
-		// Not up yet, or in use: that is what is waited for. The socket
-		// itself refusing shows as the process's end.
-		if sleep(ctx, turnOver) != nil {
+		// Not up yet, or in use: that is what is waited for. A machine that has
+		// ended shows as that.
+		if sleep(ctx, againAfter) != nil {
 			return false, err
 		}
 		return false, nil
 	}
-	for end := time.Now().Add(turn); time.Now().Before(end); {
-		status, err := s.Status(ctx)
-		if err != nil {
-			break // the session is lost; a new one will tell
+	err = s.FollowStatus(ctx, beat, answerLimit, w.hear)
+	for errors.Is(err, agent.ErrAnsweredOnce) {
+		var status *agent.Status
+		if err = sleep(ctx, askEvery); err == nil {
+			status, err = s.Status(ctx)
 		}
-		if w.last == nil {
-			tell(w.report, PhaseInit, "the guest's init answers")
-		}
-		w.tell(status)
-		switch {
-		case Healthy(status):
-			text := fmt.Sprintf("ready, %.1f s after the kernel's start", float64(status.BootMS)/1000)
-			if len(status.Troubles) > 0 {
-				text += ", but: " + strings.Join(status.Troubles, "; ")
+		if err == nil {
+			if err = w.hear(status); err == nil {
+				err = agent.ErrAnsweredOnce
 			}
-			tell(w.report, PhaseReady, text)
-			return true, s.Close()
-		case status.State == agent.StateFailed:
-			e := fault.Errorf(fault.Device, "the guest of %s failed: %s", w.i.Name(), status.Message).
-				Hintf("read %s", w.i.ConsoleFile())
-			return false, errors.Join(e, s.Close())
-		}
-		if err := w.console.untilTold(ctx); err != nil {
-			return false, errors.Join(err, s.Close())
 		}
 	}
 	// A session that was lost has nothing left to close in order.
 	closeErr := s.Close()
-	if err := sleep(ctx, turnOver); err != nil {
-		return false, errors.Join(err, closeErr)
+	var failed *guestFailed
+	switch {
+	case errors.Is(err, errReady):
+		return true, closeErr
+	case errors.As(err, &failed):
+		return false, errors.Join(failed.error, closeErr)
 	}
-	return false, nil
+	if sleepErr := sleep(ctx, againAfter); sleepErr != nil {
+		return false, sleepErr
+	}
+	return false, nil // another session will tell
 }
 
-// outcome is what init says on the console at the end of a start.
-var outcome = regexp.MustCompile(`(?m)^sovereign-init: \[ *[0-9.]+\] (ready|FAILED: [^\n]*)\r?\n`)
+// guestFailed is the end of a guest that says that it failed.
+type guestFailed struct{ error }
 
-// consoleEar listens to a machine's console while it starts.
-type consoleEar struct {
-	file string
-	seen int64  // bytes that were read
-	line []byte // what is there of the last line
-}
-
-// untilTold waits until init says that the guest is ready or has failed, for
-// askEvery at most.
-func (c *consoleEar) untilTold(ctx context.Context) error {
-	for end := time.Now().Add(askEvery); !c.told() && time.Now().Before(end); {
-		if err := sleep(ctx, lookEvery); err != nil {
-			return err
+// hear takes what the guest says of itself. Its error is the end of waiting.
+func (w *waiter) hear(status *agent.Status) error {
+	if w.last == nil {
+		tell(w.report, PhaseInit, "the guest's init answers")
+	}
+	w.tell(status)
+	switch {
+	case status.Healthy():
+		text := fmt.Sprintf("ready, %.1f s after the kernel's start", float64(status.BootMS)/1000)
+		if len(status.Troubles) > 0 {
+			text += ", but: " + strings.Join(status.Troubles, "; ")
 		}
+		tell(w.report, PhaseReady, text)
+		return errReady
+	case status.State == agent.StateFailed:
+		return &guestFailed{fault.Errorf(fault.Device, "the guest of %s failed: %s", w.i.Name(), status.Message).
+			Hintf("read %s", w.i.ConsoleFile())}
 	}
 	return nil
-}
-
-// told says whether init has said so in what is new on the console. One that
-// cannot be read says nothing: time passes too.
-func (c *consoleEar) told() bool {
-	f, err := os.Open(c.file)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || info.Size() < c.seen {
-		c.seen = 0 // it was cut off
-	}
-	b, err := io.ReadAll(io.NewSectionReader(f, c.seen, consoleLook))
-	if err != nil {
-		return false
-	}
-	c.seen += int64(len(b))
-	text := append(c.line, b...)
-	c.line = text[bytes.LastIndexByte(text, '\n')+1:]
-	if len(c.line) > consoleLook {
-		c.line = nil
-	}
-	return outcome.Match(text)
 }
 
 // tell reports the services whose state changed.

@@ -227,7 +227,7 @@ func TestGuestsThatGoWrong(t *testing.T) {
 	}{
 		{"panics", "Kernel panic - not syncing: VFS: [31mno root", time.Minute},
 		{"fails", "the data disk does not mount", time.Minute},
-		{"slow", "postgresql: starting", 2 * askEvery},
+		{"slow", "postgresql: starting", 10 * askEvery},
 		{"old", "another version of the protocol: 1", time.Minute},
 		{"mute", "nothing was heard of its agent; the console's last lines:\n[0.0] Linux version", 500 * time.Millisecond},
 	}

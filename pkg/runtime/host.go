@@ -182,12 +182,36 @@ func (h *Host) upgrade(ctx context.Context, path string) (net.Conn, error) {
 		}
 		c, err := s.Upgrade(ctx, path)
 		if err == nil {
-			return c, nil
+			return &conn{c, h}, nil
 		}
 		if n == tries || !errors.Is(err, control.ErrLost) || ctx.Err() != nil {
 			return nil, h.said(ctx, err)
 		}
 	}
+}
+
+// conn is a raw stream whose errors say where they come from.
+type conn struct {
+	*control.Stream
+	h *Host
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	n, err := c.Stream.Read(b)
+	return n, c.said(err)
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.Stream.Write(b)
+	return n, c.said(err)
+}
+
+// said leaves alone what callers compare.
+func (c *conn) said(err error) error {
+	if c.h.name == "" || !errors.Is(err, control.ErrLost) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", c.h.name, err)
 }
 
 // HostInfo is what a sovereignd says of itself.

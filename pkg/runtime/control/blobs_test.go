@@ -332,15 +332,15 @@ func TestBlobTwice(t *testing.T) {
 func TestBlobUnreadable(t *testing.T) {
 	s := blobSession(t, newBlobs(t))
 	bad := errors.New("input/output error")
-	err := s.PutBlob(t.Context(), digestOf("abc"), 3, 0, broken{bad})
+	err := s.PutBlob(t.Context(), digestOf("abc"), 3, 0, unreadable{bad})
 	if !errors.Is(err, bad) || fault.ClassOf(err) != fault.Environment || !strings.HasPrefix(err.Error(), "reading the blob") {
 		t.Errorf("got %v", err)
 	}
 }
 
-type broken struct{ err error }
+type unreadable struct{ err error }
 
-func (b broken) ReadAt([]byte, int64) (int, error) { return 0, b.err }
+func (b unreadable) ReadAt([]byte, int64) (int, error) { return 0, b.err }
 
 func FuzzContentRange(f *testing.F) {
 	for _, s := range []string{"bytes 0-9/20", "bytes */0", "bytes 5-4/9", "bytes -1-2/3", "bytes 0-18446744073709551615/18446744073709551616", ""} {

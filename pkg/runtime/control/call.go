@@ -141,7 +141,7 @@ func (s *Session) Upgrade(ctx context.Context, path string) (*Stream, error) {
 	case !stop():
 		err = lost(ctx, context.Cause(ctx))
 	default:
-		return newStream(conn, r), nil
+		return newStream(conn, r, s.Done()), nil
 	}
 	stop()
 	conn.Close()

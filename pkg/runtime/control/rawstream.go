@@ -29,6 +29,7 @@ const (
 // io.ErrUnexpectedEOF, so that a part is never taken for the whole.
 type Stream struct {
 	conn net.Conn
+	done <-chan struct{} // closed when the session has ended; nil where nobody asks
 
 	reading sync.Mutex
 	r       *bufio.Reader
@@ -41,7 +42,9 @@ type Stream struct {
 
 var _ net.Conn = (*Stream)(nil)
 
-func newStream(conn net.Conn, r *bufio.Reader) *Stream { return &Stream{conn: conn, r: r} }
+func newStream(conn net.Conn, r *bufio.Reader, done <-chan struct{}) *Stream {
+	return &Stream{conn: conn, r: r, done: done}
+}
 
 // Accept makes a raw stream of a request that asks for one. It has answered
 // where there is an error.
@@ -53,7 +56,7 @@ func Accept(w http.ResponseWriter, r *http.Request) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newStream(conn, in), nil
+	return newStream(conn, in, nil), nil
 }
 
 // Read implements io.Reader.
@@ -62,7 +65,7 @@ func (s *Stream) Read(b []byte) (int, error) {
 	defer s.reading.Unlock()
 	for s.left == 0 && !s.over && len(b) > 0 {
 		if err := s.next(); err != nil {
-			return 0, err
+			return 0, s.broken(err)
 		}
 	}
 	if s.over {
@@ -70,14 +73,29 @@ func (s *Stream) Read(b []byte) (int, error) {
 	}
 	n, err := s.r.Read(b[:min(len(b), s.left)])
 	s.left -= n
-	return n, muxhttp.NoEOF(err)
+	return n, s.broken(err)
+}
+
+// broken is an error of the stream, which has no end in the middle of something;
+// it may be that of its session.
+func (s *Stream) broken(err error) error {
+	var timeout net.Error
+	if err == nil || errors.As(err, &timeout) && timeout.Timeout() {
+		return err
+	}
+	select {
+	case <-s.done:
+		return fmt.Errorf("%w: %w", ErrLost, muxhttp.NoEOF(err))
+	default:
+		return muxhttp.NoEOF(err)
+	}
 }
 
 // next reads the head of a frame.
 func (s *Stream) next() error {
 	head, err := s.r.Peek(3)
 	if err != nil {
-		return muxhttp.NoEOF(err) // with a deadline, it is tried again
+		return err // with a deadline, it is tried again
 	}
 	n := int(binary.BigEndian.Uint16(head[1:]))
 	switch kind := head[0]; {
@@ -111,7 +129,7 @@ func (s *Stream) Write(b []byte) (int, error) {
 		part := b[:min(len(b), muxhttp.MaxFrame)]
 		if err := muxhttp.WriteFrame(s.conn, frameData, part); err != nil {
 			s.ended = true // half of it may be on its way
-			return n, err
+			return n, s.broken(err)
 		}
 		n, b = n+len(part), b[len(part):]
 	}

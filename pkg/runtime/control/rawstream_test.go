@@ -228,7 +228,7 @@ func FuzzStream(f *testing.F) {
 	f.Add([]byte("d\x00\x00e\x00\x01x"))
 	f.Add([]byte("d\xff\xff" + strings.Repeat("x", 100)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s := newStream(nil, bufio.NewReader(bytes.NewReader(data)))
+		s := newStream(nil, bufio.NewReader(bytes.NewReader(data)), nil)
 		got, err := io.ReadAll(s)
 		if len(got) > len(data) {
 			t.Errorf("%d bytes of %d", len(got), len(data))

@@ -175,6 +175,13 @@ type Backend interface {
 	Thaw(ctx context.Context) error
 }
 
+// A Watcher is a Backend that tells when its status may have changed. A status
+// cannot be followed where it is none: it is answered once.
+type Watcher interface {
+	// Changed is closed at the next change.
+	Changed() <-chan struct{}
+}
+
 // An Operator is a Backend that can also be changed and measured. The
 // endpoints for it are absent (404) where a Backend is none.
 type Operator interface {
@@ -198,10 +205,12 @@ type Operator interface {
 	Grow(ctx context.Context) error
 }
 
-// sessionOptions are those of both ends. The keep-alive is slow enough for a
-// guest emulated without KVM on a busy machine.
+// sessionOptions are those of both ends. The port itself tells each end that the
+// other is gone, and the status that is followed that it hangs; each keep-alive
+// wakes both. Patience is enough for a guest emulated without KVM on a busy
+// machine.
 func sessionOptions() muxhttp.Options {
-	return muxhttp.Options{MaxStreams: MaxStreams, KeepAlive: 10 * time.Second, Patience: 30 * time.Second}
+	return muxhttp.Options{MaxStreams: MaxStreams, KeepAlive: 10 * time.Minute, Patience: 30 * time.Second}
 }
 
 // Healthy says whether the guest does what it is there for: every service that

@@ -10,6 +10,7 @@ const MaxStreams = 32
 const (
 	maxQuick     = 16 // requests at a time that end by themselves
 	maxFollowers = 8  // logs followed at a time
+	maxWatchers  = 4  // statuses followed at a time
 	maxExecs     = 8  // programs at a time
 
 	perSecond = 100 // requests a second, after a burst of as many

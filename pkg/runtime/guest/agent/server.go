@@ -16,9 +16,9 @@ import (
 // NewHandler returns the endpoints of the guest, for a Backend, and for an
 // Operator those too. Every request has limits of size, number and time.
 func NewHandler(b Backend) http.Handler {
-	h := &handler{backend: b, pace: muxhttp.Pace{PerSecond: perSecond}, quick: make(muxhttp.Slots, maxQuick), followers: make(muxhttp.Slots, maxFollowers), execs: make(muxhttp.Slots, maxExecs)}
+	h := &handler{backend: b, pace: muxhttp.Pace{PerSecond: perSecond}, quick: make(muxhttp.Slots, maxQuick), watchers: make(muxhttp.Slots, maxWatchers), followers: make(muxhttp.Slots, maxFollowers), execs: make(muxhttp.Slots, maxExecs)}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", h.short(quickLimit, h.status))
+	mux.HandleFunc("GET /v1/status", h.status)
 	mux.HandleFunc("GET /v1/secrets/{service}/{name}", h.short(quickLimit, h.secret))
 	mux.HandleFunc("GET /v1/logs/{service}", h.logs)
 	mux.HandleFunc("POST /v1/shutdown", h.short(quickLimit, h.shutdown))
@@ -31,9 +31,9 @@ func NewHandler(b Backend) http.Handler {
 }
 
 type handler struct {
-	backend                 Backend
-	pace                    muxhttp.Pace
-	quick, followers, execs muxhttp.Slots
+	backend                           Backend
+	pace                              muxhttp.Pace
+	quick, watchers, followers, execs muxhttp.Slots
 }
 
 // paced is before every endpoint. A request with a body where none is read
@@ -88,8 +88,6 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, bool
 	}
 	return b, err == nil
 }
-
-func (h *handler) status(w http.ResponseWriter, _ *http.Request) { answer(w, h.backend.Status()) }
 
 // answer sends a value as JSON.
 func answer(w http.ResponseWriter, v any) {
