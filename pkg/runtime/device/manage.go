@@ -61,7 +61,7 @@ func (f Facts) Boots() bool {
 
 // Look asks a device by ssh for its facts.
 func Look(ctx context.Context, d Device) (Facts, error) {
-	s, err := open(ctx, d, false)
+	s, err := open(ctx, d)
 	if err != nil {
 		return Facts{}, err
 	}
@@ -84,7 +84,7 @@ type Installed struct {
 //
 // report takes lines about what is going on.
 func Install(ctx context.Context, d Device, programs Programs, report func(string)) (Installed, error) {
-	s, err := open(ctx, d, true)
+	s, err := open(ctx, d)
 	if err != nil {
 		return Installed{}, err
 	}
@@ -122,7 +122,7 @@ func Install(ctx context.Context, d Device, programs Programs, report func(strin
 // machines. Machines that run must have been shut down before. Interrupted, it
 // can be done again.
 func Remove(ctx context.Context, d Device, data bool) (Facts, error) {
-	s, err := open(ctx, d, true)
+	s, err := open(ctx, d)
 	if err != nil {
 		return Facts{}, err
 	}
@@ -155,22 +155,17 @@ type session struct {
 	facts Facts
 }
 
-// open starts the script, which waits for a word then. fast is for much to
-// send.
-func open(ctx context.Context, d Device, fast bool) (*session, error) {
+// open starts the script, which waits for a word then.
+func open(ctx context.Context, d Device) (*session, error) {
 	if d.kind != bySSH {
 		return nil, fault.Errorf(fault.Usage, "%s is not reached by ssh", d).
 			Hintf("only ssh:HOST can be installed to; elsewhere, put sovereignd there by hand")
-	}
-	options := []string{}
-	if fast {
-		options = append(options, "-C")
 	}
 	// The script comes by standard input: the user's login shell would have to
 	// understand it else. It is read a byte at a time, since what follows is
 	// not its own, and is run only whole: it is one function call at its end.
 	command := fmt.Sprintf(`exec sh -c 'eval "$(dd bs=1 count=%d 2>/dev/null)"'`, len(script))
-	conn, err := d.ssh(ctx, command, options...)
+	conn, err := d.ssh(ctx, command)
 	if err != nil {
 		return nil, err
 	}

@@ -152,7 +152,7 @@ func TestInstallRefuses(t *testing.T) {
 		{"exit 0\n", "", "ssh:nas: the program did not arrive whole: its digest is "},
 		{"echo no; exit 1\n", "echo no; exit 1\n", "ssh:nas: the program does not run here: no"},
 	} {
-		s, err := open(t.Context(), nas, true)
+		s, err := open(t.Context(), nas)
 		if err != nil {
 			t.Fatal(err)
 		}
