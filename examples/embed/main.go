@@ -24,7 +24,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/kernel"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
-	"github.com/sovereign-build/sovereign/pkg/runtime/direct"
+	"github.com/sovereign-build/sovereign/pkg/runtime/daemon"
 )
 
 func main() {
@@ -82,27 +82,42 @@ func run(ctx context.Context, greeting string, out io.Writer) (err error) {
 		return err
 	}
 
-	// pkg/runtime: boot it, in a state directory of its own.
-	machine, err := direct.Run(ctx, filepath.Join(work, "state"), made.Bundle)
+	// pkg/runtime/daemon: this program keeps its machines itself, in a state
+	// directory of its own, and stops them when it ends. Without it, runtime.Local
+	// starts the program sovereignd, which keeps them beyond the end of this one.
+	state := filepath.Join(work, "state")
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	keeper, err := daemon.Start(keeping, daemon.Options{StateDir: state, StopMachines: true})
 	if err != nil {
+		stop()
 		return err
 	}
 	defer func() {
-		// Also after Ctrl-C: nothing is left running.
-		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		_, stopErr := machine.Stop(stopping, 0)
-		err = errors.Join(err, stopErr)
+		stop() // also after Ctrl-C: nothing is left running
+		err = errors.Join(err, keeper())
 	}()
-	booting, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	if err := machine.WaitReady(booting, func(e runtime.Event) { fmt.Fprintln(out, e.Phase, e.Text) }); err != nil {
-		return err
-	}
-	url, err := machine.URL(booting, 8080)
+
+	// pkg/runtime: boot it.
+	host, err := runtime.Local(state)
 	if err != nil {
 		return err
 	}
+	defer host.Close()
+	tell := func(e runtime.Event) { fmt.Fprintln(out, e.Phase, e.Text) }
+	machine, err := host.Install(ctx, made.Bundle, "", runtime.UpOptions{}, tell)
+	if err != nil {
+		return err
+	}
+	booting, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	if _, err := machine.WaitReady(booting, tell); err != nil {
+		return err
+	}
+	way, err := machine.Credentials(booting, 8080)
+	if err != nil {
+		return err
+	}
+	url := way.URL
 	answer, err := http.Get(url)
 	if err != nil {
 		return err
