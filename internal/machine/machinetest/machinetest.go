@@ -137,7 +137,11 @@ func machine(mode string, ports []string) error {
 				continue
 			}
 			// Its end is the session's.
-			_ = agent.ServePort(ctx, c, false, agent.NewHandler(g))
+			h := agent.NewHandler(g)
+			if mode == "untold" {
+				h = agent.NewHandler(untold{g, g})
+			}
+			_ = agent.ServePort(ctx, c, false, h)
 		}
 	}()
 	<-ctx.Done()
@@ -201,6 +205,24 @@ func (g *guest) Status() agent.Status {
 		s.State, s.Services[0].State, s.Services[0].Healthy = agent.StateStarting, agent.ServiceStarting, false
 	}
 	return s
+}
+
+// Changed implements agent.Watcher: it becomes ready, and falls ill, at a time.
+func (g *guest) Changed() <-chan struct{} {
+	changed := make(chan struct{})
+	for _, at := range []time.Time{g.until, g.ends} {
+		if wait := time.Until(at); wait > 0 {
+			time.AfterFunc(wait, func() { close(changed) })
+			break
+		}
+	}
+	return changed
+}
+
+// untold is a guest whose image is too old to tell its changes.
+type untold struct {
+	agent.Backend
+	agent.Operator
 }
 
 // Secret also gives the certificate that a test has put into the instance's
