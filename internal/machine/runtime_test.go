@@ -333,7 +333,7 @@ func TestKilledMachineStartsAgain(t *testing.T) {
 
 // A guest whose image is too old to tell its changes is asked.
 func TestWaitReadyOfAnOldImage(t *testing.T) {
-	f := setup(t, "untold")
+	f := setup(t, "once")
 	i := f.start(t, UpOptions{})
 	var last Phase
 	if err := i.WaitReady(t.Context(), func(e Event) { last = e.Phase }); err != nil || last != PhaseReady {

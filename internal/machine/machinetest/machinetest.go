@@ -84,7 +84,7 @@ func machine(mode string, ports []string) error {
 	ctx, end := context.WithCancel(context.Background())
 	g := &guest{mode: mode, end: end, until: time.Now().Add(200 * time.Millisecond)}
 	switch mode {
-	case "quick", "degraded", "vpn", "no-vpn":
+	case "quick", "once", "degraded", "vpn", "no-vpn":
 		g.until = time.Now()
 	case "brief", "sick":
 		g.until, g.ends = time.Now(), time.Now().Add(300*time.Millisecond)
@@ -94,6 +94,10 @@ func machine(mode string, ports []string) error {
 			fmt.Fprintln(console, "[0.4] Kernel panic - not syncing: it was fine a moment ago")
 			end()
 		})
+	}
+	backend := agent.Backend(watched{g})
+	if mode == "once" {
+		backend = g
 	}
 	go func() {
 		for { // a word on the control socket is the plug pulled
@@ -137,11 +141,7 @@ func machine(mode string, ports []string) error {
 				continue
 			}
 			// Its end is the session's.
-			h := agent.NewHandler(g)
-			if mode == "untold" {
-				h = agent.NewHandler(untold{g, g})
-			}
-			_ = agent.ServePort(ctx, c, false, h)
+			_ = agent.ServePort(ctx, c, false, agent.NewHandler(backend))
 		}
 	}()
 	<-ctx.Done()
@@ -188,6 +188,15 @@ type guest struct {
 	ends  time.Time // until when it is so; zero: for ever
 }
 
+// watched is a guest that tells its changes. It may have changed at any time.
+type watched struct{ *guest }
+
+func (watched) Changed() <-chan struct{} {
+	changed := make(chan struct{})
+	time.AfterFunc(10*time.Millisecond, func() { close(changed) })
+	return changed
+}
+
 func (g *guest) Status() agent.Status {
 	s := agent.Status{Name: "sql", State: agent.StateReady, BootMS: 1500,
 		Services: []agent.Service{{Name: "postgresql", State: agent.ServiceRunning, Healthy: true, PID: 9}}}
@@ -205,24 +214,6 @@ func (g *guest) Status() agent.Status {
 		s.State, s.Services[0].State, s.Services[0].Healthy = agent.StateStarting, agent.ServiceStarting, false
 	}
 	return s
-}
-
-// Changed implements agent.Watcher: it becomes ready, and falls ill, at a time.
-func (g *guest) Changed() <-chan struct{} {
-	changed := make(chan struct{})
-	for _, at := range []time.Time{g.until, g.ends} {
-		if wait := time.Until(at); wait > 0 {
-			time.AfterFunc(wait, func() { close(changed) })
-			break
-		}
-	}
-	return changed
-}
-
-// untold is a guest whose image is too old to tell its changes.
-type untold struct {
-	agent.Backend
-	agent.Operator
 }
 
 // Secret also gives the certificate that a test has put into the instance's

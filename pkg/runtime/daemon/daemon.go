@@ -41,7 +41,7 @@ import (
 const (
 	// lookEvery is how often it is looked whether the socket is still there, and
 	// for machines that are new although nobody has told of them.
-	lookEvery = time.Minute
+	lookEvery = 5 * time.Minute
 	// idleFor is how long nothing must have been wanted up, and nobody
 	// connected, before a sovereignd that was told to ends.
 	idleFor = 3 * time.Second
