@@ -31,10 +31,13 @@ $(SB): FORCE
 	@echo "== compiling $@"
 	@CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/sovereign-build/sovereign/internal/cli.version=$(VERSION)" -o $@ ./cmd/sovereign-build
 
-# Static; make bin/sovereignd ARCH=arm64 makes the one of a phone.
-bin/sovereignd: FORCE
+bin/sovereignd: bin/sovereignd-linux-$(HOST_ARCH)
+	@ln -f $< $@
+
+# Static; make bin/sovereignd-linux-arm64 makes that of a phone or a small board.
+bin/sovereignd-linux-%: FORCE
 	@echo "== compiling $@"
-	@CGO_ENABLED=0 GOOS=linux GOARCH=$(or $(ARCH),$(HOST_ARCH)) go build -trimpath -ldflags "-s -w" -o $@ ./cmd/sovereignd
+	@CGO_ENABLED=0 GOOS=linux GOARCH=$* go build -trimpath -ldflags "-s -w" -o $@ ./cmd/sovereignd
 
 bin/buildkitd: tools/buildkitd/go.mod tools/buildkitd/go.sum
 	@echo "== compiling the BuildKit daemon $(BUILDKIT) (about two minutes the first time)"
@@ -77,7 +80,13 @@ test-boot: test-build ## it boots, and PostgreSQL keeps its promises
 # Tests that take minutes each have stages of their own.
 LONG := TestTorture|TestTransfer
 
-test-e2e: test-build ## everything else that a booted machine shows
+# Debian's sshd, not installed: for the test of devices.
+bin/debian-sshd: scripts/sshd.sh
+	@echo "== unpacking sshd"
+	@scripts/sshd.sh $@
+	@touch $@
+
+test-e2e: test-build bin/debian-sshd ## everything else that a booted machine shows
 	@echo "== boots of all kinds"
 	@$(E2E) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./internal/machine ./pkg/runtime/guest/initd
 	@$(E2E) go test -count=1 -v -timeout 40m -skip '$(LONG)|TestPostgreSQL' ./e2e

@@ -34,6 +34,8 @@ test zstd zstd
 test libarchive-tools bsdtar
 test busybox-static /bin/busybox
 test iproute2 ip
+test openssh-client ssh
+test openssh-client ssh-keygen
 test util-linux unshare
 test libfaketime /usr/lib/*-linux-gnu/faketime/libfaketime.so.1
 test shellcheck shellcheck

@@ -82,42 +82,49 @@ func run(ctx context.Context, greeting string, out io.Writer) (err error) {
 		return err
 	}
 
-	// pkg/runtime/daemon: this program keeps its machines itself, in a state
-	// directory of its own, and stops them when it ends. Without it, runtime.Local
-	// starts the program sovereignd, which keeps them beyond the end of this one.
+	// pkg/runtime/daemon: keep machines in this program, in a state directory of
+	// its own. With runtime.Local alone a sovereignd would do that.
 	state := filepath.Join(work, "state")
-	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
-	keeper, err := daemon.Start(keeping, daemon.Options{StateDir: state, StopMachines: true})
-	if err != nil {
-		stop()
+	if err := os.Mkdir(state, 0o700); err != nil {
 		return err
 	}
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ready, kept := make(chan struct{}), make(chan error, 1)
+	go func() {
+		kept <- daemon.Run(keeping, daemon.Options{StateDir: state, StopMachines: true, Ready: func() { close(ready) }})
+	}()
 	defer func() {
 		stop() // also after Ctrl-C: nothing is left running
-		err = errors.Join(err, keeper())
+		err = errors.Join(err, <-kept)
 	}()
+	select {
+	case <-ready:
+	case err := <-kept:
+		kept <- nil
+		return err
+	}
 
-	// pkg/runtime: boot it.
-	host, err := runtime.Local(state)
+	// pkg/runtime: boot the bundle, and ask how to reach it.
+	machines, err := runtime.Local(state)
 	if err != nil {
 		return err
 	}
-	defer host.Close()
-	tell := func(e runtime.Event) { fmt.Fprintln(out, e.Phase, e.Text) }
-	machine, err := host.Install(ctx, made.Bundle, "", runtime.UpOptions{}, tell)
-	if err != nil {
-		return err
-	}
+	defer machines.Close()
 	booting, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	if _, err := machine.WaitReady(booting, tell); err != nil {
-		return err
-	}
-	way, err := machine.Credentials(booting, 8080)
+	progress := func(e runtime.Event) { fmt.Fprintln(out, e.Phase, e.Text) }
+	machine, err := machines.Install(booting, made.Bundle, "", runtime.UpOptions{Restart: runtime.RestartNever}, progress)
 	if err != nil {
 		return err
 	}
-	url := way.URL
+	if _, err := machine.WaitReady(booting, progress); err != nil {
+		return err
+	}
+	credentials, err := machine.Credentials(booting, 8080)
+	if err != nil {
+		return err
+	}
+	url := credentials.URL
 	answer, err := http.Get(url)
 	if err != nil {
 		return err

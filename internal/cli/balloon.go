@@ -34,15 +34,15 @@ takes it again when it runs short. The next start is with all of it.`,
 					return fault.Errorf(fault.Usage, "SIZE: %w", err)
 				}
 			}
-			i, err := s.Runtime.Instance(cmd.Context(), args[0])
+			m, err := s.machine(args[0])
 			if err != nil {
 				return err
 			}
-			var m runtime.Memory
+			var has runtime.Memory
 			if len(args) == 2 {
-				m, err = i.Balloon(cmd.Context(), int64(size))
+				has, err = m.Balloon(cmd.Context(), int64(size))
 			} else {
-				m, err = i.Memory(cmd.Context())
+				has, err = m.Memory(cmd.Context())
 			}
 			if err != nil {
 				return err
@@ -50,9 +50,9 @@ takes it again when it runs short. The next start is with all of it.`,
 			result := struct {
 				Name string `json:"name"`
 				runtime.Memory
-			}{i.Name(), m}
+			}{m.Name(), has}
 			return s.printer().result(result, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s has %s of %s\n", i.Name(), mebibytes(m.Now), mebibytes(m.Max))
+				_, err := fmt.Fprintf(w, "%s has %s of %s\n", m.Name(), mebibytes(has.Now), mebibytes(has.Max))
 				return err
 			})
 		},

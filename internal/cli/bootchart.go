@@ -27,17 +27,17 @@ healthy. --svg writes an image as well.`,
   sovereign-build boot-chart sql --svg boot.svg`,
 		Args: operands("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := s.Runtime.Instance(cmd.Context(), args[0])
+			m, err := s.machine(args[0])
 			if err != nil {
 				return err
 			}
-			boot, err := i.Boot(cmd.Context())
+			boot, err := m.Boot(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if svg != "" {
 				var image bytes.Buffer
-				if err := bootchart.SVG(&image, "boot of "+i.Name(), boot); err != nil {
+				if err := bootchart.SVG(&image, "boot of "+m.Name(), boot); err != nil {
 					return err
 				}
 				if err := atomicfile.Write(svg, image.Bytes(), 0o644); err != nil {
@@ -47,7 +47,7 @@ healthy. --svg writes an image as well.`,
 			result := struct {
 				Name string `json:"name"`
 				agent.Boot
-			}{i.Name(), boot}
+			}{m.Name(), boot}
 			return s.printer().result(result, func(w io.Writer) error {
 				if len(boot.Phases) == 0 {
 					_, err := fmt.Fprintln(w, "the guest tells no phases")

@@ -28,15 +28,16 @@ type CLI struct {
 	Stdout io.Writer // results
 	Stderr io.Writer // progress, notes and errors
 
-	// Builder and Runtime do the work; Wire sets them to the real ones.
+	// Builder makes bundles; Wire sets it to the real one.
 	Builder Builder
-	Runtime Runtime
+	// Dial leads to devices, also to this one; nil is the real way.
+	Dial Dialer
 }
 
 // Run executes the command and returns the exit code. A cancelled ctx is
 // Ctrl-C: the command cleans up and Run returns 130.
 func (c *CLI) Run(ctx context.Context) int {
-	s := &session{CLI: c}
+	s := &session{CLI: c, quiet: completing(c.Args)}
 	root := s.root()
 	root.SetArgs(c.Args)
 	root.SetIn(c.Stdin)
@@ -44,6 +45,7 @@ func (c *CLI) Run(ctx context.Context) int {
 	root.SetOut(help)
 	root.SetErr(c.Stderr)
 	cmd, err := root.ExecuteContextC(ctx)
+	err = s.link.close(err)
 	if err == nil {
 		err = help.err
 	}
@@ -104,6 +106,14 @@ type session struct {
 	*CLI
 	json     bool
 	cacheDir string
+	device   string // what --device says
+	quiet    bool   // nobody can be asked
+	link     *link  // nil until it is used
+}
+
+// completing says whether a shell asks for completions.
+func completing(args []string) bool {
+	return len(args) > 0 && (args[0] == cobra.ShellCompRequestCmd || args[0] == cobra.ShellCompNoDescRequestCmd)
 }
 
 // root builds the tree of commands anew for each run: cobra keeps parsed
@@ -135,22 +145,16 @@ system built from pinned sources, and runs the bundle as a virtual machine.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fault.Errorf(fault.Usage, "%w", err).Hintf("run %s --help for the flags", cmd.CommandPath())
 	})
-	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
-	root.AddCommand(
-		s.buildCommand(), s.runCommand(), s.stopCommand(), s.dsnCommand(), s.statusCommand(),
-		s.upCommand(), s.downCommand(), s.restartCommand(), s.updateCommand(), s.rollbackCommand(), s.removeCommand(),
-		s.lockCommand(), s.storeCommand(), s.reproCommand(), s.diffCommand(), s.ociCommand(), s.kernelCommand(), s.imageCommand(),
-		s.execCommand(), s.psqlCommand(), s.consoleCommand(), s.logsCommand(), s.bootChartCommand(), s.doctorCommand(),
-		s.credentialsCommand(), s.secretCommand(), s.reindexCommand(), s.balloonCommand(), s.growCommand(),
-		s.schemaCommand(), s.completionCommand(), s.versionCommand(),
-	)
+	// It is in a topic, or cobra writes a heading above nothing.
+	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help", GroupID: "program"})
+	s.addTopics(root)
 	s.complete(root)
 	finish(root)
 	return root
 }
 
-// group makes a command that only holds others.
-func group(cmd *cobra.Command) *cobra.Command {
+// parent makes a command that only holds others.
+func parent(cmd *cobra.Command) *cobra.Command {
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {

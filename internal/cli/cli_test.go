@@ -4,40 +4,33 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/port"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/build/sums"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/kernel"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
-// fake stands in for pkg/build and pkg/runtime: it keeps what it was asked
-// and answers with err, or a good result.
+// fake stands in for pkg/build and a sovereignd: it keeps what it was asked and
+// answers with err, or a good result.
 type fake struct {
-	statuses    func() []MachineStatus // nil: one machine that is ready
-	manySecrets bool
-
-	err   error
+	fakeHost
 	build BuildRequest
 	lock  LockRequest
 	// outdated is what there is of newer versions.
 	outdated []source.Outdated
-
-	run   RunRequest
-	calls []string
-	watch func(ctx context.Context) error
-	up    UpRequest
-	// result and why are what an update comes to.
-	result, why string
 }
 
 func (f *fake) Build(_ context.Context, r BuildRequest) (*BuildResult, error) {
@@ -71,46 +64,11 @@ func (f *fake) Outdated(_ context.Context, r LockRequest) (*OutdatedResult, erro
 	return &OutdatedResult{Lock: "recipes/sql/sovereign.lock", Inputs: 12, Outdated: f.outdated}, f.err
 }
 
-func (f *fake) Start(_ context.Context, r RunRequest, report func(string)) (*Machine, error) {
-	f.run = r
-	f.calls = append(f.calls, "start")
-	if f.err != nil {
-		return nil, f.err
-	}
-	report("booting")
-	return &Machine{Name: "sql", Ports: map[string]int{"5432": 40001, "80": 40002}, Accel: "tcg"}, nil
-}
-
-func (f *fake) Watch(ctx context.Context, _ string, _ func(string)) error {
-	f.calls = append(f.calls, "watch")
-	return f.watch(ctx)
-}
-
-func (f *fake) Stop(ctx context.Context, name string, _ time.Duration) (*StopResult, error) {
-	f.calls = append(f.calls, "stop "+name)
-	if ctx.Err() != nil {
-		return nil, errors.New("the stop was cancelled too")
-	}
-	return &StopResult{Name: name, WasRunning: true, Seconds: 1.5}, f.err
-}
-
-func (f *fake) URL(context.Context, string, int) (string, error) {
-	return "postgres://postgres:secret@127.0.0.1:40001/postgres?sslmode=disable", f.err
-}
-
-func (f *fake) Status(context.Context, string) ([]MachineStatus, error) {
-	if f.statuses != nil {
-		return f.statuses(), f.err
-	}
-	return []MachineStatus{{Name: "sql", State: "ready", Ports: map[string]int{"5432": 40001},
-		Services: []ServiceStatus{{Name: "postgresql", State: "running", Healthy: true}}}}, f.err
-}
-
 // call runs the CLI with fakes and returns its exit code and streams.
 func call(t *testing.T, ctx context.Context, f *fake, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	c := &CLI{Args: args, Env: []string{"SOURCE_DATE_EPOCH=17"}, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Builder: f, Runtime: f}
+	c := &CLI{Args: args, Env: []string{"SOURCE_DATE_EPOCH=17"}, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Builder: f, Dial: f.dial}
 	code = c.Run(ctx)
 	return code, out.String(), errs.String()
 }
@@ -172,7 +130,7 @@ func TestErrors(t *testing.T) {
 		fault.Usage: "usage", fault.Environment: "environment", fault.Source: "source", fault.Step: "step",
 		fault.Verification: "verification", fault.Differ: "differ", fault.Device: "device", fault.Internal: "internal",
 	} {
-		f := &fake{err: fault.Errorf(class, "it broke").Hintf("mend it")}
+		f := &fake{fakeHost: fakeHost{err: fault.Errorf(class, "it broke").Hintf("mend it")}}
 		code, out, errs := call(t, t.Context(), f, "build", "x")
 		if code != int(class) || out != "" || errs != "sovereign-build: it broke\nhint: mend it\n" {
 			t.Errorf("%s: exit %d, stdout %q, stderr %q", name, code, out, errs)
@@ -189,9 +147,45 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// An error about many things is a list under --json, and its sentences are for
+// people.
+func TestFindings(t *testing.T) {
+	symbol := kernel.Lost{Asked: kernel.Asked{Setting: kernel.Setting{Symbol: "VIRTIO_BLK", Value: "y", Reason: "The root disk."}}, Got: "n", Loss: kernel.Dropped}
+	for _, tt := range []struct {
+		err                    error
+		text, said, inFindings string
+	}{
+		{&kernel.UnmetError{File: "kernel.config", Unmet: []kernel.Unmet{{Set: "virtio", Lost: symbol}}},
+			"kernel.config does not meet its kernel requirements:\n    virtio: CONFIG_VIRTIO_BLK must be y and is n: The root disk.\n",
+			"kernel.config does not meet its kernel requirements", `{"set":"virtio","symbol":"VIRTIO_BLK","value":"y"`},
+		{&kernel.LostError{Lost: []kernel.Lost{symbol}, Asked: 4},
+			"kernel: 1 of 4 symbols asked for are not in the final .config\n",
+			"kernel: 1 of 4 symbols asked for are not in the final .config", `{"symbol":"VIRTIO_BLK","value":"y"`},
+		{&port.UnfitError{Port: "zlib", Problems: []apk.Problem{{Path: "usr/lib/libz.so", What: "points to /src"}}},
+			"port zlib: 1 files are not fit for an image:\n    usr/lib/libz.so points to /src\n",
+			"port zlib: 1 files are not fit for an image", `{"path":"usr/lib/libz.so","what":"points to /src"}`},
+		{&build.StaleError{Lock: "a.lock", Stale: []source.Stale{{Name: "go", Why: "not locked", Missing: true}, {Name: "zlib", Why: "gone"}}},
+			"a.lock is stale: go: not locked; zlib: gone\n",
+			"a.lock is stale: go: not locked; zlib: gone", `{"name":"go","why":"not locked","missing":true,"undeclared":false},{"name":"zlib"`},
+		{&build.SumsError{Sums: &build.Sums{Path: "s.sums", Differences: []sums.Difference{{Step: "root", Output: "root.img", Have: "sha256:1"}}}},
+			"s.sums: root: root.img is not in the sums\n",
+			"s.sums: root: root.img is not in the sums", `{"step":"root","output":"root.img","have":"sha256:1","same_inputs":false}`},
+	} {
+		f := &fake{fakeHost: fakeHost{err: fault.Errorf(fault.Verification, "%w", tt.err)}}
+		if code, out, errs := call(t, t.Context(), f, "build", "x"); code != 6 || out != "" || !strings.HasPrefix(errs, "sovereign-build: "+tt.text) {
+			t.Errorf("exit %d, stdout %q, stderr %q, want %q", code, out, errs, tt.text)
+		}
+		code, out, _ := call(t, t.Context(), f, "build", "x", "--json")
+		var got failure
+		if err := json.Unmarshal([]byte(out), &got); err != nil || code != 6 || got.Error != tt.said || !strings.Contains(out, `"findings":[`+tt.inFindings) {
+			t.Errorf("exit %d, %v, %s", code, err, out)
+		}
+	}
+}
+
 func TestFailedStep(t *testing.T) {
 	step := &engine.StepError{Name: "zlib 1.3.1-r0 (amd64)", ExitCode: 2, Tail: []string{"cc: oh no", "make: stop"}, Log: "/logs/zlib.log"}
-	f := &fake{err: fault.Errorf(fault.Step, "%w", step)}
+	f := &fake{fakeHost: fakeHost{err: fault.Errorf(fault.Step, "%w", step)}}
 	code, _, errs := call(t, t.Context(), f, "build", "x")
 	want := "sovereign-build: step \"zlib 1.3.1-r0 (amd64)\" ended with exit code 2; its whole log is /logs/zlib.log\n  | cc: oh no\n  | make: stop\n"
 	if code != int(fault.Step) || errs != want {
@@ -206,66 +200,84 @@ func TestFailedStep(t *testing.T) {
 func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	f := &fake{err: fault.Errorf(fault.Step, "signal: interrupt")}
+	f := &fake{fakeHost: fakeHost{err: fault.Errorf(fault.Step, "signal: interrupt")}}
 	code, _, errs := call(t, ctx, f, "build", "x")
 	if code != 130 || errs != "sovereign-build: cancelled\n" {
 		t.Errorf("exit %d, stderr %q", code, errs)
 	}
 }
 
-func newBundle(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "manifest.json"), []byte("{}"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
 func TestRunDetached(t *testing.T) {
 	f, dir := &fake{}, newBundle(t)
-	code, out, _ := call(t, t.Context(), f, "run", dir, "--detach", "--json", "--port", "5432:15432", "--memory", "1GiB", "--accel", "tcg")
+	code, out, errs := call(t, t.Context(), f, "run", dir, "--detach", "--json", "--port", "5432:15432", "--memory", "1GiB", "--accel", "tcg", "--bounce")
 	if want := `{"name":"sql","ports":{"5432":40001,"80":40002},"accel":"tcg"}` + "\n"; code != 0 || out != want {
-		t.Errorf("exit %d\ngot  %s\nwant %s", code, out, want)
+		t.Errorf("exit %d\ngot  %s\nwant %s\n%s", code, out, want, errs)
 	}
-	if f.run.Bundle != dir || f.run.Ports[5432] != 15432 || f.run.MemoryMiB != 1024 || f.run.Accel != "tcg" || f.run.Timeout != 5*time.Minute {
-		t.Errorf("request %+v", f.run)
+	o := f.up
+	if !o.Replace || o.Restart != runtime.RestartNever || o.Ports[5432] != 15432 || o.MemoryMiB != 1024 || o.Accel != "tcg" || *o.Outbound || !*o.Bounce {
+		t.Errorf("options %+v", o)
 	}
-	_, out, errs := call(t, t.Context(), f, "run", dir, "-d")
+	_, out, errs = call(t, t.Context(), f, "run", dir, "-d")
 	want := `sql is ready, port 80 at 127.0.0.1:40002, port 5432 at 127.0.0.1:40001
 connect: psql "$(sovereign-build dsn sql)"
 stop:    sovereign-build stop sql
 `
-	if out != want || errs != "booting\n" {
+	if out != want || !strings.Contains(errs, "  install  installing "+dir) || !strings.Contains(errs, "  ready    ready") {
 		t.Errorf("\ngot  %s\nwant %s\nstderr %q", out, want, errs)
+	}
+	// On another computer, the words say so.
+	_, out, _ = call(t, t.Context(), f, "run", dir, "-d", "--device", "exec:to 'nas'")
+	want = `sql is ready, port 80 at 127.0.0.1:40002 of exec, port 5432 at 127.0.0.1:40001 of exec
+connect: sovereign-build psql sql --device 'exec:to '\''nas'\'''
+stop:    sovereign-build stop sql --device 'exec:to '\''nas'\'''
+`
+	if out != want {
+		t.Errorf("\ngot  %s\nwant %s", out, want)
 	}
 }
 
 func TestRunForeground(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	f := &fake{watch: func(ctx context.Context) error { cancel(); <-ctx.Done(); return ctx.Err() }}
+	f := &fake{}
+	stopping := runtime.Status{Name: "sql", State: runtime.Stopped}
+	watches := 0
+	f.watched = func(int) {
+		if watches++; watches == 2 { // the first waited for the services
+			cancel()
+		}
+	}
 	code, out, errs := call(t, ctx, f, "run", newBundle(t))
-	if got := strings.Join(f.calls, ", "); code != 0 || got != "start, watch, stop sql" {
+	if got := strings.Join(f.calls, ", "); code != 0 || got != "install, down sql 2m0s" || !strings.HasSuffix(errs, "stopping sql\nsql is stopped, after 1.5 s\n") {
 		t.Errorf("exit %d after %s, stderr %q", code, got, errs)
 	}
-	if strings.Contains(out, "secret") {
+	if strings.Contains(out, "value of") {
 		t.Errorf("the password is on the terminal: %s", out)
 	}
 
-	f = &fake{watch: func(context.Context) error { return fault.Errorf(fault.Device, "the guest has died") }}
-	if code, _, _ := call(t, t.Context(), f, "run", newBundle(t)); code != int(fault.Device) {
-		t.Errorf("exit %d when the guest died", code)
+	for _, tt := range []struct {
+		last runtime.Status
+		code int
+		want string
+	}{
+		{runtime.Status{Name: "sql", State: runtime.Exited, Dir: "/s/sql", Message: "Kernel panic"}, int(fault.Device), "sovereign-build: the machine of sql has ended by itself: Kernel panic\nhint: read /s/sql/console.log\n"},
+		{stopping, 0, "sql was stopped\n"},
+	} {
+		f = &fake{}
+		f.statuses = []runtime.Status{f.readyStatus(), f.readyStatus(), tt.last}
+		if code, _, errs := call(t, t.Context(), f, "run", newBundle(t)); code != tt.code || !strings.HasSuffix(errs, tt.want) {
+			t.Errorf("exit %d, %q", code, errs)
+		}
 	}
 }
 
 func TestSmallCommands(t *testing.T) {
 	tests := []struct{ args, want string }{
-		{"dsn sql", "postgres://postgres:secret@127.0.0.1:40001/postgres?sslmode=disable\n"},
-		{"dsn sql --json", `{"name":"sql","url":"postgres://postgres:secret@127.0.0.1:40001/postgres?sslmode=disable"}` + "\n"},
+		{"dsn sql", "postgres://postgres:value%20of%20password@127.0.0.1:40001/5432\n"},
+		{"dsn sql --json", `{"name":"sql","url":"postgres://postgres:value%20of%20password@127.0.0.1:40001/5432"}` + "\n"},
 		{"stop sql", "sql is stopped, after 1.5 s\n"},
 		{"stop sql --json", `{"name":"sql","was_running":true,"forced":false,"seconds":1.5}` + "\n"},
-		{"status", "sql          ready             \n  port 5432  127.0.0.1:40001   \n  postgresql  running, healthy  0 restarts \n"},
-		{"status sql --json", `{"machines":[{"name":"sql","state":"ready","ports":{"5432":40001},"services":[{"name":"postgresql","state":"running","healthy":true,"restarts":0}]}]}` + "\n"},
+		{"status", "forge stopped\nsql ready\n port 80 127.0.0.1:40002\n port 5432 127.0.0.1:40001\n postgresql running, healthy 0 restarts\n wanted up restarts always, at most 10 in a row\n"},
+		{"status sql --json", `{"machines":[{"name":"sql","state":"ready","ports":{"5432":40001,"80":40002},"clock":"rtc","services":[{"name":"postgresql","state":"running","healthy":true,"restarts":0}],"supervision":{"wanted":"up","policy":{"restart":"always","limit":10},"sovereignd":true,"active":"","slots":null,"ends":{"total":0,"in_a_row":0},"gave_up":false}}]}` + "\n"},
 		{"lock recipes/sql --update zlib", "zlib 1.3 → 1.3.1\nnote: zlib: 1.3.2 is listed\nwrote recipes/sql/sovereign.lock, 12 inputs\n"},
 		{"lock recipes/sql --outdated", "recipes/sql/sovereign.lock: nothing newer is listed for its 12 inputs\n"},
 		{"lock recipes/sql --outdated --json", `{"lock":"recipes/sql/sovereign.lock","inputs":12,"outdated":null}` + "\n"},
@@ -305,17 +317,27 @@ recipes/sql/sovereign.lock: newer versions are listed for 2 of its 12 inputs; lo
 	}
 }
 
-// Every command has a summary, an example and its exit codes.
+// Every command has a summary, an example, its exit codes, and a topic of help.
 func TestHelp(t *testing.T) {
-	s := &session{CLI: &CLI{}}
-	root := s.root()
-	for _, cmd := range append(root.Commands(), root.Commands()[0].Commands()...) {
+	var look func(cmd *cobra.Command)
+	look = func(cmd *cobra.Command) {
 		if cmd.Hidden {
-			continue
+			return
 		}
 		if cmd.Short == "" || cmd.Example == "" || !strings.Contains(cmd.Long, "EXIT STATUS\n\n    0  success\n") {
 			t.Errorf("help of %s lacks something", cmd.CommandPath())
 		}
+		for _, sub := range cmd.Commands() {
+			look(sub)
+		}
+	}
+	s := &session{CLI: &CLI{}}
+	root := s.root()
+	for _, cmd := range root.Commands() {
+		look(cmd)
+	}
+	if !root.AllChildCommandsHaveGroup() {
+		t.Error("a command is in no topic")
 	}
 }
 

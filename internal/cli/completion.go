@@ -2,11 +2,14 @@ package cli
 
 import (
 	"context"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
 func (s *session) completionCommand() *cobra.Command {
@@ -35,7 +38,7 @@ and the names of machines, their services and their secrets.`,
 
 // complete teaches the commands what their operands can be, by the words of
 // their usage lines: NAME is a machine, SERVICE one of its services,
-// SERVICE/SECRET a secret that its URLs name.
+// SERVICE/SECRET a secret that its URLs name, PORT one of its ports.
 func (s *session) complete(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		s.complete(sub)
@@ -50,16 +53,18 @@ func (s *session) complete(cmd *cobra.Command) {
 			if words[0] != "NAME" {
 				files = cobra.ShellCompDirectiveDefault // a bundle's directory will do
 			}
-			return lines(s.names()), files
+			return lines(s.names(called.Context())), files
 		}
 		if len(args) >= len(words) && !strings.HasSuffix(cmd.Use, "...]") {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		switch word := words[min(len(args), len(words)-1)]; {
 		case word == "SERVICE/SECRET":
-			return lines(s.ofInstance(called.Context(), args[0], secretNames)), cobra.ShellCompDirectiveNoFileComp
+			return lines(s.ofMachine(called.Context(), args[0], secretNames)), cobra.ShellCompDirectiveNoFileComp
 		case strings.HasPrefix(word, "SERVICE"):
-			return lines(s.ofInstance(called.Context(), args[0], Instance.LogNames)), cobra.ShellCompDirectiveNoFileComp
+			return lines(s.ofMachine(called.Context(), args[0], (*runtime.Machine).LogNames)), cobra.ShellCompDirectiveNoFileComp
+		case strings.HasPrefix(word, "PORT"):
+			return lines(s.ofMachine(called.Context(), args[0], portNames)), cobra.ShellCompDirectiveNoFileComp
 		case word == "BUNDLE":
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		}
@@ -76,28 +81,60 @@ func lines(words []string) []string {
 	return out
 }
 
-// names and ofInstance complete nothing where there is an error: the command
+// completeLimit is how long a shell waits for a device's answer.
+const completeLimit = 3 * time.Second
+
+// names and ofMachine complete nothing where there is an error: the command
 // itself will say it.
-func (s *session) names() []string {
-	names, err := s.Runtime.Names()
+func (s *session) names(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, completeLimit)
+	defer cancel()
+	h, err := s.host()
 	if err != nil {
 		return nil
+	}
+	machines, err := h.Machines(ctx)
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, m := range machines {
+		names = append(names, m.Name)
 	}
 	return names
 }
 
-func (s *session) ofInstance(ctx context.Context, name string, get func(Instance) []string) []string {
-	i, err := s.Runtime.Instance(ctx, name)
+func (s *session) ofMachine(ctx context.Context, name string, get func(*runtime.Machine, context.Context) ([]string, error)) []string {
+	ctx, cancel := context.WithTimeout(ctx, completeLimit)
+	defer cancel()
+	m, err := s.machine(name)
 	if err != nil {
 		return nil
 	}
-	return get(i)
+	words, err := get(m, ctx)
+	if err != nil {
+		return nil
+	}
+	return words
 }
 
-func secretNames(i Instance) []string {
+func secretNames(m *runtime.Machine, ctx context.Context) ([]string, error) {
+	refs, err := m.Secrets(ctx)
 	var names []string
-	for _, ref := range i.Secrets() {
+	for _, ref := range refs {
 		names = append(names, ref.Service+"/"+ref.Name)
 	}
-	return names
+	return names, err
+}
+
+func portNames(m *runtime.Machine, ctx context.Context) ([]string, error) {
+	manifest, err := m.Manifest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, p := range manifest.Ports {
+		names = append(names, strconv.Itoa(p.Port))
+	}
+	return names, nil
 }

@@ -45,12 +45,15 @@ console.log in the instance's directory has everything in any case.`,
 }
 
 func (s *session) runConsole(ctx context.Context, name string) (err error) {
-	i, err := s.Runtime.Instance(ctx, name)
+	m, err := s.machine(name)
 	if err != nil {
 		return err
 	}
-	tail := i.ConsoleTail(20)
-	conn, err := i.Console(ctx)
+	tail, err := m.ConsoleTail(ctx, 20)
+	if err != nil {
+		return err
+	}
+	conn, err := m.Console(ctx)
 	if err != nil {
 		return err
 	}

@@ -44,23 +44,29 @@ the guest's data disk and nowhere on this machine; mind where the output goes.`,
   sovereign-build credentials sql postgresql/password`,
 		Args: nameAndSecret,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := s.Runtime.Instance(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			c := credentials{Name: i.Name(), URLs: []portURL{}, Secrets: []secretValue{}}
-			refs := i.Secrets()
+			var refs []runtime.SecretRef
 			if len(args) == 2 {
 				ref, err := parseSecret(args[1])
 				if err != nil {
 					return err
 				}
 				refs = []runtime.SecretRef{ref}
-			} else if err := c.urls(cmd.Context(), i); err != nil {
+			}
+			m, err := s.machine(args[0])
+			if err != nil {
 				return err
 			}
+			c := credentials{Name: m.Name(), URLs: []portURL{}, Secrets: []secretValue{}}
+			if refs == nil {
+				if refs, err = m.Secrets(cmd.Context()); err != nil {
+					return err
+				}
+				if err := c.urls(cmd.Context(), m); err != nil {
+					return err
+				}
+			}
 			for _, ref := range refs {
-				value, err := i.Secret(cmd.Context(), ref)
+				value, err := m.Secret(cmd.Context(), ref)
 				if err != nil {
 					return err
 				}
@@ -77,16 +83,20 @@ the guest's data disk and nowhere on this machine; mind where the output goes.`,
 	return exits(cmd, fault.Device)
 }
 
-func (c *credentials) urls(ctx context.Context, i Instance) error {
-	for _, p := range i.Manifest().Ports {
+func (c *credentials) urls(ctx context.Context, m *runtime.Machine) error {
+	manifest, err := m.Manifest(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range manifest.Ports {
 		if p.URL == "" {
 			continue
 		}
-		url, err := i.URL(ctx, p.Port)
+		v, err := m.Credentials(ctx, p.Port)
 		if err != nil {
 			return err
 		}
-		c.URLs = append(c.URLs, portURL{p.Port, p.Name, url})
+		c.URLs = append(c.URLs, portURL{p.Port, p.Name, v.URL})
 	}
 	return nil
 }

@@ -3,39 +3,24 @@ package cli
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/cobra/doc"
 )
 
 var update = flag.Bool("update", false, "write docs/cli anew")
 
 const docsDir = "../../docs/cli"
 
-// TestDocs makes the command reference and compares it with docs/cli, so that
-// the two cannot part; go test ./internal/cli -run TestDocs -update mends it.
+// TestDocs makes the command reference, a page for each topic, and compares it
+// with docs/cli, so that the two cannot part; go test ./internal/cli -run
+// TestDocs -update mends it.
 func TestDocs(t *testing.T) {
-	want := map[string][]byte{}
-	var walk func(cmd *cobra.Command)
-	walk = func(cmd *cobra.Command) {
-		if cmd.Hidden || cmd.Name() == "help" {
-			return
-		}
-		var b bytes.Buffer
-		if err := doc.GenMarkdownCustom(cmd, &b, func(link string) string { return link }); err != nil {
-			t.Fatal(err)
-		}
-		want[strings.ReplaceAll(cmd.CommandPath(), " ", "_")+".md"] = fence(b.Bytes())
-		for _, sub := range cmd.Commands() {
-			walk(sub)
-		}
-	}
-	s := &session{CLI: &CLI{}}
-	walk(s.root())
+	want := reference()
 	if *update {
 		if err := os.RemoveAll(docsDir); err != nil {
 			t.Fatal(err)
@@ -56,7 +41,7 @@ func TestDocs(t *testing.T) {
 	}
 	for _, e := range have {
 		if want[e.Name()] == nil {
-			t.Errorf("docs/cli/%s describes no command", e.Name())
+			t.Errorf("docs/cli/%s describes no topic", e.Name())
 		}
 	}
 	for name, data := range want {
@@ -67,25 +52,67 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// fence keeps the columns of the exit codes, which Markdown would run
-// together.
-func fence(page []byte) []byte {
-	var out []string
-	inside := false
-	for line := range strings.SplitSeq(string(page), "\n") {
-		switch {
-		case line == "EXIT STATUS":
-			out = append(out, "### Exit status", "", "```")
-			inside = true
-			continue
-		case inside && line == "":
-			if out[len(out)-1] == "```" {
+// reference is the pages of docs/cli by their names.
+func reference() map[string][]byte {
+	s := &session{CLI: &CLI{}}
+	root := s.root()
+	pages := map[string][]byte{}
+	var index bytes.Buffer
+	fmt.Fprintf(&index, "# %s\n\n%s\n\n", root.Name(), root.Long)
+	writeBlock(&index, root.Example)
+	index.WriteString("Flags of every command:\n\n")
+	writeBlock(&index, root.PersistentFlags().FlagUsages())
+	for _, t := range s.topics() {
+		var page bytes.Buffer
+		fmt.Fprintf(&page, "# %s\n\n%s\n\n[All commands](README.md)\n", t.title, t.about)
+		fmt.Fprintf(&index, "## [%s](%s.md)\n\n%s\n\n| | |\n|---|---|\n", t.title, t.id, t.about)
+		for _, cmd := range root.Commands() {
+			if cmd.GroupID != t.id {
 				continue
 			}
-			out = append(out, "```")
-			inside = false
+			fmt.Fprintf(&index, "| [%s](%s.md#%s) | %s |\n", cmd.Name(), t.id, anchor(cmd), cmd.Short)
+			writeCommand(&page, cmd)
 		}
-		out = append(out, line)
+		index.WriteString("\n")
+		pages[t.id+".md"] = page.Bytes()
 	}
-	return []byte(strings.Join(out, "\n"))
+	pages["README.md"] = append(bytes.TrimRight(index.Bytes(), "\n"), '\n')
+	return pages
+}
+
+// anchor is what a heading's link is made of.
+func anchor(cmd *cobra.Command) string { return strings.ReplaceAll(cmd.CommandPath(), " ", "-") }
+
+func writeCommand(w *bytes.Buffer, cmd *cobra.Command) {
+	if cmd.Hidden {
+		return
+	}
+	about, exit, _ := strings.Cut(cmd.Long, "EXIT STATUS\n\n")
+	level := strings.Repeat("#", 1+strings.Count(cmd.CommandPath(), " "))
+	fmt.Fprintf(w, "\n%s %s\n\n%s\n\n", level, cmd.CommandPath(), strings.TrimSpace(about))
+	if subs := cmd.Commands(); len(subs) > 0 {
+		for _, sub := range subs {
+			fmt.Fprintf(w, "- [%s](#%s): %s\n", sub.Name(), anchor(sub), sub.Short)
+		}
+		for _, sub := range subs {
+			writeCommand(w, sub)
+		}
+		return
+	}
+	writeBlock(w, cmd.UseLine())
+	w.WriteString("For example:\n\n")
+	writeBlock(w, cmd.Example)
+	cmd.Flags().Lookup("help").Hidden = true
+	if flags := cmd.NonInheritedFlags(); flags.HasAvailableFlags() {
+		w.WriteString("Flags:\n\n")
+		writeBlock(w, flags.FlagUsages())
+	}
+	w.WriteString("Exit status:\n\n")
+	writeBlock(w, exit)
+	w.Truncate(w.Len() - 1)
+}
+
+// writeBlock writes text as it is, which Markdown would run together.
+func writeBlock(w *bytes.Buffer, text string) {
+	fmt.Fprintf(w, "```\n%s\n```\n\n", strings.Trim(text, "\n"))
 }

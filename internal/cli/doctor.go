@@ -6,7 +6,6 @@ import (
 	"io"
 	"path/filepath"
 	goruntime "runtime"
-	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -16,6 +15,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/device"
 )
 
 func (s *session) doctorCommand() *cobra.Command {
@@ -84,20 +84,22 @@ func (s *session) doctorOptions(ctx context.Context, args []string) (o doctor.Op
 	return o, err
 }
 
-// bundleOf is the bundle of an instance, or as run finds it.
+// bundleOf is the bundle of a machine here, or as run finds it.
 func (s *session) bundleOf(ctx context.Context, name string) (string, error) {
-	names, err := s.Runtime.Names()
-	if err != nil {
-		return "", err
+	if filepath.Base(name) == name {
+		here, err := s.open(device.Device{})
+		if err == nil {
+			status, statusErr := here.host.Machine(name).Status(ctx)
+			if err = here.close(statusErr); err == nil {
+				return status.Bundle.Path, nil
+			}
+		}
+		// What is wrong with machines here is what doctor is to find out.
+		if ctx.Err() != nil {
+			return "", err
+		}
 	}
-	if !slices.Contains(names, name) {
-		return findBundle(name)
-	}
-	i, err := s.Runtime.Instance(ctx, name)
-	if err != nil {
-		return "", err
-	}
-	return i.Bundle().Path, nil
+	return bundleFor(name, func() (string, error) { return goruntime.GOARCH, nil })
 }
 
 // pick keeps what is for one purpose; all for "".

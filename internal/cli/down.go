@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,11 +22,7 @@ bundles and an update that was not tried yet are kept.`,
 			if timeout <= 0 {
 				return fault.Errorf(fault.Usage, "--timeout %s is not a positive time", timeout)
 			}
-			result, err := s.Runtime.Stop(cmd.Context(), args[0], timeout)
-			if err != nil {
-				return err
-			}
-			return s.printer().result(result, func(w io.Writer) error { return writeStop(w, result) })
+			return s.runStop(cmd.Context(), args[0], timeout)
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", stopTime, "`time` the guest has")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/terminal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
@@ -108,7 +109,7 @@ func variables(list []string) (map[string]string, error) {
 
 // runExec runs the program and ends with its exit code.
 func (s *session) runExec(ctx context.Context, name string, o execFlags) error {
-	i, err := s.Runtime.Instance(ctx, name)
+	m, err := s.machine(name)
 	if err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ func (s *session) runExec(ctx context.Context, name string, o execFlags) error {
 	case s.json && o.TTY:
 		return fault.Errorf(fault.Usage, "--json collects the output, and --tty is for people").Hintf("leave one of them out")
 	case s.json:
-		return s.collect(ctx, i, o)
+		return s.collect(ctx, m, o)
 	}
 	std := agent.ExecIO{Stdout: s.Stdout, Stderr: s.Stderr}
 	if o.input {
@@ -124,9 +125,9 @@ func (s *session) runExec(ctx context.Context, name string, o execFlags) error {
 	}
 	var code int
 	if o.TTY {
-		code, err = s.execTerminal(ctx, i, o.ExecRequest, std)
+		code, err = s.execTerminal(ctx, m, o.ExecRequest, std)
 	} else {
-		code, err = i.Exec(ctx, o.ExecRequest, std)
+		code, err = m.Exec(ctx, o.ExecRequest, std)
 	}
 	return ended(code, err)
 }
@@ -139,7 +140,7 @@ func ended(code int, err error) error {
 }
 
 // execTerminal puts this terminal into raw mode for the time of the program.
-func (s *session) execTerminal(ctx context.Context, i Instance, r agent.ExecRequest, std agent.ExecIO) (code int, err error) {
+func (s *session) execTerminal(ctx context.Context, m *runtime.Machine, r agent.ExecRequest, std agent.ExecIO) (code int, err error) {
 	tty, ok := terminal.Of(s.Stdin)
 	if !ok {
 		return 0, fault.Errorf(fault.Usage, "--tty needs a terminal as standard input").Hintf("leave --tty out")
@@ -160,8 +161,8 @@ func (s *session) execTerminal(ctx context.Context, i Instance, r agent.ExecRequ
 	// A closed window, too, must give the terminal back.
 	ctx, cancel := signal.NotifyContext(ctx, unix.SIGHUP)
 	defer cancel()
-	std.Resize = sizes(ctx, tty)
-	return i.Exec(ctx, r, std)
+	std.Resize = resizes(ctx, tty)
+	return m.Exec(ctx, r, std)
 }
 
 func withTerm(env map[string]string, value string) map[string]string {
@@ -175,8 +176,8 @@ func withTerm(env map[string]string, value string) map[string]string {
 	return out
 }
 
-// sizes has the terminal's size whenever it changes, until ctx ends.
-func sizes(ctx context.Context, tty *os.File) <-chan agent.Size {
+// resizes has the terminal's size whenever it changes, until ctx ends.
+func resizes(ctx context.Context, tty *os.File) <-chan agent.Size {
 	out := make(chan agent.Size)
 	go func() {
 		defer close(out)
@@ -202,17 +203,17 @@ type execResult struct {
 }
 
 // collect runs the program with its output kept.
-func (s *session) collect(ctx context.Context, i Instance, o execFlags) error {
+func (s *session) collect(ctx context.Context, m *runtime.Machine, o execFlags) error {
 	var out, errs limited
 	std := agent.ExecIO{Stdout: &out, Stderr: &errs}
 	if o.input {
 		std.Stdin = s.Stdin
 	}
-	code, err := i.Exec(ctx, o.ExecRequest, std)
+	code, err := m.Exec(ctx, o.ExecRequest, std)
 	if err != nil {
 		return err
 	}
-	r := execResult{Name: i.Name(), Code: code, Stdout: out.String(), Stderr: errs.String(), Truncated: out.cut || errs.cut}
+	r := execResult{Name: m.Name(), Code: code, Stdout: out.String(), Stderr: errs.String(), Truncated: out.cut || errs.cut}
 	if err := s.printer().result(r, nil); err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}

@@ -27,24 +27,24 @@ again.`,
 			if err := size.UnmarshalText([]byte(args[1])); err != nil {
 				return fault.Errorf(fault.Usage, "SIZE: %w", err)
 			}
-			i, err := s.Runtime.Instance(cmd.Context(), args[0])
+			m, err := s.machine(args[0])
 			if err != nil {
 				return err
 			}
-			g, err := i.Grow(cmd.Context(), int64(size))
+			g, err := m.Grow(cmd.Context(), int64(size))
 			if err != nil {
 				return err
 			}
 			result := struct {
 				Name string `json:"name"`
 				runtime.Grown
-			}{i.Name(), g}
+			}{m.Name(), g}
 			return s.printer().result(result, func(w io.Writer) error {
 				when := "its file system too"
 				if !g.Online {
 					when = "its file system grows at the next boot"
 				}
-				_, err := fmt.Fprintf(w, "the data disk of %s has %s, it had %s; %s\n", i.Name(), recipe.Size(g.Size), recipe.Size(g.Before), when)
+				_, err := fmt.Fprintf(w, "the data disk of %s has %s, it had %s; %s\n", m.Name(), recipe.Size(g.Size), recipe.Size(g.Before), when)
 				return err
 			})
 		},

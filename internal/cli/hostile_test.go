@@ -2,163 +2,33 @@ package cli
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
-	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
 // hostileWords are what a guest may say: it sets the clipboard, moves the
 // cursor, turns the direction of writing, and forges lines of this program.
 const hostileWords = "\x1b]52;c;ZXZpbA==\a\u009b2J\x1b[31m\u202e\u2066\x7f\xff\b\x00\nforged: line\r\nhint: forged\rforged: line\u2028forged: line\u0085forged: line\v\fforged: \t\tcell\x1b"
 
-// hostile is a runtime whose guests say nothing else. With fails, that is what
-// every error of it says too.
-type hostile struct {
-	*fake
-	fails bool
-}
-
-func (h hostile) err() error {
-	if h.fails {
-		return fault.Errorf(fault.Device, "guest agent: %s", hostileWords).Hintf("look: %s", hostileWords)
+// hostile is a sovereignd that says nothing else, whose guests do not either.
+// With fails, that is what every error of it says too.
+func hostile(fails bool) *fake {
+	f := &fake{}
+	f.words, f.why = hostileWords, hostileWords
+	if fails {
+		f.err = fault.Errorf(fault.Device, "guest agent: %s", hostileWords).Hintf("look: %s", hostileWords)
 	}
-	return nil
+	return f
 }
-
-func (h hostile) Names() ([]string, error) { return []string{"sql", hostileWords}, nil }
-
-func (h hostile) Instance(context.Context, string) (Instance, error) {
-	return hostileInstance{&fakeInstance{fake: h.fake}, h}, nil
-}
-
-func (h hostile) Start(ctx context.Context, r RunRequest, report func(string)) (*Machine, error) {
-	m, err := h.fake.Start(ctx, r, report)
-	report(hostileWords)
-	return m, errors.Join(err, h.err())
-}
-
-func (h hostile) Watch(_ context.Context, _ string, report func(string)) error {
-	report(hostileWords)
-	return h.err()
-}
-
-func (h hostile) Up(ctx context.Context, r UpRequest, report func(string)) (*Machine, error) {
-	m, err := h.fake.Up(ctx, r, report)
-	report(hostileWords)
-	return m, errors.Join(err, h.err())
-}
-
-func (h hostile) Stop(_ context.Context, name string, _ time.Duration) (*StopResult, error) {
-	return &StopResult{Name: name, WasRunning: true, Forced: true, Why: hostileWords}, h.err()
-}
-
-func (h hostile) Restart(_ context.Context, name string, _, _ time.Duration, report func(string)) (*RestartResult, error) {
-	report(hostileWords)
-	return &RestartResult{StopResult: StopResult{Name: name, WasRunning: true, Forced: true, Why: hostileWords}}, h.err()
-}
-
-func (h hostile) Update(_ context.Context, name, _ string, _ time.Duration, report func(string)) (*UpdateResult, error) {
-	return h.Rollback(context.Background(), name, 0, report)
-}
-
-func (h hostile) Rollback(_ context.Context, name string, _ time.Duration, report func(string)) (*UpdateResult, error) {
-	report(hostileWords)
-	return &UpdateResult{Name: name, Kind: "update", Result: updateReverted, Why: hostileWords}, h.err()
-}
-
-func (h hostile) URL(context.Context, string, int) (string, error) {
-	return "postgres://owner:p@127.0.0.1:1/" + hostileWords, h.err()
-}
-
-func (h hostile) Status(context.Context, string) ([]MachineStatus, error) {
-	return []MachineStatus{{
-		Name: "sql", State: hostileWords, Message: hostileWords, Ports: map[string]int{"5432": 1},
-		Data: &DataStatus{NearlyFull: true}, Clock: hostileWords,
-		Services: []ServiceStatus{
-			{Name: hostileWords, State: hostileWords, Message: hostileWords},
-			{Name: hostileWords, State: hostileWords, Healthy: true, Warning: hostileWords},
-		},
-		Supervision: &Supervision{
-			Wanted: runtime.Up, Active: "a", Slots: map[runtime.SlotName]runtime.Slot{"a": {Source: hostileWords}},
-			Ends:       runtime.Ends{Total: 1, Last: &runtime.End{Why: hostileWords}},
-			Trial:      &runtime.Trial{Why: hostileWords},
-			LastUpdate: &runtime.Outcome{Why: hostileWords},
-		},
-	}}, h.err()
-}
-
-// hostileInstance is a machine of a hostile runtime.
-type hostileInstance struct {
-	*fakeInstance
-	of hostile
-}
-
-func (i hostileInstance) Manifest() *bundle.Manifest {
-	m := *i.fakeInstance.Manifest()
-	m.Ports[0].Name = hostileWords
-	return &m
-}
-
-func (i hostileInstance) URL(ctx context.Context, _ int) (string, error) { return i.of.URL(ctx, "", 0) }
-
-func (i hostileInstance) Exec(_ context.Context, _ agent.ExecRequest, std agent.ExecIO) (int, error) {
-	_, err := io.WriteString(std.Stdout, hostileWords)
-	_, errs := io.WriteString(std.Stderr, hostileWords)
-	return 0, errors.Join(err, errs, i.of.err())
-}
-
-func (i hostileInstance) Boot(context.Context) (agent.Boot, error) {
-	return agent.Boot{Phases: []agent.Phase{{Name: hostileWords, EndMS: 1}}}, i.of.err()
-}
-
-func (i hostileInstance) LogNames() []string { return []string{hostileWords, "init"} }
-
-func (i hostileInstance) Logs(_ context.Context, _ []string, _ bool, line func(runtime.LogLine) error) error {
-	return errors.Join(line(runtime.LogLine{Service: hostileWords, Text: hostileWords}), i.of.err())
-}
-
-func (i hostileInstance) Secrets() []runtime.SecretRef {
-	return []runtime.SecretRef{{Service: "postgresql", Name: hostileWords}}
-}
-
-func (i hostileInstance) Secret(context.Context, runtime.SecretRef) (string, error) {
-	return hostileWords, i.of.err()
-}
-
-func (i hostileInstance) SetSecret(context.Context, runtime.SecretRef, string) error {
-	return i.of.err()
-}
-
-func (i hostileInstance) RotateSecret(context.Context, runtime.SecretRef) error { return i.of.err() }
-
-func (i hostileInstance) Memory(context.Context) (runtime.Memory, error) {
-	return runtime.Memory{}, i.of.err()
-}
-
-func (i hostileInstance) Balloon(ctx context.Context, _ int64) (runtime.Memory, error) {
-	return i.Memory(ctx)
-}
-
-func (i hostileInstance) Grow(context.Context, int64) (runtime.Grown, error) {
-	return runtime.Grown{}, i.of.err()
-}
-
-func (i hostileInstance) ConsoleTail(int) string { return hostileWords }
 
 // rawCommands carry a byte stream of the guest to whoever asked for it.
 var rawCommands = []string{"exec", "psql", "console"}
@@ -217,9 +87,9 @@ func TestHostileGuest(t *testing.T) {
 					}
 					args = append(slices.Clone(line), "--json")
 				}
-				h := hostile{&fake{}, fails}
+				h := hostile(fails)
 				var out, errs bytes.Buffer
-				c := &CLI{Args: args, Stdin: strings.NewReader("value"), Stdout: &out, Stderr: &errs, Builder: h.fake, Runtime: h}
+				c := &CLI{Args: args, Stdin: strings.NewReader("value"), Stdout: &out, Stderr: &errs, Builder: h, Dial: h.dial}
 				c.Run(t.Context())
 				if out.Len()+errs.Len() == 0 {
 					t.Errorf("%q says nothing: it is not tried", args)
@@ -228,8 +98,9 @@ func TestHostileGuest(t *testing.T) {
 					if why := obeyed(text); why != "" {
 						t.Errorf("%q, fails %v: %s: %s\n%q", args, fails, name, why, text)
 					}
-					// What reindex shows are the lines of a program.
-					if why := forged(text); why != "" && line[0] != "reindex" {
+					// What these show are the lines of a program.
+					own := line[0] == "reindex" || line[0] == "logs" && len(line) == 3
+					if why := forged(text); why != "" && !own {
 						t.Errorf("%q, fails %v: %s: %s\n%q", args, fails, name, why, text)
 					}
 				}
@@ -270,9 +141,9 @@ func forged(text string) string {
 
 // A value is printed as it is, or not at all.
 func TestHostileSecret(t *testing.T) {
-	h := hostile{&fake{}, false}
+	h := hostile(false)
 	var out, errs bytes.Buffer
-	c := &CLI{Args: []string{"credentials", "sql", "postgresql/password"}, Stdout: &out, Stderr: &errs, Runtime: h}
+	c := &CLI{Args: []string{"credentials", "sql", "postgresql/password"}, Stdout: &out, Stderr: &errs, Dial: h.dial}
 	if code := c.Run(t.Context()); code != int(fault.Device) || out.Len() != 0 || !strings.Contains(errs.String(), "--json") {
 		t.Errorf("exit %d, %q, %q", code, out.String(), errs.String())
 	}

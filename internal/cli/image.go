@@ -18,7 +18,7 @@ import (
 )
 
 func (s *session) imageCommand() *cobra.Command {
-	cmd := group(&cobra.Command{
+	cmd := parent(&cobra.Command{
 		Use:   "image",
 		Short: "Make images of directories, tar archives and other images",
 		Long: `Image writes file system images, archives and disks the way a build does: without

@@ -20,7 +20,7 @@ import (
 func callWith(t *testing.T, ctx context.Context, f *fake, in string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	c := &CLI{Args: args, Stdin: strings.NewReader(in), Stdout: &out, Stderr: &errs, Builder: f, Runtime: f}
+	c := &CLI{Args: args, Stdin: strings.NewReader(in), Stdout: &out, Stderr: &errs, Builder: f, Dial: f.dial}
 	code = c.Run(ctx)
 	return code, out.String(), errs.String()
 }
@@ -31,17 +31,17 @@ func TestExec(t *testing.T) {
 		code      int
 		out, errs string
 	}{
-		{[]string{"exec", "sql", "--", "cat"}, 0, "no input\n", ""},
+		{[]string{"exec", "sql", "--", "cat"}, 0, "", ""},
 		{[]string{"exec", "sql", "-i", "--user", "postgres", "-e", "A=1=2", "-w", "/tmp", "--", "cat", "-n"}, 0, "typed", ""},
 		{[]string{"exec", "sql", "fails"}, 7, "", "it fails"},
-		{[]string{"exec", "sql", "missing"}, notRun, "", "sovereign-build: no program missing\n"},
+		{[]string{"exec", "sql", "missing"}, notRun, "", "sovereign-build: guest agent: exec [\"missing\"]: no program missing\n"},
 		{[]string{"exec", "other", "--", "true"}, notRun, "", "sovereign-build: there is no instance \"other\"\n"},
 		{[]string{"exec", "sql"}, notRun, "", "sovereign-build: sovereign-build exec: COMMAND is missing\nhint: run sovereign-build exec NAME -- COMMAND [ARGUMENT...] [flags]\n"},
 		{[]string{"exec", "sql", "-e", "A", "--", "true"}, notRun, "", "sovereign-build: --env \"A\" is not NAME=VALUE\n"},
 		{[]string{"exec", "sql", "-t", "--", "sh"}, notRun, "", "sovereign-build: --tty needs a terminal as standard input\nhint: leave --tty out\n"},
 		{[]string{"exec", "sql", "--json", "--", "fails"}, 7, `{"name":"sql","exit_code":7,"stdout":"","stderr":"it fails","truncated":false}` + "\n", ""},
 		{[]string{"exec", "sql", "--json", "-i", "--", "cat"}, 0, `{"name":"sql","exit_code":0,"stdout":"typed","stderr":"","truncated":false}` + "\n", ""},
-		{[]string{"exec", "sql", "--json", "--", "missing"}, notRun, `{"error":"no program missing","class":"device","code":125,"hint":""}` + "\n", ""},
+		{[]string{"exec", "sql", "--json", "--", "missing"}, notRun, `{"error":"guest agent: exec [\"missing\"]: no program missing","class":"device","code":125,"hint":""}` + "\n", ""},
 		{[]string{"psql", "sql"}, 0, "typed", ""},
 		{[]string{"psql", "sql", "extra"}, notRun, "", "sovereign-build: sovereign-build psql: one argument too many: \"extra\"\nhint: run sovereign-build psql NAME [-- ARGUMENT...] [flags]\n"},
 		{[]string{"psql", "sql", "--", "-c", "select 1"}, 0, "typed", ""},
@@ -80,14 +80,14 @@ func TestLimited(t *testing.T) {
 
 func TestLogs(t *testing.T) {
 	tests := []struct{ args, out, call string }{
-		{"logs sql", "init       | up\npostgresql | [31mready\n", "logs [] false"},
-		{"logs sql init -f", "up\n[31mready\n", "logs [init] true"},
-		{"logs sql --json", `{"service":"init","text":"up"}` + "\n" + `{"service":"postgresql","text":"[31mready"}` + "\n", "logs [] false"},
+		{"logs sql", "init       | up\npostgresql | [31mready\n", "logs init false, logs forge false, logs postgresql false, logs tailscale false"},
+		{"logs sql init -f", "up\n", "logs init true"},
+		{"logs sql --json", `{"service":"init","text":"up"}` + "\n" + `{"service":"postgresql","text":"[31mready"}` + "\n", "logs init false, logs forge false, logs postgresql false, logs tailscale false"},
 	}
 	for _, tt := range tests {
 		f := &fake{}
 		code, out, errs := call(t, t.Context(), f, strings.Fields(tt.args)...)
-		if code != 0 || out != tt.out || f.calls[0] != tt.call {
+		if code != 0 || out != tt.out || strings.Join(f.calls, ", ") != tt.call {
 			t.Errorf("%s: exit %d %s %q %v", tt.args, code, errs, out, f.calls)
 		}
 	}
@@ -123,7 +123,7 @@ func TestSecretCommands(t *testing.T) {
 			t.Errorf("%s: exit %d, %q, %q, %v", tt.args, code, out, errs, f.calls)
 		}
 	}
-	code, _, errs := call(t, t.Context(), &fake{manySecrets: true}, "secret", "rotate", "sql")
+	code, _, errs := call(t, t.Context(), &fake{fakeHost: fakeHost{manySecrets: true}}, "secret", "rotate", "sql")
 	if code != 2 || !strings.Contains(errs, "choose one of: postgresql/password, forge/token") {
 		t.Errorf("exit %d, %q", code, errs)
 	}
@@ -131,9 +131,9 @@ func TestSecretCommands(t *testing.T) {
 
 func TestInstanceCommands(t *testing.T) {
 	tests := []struct{ args, want string }{
-		{"credentials sql", "postgresql, port 5432 postgres://postgres:secret@127.0.0.1:40001/5432\npostgresql/password value of password\n"},
+		{"credentials sql", "postgresql, port 5432 postgres://postgres:value%20of%20password@127.0.0.1:40001/5432\npostgresql/password value of password\n"},
 		{"credentials sql tailscale/auth-key", "value of auth-key\n"},
-		{"credentials sql --json", `{"name":"sql","urls":[{"port":5432,"name":"postgresql","url":"postgres://postgres:secret@127.0.0.1:40001/5432"}],"secrets":[{"service":"postgresql","name":"password","value":"value of password"}]}` + "\n"},
+		{"credentials sql --json", `{"name":"sql","urls":[{"port":5432,"name":"postgresql","url":"postgres://postgres:value%20of%20password@127.0.0.1:40001/5432"}],"secrets":[{"service":"postgresql","name":"password","value":"value of password"}]}` + "\n"},
 		{"secret rotate sql --json", `{"name":"sql","secret":{"service":"postgresql","name":"password"}}` + "\n"},
 		{"balloon sql 256MiB", "sql has 256.0 MiB of 512.0 MiB\n"},
 		{"balloon sql --json", `{"name":"sql","now":536870912,"max":536870912}` + "\n"},
@@ -163,7 +163,7 @@ func TestInstanceCommands(t *testing.T) {
 func TestReindex(t *testing.T) {
 	f := &fake{}
 	code, out, errs := call(t, t.Context(), f, "reindex", "sql", "--json")
-	if code != 0 || out != `{"exit_code":0,"name":"sql"}`+"\n" || errs != "no input\n" || !strings.Contains(f.calls[0], `as "postgres"`) {
+	if code != 0 || out != `{"exit_code":0,"name":"sql"}`+"\n" || errs != "nothing to do\n" || !strings.Contains(f.calls[0], `as "postgres"`) {
 		t.Errorf("exit %d, %q, %q, %v", code, out, errs, f.calls)
 	}
 }
@@ -181,7 +181,7 @@ func TestConsole(t *testing.T) {
 			cancel()
 		}
 		return len(p), nil
-	}), Stderr: io.Discard, Runtime: &fake{}}
+	}), Stderr: io.Discard, Dial: (&fake{}).dial}
 	if code := c.Run(ctx); code != 0 {
 		t.Errorf("ended from outside: exit %d", code)
 	}
@@ -214,31 +214,61 @@ func TestEscape(t *testing.T) {
 func TestWatchStatus(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	looks := 0
-	f := &fake{statuses: func() []MachineStatus {
-		looks++
-		if looks == 4 {
+	f := &fake{}
+	starting := f.readyStatus()
+	starting.Guest = nil
+	f.statuses = []runtime.Status{starting, starting, f.readyStatus()}
+	var out lineWriter
+	out.each = func(line string) {
+		if strings.Contains(line, "commits_per_second") {
 			cancel()
 		}
-		m := MachineStatus{Name: "sql", State: "starting", Data: &DataStatus{Size: 8 << 30, Free: 4<<30 + int64(looks)}}
-		if looks > 2 {
-			m.State = "ready"
-		}
-		return []MachineStatus{m}
-	}}
-	code, out, errs := call(t, ctx, f, "status", "--watch", "--interval", "100ms", "--json")
-	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if code != 0 || len(lines) != 2 || !strings.Contains(lines[0], `"starting"`) || !strings.Contains(lines[1], `"ready"`) {
-		t.Errorf("exit %d, %q, %q", code, out, errs)
+	}
+	c := &CLI{Args: strings.Fields("status sql --watch --interval 100ms --json"), Stdout: &out, Stderr: &out, Dial: f.dial}
+	code := c.Run(ctx)
+	lines := out.lines
+	if code != 0 || len(lines) < 3 || !strings.Contains(lines[0], `"running"`) || !strings.Contains(lines[1], `"ready"`) {
+		t.Errorf("exit %d, %q", code, lines)
+	}
+	var got struct{ Machines []MachineStatus }
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
+		t.Fatal(err)
+	}
+	m := got.Machines[0]
+	if l := m.Load; l == nil || l.Memory != 256<<20 || l.MemoryMax != 512<<20 {
+		t.Errorf("%+v", m.Load)
+	}
+	if l := m.Services[0].Load; l.Memory != 100<<20 || *l.CPU != 0.25 || *l.Commits != 20 {
+		t.Errorf("%+v", l)
+	}
+	if got := m.Services[0].Load.String(); got != "25 % CPU, 100.0 MiB, 20 commits/s" {
+		t.Error(got)
 	}
 	if code, _, _ := call(t, t.Context(), &fake{}, "status", "--watch", "--interval", "1ms"); code != int(fault.Usage) {
 		t.Errorf("exit %d", code)
 	}
+	if code, _, errs := call(t, t.Context(), &fake{}, "status", "nobody", "--watch"); code != int(fault.Usage) {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+}
+
+// lineWriter has each line that is written.
+type lineWriter struct {
+	lines []string
+	each  func(string)
+}
+
+func (l *lineWriter) Write(p []byte) (int, error) {
+	for line := range strings.Lines(string(p)) {
+		l.lines = append(l.lines, line)
+		l.each(line)
+	}
+	return len(p), nil
 }
 
 func TestStatusText(t *testing.T) {
 	var b strings.Builder
-	err := writeStatus(&b, []MachineStatus{{Name: "sql", State: "degraded", Message: "postgresql", Data: &DataStatus{Size: 8 << 30, Free: 100 << 20, NearlyFull: true}, Clock: "unset",
+	err := (&session{}).writeStatus(&b, []MachineStatus{{Name: "sql", State: "degraded", Message: "postgresql", Data: &DataStatus{Size: 8 << 30, Free: 100 << 20, NearlyFull: true}, Clock: "unset",
 		Services: []ServiceStatus{
 			{Name: "postgresql", State: "running", Healthy: true, Message: "m", Warning: "collations have changed"},
 			{Name: "tailscale", State: "backoff", Optional: true, Restarts: 3, Message: "no key"},
@@ -295,8 +325,8 @@ func TestDoctor(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	tests := []struct{ args, want string }{
 		{"logs", "forge sql :4"},
-		{"logs sql", "init postgresql :4"},
-		{"logs sql init", "init postgresql :4"},
+		{"logs sql", "init forge postgresql tailscale :4"},
+		{"logs sql init", "init forge postgresql tailscale :4"},
 		{"logs nobody", ":4"},
 		{"exec", "forge sql :4"},
 		{"secret rotate", "forge sql :4"},
@@ -305,6 +335,8 @@ func TestCompletion(t *testing.T) {
 		{"stop", "forge sql :4"},
 		{"stop sql", ":4"},
 		{"run", "forge sql :0"},
+		{"forward sql", "5432 80 :4"},
+		{"status --device", "local :4"},
 		{"completion", "bash zsh fish :4"},
 	}
 	for _, tt := range tests {

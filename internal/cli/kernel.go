@@ -13,7 +13,7 @@ import (
 )
 
 func (s *session) kernelCommand() *cobra.Command {
-	cmd := group(&cobra.Command{
+	cmd := parent(&cobra.Command{
 		Use:     "kernel",
 		Short:   "Check, compare and explain kernel configurations",
 		Long:    `Kernel looks at .config files and fragments, of this project's kernels or any other.`,
@@ -49,20 +49,33 @@ takes all sets.`,
 			if err != nil {
 				return err
 			}
-			// Under --json a failure is one object, and its text names every
-			// symbol.
-			if s.json && !report.OK {
-				return report.Err()
-			}
-			if err := s.printer().result(report, report.WriteText); err != nil || report.OK {
-				return err
-			}
-			return fault.Errorf(fault.Verification, "%s does not meet its kernel requirements", args[0]).
-				Hintf("add the symbols to a kernel fragment of the recipe")
+			return s.writeReport(report, args[0])
 		},
 	}
 	cmd.Flags().StringSliceVar(&sets, "require", nil, "`names` of requirement sets, separated by commas (default: all)")
 	return exits(cmd, fault.Verification)
+}
+
+// writeReport prints a report, and ends with 6 if requirements are not met.
+// Under --json that is still one object: the report's fields, and those of an
+// error.
+func (s *session) writeReport(r *kernel.Report, name string) error {
+	if r.OK {
+		return s.printer().result(r, r.WriteText)
+	}
+	unmet := fault.Errorf(fault.Verification, "%s does not meet its kernel requirements", name).
+		Hintf("add the symbols to a kernel fragment of the recipe")
+	result := struct {
+		*kernel.Report
+		failure
+	}{r, newFailure(fault.Verification, int(fault.Verification), unmet)}
+	if err := s.printer().result(result, r.WriteText); err != nil {
+		return err
+	}
+	if s.json {
+		return told{int(fault.Verification)}
+	}
+	return unmet
 }
 
 func (s *session) kernelDiffCommand() *cobra.Command {

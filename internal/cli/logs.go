@@ -36,34 +36,36 @@ kernel's.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := s.Runtime.Instance(cmd.Context(), args[0])
+			m, err := s.machine(args[0])
 			if err != nil {
 				return err
 			}
-			return i.Logs(cmd.Context(), args[1:], follow, s.logPrinter(i, args[1:]))
+			services := args[1:]
+			names := services
+			if len(names) == 0 {
+				if names, err = m.LogNames(cmd.Context()); err != nil {
+					return err
+				}
+			}
+			return m.Logs(cmd.Context(), services, follow, s.logPrinter(names, len(services) != 1))
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as lines are written")
 	return exits(cmd, fault.Environment, fault.Device)
 }
 
-// logPrinter prints lines, with their service's name unless only one was asked
-// for.
-func (s *session) logPrinter(i Instance, services []string) func(runtime.LogLine) error {
+// logPrinter prints lines of the services, each with its service's name where
+// they are to be told apart.
+func (s *session) logPrinter(services []string, named bool) func(runtime.LogLine) error {
 	p := s.printer()
 	width := 0
-	if len(services) != 1 {
-		if len(services) == 0 {
-			services = i.LogNames()
-		}
-		for _, name := range services {
-			width = max(width, utf8.RuneCountInString(name))
-		}
+	for _, name := range services {
+		width = max(width, utf8.RuneCountInString(name))
 	}
 	return func(l runtime.LogLine) error {
 		l.Text = strings.ReplaceAll(tail.Clean(l.Text), "\n", " ")
 		return fault.Wrap(fault.Environment, p.result(l, func(w io.Writer) (err error) {
-			if width == 0 {
+			if !named {
 				_, err = fmt.Fprintln(w, l.Text)
 			} else {
 				_, err = fmt.Fprintf(w, "%-*s | %s\n", width, oneLine(l.Service), l.Text)

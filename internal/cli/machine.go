@@ -1,67 +1,73 @@
 package cli
 
 import (
-	"context"
-	"time"
+	"strconv"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
-// Runtime runs bundles; pkg/runtime does it for the real program. Names are
-// those of instances, which are those of the recipes they were built from.
-type Runtime interface {
-	// Start boots a bundle and returns when its services are healthy. report
-	// takes lines about what is going on.
-	Start(ctx context.Context, r RunRequest, report func(string)) (*Machine, error)
-	// Watch reports what changes in a running machine until the machine ends,
-	// which returns nil when it was stopped in order, or ctx does.
-	Watch(ctx context.Context, name string, report func(string)) error
-	// Stop shuts the guest down in order and returns when it is off. Its power
-	// is cut when it does not end within grace.
-	Stop(ctx context.Context, name string, grace time.Duration) (*StopResult, error)
-	// Remove forgets a machine that does not run, with or without its data.
-	Remove(ctx context.Context, name string, data bool) (*RemoveResult, error)
-	// URL is how a client reaches the service on a guest port, with its
-	// secret; port 0 is the first port that has a URL.
-	URL(ctx context.Context, name string, port int) (string, error)
-	// Names are those of all machines on this host.
-	Names() ([]string, error)
-	// Instance is the way into a machine.
-	Instance(ctx context.Context, name string) (Instance, error)
-	// Status returns the named machine, or all. Of all, one that nothing can be
-	// said of is "unreadable", and its message says why.
-	Status(ctx context.Context, name string) ([]MachineStatus, error)
-	Supervised
-}
+// What the commands about machines print as JSON. Scripts rely on it, so that it
+// is not what package runtime happens to have.
 
-// RunRequest is what the flags of run say.
-type RunRequest struct {
-	Bundle    string
-	Ports     map[int]int // guest to host; others get a free one
-	MemoryMiB int         // 0 is the manifest's
-	CPUs      int         // 0 is the manifest's
-	Accel     string      // "auto", "kvm" or "tcg"
-	Outbound  bool        // the guest may connect to the world
-	Bounce    bool        // its transfers go by way of bounce buffers
-	NewData   bool        // whatever is there is its data disk, or a blank one
-	Timeout   time.Duration
-}
-
-// StopResult says how a machine came to its end, as stop --json prints it.
-type StopResult struct {
-	Name       string  `json:"name"`
-	WasRunning bool    `json:"was_running"`
-	Forced     bool    `json:"forced"`        // its power was cut
-	Why        string  `json:"why,omitempty"` // it was
-	Seconds    float64 `json:"seconds"`
-}
-
-// Machine is a started machine, as run --json prints it.
+// Machine is a started machine, as run and up print it.
 type Machine struct {
 	Name string `json:"name"`
-	// Ports is from the guest's TCP ports, as text, to loopback ports of this
-	// machine.
+	// Ports is from the guest's TCP ports, as text, to loopback ports of the
+	// machine's device.
 	Ports  map[string]int `json:"ports"`
 	Accel  string         `json:"accel,omitempty"`
 	BootMS int64          `json:"boot_ms,omitempty"`
+}
+
+func newMachine(s runtime.Status) *Machine {
+	m := &Machine{Name: s.Name, Ports: hostPorts(s.Ports), Accel: s.Machine.Accel}
+	if s.Guest != nil {
+		m.BootMS = s.Guest.BootMS
+	}
+	return m
+}
+
+func hostPorts(ports []runtime.Port) map[string]int {
+	m := make(map[string]int, len(ports))
+	for _, p := range ports {
+		m[strconv.Itoa(p.Guest)] = p.Host
+	}
+	return m
+}
+
+// StopResult says how a machine came to its end, as stop prints it.
+type StopResult struct {
+	Name string `json:"name"`
+	runtime.StopResult
+}
+
+// RestartResult is what restart prints.
+type RestartResult struct {
+	StopResult
+	Ports map[string]int `json:"ports"`
+	// ReadySeconds is the time from the command's start until the services
+	// were healthy again.
+	ReadySeconds float64 `json:"ready_seconds"`
+}
+
+// UpdateResult is what update and rollback print.
+type UpdateResult struct {
+	Name    string         `json:"name"`
+	Kind    string         `json:"kind"` // "update" or "rollback"
+	Result  string         `json:"result"`
+	Why     string         `json:"why,omitempty"` // it was reverted
+	From    string         `json:"from,omitempty"`
+	To      string         `json:"to,omitempty"`
+	Ports   map[string]int `json:"ports,omitempty"`
+	Seconds float64        `json:"seconds"`
+}
+
+// RemoveResult is what remove prints.
+type RemoveResult struct {
+	Name string `json:"name"`
+	// Data is the data disk that was kept; empty where there is none any more.
+	Data string `json:"data,omitempty"`
 }
 
 // MachineStatus is one machine, as status prints it.
@@ -75,8 +81,10 @@ type MachineStatus struct {
 	Data     *DataStatus     `json:"data,omitempty"`
 	Clock    string          `json:"clock,omitempty"`
 	Services []ServiceStatus `json:"services,omitempty"`
-	// Supervision is nil for a machine that was only ever started by run.
-	Supervision *Supervision `json:"supervision,omitempty"`
+	// Supervision is nil for a machine that was never installed.
+	Supervision *runtime.Supervision `json:"supervision,omitempty"`
+	// Load is what the guest does, with --watch.
+	Load *Load `json:"load,omitempty"`
 }
 
 // DataStatus is the room on a data disk, in bytes.
@@ -98,4 +106,41 @@ type ServiceStatus struct {
 	Warning string `json:"warning,omitempty"`
 	// Optional: the machine is ready without it.
 	Optional bool `json:"optional,omitempty"`
+	// Load is what the service does, with --watch.
+	Load *Load `json:"load,omitempty"`
 }
+
+func machineStatus(s runtime.Status) MachineStatus {
+	m := MachineStatus{Name: s.Name, State: string(s.State), Message: s.Message, Ports: hostPorts(s.Ports), Supervision: s.Supervision}
+	if s.Guest == nil {
+		if m.Message == "" {
+			m.Message = s.GuestError
+		}
+		return m
+	}
+	m.State = string(s.Guest.State)
+	if m.Message == "" {
+		m.Message = s.Guest.Message
+	}
+	return m.guest(s.Guest)
+}
+
+// guest adds what the guest says of itself.
+func (m MachineStatus) guest(g *agent.Status) MachineStatus {
+	m.Clock = string(g.Clock)
+	if d := g.Data; d != nil {
+		m.Data = &DataStatus{Size: d.Size, Free: d.Free, NearlyFull: nearlyFull(d.Size, d.Free)}
+	}
+	for _, v := range g.Services {
+		m.Services = append(m.Services, ServiceStatus{
+			Name: v.Name, State: string(v.State), Healthy: v.Healthy, Restarts: v.Restarts,
+			Message: v.Message, Warning: v.Warning, Optional: v.Optional,
+		})
+	}
+	return m
+}
+
+// nearlyFull says whether less than a tenth, or less than 256 MiB, of a data
+// disk is free; of a disk below 1 GiB, less than a quarter. The guest itself
+// warns at the same.
+func nearlyFull(size, free int64) bool { return free < max(size/10, min(256<<20, size/4)) }

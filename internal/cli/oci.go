@@ -39,7 +39,7 @@ type ociResult struct {
 }
 
 func (s *session) ociCommand() *cobra.Command {
-	cmd := group(&cobra.Command{
+	cmd := parent(&cobra.Command{
 		Use:   "oci",
 		Short: "Push and pull bundles and images",
 		Long: `Oci keeps bundles in any OCI registry, and copies images between registries and

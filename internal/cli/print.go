@@ -101,15 +101,28 @@ type failure struct {
 	// last lines of it.
 	Log  string   `json:"log,omitempty"`
 	Tail []string `json:"tail,omitempty"`
+	// Findings is a list of objects where more than one thing may be wrong;
+	// Error is then the first line of what people get.
+	Findings any `json:"findings,omitempty"`
 }
 
-func (p jsonPrinter) fail(class fault.Class, code int, err error) {
+// newFailure is what programs are told of an error.
+func newFailure(class fault.Class, code int, err error) failure {
 	f := failure{Error: err.Error(), Class: className(class), Code: code, Hint: fault.HintOf(err)}
 	var step *engine.StepError
 	if errors.As(err, &step) {
 		f.Log, f.Tail = step.Log, step.Tail
 	}
-	if err := p.result(f, nil); err != nil {
+	var list interface{ Findings() any }
+	if errors.As(err, &list) {
+		first, _, _ := strings.Cut(f.Error, "\n")
+		f.Error, f.Findings = strings.TrimSuffix(first, ":"), list.Findings()
+	}
+	return f
+}
+
+func (p jsonPrinter) fail(class fault.Class, code int, err error) {
+	if err := p.result(newFailure(class, code, err), nil); err != nil {
 		writeNote(p.err, "sovereign-build: "+err.Error())
 	}
 }

@@ -14,3 +14,9 @@ func progress(report func(string)) runtime.Report {
 		report(fmt.Sprintf("%5.1f s  %-8s %s", time.Since(begin).Seconds(), e.Phase, e.Text))
 	}
 }
+
+// told notes the text of events.
+func (s *session) told() runtime.Report {
+	p := s.printer()
+	return func(e runtime.Event) { p.note(e.Text) }
+}

@@ -26,7 +26,7 @@ again.`,
 		Example: `  sovereign-build reindex sql`,
 		Args:    operands("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := s.Runtime.Instance(cmd.Context(), args[0])
+			m, err := s.machine(args[0])
 			if err != nil {
 				return err
 			}
@@ -36,16 +36,16 @@ again.`,
 				out = s.Stderr // standard output is for the result
 			}
 			stdout, stderr := printable.NewWriter(out), printable.NewWriter(s.Stderr)
-			code, err := i.Exec(cmd.Context(), r, agent.ExecIO{Stdout: stdout, Stderr: stderr})
+			code, err := m.Exec(cmd.Context(), r, agent.ExecIO{Stdout: stdout, Stderr: stderr})
 			if err := errors.Join(err, stdout.Flush(), stderr.Flush()); err != nil {
 				return err
 			}
 			if code != 0 {
-				return fault.Errorf(fault.Device, "%s in the guest of %s ended with exit code %d", reindexProgram, i.Name(), code).
+				return fault.Errorf(fault.Device, "%s in the guest of %s ended with exit code %d", reindexProgram, m.Name(), code).
 					Hintf("read what it printed; it can be run again at any time")
 			}
 			if s.json {
-				return s.printer().result(map[string]any{"name": i.Name(), "exit_code": code}, nil)
+				return s.printer().result(map[string]any{"name": m.Name(), "exit_code": code}, nil)
 			}
 			return nil
 		},

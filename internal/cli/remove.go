@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,17 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	runtime "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/terminal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
-
-// RemoveResult is what remove --json prints.
-type RemoveResult struct {
-	Name string `json:"name"`
-	// Data is the data disk that was kept; empty where there is none any more.
-	Data string `json:"data,omitempty"`
-}
 
 func (s *session) removeCommand() *cobra.Command {
 	var data, yes bool
@@ -42,11 +33,16 @@ It asks first; without a terminal to ask at, --yes is needed.`,
 					return err
 				}
 			}
-			result, err := s.Runtime.Remove(cmd.Context(), args[0], data)
+			m, err := s.machine(args[0])
 			if err != nil {
 				return err
 			}
-			return s.printer().result(result, func(w io.Writer) error { return writeRemove(w, result) })
+			kept, err := m.Remove(cmd.Context(), data)
+			if err != nil {
+				return err
+			}
+			result := RemoveResult{args[0], kept}
+			return s.printer().result(result, func(w io.Writer) error { return s.writeRemove(w, result) })
 		},
 	}
 	cmd.Flags().BoolVar(&data, "data", false, "remove the data disk as well")
@@ -54,17 +50,22 @@ It asks first; without a terminal to ask at, --yes is needed.`,
 	return exits(cmd, fault.Environment)
 }
 
-// confirmRemove asks at the terminal. Any answer but yes is a no, and a no is
-// an error: scripts must see that nothing was done.
+// confirmRemove asks whether a machine is to be removed.
 func (s *session) confirmRemove(name string, data bool) error {
+	what := "its data disk is kept"
+	if data {
+		what = "with all its data, which cannot be undone"
+	}
+	return s.confirm(name, what)
+}
+
+// confirm asks at the terminal. Any answer but yes is a no, and a no is an
+// error: scripts must see that nothing was done.
+func (s *session) confirm(name, what string) error {
 	tty, ok := terminal.Of(s.Stdin)
 	if !ok || s.json {
 		return fault.Errorf(fault.Usage, "nobody can be asked whether %s is to be removed", name).
 			Hintf("say --yes if it is")
-	}
-	what := "its data disk is kept"
-	if data {
-		what = "with all its data, which cannot be undone"
 	}
 	fmt.Fprintf(s.Stderr, "remove %s, %s? [y/N] ", name, what)
 	answer, err := bufio.NewReader(io.LimitReader(tty, 1<<10)).ReadString('\n')
@@ -78,20 +79,11 @@ func (s *session) confirmRemove(name string, data bool) error {
 	return fault.Errorf(fault.Cancelled, "%s was not removed", name)
 }
 
-func writeRemove(w io.Writer, r *RemoveResult) error {
+func (s *session) writeRemove(w io.Writer, r RemoveResult) error {
 	text := r.Name + " is removed\n"
 	if r.Data != "" {
-		text = fmt.Sprintf("%s is removed; its data disk is kept: %s\n", r.Name, r.Data)
+		text = fmt.Sprintf("%s is removed; its data disk is kept: %s%s\n", r.Name, oneLine(r.Data), s.there())
 	}
 	_, err := io.WriteString(w, text)
 	return err
-}
-
-func (machines) Remove(ctx context.Context, name string, data bool) (*RemoveResult, error) {
-	r, err := runtime.Open("")
-	if err != nil {
-		return nil, err
-	}
-	kept, err := r.Remove(ctx, name, data)
-	return &RemoveResult{Name: name, Data: kept}, err
 }

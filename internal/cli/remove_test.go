@@ -52,7 +52,7 @@ func TestRemoveAsks(t *testing.T) {
 		}
 		f := &fake{}
 		var out, errs bytes.Buffer
-		c := &CLI{Args: tt.args, Env: os.Environ(), Stdin: tty, Stdout: &out, Stderr: &errs, Builder: f, Runtime: f}
+		c := &CLI{Args: tt.args, Env: os.Environ(), Stdin: tty, Stdout: &out, Stderr: &errs, Builder: f, Dial: f.dial}
 		code := c.Run(t.Context())
 		if (code == 0) != tt.does || (len(f.calls) == 1) != tt.does {
 			t.Errorf("%q: exit %d, calls %q, %s", tt.answer, code, f.calls, errs.String())

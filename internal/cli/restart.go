@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"time"
@@ -25,13 +26,13 @@ flags of up takes effect. Ends in a row are forgotten.`,
 				return fault.Errorf(fault.Usage, "--stop-timeout %s and --timeout %s must be positive times", grace, timeout)
 			}
 			p := s.printer()
-			r, err := s.Runtime.Restart(cmd.Context(), args[0], grace, timeout, p.note)
+			r, err := s.restart(cmd.Context(), args[0], grace, timeout)
 			if err != nil {
 				return err
 			}
 			return p.result(r, func(w io.Writer) error {
 				if r.Forced {
-					if err := writeStop(w, &r.StopResult); err != nil {
+					if err := writeStop(w, r.StopResult); err != nil {
 						return err
 					}
 				}
@@ -43,4 +44,23 @@ flags of up takes effect. Ends in a row are forgotten.`,
 	cmd.Flags().DurationVar(&grace, "stop-timeout", stopTime, "`time` the guest has to shut down")
 	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Minute, "`time` the services have to become healthy")
 	return exits(cmd, fault.Environment, fault.Device)
+}
+
+func (s *session) restart(ctx context.Context, name string, grace, timeout time.Duration) (r RestartResult, err error) {
+	begin := time.Now()
+	m, err := s.machine(name)
+	if err != nil {
+		return r, err
+	}
+	stopped, err := m.Restart(ctx, grace)
+	if err != nil {
+		return r, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	status, err := m.WaitReady(ctx, s.told())
+	if err != nil {
+		return r, err
+	}
+	return RestartResult{StopResult{name, stopped}, hostPorts(status.Ports), time.Since(begin).Seconds()}, nil
 }

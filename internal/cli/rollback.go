@@ -28,12 +28,15 @@ back instead: it keeps the bundle that it has.`,
 			if err := trialTime(limit); err != nil {
 				return err
 			}
-			p := s.printer()
-			r, err := s.Runtime.Rollback(cmd.Context(), args[0], limit, p.note)
+			m, err := s.machine(args[0])
 			if err != nil {
 				return err
 			}
-			return writeUpdate(p, r)
+			r, err := m.Rollback(cmd.Context(), limit, s.told())
+			if err != nil {
+				return err
+			}
+			return s.writeUpdate(m.Name(), r)
 		},
 	}
 	cmd.Flags().DurationVar(&limit, "timeout", runtime.DefaultTrialLimit, "`time` the services have to become healthy")

@@ -2,11 +2,13 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
-	"runtime"
+	goruntime "runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,14 +20,28 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
 // stopTime is how long a guest has to shut down in order: more than the
 // longest stop timeout that shipped recipes have.
 const stopTime = 2 * time.Minute
 
+// sizes is what a machine is to be like.
+type sizes struct {
+	Ports     map[int]int // guest to host; others get a free one
+	MemoryMiB int         // 0 is the manifest's
+	CPUs      int         // 0 is the manifest's
+	Accel     string      // "auto", "kvm" or "tcg"
+	Outbound  bool        // the guest may connect to the world
+	Bounce    bool        // its transfers go by way of bounce buffers
+	NewData   bool        // whatever is there is its data disk, or a blank one
+	Timeout   time.Duration
+}
+
 type runFlags struct {
-	RunRequest
+	sizes
 	detach bool
 	ports  []string
 	memory string
@@ -68,52 +84,129 @@ func (o *runFlags) sizeFlags(f *pflag.FlagSet) {
 }
 
 func (s *session) runRun(ctx context.Context, o runFlags, name string) error {
-	r, err := o.request(name)
+	size, err := o.check()
+	if err != nil {
+		return err
+	}
+	dir, err := s.findBundle(ctx, name)
+	if err != nil {
+		return err
+	}
+	h, err := s.host()
 	if err != nil {
 		return err
 	}
 	p := s.printer()
-	m, err := s.Runtime.Start(ctx, r, p.note)
+	told := progress(p.note)
+	// It is kept running like any other, but for an end that nobody asked for.
+	m, err := h.Install(ctx, dir, "", runtime.UpOptions{
+		MemoryMiB: size.MemoryMiB, CPUs: size.CPUs, Ports: size.Ports, Accel: size.Accel,
+		Outbound: &size.Outbound, Bounce: &size.Bounce, NewData: size.NewData,
+		Restart: runtime.RestartNever, Replace: true,
+	}, told)
+	if err != nil {
+		return err
+	}
+	status, err := s.waitStarted(ctx, m, size.Timeout, told)
 	if err != nil {
 		return err
 	}
 	stop := "Ctrl-C"
 	if o.detach {
-		stop = "sovereign-build stop " + m.Name
+		stop = s.command("stop " + m.Name())
 	}
-	if err := p.result(m, func(w io.Writer) error { return s.writeReady(ctx, w, m, stop) }); err != nil {
+	if err := s.writeStarted(ctx, m, status, stop); err != nil {
 		return err
 	}
 	if o.detach {
 		return nil
 	}
-	err = s.Runtime.Watch(ctx, m.Name, p.note)
+	err = watchMachine(ctx, m, p.note)
 	if ctx.Err() == nil {
 		return err
 	}
 	// Ctrl-C is the documented way to end a machine in the foreground, so it
 	// is no failure; but the stop must not be cancelled with ctx.
-	p.note("stopping " + m.Name)
-	result, err := s.Runtime.Stop(context.WithoutCancel(ctx), m.Name, stopTime)
+	p.note("stopping " + m.Name())
+	r, err := m.Down(context.WithoutCancel(ctx), stopTime)
 	if err != nil {
 		return err
 	}
-	return clean(s.Stderr, func(w io.Writer) error { return writeStop(w, result) })
+	return clean(s.Stderr, func(w io.Writer) error { return writeStop(w, StopResult{m.Name(), r}) })
 }
 
-// request checks the flags and finds the bundle.
-func (o runFlags) request(name string) (RunRequest, error) {
-	r, err := o.sizes()
-	if err != nil {
-		return r, err
+// waitStarted waits for the services. A machine that is late may still be of
+// use to whoever looks for the reason, so that it is left as it is; Ctrl-C is
+// another matter.
+func (s *session) waitStarted(ctx context.Context, m *runtime.Machine, limit time.Duration, report runtime.Report) (runtime.Status, error) {
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	status, err := m.WaitReady(limited, report)
+	if err == nil || ctx.Err() == nil {
+		return status, err
 	}
-	r.Bundle, err = findBundle(name)
-	return r, err
+	_, stopErr := m.Down(context.WithoutCancel(ctx), stopTime)
+	return status, errors.Join(err, stopErr)
 }
 
-// sizes checks the flags.
-func (o runFlags) sizes() (RunRequest, error) {
-	r := o.RunRequest
+func (s *session) writeStarted(ctx context.Context, m *runtime.Machine, status runtime.Status, stop string) error {
+	result := newMachine(status)
+	return s.printer().result(result, func(w io.Writer) error { return s.writeReady(ctx, w, m, result, stop) })
+}
+
+// watchMachine reports what changes in a running machine until the machine
+// ends, which returns nil when it was stopped in order, or ctx does.
+func watchMachine(ctx context.Context, m *runtime.Machine, report func(string)) error {
+	var last map[string]agent.Service
+	over := errors.New("over")
+	err := m.Watch(ctx, func(e runtime.Event) error {
+		s := e.Status
+		switch {
+		case e.Phase == runtime.PhaseRemoved || s != nil && s.State == runtime.Stopped:
+			report(m.Name() + " was stopped")
+			return over
+		case s == nil:
+			return nil
+		case s.State == runtime.Exited || s.State == runtime.GaveUp:
+			return fault.Errorf(fault.Device, "the machine of %s has ended by itself: %s", m.Name(), s.Message).
+				Hintf("read %s", path.Join(s.Dir, "console.log"))
+		case s.Guest == nil:
+			return nil
+		}
+		now := map[string]agent.Service{}
+		for _, service := range s.Guest.Services {
+			old, known := last[service.Name]
+			if known && (old.State != service.State || old.Healthy != service.Healthy || old.Restarts != service.Restarts) {
+				report(serviceLine(service))
+			}
+			now[service.Name] = service
+		}
+		last = now
+		return nil
+	})
+	if errors.Is(err, over) {
+		return nil
+	}
+	return err
+}
+
+func serviceLine(s agent.Service) string {
+	line := s.Name + ": " + string(s.State)
+	if s.Healthy {
+		line += ", healthy"
+	}
+	if s.Restarts > 0 {
+		line += ", " + strconv.Itoa(s.Restarts) + " restarts"
+	}
+	if s.Message != "" {
+		line += " (" + s.Message + ")"
+	}
+	return line
+}
+
+// check checks the flags.
+func (o runFlags) check() (sizes, error) {
+	r := o.sizes
 	if err := oneOf("--accel", r.Accel, "auto", "kvm", "tcg"); err != nil {
 		return r, err
 	}
@@ -158,8 +251,13 @@ func parsePort(s string) (guest, host int, err error) {
 	return guest, host, nil
 }
 
-// findBundle takes a bundle's directory or the name of a recipe.
-func findBundle(name string) (string, error) {
+// findBundle takes a bundle's directory or the name of a recipe, whose bundle
+// is for the device's architecture.
+func (s *session) findBundle(ctx context.Context, name string) (string, error) {
+	return bundleFor(name, func() (string, error) { return s.arch(ctx) })
+}
+
+func bundleFor(name string, arch func() (string, error)) (string, error) {
 	if _, err := os.Stat(filepath.Join(name, bundle.ManifestFile)); err == nil {
 		return name, nil
 	}
@@ -167,7 +265,11 @@ func findBundle(name string) (string, error) {
 		return "", fault.Errorf(fault.Usage, "%s: there is no bundle here", name).
 			Hintf("make it with sovereign-build build RECIPE")
 	}
-	dir := filepath.Join("dist", name+"-"+runtime.GOARCH)
+	of, err := arch()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join("dist", name+"-"+of)
 	if _, err := os.Stat(filepath.Join(dir, bundle.ManifestFile)); err != nil {
 		return "", fault.Errorf(fault.Usage, "there is no bundle %s", dir).
 			Hintf("make it with sovereign-build build recipes/%s", name)
@@ -175,16 +277,34 @@ func findBundle(name string) (string, error) {
 	return dir, nil
 }
 
-func (s *session) writeReady(ctx context.Context, w io.Writer, m *Machine, stop string) error {
+// arch is the device's architecture.
+func (s *session) arch(ctx context.Context) (string, error) {
+	d, err := s.theDevice()
+	if err != nil || d.Local() {
+		return goruntime.GOARCH, err
+	}
+	h, err := s.host()
+	if err != nil {
+		return "", err
+	}
+	info, err := h.Info(ctx)
+	return info.Arch, err
+}
+
+func (s *session) writeReady(ctx context.Context, w io.Writer, m *runtime.Machine, started *Machine, stop string) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s is ready", m.Name)
-	for _, guest := range sortedPorts(m.Ports) {
-		fmt.Fprintf(&b, ", port %s at 127.0.0.1:%d", guest, m.Ports[guest])
+	fmt.Fprintf(&b, "%s is ready", m.Name())
+	for _, guest := range sortedPorts(started.Ports) {
+		fmt.Fprintf(&b, ", port %s at 127.0.0.1:%d%s", guest, started.Ports[guest], s.there())
 	}
 	b.WriteString("\n")
 	// The line must not hold the password: terminals are recorded.
-	if url, err := s.Runtime.URL(ctx, m.Name, 0); err == nil && strings.HasPrefix(url, "postgres://") {
-		fmt.Fprintf(&b, "connect: psql \"$(sovereign-build dsn %s)\"\n", m.Name)
+	if c, err := m.Credentials(ctx, 0); err == nil && strings.HasPrefix(c.URL, "postgres://") {
+		if s.remote() {
+			fmt.Fprintf(&b, "connect: %s\n", s.command("psql "+m.Name()))
+		} else {
+			fmt.Fprintf(&b, "connect: psql \"$(sovereign-build dsn %s)\"\n", m.Name())
+		}
 	}
 	fmt.Fprintf(&b, "stop:    %s\n", stop)
 	_, err := io.WriteString(w, b.String())

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/daemon"
 )
 
 func TestMain(m *testing.M) {
@@ -17,6 +19,10 @@ func TestMain(m *testing.M) {
 			c := &CLI{Args: os.Args[1:], Env: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 			c.Wire()
 			os.Exit(c.Run(context.Background()))
+		},
+		// It is in PATH beside it, and ends by itself.
+		"sovereignd": func() {
+			os.Exit(daemon.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 		},
 	})
 }

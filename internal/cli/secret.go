@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -25,7 +26,7 @@ takes a new value up at once.`,
   sovereign-build secret set sql tailscale/auth-key --from-file key.txt`,
 	}
 	cmd.AddCommand(s.secretRotateCommand(), s.secretSetCommand())
-	return exits(group(cmd))
+	return exits(parent(cmd))
 }
 
 // changed is what the commands below print with --json.
@@ -47,7 +48,7 @@ name.`,
   sovereign-build secret rotate sql postgresql/password && sovereign-build dsn sql`,
 		Args: nameAndSecret,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			i, err := s.Runtime.Instance(cmd.Context(), args[0])
+			m, err := s.machine(args[0])
 			if err != nil {
 				return err
 			}
@@ -55,16 +56,16 @@ name.`,
 			if len(args) == 2 {
 				ref, err = parseSecret(args[1])
 			} else {
-				ref, err = onlySecret(i)
+				ref, err = onlySecret(cmd.Context(), m)
 			}
 			if err != nil {
 				return err
 			}
-			if err := i.RotateSecret(cmd.Context(), ref); err != nil {
+			if err := m.RotateSecret(cmd.Context(), ref); err != nil {
 				return err
 			}
-			return s.printer().result(changed{i.Name(), ref}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s/%s of %s is new; see it: sovereign-build credentials %[3]s\n", oneLine(ref.Service), oneLine(ref.Name), i.Name())
+			return s.printer().result(changed{m.Name(), ref}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s/%s of %s is new; see it: sovereign-build credentials %[3]s\n", oneLine(ref.Service), oneLine(ref.Name), m.Name())
 				return err
 			})
 		},
@@ -92,7 +93,7 @@ One line end at its end is left out.`,
 			if file == "" {
 				return fault.Errorf(fault.Usage, "--from-file is missing").Hintf("give a file, or - for standard input")
 			}
-			i, err := s.Runtime.Instance(cmd.Context(), args[0])
+			m, err := s.machine(args[0])
 			if err != nil {
 				return err
 			}
@@ -100,11 +101,11 @@ One line end at its end is left out.`,
 			if err != nil {
 				return err
 			}
-			if err := i.SetSecret(cmd.Context(), ref, value); err != nil {
+			if err := m.SetSecret(cmd.Context(), ref, value); err != nil {
 				return err
 			}
-			return s.printer().result(changed{i.Name(), ref}, func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s/%s of %s is set\n", ref.Service, ref.Name, i.Name())
+			return s.printer().result(changed{m.Name(), ref}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s/%s of %s is set\n", ref.Service, ref.Name, m.Name())
 				return err
 			})
 		},
@@ -157,8 +158,11 @@ func parseSecret(s string) (runtime.SecretRef, error) {
 }
 
 // onlySecret is the one that the machine's URLs name.
-func onlySecret(i Instance) (runtime.SecretRef, error) {
-	known := i.Secrets()
+func onlySecret(ctx context.Context, m *runtime.Machine) (runtime.SecretRef, error) {
+	known, err := m.Secrets(ctx)
+	if err != nil {
+		return runtime.SecretRef{}, err
+	}
 	if len(known) == 1 {
 		return known[0], nil
 	}
@@ -166,7 +170,7 @@ func onlySecret(i Instance) (runtime.SecretRef, error) {
 	for _, ref := range known {
 		names = append(names, ref.Service+"/"+ref.Name)
 	}
-	e := fault.Errorf(fault.Usage, "SERVICE/SECRET is missing: the URLs of %s name %d secrets", i.Name(), len(known))
+	e := fault.Errorf(fault.Usage, "SERVICE/SECRET is missing: the URLs of %s name %d secrets", m.Name(), len(known))
 	if len(names) > 0 {
 		return runtime.SecretRef{}, e.Hintf("choose one of: %s", strings.Join(names, ", "))
 	}

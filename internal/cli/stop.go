@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"time"
@@ -25,18 +26,27 @@ machine that does not run is no error.`,
 			if timeout <= 0 {
 				return fault.Errorf(fault.Usage, "--timeout %s is not a positive time", timeout)
 			}
-			result, err := s.Runtime.Stop(cmd.Context(), args[0], timeout)
-			if err != nil {
-				return err
-			}
-			return s.printer().result(result, func(w io.Writer) error { return writeStop(w, result) })
+			return s.runStop(cmd.Context(), args[0], timeout)
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", stopTime, "`time` the guest has")
 	return exits(cmd, fault.Device)
 }
 
-func writeStop(w io.Writer, r *StopResult) error {
+func (s *session) runStop(ctx context.Context, name string, grace time.Duration) error {
+	m, err := s.machine(name)
+	if err != nil {
+		return err
+	}
+	r, err := m.Down(ctx, grace)
+	if err != nil {
+		return err
+	}
+	result := StopResult{name, r}
+	return s.printer().result(result, func(w io.Writer) error { return writeStop(w, result) })
+}
+
+func writeStop(w io.Writer, r StopResult) error {
 	var err error
 	switch {
 	case !r.WasRunning:

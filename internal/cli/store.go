@@ -26,7 +26,7 @@ type storeResult struct {
 }
 
 func (s *session) storeCommand() *cobra.Command {
-	cmd := group(&cobra.Command{
+	cmd := parent(&cobra.Command{
 		Use:   "store",
 		Short: "Carry a build's inputs to another machine, and keep the store in order",
 		Long: `Store moves the inputs of builds between content stores, for machines without a

@@ -34,7 +34,7 @@ func TestStreamsThatFail(t *testing.T) {
 		args string
 		code int
 	}{
-		{"exec sql -- cat", notRun}, {"exec sql -i -- cat", notRun}, {"exec sql --json -- cat", notRun},
+		{"exec sql -- says", notRun}, {"exec sql -i -- cat", notRun}, {"exec sql --json -- says", notRun},
 		{"psql sql", notRun}, {"psql sql --json", notRun},
 		{"logs sql", int(fault.Environment)}, {"logs sql -f", int(fault.Environment)}, {"logs sql --json", int(fault.Environment)},
 		{"console sql", int(fault.Environment)}, {"--help", int(fault.Environment)}, {"", int(fault.Environment)},
@@ -42,7 +42,7 @@ func TestStreamsThatFail(t *testing.T) {
 	} {
 		for name, out := range map[string]io.Writer{"full": full, "closed pipe": closed, "gone": gone} {
 			var errs bytes.Buffer
-			c := &CLI{Args: strings.Fields(tt.args), Stdin: strings.NewReader("some input"), Stdout: out, Stderr: &errs, Runtime: &fake{}, Builder: &fake{}}
+			c := &CLI{Args: strings.Fields(tt.args), Stdin: strings.NewReader("some input"), Stdout: out, Stderr: &errs, Dial: (&fake{}).dial, Builder: &fake{}}
 			if code := c.Run(t.Context()); code != tt.code {
 				t.Errorf("%s into %s: exit %d, %s", tt.args, name, code, errs.String())
 			}
@@ -50,7 +50,7 @@ func TestStreamsThatFail(t *testing.T) {
 	}
 	for _, args := range []string{"exec sql -i -- cat", "psql sql", "console sql"} {
 		var errs bytes.Buffer
-		c := &CLI{Args: strings.Fields(args), Stdin: iotest.ErrReader(unix.EIO), Stdout: io.Discard, Stderr: &errs, Runtime: &fake{}}
+		c := &CLI{Args: strings.Fields(args), Stdin: iotest.ErrReader(unix.EIO), Stdout: io.Discard, Stderr: &errs, Dial: (&fake{}).dial}
 		if code := c.Run(t.Context()); code == 0 || !strings.Contains(errs.String(), "input/output error") {
 			t.Errorf("%s from what cannot be read: exit %d, %s", args, code, errs.String())
 		}

@@ -54,7 +54,7 @@ func TestConsoleOnTerminal(t *testing.T) {
 		return len(p), nil
 	})
 	var errs bytes.Buffer
-	c := &CLI{Args: []string{"console", "sql"}, Stdin: tty, Stdout: out, Stderr: &errs, Runtime: &fake{}}
+	c := &CLI{Args: []string{"console", "sql"}, Stdin: tty, Stdout: out, Stderr: &errs, Dial: (&fake{}).dial}
 	if code := c.Run(t.Context()); code != 0 || !strings.Contains(errs.String(), "Ctrl-] ends this") {
 		t.Errorf("exit %d, %q, %q", code, seen.String(), errs.String())
 	}
@@ -71,7 +71,7 @@ func TestExecOnTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := &fake{}
-	c := &CLI{Args: []string{"exec", "sql", "-t", "--", "fails"}, Env: []string{"TERM=xterm"}, Stdin: tty, Stdout: tty, Stderr: io.Discard, Runtime: f}
+	c := &CLI{Args: []string{"exec", "sql", "-t", "--", "fails"}, Env: []string{"TERM=xterm"}, Stdin: tty, Stdout: tty, Stderr: io.Discard, Dial: f.dial}
 	if code := c.Run(t.Context()); code != 7 {
 		t.Errorf("exit %d", code)
 	}
@@ -87,7 +87,7 @@ func TestExecOnTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	f = &fake{}
-	c = &CLI{Args: strings.Fields("secret set sql tailscale/auth-key --from-file -"), Stdin: tty, Stdout: io.Discard, Stderr: io.Discard, Runtime: f}
+	c = &CLI{Args: strings.Fields("secret set sql tailscale/auth-key --from-file -"), Stdin: tty, Stdout: io.Discard, Stderr: io.Discard, Dial: f.dial}
 	if code := c.Run(t.Context()); code != 0 || f.calls[0] != `set {tailscale auth-key} "tskey-3"` {
 		t.Errorf("exit %d, %v", code, f.calls)
 	}

@@ -2,11 +2,16 @@ package cli
 
 import (
 	"context"
-	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
 func (s *session) upCommand() *cobra.Command {
@@ -28,7 +33,7 @@ at the last up; they take effect when the machine is started the next time.`,
   sovereign-build up dist/sql-amd64 --port 5432:15432 --restart-limit 0 --json`,
 		Args: operands("NAME or BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			sizes, err := o.sizes()
+			size, err := o.check()
 			if err != nil {
 				return err
 			}
@@ -38,21 +43,24 @@ at the last up; they take effect when the machine is started the next time.`,
 			if limit < 0 {
 				return fault.Errorf(fault.Usage, "--restart-limit %d is below 0", limit)
 			}
-			r := UpRequest{
-				Target: args[0], Ports: sizes.Ports, MemoryMiB: sizes.MemoryMiB, CPUs: sizes.CPUs,
-				Restart: restart, NewData: sizes.NewData, Timeout: sizes.Timeout,
+			r := runtime.UpOptions{
+				MemoryMiB: size.MemoryMiB, CPUs: size.CPUs, Ports: size.Ports,
+				Restart: runtime.Restart(restart), NewData: size.NewData,
 			}
 			f := cmd.Flags()
 			if f.Changed("accel") {
-				r.Accel = sizes.Accel
+				r.Accel = size.Accel
 			}
 			if f.Changed("outbound") {
-				r.Outbound = &sizes.Outbound
+				r.Outbound = &size.Outbound
+			}
+			if f.Changed("bounce") {
+				r.Bounce = &size.Bounce
 			}
 			if f.Changed("restart-limit") {
 				r.Limit = &limit
 			}
-			return s.runUp(cmd.Context(), r)
+			return s.runUp(cmd.Context(), args[0], r, size.Timeout)
 		},
 	}
 	f := cmd.Flags()
@@ -62,11 +70,42 @@ at the last up; they take effect when the machine is started the next time.`,
 	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
 }
 
-func (s *session) runUp(ctx context.Context, r UpRequest) error {
-	p := s.printer()
-	m, err := s.Runtime.Up(ctx, r, p.note)
+func (s *session) runUp(ctx context.Context, target string, o runtime.UpOptions, limit time.Duration) error {
+	told := s.told()
+	m, err := s.want(ctx, target, o, told)
 	if err != nil {
 		return err
 	}
-	return p.result(m, func(w io.Writer) error { return s.writeReady(ctx, w, m, "sovereign-build down "+m.Name) })
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	status, err := m.WaitReady(limited, told)
+	if err != nil {
+		return err
+	}
+	return s.writeStarted(ctx, m, status, s.command("down "+m.Name()))
+}
+
+// want writes down that the target is wanted up: a machine, or a bundle.
+func (s *session) want(ctx context.Context, target string, o runtime.UpOptions, report runtime.Report) (*runtime.Machine, error) {
+	h, err := s.host()
+	if err != nil {
+		return nil, err
+	}
+	_, statErr := os.Stat(filepath.Join(target, bundle.ManifestFile))
+	if statErr != nil && !strings.ContainsRune(target, filepath.Separator) {
+		m := h.Machine(target)
+		// There may be none of this name; its manifest tells, and changes nothing.
+		_, err := m.Manifest(ctx)
+		if err == nil {
+			return m, m.Up(ctx, o, report)
+		}
+		if fault.ClassOf(err) != fault.Usage {
+			return nil, err
+		}
+	}
+	dir, err := s.findBundle(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	return h.Install(ctx, dir, "", o, report)
 }

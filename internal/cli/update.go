@@ -34,16 +34,19 @@ down tries the bundle at the next up; until then, rollback takes it back.`,
 			if err := trialTime(limit); err != nil {
 				return err
 			}
-			bundle, err := findBundle(args[1])
+			bundle, err := s.findBundle(cmd.Context(), args[1])
 			if err != nil {
 				return err
 			}
-			p := s.printer()
-			r, err := s.Runtime.Update(cmd.Context(), args[0], bundle, limit, p.note)
+			m, err := s.machine(args[0])
 			if err != nil {
 				return err
 			}
-			return writeUpdate(p, r)
+			r, err := m.Update(cmd.Context(), bundle, limit, s.told())
+			if err != nil {
+				return err
+			}
+			return s.writeUpdate(m.Name(), r)
 		},
 	}
 	cmd.Flags().DurationVar(&limit, "timeout", runtime.DefaultTrialLimit, "`time` the services have to become healthy")
@@ -59,24 +62,28 @@ func trialTime(limit time.Duration) error {
 
 // writeUpdate prints a result and says by the exit code whether the former
 // bundle had to come back.
-func writeUpdate(p printer, r *UpdateResult) error {
-	err := p.result(r, func(w io.Writer) error {
+func (s *session) writeUpdate(name string, u runtime.UpdateResult) error {
+	r := UpdateResult{Name: name, Kind: u.Kind, Result: u.Result, Why: u.Why, From: u.From, To: u.To, Seconds: u.Seconds}
+	if u.Result == runtime.UpdateCommitted || u.Result == runtime.UpdateReverted {
+		r.Ports = hostPorts(u.Status.Ports)
+	}
+	err := s.printer().result(r, func(w io.Writer) error {
 		var err error
 		switch r.Result {
-		case updateCommitted:
+		case runtime.UpdateCommitted:
 			_, err = fmt.Fprintf(w, "%s runs %.19s, after %.1f s\n", r.Name, r.To, r.Seconds)
-		case updateReverted:
+		case runtime.UpdateReverted:
 			_, err = fmt.Fprintf(w, "%s runs %.19s again, after %.1f s; the %s failed: %s\n", r.Name, r.From, r.Seconds, r.Kind, oneLine(r.Why))
-		case updateStaged:
+		case runtime.UpdateStaged:
 			_, err = fmt.Fprintf(w, "%s is down and tries the bundle at the next up\n", r.Name)
-		case updateUnchanged:
+		case runtime.UpdateUnchanged:
 			_, err = fmt.Fprintf(w, "%s has that bundle already\n", r.Name)
-		case updateCancelled:
+		case runtime.UpdateCancelled:
 			_, err = fmt.Fprintf(w, "%s keeps %.19s, and tries nothing else\n", r.Name, r.To)
 		}
 		return err
 	})
-	if err == nil && r.Result == updateReverted {
+	if err == nil && r.Result == runtime.UpdateReverted {
 		return told{int(fault.Device)}
 	}
 	return err

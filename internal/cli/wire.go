@@ -7,11 +7,8 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 )
 
-// Wire connects the commands to pkg/build and pkg/runtime.
-func (c *CLI) Wire() {
-	c.Builder = builder{}
-	c.Runtime = machines{}
-}
+// Wire connects the commands to pkg/build.
+func (c *CLI) Wire() { c.Builder = builder{} }
 
 // builder is pkg/build as the commands see it.
 type builder struct{}

@@ -102,17 +102,29 @@ func (b *builder) checkSums() error {
 	if len(differences) == 0 {
 		return nil
 	}
-	first, more := differences[0], ""
-	if len(differences) > 1 {
-		more = fmt.Sprintf(" (the first of %d)", len(differences))
-	}
+	differ := &SumsError{b.result.Sums}
 	if b.opts.sums == SumsCheck {
-		return fault.Errorf(fault.Differ, "%s: %s%s", path, first, more).
+		return fault.Errorf(fault.Differ, "%w", differ).
 			Hintf("where inputs were changed on purpose, write the sums anew with --write-sums; else something of this machine got into the step")
 	}
-	b.say("%s: %s%s", path, first, more)
+	b.say("%s", differ.Error())
 	return nil
 }
+
+// SumsError is the error of a build that made other things than the sums say.
+type SumsError struct{ *Sums }
+
+// Error names the first output that differs: the others may follow from it.
+func (e *SumsError) Error() string {
+	more := ""
+	if n := len(e.Differences); n > 1 {
+		more = fmt.Sprintf(" (the first of %d)", n)
+	}
+	return fmt.Sprintf("%s: %s%s", e.Path, e.Differences[0], more)
+}
+
+// Findings are the outputs, for programs.
+func (e *SumsError) Findings() any { return e.Differences }
 
 // sumsOfAll adds the bundle to what the steps made: its key is that of all
 // steps.

@@ -125,23 +125,41 @@ func (b *builder) checkLock(matters func(source.Stale) bool) error {
 	if err != nil {
 		return err
 	}
-	var said []string
+	e := &StaleError{Lock: b.lockPath}
 	for _, s := range declared.Stale(b.lock) {
 		if matters(s) {
-			said = append(said, s.String())
+			e.Stale = append(e.Stale, s)
 		}
 	}
 	for _, p := range b.lock.Packages {
 		if !b.ofRecipe(p) {
-			said = append(said, fmt.Sprintf("packages: %s is from %s, which is no repository of the recipe any more", p.File(), p.Repository))
+			why := fmt.Sprintf("%s is from %s, which is no repository of the recipe any more", p.File(), p.Repository)
+			e.Stale = append(e.Stale, source.Stale{Name: lock.PackagesName, Why: why, Undeclared: true})
 		}
 	}
-	if len(said) == 0 {
+	if len(e.Stale) == 0 {
 		return nil
 	}
-	return fault.Errorf(fault.Usage, "%s is stale: %s", b.lockPath, strings.Join(said, "; ")).
-		Hintf("run sovereign-build lock %s", b.recipe.Dir)
+	return fault.Errorf(fault.Usage, "%w", e).Hintf("run sovereign-build lock %s", b.recipe.Dir)
 }
+
+// StaleError is the error of a lock that is not of what its recipe declares.
+type StaleError struct {
+	Lock  string // the file
+	Stale []source.Stale
+}
+
+// Error names every input in one line.
+func (e *StaleError) Error() string {
+	var said []string
+	for _, s := range e.Stale {
+		said = append(said, s.String())
+	}
+	return fmt.Sprintf("%s is stale: %s", e.Lock, strings.Join(said, "; "))
+}
+
+// Findings are the inputs, for programs.
+func (e *StaleError) Findings() any { return e.Stale }
 
 // openForLock prepares what locking needs of a builder; its lock is nil when
 // there is none yet.

@@ -111,18 +111,42 @@ func (l Lost) need() string {
 	return fmt.Sprintf("CONFIG_%s must be %s and is %s: %s", l.Symbol, l.Value, l.Got, l.Reason)
 }
 
-// Err is nil for a report without findings, otherwise an error of class
-// fault.Verification with a line for each.
+// Err is nil for a report without findings, otherwise an *UnmetError of class
+// fault.Verification.
 func (r *Report) Err() error {
 	if r.OK {
 		return nil
 	}
-	var b strings.Builder
+	e := &UnmetError{File: r.File}
 	for _, s := range r.Sets {
 		for _, l := range s.Lost {
-			fmt.Fprintf(&b, "\n  %s: %s", s.Name, l.need())
+			e.Unmet = append(e.Unmet, Unmet{Set: s.Name, Lost: l})
 		}
 	}
-	return fault.Errorf(fault.Verification, "%s does not meet its kernel requirements:%s", r.File, b.String()).
-		Hintf("add the symbols to a kernel fragment of the recipe")
+	return fault.Errorf(fault.Verification, "%w", e).Hintf("add the symbols to a kernel fragment of the recipe")
 }
+
+// UnmetError is the error of a .config that does not meet requirement sets.
+type UnmetError struct {
+	File  string
+	Unmet []Unmet
+}
+
+// Unmet is a symbol that is not as a requirement set wants it.
+type Unmet struct {
+	Set string `json:"set"`
+	Lost
+}
+
+// Error has a line for each symbol after the first line.
+func (e *UnmetError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s does not meet its kernel requirements:", e.File)
+	for _, u := range e.Unmet {
+		fmt.Fprintf(&b, "\n  %s: %s", u.Set, u.need())
+	}
+	return b.String()
+}
+
+// Findings are the symbols, for programs.
+func (e *UnmetError) Findings() any { return e.Unmet }

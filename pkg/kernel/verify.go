@@ -125,6 +125,9 @@ func (e *LostError) Error() string {
 	return b.String()
 }
 
+// Findings are the lost symbols, for programs.
+func (e *LostError) Findings() any { return e.Lost }
+
 // VerifyError is Verify as an error: nil when nothing got lost, otherwise a
 // *LostError of class fault.Verification.
 func VerifyError(asked *Merged, final *Config, notes Notes) error {

@@ -229,7 +229,20 @@ func (g *guest) Secret(_ context.Context, service, name string) (string, error) 
 	return "p@ss/w:rd %", nil
 }
 
-func (g *guest) Logs(context.Context, string, bool) (io.ReadCloser, error) {
+// Logs has a line of every service, and of init no end of them.
+func (g *guest) Logs(ctx context.Context, service string, follow bool) (io.ReadCloser, error) {
+	if service == "init" && follow {
+		r, w := io.Pipe()
+		context.AfterFunc(ctx, func() { w.Close() })
+		go func() {
+			for n := 0; ; n++ {
+				if _, err := fmt.Fprintf(w, "line %d\n", n); err != nil {
+					return
+				}
+			}
+		}()
+		return r, nil
+	}
 	return io.NopCloser(strings.NewReader("a line\n")), nil
 }
 

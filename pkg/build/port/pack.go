@@ -34,11 +34,7 @@ func Pack(p *recipe.PortFile, version, arch string, tree *rootfs.Tree, epoch int
 		return nil, err
 	}
 	if len(problems) > 0 {
-		var b strings.Builder
-		for _, problem := range problems {
-			fmt.Fprintf(&b, "\n  %s %s", problem.Path, problem.What)
-		}
-		return nil, fault.Errorf(fault.Verification, "port %s: %d files are not fit for an image:%s", p.Name, len(problems), b.String())
+		return nil, fault.Wrap(fault.Verification, &UnfitError{p.Name, problems})
 	}
 	parts, err := split(p, tree)
 	if err != nil {
@@ -54,6 +50,25 @@ func Pack(p *recipe.PortFile, version, arch string, tree *rootfs.Tree, epoch int
 	}
 	return packages, nil
 }
+
+// UnfitError is the error of a port that installed files which break a promise.
+type UnfitError struct {
+	Port     string
+	Problems []apk.Problem
+}
+
+// Error has a line for each file after the first line.
+func (e *UnfitError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "port %s: %d files are not fit for an image:", e.Port, len(e.Problems))
+	for _, p := range e.Problems {
+		b.WriteString("\n  " + p.String())
+	}
+	return b.String()
+}
+
+// Findings are the files, for programs.
+func (e *UnfitError) Findings() any { return e.Problems }
 
 // describe makes a package's metadata: what port.yaml says and what its files
 // show.

@@ -13,11 +13,12 @@ import (
 
 // Stale is an input whose lock entry is not one of what is declared.
 type Stale struct {
-	Name string // of the source, "toolchain" or "go"
-	Why  string // "17.11 is not in the series 18"
+	Name string `json:"name"` // of the source, "toolchain" or "go"
+	Why  string `json:"why"`  // "17.11 is not in the series 18"
 	// Missing is true for an input that is not locked at all, Undeclared for a
 	// locked source that nothing declares any more.
-	Missing, Undeclared bool
+	Missing    bool `json:"missing"`
+	Undeclared bool `json:"undeclared"`
 }
 
 // String is the reason with the name: "postgresql: 17.11 is not in the series

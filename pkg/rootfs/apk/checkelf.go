@@ -17,9 +17,9 @@ const MinStack = 2 << 20
 
 // Problem is something in a tree that must not go into an image.
 type Problem struct {
-	Path string // of the file
+	Path string `json:"path"` // of the file
 	// What is wrong, a clause: "asks for a stack of 0 bytes, not 2097152".
-	What string
+	What string `json:"what"`
 }
 
 func (p Problem) String() string { return p.Path + " " + p.What }

@@ -121,12 +121,13 @@ type Session struct {
 // fault.Environment for a peer of another version.
 func Dial(ctx context.Context, conn io.ReadWriteCloser, own Hello) (*Session, error) {
 	s, peer, version, err := greet(ctx, conn, own, true, answeredLimit)
+	var transport *fault.Error
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
 		return nil, context.Cause(ctx)
-	case errors.Is(err, ErrVersion):
-		return nil, err
+	case errors.Is(err, ErrVersion) || errors.As(err, &transport):
+		return nil, err // a transport may know better why nobody greets
 	default:
 		if ended(err) {
 			err = fmt.Errorf("%w: %w", ErrNoHello, err)

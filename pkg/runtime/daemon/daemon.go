@@ -58,6 +58,8 @@ type Options struct {
 	// about sovereignd itself. It is called from several goroutines, and may be
 	// nil.
 	Report func(machine, text string)
+	// Ready is called once, when it can be spoken to; it may be nil.
+	Ready func()
 	// StopMachines shuts the machines down in order when ctx ends. Without it
 	// they go on, for the next sovereignd.
 	StopMachines bool
@@ -136,6 +138,9 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 	d.work = work
 	var serving sync.WaitGroup
 	serving.Go(func() { d.accept(work, l, &serving) })
+	if o.Ready != nil {
+		o.Ready()
+	}
 	err = d.run(work, l)
 	cancel()
 	for _, k := range d.all() {

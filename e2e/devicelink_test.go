@@ -1,0 +1,220 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/sovereign-build/sovereign/internal/daemontest"
+	"github.com/sovereign-build/sovereign/internal/machine/machinetest"
+	"github.com/sovereign-build/sovereign/pkg/runtime/daemon"
+)
+
+// TestMain makes the test binary the sovereignd of another computer, over fake
+// machines, where it stands there under that name.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "sovereignd" && len(os.Args) == 2 {
+		os.Exit(daemon.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
+	daemontest.Main()
+	os.Exit(m.Run())
+}
+
+// fakeMachines has sovereignd over fake machines there, and one machine, sql,
+// that is ready.
+func fakeMachines(t *testing.T) *remote {
+	t.Helper()
+	r := newRemote(t, "", false)
+	self, err := os.ReadFile(daemontest.Program(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(r.home, installedProgram)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, self, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	chown(t, r.home)
+	r.env = append(r.env, "SOVEREIGN_DEVICE=ssh:nas")
+	t.Cleanup(func() {
+		// It takes the machines and their sovereignd with it.
+		r.link.breakAfter(0)
+		if _, errs, code := r.call("device", "remove", "ssh:nas", "--data", "--yes"); code != 0 {
+			t.Errorf("device remove: exit %d, %s", code, errs)
+		}
+		settled(t, r)
+		if left := r.files(); len(left) > 0 {
+			t.Errorf("left: %s", left)
+		}
+	})
+	r.ok("up", r.bundle(t, "first"))
+	return r
+}
+
+// bundle writes another bundle, of some 100 KiB.
+func (r *remote) bundle(t *testing.T, name string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), name)
+	random := rand.New(rand.NewPCG(uint64(len(name)), uint64(name[len(name)-1])))
+	root := make([]byte, 32<<10)
+	for i := range root {
+		root[i] = byte(random.Uint32())
+	}
+	machinetest.WriteBundle(t, dir, name+string(root), "fake=quick")
+	return dir
+}
+
+// active is the digest of the bundle that the machine has, once nothing is under
+// way.
+func (r *remote) active(t *testing.T) string {
+	t.Helper()
+	digest := ""
+	waitFor(t, "the machine to be ready", func() bool {
+		var got struct {
+			Machines []struct {
+				State       string
+				Supervision struct {
+					Active string
+					Slots  map[string]struct{ Digest string }
+					Trial  any
+				}
+			}
+		}
+		if err := json.Unmarshal([]byte(r.ok("status", "sql", "--json")), &got); err != nil {
+			t.Fatal(err)
+		}
+		m := got.Machines[0]
+		digest = m.Supervision.Slots[m.Supervision.Active].Digest
+		return m.State == "ready" && m.Supervision.Trial == nil
+	})
+	return digest
+}
+
+// said holds the words of a command that a broken link has ended to what they
+// are to be.
+func (r *remote) said(t *testing.T, what string, n int64, want, code int, errs string) {
+	t.Helper()
+	words := lastLine(errs, "sovereign-build: ")
+	if code != want || !strings.Contains(words, "ssh:nas: ") {
+		t.Errorf("%s, cut after %d bytes: exit %d, %q", what, n, code, errs)
+	}
+}
+
+// TestDeviceUpdate breaks the link at 50 random points of an update: the machine
+// has the former bundle or the new one, and runs; done again, it has the new
+// one.
+func TestDeviceUpdate(t *testing.T) {
+	if !needSSHD(t) {
+		return
+	}
+	r := fakeMachines(t)
+	r.link.breakAfter(0)
+	r.ok("update", "sql", r.bundle(t, "second"))
+	bytesOfAll, before := r.link.passed.Load(), r.active(t)
+	broken, new := 0, 0
+	for i, n := range points(t, 50, bytesOfAll) {
+		dir := r.bundle(t, fmt.Sprintf("update-%d", i))
+		r.link.breakAfter(n)
+		out, errs, code := r.call("update", "sql", dir, "--json")
+		r.link.breakAfter(0)
+		if code != 0 {
+			broken++
+			var failure struct{ Error, Class string }
+			if err := json.Unmarshal([]byte(out), &failure); err != nil || failure.Class != "device" || !strings.Contains(failure.Error, "ssh:nas: ") {
+				t.Errorf("cut after %d bytes: %v, exit %d, %q, %q", n, err, code, out, errs)
+			}
+		}
+		after := r.active(t)
+		if after != before {
+			new++ // it was begun, and goes on without the link
+		} else if code == 0 {
+			t.Errorf("cut after %d bytes: it says that all is well", n)
+		}
+		former := before
+		r.ok("update", "sql", dir)
+		if before = r.active(t); before == former {
+			t.Errorf("cut after %d bytes: done again, it is not done", n)
+		}
+	}
+	t.Logf("%d of 50 were broken, %d became the new bundle at once", broken, new)
+	if broken < 25 {
+		t.Errorf("only %d of 50 were broken", broken)
+	}
+}
+
+// TestDeviceStreams breaks the link at 50 random points of an exec and of a log:
+// what came is a part of what there is, and is not taken for the whole, on
+// neither side.
+func TestDeviceStreams(t *testing.T) {
+	if !needSSHD(t) {
+		return
+	}
+	r := fakeMachines(t)
+	in := strings.Repeat("0123456789abcde\n", 16<<10)
+	r.link.breakAfter(0)
+	if out, errs, code := r.with(in, "exec", "sql", "-i", "--", "cat"); code != 0 || out != in {
+		t.Fatalf("exit %d, %d of %d bytes, %s", code, len(out), len(in), errs)
+	}
+	broken := 0
+	for _, n := range points(t, 50, r.link.passed.Load()) {
+		r.link.breakAfter(n)
+		out, errs, code := r.with(in, "exec", "sql", "-i", "--", "cat")
+		r.link.breakAfter(0)
+		if code == 0 && out == in {
+			continue
+		}
+		broken++
+		r.said(t, "exec", n, 125, code, errs)
+		if !strings.HasPrefix(in, out) {
+			t.Errorf("exec, cut after %d bytes: %d other bytes came", n, len(out))
+		}
+	}
+	if broken < 25 {
+		t.Errorf("only %d of 50 execs were broken", broken)
+	}
+	// What the guest's programs took for all of it was that.
+	text, err := os.ReadFile(filepath.Join(r.home, ".local/state/sovereign/instances/sql", machinetest.CatFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if size, ok := strings.CutSuffix(strings.TrimSpace(line), " true"); ok && size != strconv.Itoa(len(in)) {
+			t.Errorf("a program read %s bytes and took them for all", size)
+		}
+	}
+
+	for _, n := range points(t, 50, 300<<10) {
+		r.link.breakAfter(n)
+		out, errs, code := r.call("logs", "sql", "init", "--follow")
+		r.link.breakAfter(0)
+		r.said(t, "logs", n, 8, code, errs)
+		for i, line := range bytes.Split([]byte(strings.TrimSuffix(out, "\n")), []byte("\n")) {
+			if out != "" && string(line) != fmt.Sprintf("line %d", i) {
+				t.Fatalf("logs, cut after %d bytes: line %d is %q", n, i, line)
+			}
+		}
+	}
+	settledButDaemon(t, r)
+}
+
+// settledButDaemon waits until no conversation is carried there any more.
+func settledButDaemon(t *testing.T, r *remote) {
+	t.Helper()
+	waitFor(t, "the conversations to end", func() bool {
+		for _, line := range processesOf(t, deviceUID) {
+			if strings.Contains(line, " connect") || strings.HasPrefix(line, "sshd") {
+				return false
+			}
+		}
+		return true
+	})
+}
