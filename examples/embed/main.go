@@ -24,7 +24,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/kernel"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
-	"github.com/sovereign-build/sovereign/pkg/runtime/direct"
+	"github.com/sovereign-build/sovereign/pkg/runtime/daemon"
 )
 
 func main() {
@@ -82,27 +82,49 @@ func run(ctx context.Context, greeting string, out io.Writer) (err error) {
 		return err
 	}
 
-	// pkg/runtime: boot it, in a state directory of its own.
-	machine, err := direct.Run(ctx, filepath.Join(work, "state"), made.Bundle)
+	// pkg/runtime/daemon: keep machines in this program, in a state directory of
+	// its own. With runtime.Local alone a sovereignd would do that.
+	state := filepath.Join(work, "state")
+	if err := os.Mkdir(state, 0o700); err != nil {
+		return err
+	}
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ready, kept := make(chan struct{}), make(chan error, 1)
+	go func() {
+		kept <- daemon.Run(keeping, daemon.Options{StateDir: state, StopMachines: true, Ready: func() { close(ready) }})
+	}()
+	defer func() {
+		stop() // also after Ctrl-C: nothing is left running
+		err = errors.Join(err, <-kept)
+	}()
+	select {
+	case <-ready:
+	case err := <-kept:
+		kept <- nil
+		return err
+	}
+
+	// pkg/runtime: boot the bundle, and ask how to reach it.
+	machines, err := runtime.Local(state)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		// Also after Ctrl-C: nothing is left running.
-		stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-		defer cancel()
-		_, stopErr := machine.Stop(stopping, 0)
-		err = errors.Join(err, stopErr)
-	}()
+	defer machines.Close()
 	booting, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	if err := machine.WaitReady(booting, func(e runtime.Event) { fmt.Fprintln(out, e.Phase, e.Text) }); err != nil {
-		return err
-	}
-	url, err := machine.URL(booting, 8080)
+	progress := func(e runtime.Event) { fmt.Fprintln(out, e.Phase, e.Text) }
+	machine, err := machines.Install(booting, made.Bundle, "", runtime.UpOptions{Restart: runtime.RestartNever}, progress)
 	if err != nil {
 		return err
 	}
+	if _, err := machine.WaitReady(booting, progress); err != nil {
+		return err
+	}
+	credentials, err := machine.Credentials(booting, 8080)
+	if err != nil {
+		return err
+	}
+	url := credentials.URL
 	answer, err := http.Get(url)
 	if err != nil {
 		return err

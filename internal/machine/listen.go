@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/flock"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -17,13 +18,16 @@ import (
 // about to end.
 const superviseLimit = 10 * time.Second
 
+// keeperLock is the name of sovereignd's lock.
+const keeperLock = ".supervisor"
+
 // Supervise makes the caller the one supervisor of the state directory and
 // listens at SupervisorSocket. Closing the listener ends that. While another
 // program is the supervisor, it is an error of class fault.Usage.
 func (r *Runtime) Supervise(ctx context.Context) (*Listener, error) {
 	limit, cancel := context.WithTimeout(ctx, superviseLimit)
 	defer cancel()
-	unlock, err := lockFile(limit, filepath.Join(r.dir, "locks", ".supervisor"))
+	unlock, err := lockFile(limit, filepath.Join(r.dir, "locks", keeperLock))
 	if err != nil {
 		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
 			return nil, fault.Errorf(fault.Usage, "another sovereignd supervises %s", r.dir).
@@ -36,8 +40,27 @@ func (r *Runtime) Supervise(ctx context.Context) (*Listener, error) {
 		unlock()
 		return nil, err
 	}
-	l.unlock = unlock
+	r.keeps.Store(true)
+	l.unlock = func() {
+		r.keeps.Store(false)
+		unlock()
+	}
 	return l, nil
+}
+
+// kept says whether there is a sovereignd for the state directory, this program
+// or another.
+func (r *Runtime) kept() (bool, error) {
+	if r.keeps.Load() {
+		return true, nil
+	}
+	l, err := flock.Open(filepath.Join(r.dir, "locks", keeperLock))
+	if err != nil {
+		return false, err
+	}
+	defer l.Close()
+	free, err := l.Try(flock.Shared)
+	return !free, err
 }
 
 // ListenGuest listens at GuestSocket of an instance. Only its supervisor may.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -18,8 +19,9 @@ import (
 
 // Runtime is the instances of one state directory.
 type Runtime struct {
-	dir string
-	hv  vm.Hypervisor
+	dir   string
+	hv    vm.Hypervisor
+	keeps atomic.Bool // this program is the state directory's sovereignd
 	// did is told of every change that is on the disk or done to a machine,
 	// so that tests can cut the power there.
 	did func(what string)

@@ -330,3 +330,13 @@ func TestKilledMachineStartsAgain(t *testing.T) {
 		t.Errorf("%v, %d starts", err, *f.hv.Starts)
 	}
 }
+
+// A guest whose image is too old to tell its changes is asked.
+func TestWaitReadyOfAnOldImage(t *testing.T) {
+	f := setup(t, "once")
+	i := f.start(t, UpOptions{})
+	var last Phase
+	if err := i.WaitReady(t.Context(), func(e Event) { last = e.Phase }); err != nil || last != PhaseReady {
+		t.Errorf("%v, after %s", err, last)
+	}
+}

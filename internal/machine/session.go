@@ -95,7 +95,7 @@ func (i *Instance) shared(ctx context.Context) (net.Conn, error) {
 	if err == nil || i.rec.Wanted != Up {
 		return conn, err
 	}
-	if _, ok, err := process.Listener(ctx, filepath.Join(i.r.dir, SupervisorSocket)); err != nil || !ok {
+	if kept, err := i.r.kept(); err != nil || !kept {
 		return nil, errors.Join(err, net.ErrClosed)
 	}
 	limit, cancel := context.WithTimeout(ctx, sharedLimit)

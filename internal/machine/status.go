@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"path/filepath"
 	"time"
 
-	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
@@ -118,7 +116,7 @@ func (i *Instance) stoppedState() (State, string) {
 
 // Supervision is what the record says of an instance that was installed.
 func (i *Instance) Supervision(ctx context.Context) (*Supervision, error) {
-	_, runs, err := process.Listener(ctx, filepath.Join(i.r.dir, SupervisorSocket))
+	runs, err := i.r.kept()
 	if err != nil {
 		return nil, err
 	}

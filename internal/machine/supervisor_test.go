@@ -21,13 +21,13 @@ import (
 	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/daemon"
-	"github.com/sovereign-build/sovereign/pkg/runtime/supervisor"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 // The test binary is a sovereignd over fake machines when it is called with
-// the arguments that Ensure gives, and with those of daemon.
+// the arguments that runtime.Local gives, and with those of startDaemon.
 func init() {
 	if len(os.Args) < 3 || os.Args[1] != "--state-dir" {
 		return
@@ -114,13 +114,23 @@ func up(t *testing.T, f *machine.Fake, o machine.UpOptions) *machine.Instance {
 	return ready(t, f)
 }
 
-func client(t *testing.T, f *machine.Fake) *supervisor.Client {
-	return &supervisor.Client{Runtime: f.Runtime, Program: self(t)}
+// wait waits for the machine by sovereignd, and starts one where none runs.
+func wait(t *testing.T, f *machine.Fake, report machine.Report) error {
+	t.Helper()
+	h, err := runtime.Local(f.Dir(), runtime.WithProgram(self(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = h.Machine("sql").WaitReady(deadline(t), report)
+	return errors.Join(err, h.Close())
 }
 
 func ready(t *testing.T, f *machine.Fake) *machine.Instance {
 	t.Helper()
-	i, err := client(t, f).WaitReady(deadline(t), "sql")
+	if err := wait(t, f, nil); err != nil {
+		t.Fatal(err)
+	}
+	i, err := f.Instance(t.Context(), "sql")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -465,7 +475,7 @@ func TestCrashLoop(t *testing.T) {
 	if _, err := f.Install(t.Context(), f.Bundle, "", machine.UpOptions{Limit: &limit}, nil); err != nil {
 		t.Fatal(err)
 	}
-	_, err := client(t, f).WaitReady(deadline(t), "sql")
+	err := wait(t, f, nil)
 	if fault.ClassOf(err) != fault.Device || !strings.Contains(err.Error(), "3 times in a row") || !strings.Contains(err.Error(), "Kernel panic") {
 		t.Errorf("got %v", err)
 	}
@@ -529,7 +539,7 @@ func TestStartErrorIsTold(t *testing.T) {
 	if _, err := f.Up(t.Context(), "sql", machine.UpOptions{Ports: map[int]int{5432: port}, Limit: &once}, nil); err != nil {
 		t.Fatal(err)
 	}
-	_, err := client(t, f).WaitReady(deadline(t), "sql")
+	err := wait(t, f, nil)
 	if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), fmt.Sprint(port)) || !strings.Contains(fault.HintOf(err), "goes on trying") {
 		t.Errorf("class %d, %v, hint %s", fault.ClassOf(err), err, fault.HintOf(err))
 	}
@@ -642,9 +652,7 @@ func TestReadyThoughDegraded(t *testing.T) {
 		t.Fatal(err)
 	}
 	var last string
-	c := client(t, f)
-	c.Report = func(e machine.Event) { last = e.Text }
-	if _, err := c.WaitReady(deadline(t), "sql"); err != nil || !strings.HasSuffix(last, "but: network eth0: nobody gives an address") {
+	if err := wait(t, f, func(e machine.Event) { last = e.Text }); err != nil || !strings.HasSuffix(last, "but: network eth0: nobody gives an address") {
 		t.Errorf("%q, %v", last, err)
 	}
 }

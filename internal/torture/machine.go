@@ -52,7 +52,8 @@ type machine struct {
 	l    *lab
 	name string
 	dir  string
-	inst *engine.Instance // nil while it does not run
+	inst *engine.Instance                             // nil while it does not run
+	ask  func(context.Context) (engine.Status, error) // how it is; nil: inst says it
 
 	// What is different about it, set before the start.
 	extra  []string // arguments to QEMU
@@ -324,7 +325,7 @@ func (m *machine) qmp(ctx context.Context, command string, args any) error {
 }
 
 // statusWait is how long the guest may take to say how it is. One request of
-// pkg/runtime's has 5 s, which a guest that recovers on a busy machine may miss.
+// internal/machine's has 5 s, which a guest that recovers on a busy machine may miss.
 const statusWait = time.Minute
 
 // status asks the guest, more than once if need be.
@@ -341,7 +342,11 @@ func (m *machine) status(ctx context.Context) (*agent.Status, error) {
 }
 
 func (m *machine) statusOnce(ctx context.Context) (*agent.Status, error) {
-	s, err := m.inst.Status(ctx)
+	ask := m.ask
+	if ask == nil {
+		ask = m.inst.Status
+	}
+	s, err := ask(ctx)
 	if err != nil {
 		return nil, err
 	}

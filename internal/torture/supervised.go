@@ -9,22 +9,20 @@ import (
 	"path/filepath"
 	"time"
 
-	engine "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/process"
+	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
-	"github.com/sovereign-build/sovereign/pkg/runtime/supervisor"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// supervised is an installed instance and its sovereignd, in a state directory
-// of their own.
+// supervised is a machine and its sovereignd, in a state directory of their own.
 type supervised struct {
 	*machine
-	rt     *engine.Runtime
-	client supervisor.Client
-	home   string // XDG_STATE_HOME for which rt's directory is the state directory
+	host *runtime.Host
+	api  *runtime.Machine
+	home string // XDG_STATE_HOME for which host's directory is the state directory
 }
 
 const supervisedName = "sup"
@@ -32,20 +30,20 @@ const supervisedName = "sup"
 // supervise installs the bundle, with a copy of the template as its data, and
 // waits until sovereignd has it ready. It is the caller's to close.
 func (l *lab) supervise(ctx context.Context, name string) (*supervised, error) {
-	home := filepath.Join(l.dir, name)
-	rt, err := engine.Open(filepath.Join(home, "sovereign"))
-	if err != nil {
+	s := &supervised{home: filepath.Join(l.dir, name)}
+	var err error
+	if s.host, err = runtime.Local(s.stateDir(), runtime.WithProgram(filepath.Join(l.Programs, sovereignd.Program))); err != nil {
 		return nil, err
 	}
-	s := &supervised{rt: rt, home: home, client: supervisor.Client{Runtime: rt, Program: filepath.Join(l.Programs, "sovereignd")}}
-	s.machine = &machine{l: l, name: supervisedName, dir: filepath.Join(rt.Dir(), "instances", supervisedName)}
+	s.machine = &machine{l: l, name: supervisedName, dir: filepath.Join(s.stateDir(), "instances", supervisedName)}
+	s.ask = func(ctx context.Context) (runtime.Status, error) { return s.api.Status(ctx) }
 	if err := s.makeData(ctx, copied); err != nil {
 		return nil, err
 	}
 	never := 0
-	o := engine.UpOptions{Accel: l.accel, Limit: &never}
-	if _, err := rt.Install(ctx, l.Bundle, supervisedName, o, nil); err != nil {
-		return nil, err
+	o := runtime.UpOptions{Accel: l.accel, Limit: &never}
+	if s.api, err = s.host.Install(ctx, l.Bundle, supervisedName, o, nil); err != nil {
+		return nil, errors.Join(err, s.close(context.WithoutCancel(ctx)))
 	}
 	if err := s.settled(ctx); err != nil {
 		return nil, errors.Join(err, s.close(context.WithoutCancel(ctx)))
@@ -53,23 +51,24 @@ func (l *lab) supervise(ctx context.Context, name string) (*supervised, error) {
 	return s, nil
 }
 
+func (s *supervised) stateDir() string { return filepath.Join(s.home, "sovereign") }
+
 // settled waits until no update is under way and every service is healthy.
 // Where no sovereignd runs, it starts one, as every command does.
 func (s *supervised) settled(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
-	i, err := s.client.WaitReady(ctx, supervisedName)
-	if err != nil {
+	if _, err := s.api.WaitReady(ctx, nil); err != nil {
 		return err
 	}
-	s.inst = i
-	s.dsn, err = i.DSN(ctx)
+	c, err := s.api.Credentials(ctx, 0)
+	s.dsn = c.URL
 	return err
 }
 
-// sovereignd is the process that supervises.
+// sovereignd is the process that keeps the machine.
 func (s *supervised) sovereignd(ctx context.Context) (vm.Process, bool, error) {
-	return process.Listener(ctx, filepath.Join(s.rt.Dir(), engine.SupervisorSocket))
+	return process.Listener(ctx, filepath.Join(s.stateDir(), sovereignd.Socket))
 }
 
 // qemu is the process that runs the machine.
@@ -104,7 +103,7 @@ func (s *supervised) killBoth(ctx context.Context, daemon, machine bool) error {
 
 // close ends sovereignd first, so that it does not heal what ends next.
 func (s *supervised) close(ctx context.Context) error {
-	return errors.Join(s.killBoth(ctx, true, false), s.killBoth(ctx, false, true), s.closeLog())
+	return errors.Join(s.host.Close(), s.killBoth(ctx, true, false), s.killBoth(ctx, false, true), s.closeLog())
 }
 
 // runSupervisor kills sovereignd, which the machine must not notice, and the
@@ -180,10 +179,8 @@ func (s *supervised) killDaemon(ctx context.Context, rng *rand.Rand) (time.Durat
 		return 0, err
 	}
 	begin := time.Now()
-	if err := supervisor.Ensure(ctx, s.rt.Dir(), s.client.Program); err != nil {
-		return 0, err
-	}
-	if err := s.guestReady(ctx, func(*agent.Status) bool { return s.shared(ctx) }); err != nil {
+	// The first question starts another one.
+	if err := s.guestReady(ctx, anyStatus); err != nil {
 		return 0, err
 	}
 	took := time.Since(begin)
@@ -197,20 +194,11 @@ func (s *supervised) killDaemon(ctx context.Context, rng *rand.Rand) (time.Durat
 	return took, nil
 }
 
-// shared says whether sovereignd gives streams to the guest.
-func (s *supervised) shared(ctx context.Context) bool {
-	c, err := process.Dial(ctx, filepath.Join(s.dir, engine.GuestSocket))
-	if err != nil {
-		return false
-	}
-	return c.Close() == nil
-}
-
 // killMachine kills QEMU and returns the time until its services are healthy
 // again. The ends in a row are forgotten first: the pauses that grow with them
 // are not what is measured.
 func (s *supervised) killMachine(ctx context.Context) (time.Duration, error) {
-	if _, err := s.rt.Up(ctx, supervisedName, engine.UpOptions{}, nil); err != nil {
+	if err := s.api.Up(ctx, runtime.UpOptions{}, nil); err != nil {
 		return 0, err
 	}
 	begin := time.Now()

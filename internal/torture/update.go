@@ -166,11 +166,11 @@ func (u *updater) cutUpdate(ctx context.Context, to target) (took time.Duration,
 		return 0, now, err
 	}
 	took = time.Since(begin)
-	s, err := u.inst.Supervision(ctx)
+	s, err := u.api.Status(ctx)
 	if err != nil {
 		return took, now, err
 	}
-	digest := s.Slots[s.Active].Digest
+	digest := s.Supervision.Slots[s.Supervision.Active].Digest
 	for _, t := range []target{u.one, u.two, u.broken} {
 		if t.digest == digest {
 			now = t
@@ -179,7 +179,7 @@ func (u *updater) cutUpdate(ctx context.Context, to target) (took time.Duration,
 	if now == (target{}) {
 		return took, now, fmt.Errorf("the active bundle is %.19s, which is none of those that were given", digest)
 	}
-	if ran := u.inst.Bundle().Digest; ran != digest {
+	if ran := s.Bundle.Digest; ran != digest {
 		return took, now, fmt.Errorf("the machine runs %.19s, and %.19s is active", ran, digest)
 	}
 	return took, now, nil

@@ -482,6 +482,9 @@ func TestWaitReadyFails(t *testing.T) {
 	if err := run("panics"); fault.ClassOf(err) != fault.Device || !strings.Contains(err.Error(), "sovereignd gave up; the last time: ") || !strings.Contains(err.Error(), "Kernel panic") {
 		t.Errorf("one that panics: %v", err)
 	}
+	if err := run("once"); err != nil {
+		t.Errorf("one whose image is too old to tell its changes: %v", err)
+	}
 	if err := run("degraded"); err != nil {
 		t.Errorf("one that is only degraded: %v", err)
 	}

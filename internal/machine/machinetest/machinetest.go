@@ -84,7 +84,7 @@ func machine(mode string, ports []string) error {
 	ctx, end := context.WithCancel(context.Background())
 	g := &guest{mode: mode, end: end, until: time.Now().Add(200 * time.Millisecond)}
 	switch mode {
-	case "quick", "degraded", "vpn", "no-vpn":
+	case "quick", "once", "degraded", "vpn", "no-vpn":
 		g.until = time.Now()
 	case "brief", "sick":
 		g.until, g.ends = time.Now(), time.Now().Add(300*time.Millisecond)
@@ -94,6 +94,10 @@ func machine(mode string, ports []string) error {
 			fmt.Fprintln(console, "[0.4] Kernel panic - not syncing: it was fine a moment ago")
 			end()
 		})
+	}
+	backend := agent.Backend(watched{g})
+	if mode == "once" {
+		backend = g
 	}
 	go func() {
 		for { // a word on the control socket is the plug pulled
@@ -137,7 +141,7 @@ func machine(mode string, ports []string) error {
 				continue
 			}
 			// Its end is the session's.
-			_ = agent.ServePort(ctx, c, false, agent.NewHandler(g))
+			_ = agent.ServePort(ctx, c, false, agent.NewHandler(backend))
 		}
 	}()
 	<-ctx.Done()
@@ -182,6 +186,15 @@ type guest struct {
 	end   func()
 	until time.Time // when it gets ready
 	ends  time.Time // until when it is so; zero: for ever
+}
+
+// watched is a guest that tells its changes. It may have changed at any time.
+type watched struct{ *guest }
+
+func (watched) Changed() <-chan struct{} {
+	changed := make(chan struct{})
+	time.AfterFunc(10*time.Millisecond, func() { close(changed) })
+	return changed
 }
 
 func (g *guest) Status() agent.Status {
@@ -380,16 +393,23 @@ func sleep(ctx context.Context, d time.Duration) error {
 // machine behaves as its command line says, "fake=MODE".
 func WriteBundle(t testing.TB, dir, root, cmdline string) {
 	t.Helper()
-	w, err := bundle.Create(dir)
-	if err != nil {
+	if err := MakeBundle(t.Context(), dir, root, cmdline); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// MakeBundle does so outside of a test.
+func MakeBundle(ctx context.Context, dir, root, cmdline string) error {
+	w, err := bundle.Create(dir)
+	if err != nil {
+		return err
+	}
 	for name, role := range map[string]string{"bzImage": bundle.RoleKernel, "initramfs": bundle.RoleInitramfs, "root.img": bundle.RoleRoot} {
-		if err := w.Add(t.Context(), name, role, strings.NewReader(root+role)); err != nil {
-			t.Fatal(err)
+		if err := w.Add(ctx, name, role, strings.NewReader(root+role)); err != nil {
+			return err
 		}
 	}
-	if _, err := w.Commit(t.Context(), bundle.Manifest{
+	_, err = w.Commit(ctx, bundle.Manifest{
 		Schema: bundle.Schema, Name: "sql", Arch: "amd64",
 		Lock:     bundle.Lock{Digest: "sha256:" + strings.Repeat("a", 64)},
 		Root:     bundle.Root{Serial: "root", Hash: strings.Repeat("b", 64)},
@@ -399,7 +419,6 @@ func WriteBundle(t testing.TB, dir, root, cmdline string) {
 			{Name: "postgresql", Service: "postgresql", Port: 5432, URL: "postgres://owner:${secret:owner}@${address}/app"},
 			{Name: "metrics", Service: "postgresql", Port: 9187},
 		},
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
+	return err
 }

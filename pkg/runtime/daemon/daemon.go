@@ -14,8 +14,9 @@
 // but by its Step from what is on the disk. So sovereignd can be killed at any
 // moment: the machines run on, and the next one adopts them.
 //
-// A program that has machines of its own may call Run in a goroutine and give
-// its directory to runtime.Local; nobody then needs the program sovereignd.
+// A program that is to keep its machines itself calls Start and gives its
+// directory to runtime.Local; nobody then needs the program sovereignd. When it
+// ends, its machines do (Options.StopMachines), or run on for the next one.
 package daemon
 
 import (
@@ -41,7 +42,7 @@ import (
 const (
 	// lookEvery is how often it is looked whether the socket is still there, and
 	// for machines that are new although nobody has told of them.
-	lookEvery = time.Minute
+	lookEvery = 5 * time.Minute
 	// idleFor is how long nothing must have been wanted up, and nobody
 	// connected, before a sovereignd that was told to ends.
 	idleFor = 3 * time.Second
@@ -57,12 +58,16 @@ type Options struct {
 	// about sovereignd itself. It is called from several goroutines, and may be
 	// nil.
 	Report func(machine, text string)
+	// Ready is called once, when it can be spoken to; it may be nil.
+	Ready func()
 	// StopMachines shuts the machines down in order when ctx ends. Without it
 	// they go on, for the next sovereignd.
 	StopMachines bool
 	// ExitWhenIdle ends Run when nothing has been wanted up, and nobody
 	// connected, for a few seconds.
 	ExitWhenIdle bool
+
+	listening func() // called when connections are taken
 }
 
 // Run keeps machines and answers for them until ctx ends, which is no error.
@@ -74,6 +79,24 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	return RunMachines(ctx, r, o)
+}
+
+// Start is Run in the background, for a program that keeps its machines itself.
+// It returns when runtime.Local can connect; wait returns what Run did, when ctx
+// has ended.
+func Start(ctx context.Context, o Options) (wait func() error, err error) {
+	listening, ended := make(chan struct{}), make(chan error, 1)
+	o.listening = sync.OnceFunc(func() { close(listening) })
+	go func() { ended <- Run(ctx, o) }()
+	select {
+	case <-listening:
+		return sync.OnceValue(func() error { return <-ended }), nil
+	case err := <-ended:
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
 }
 
 // RunMachines is Run for what machine.Open gave, in this module's tests with a
@@ -103,11 +126,21 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
+	r.OnReport(func(name string, e runtime.Event) {
+		e.Machine = name
+		d.hub.tell(0, e)
+	})
 	d.report("", "keeps the machines of "+r.Dir())
+	if o.listening != nil {
+		o.listening()
+	}
 	work, cancel := context.WithCancel(ctx)
 	d.work = work
 	var serving sync.WaitGroup
 	serving.Go(func() { d.accept(work, l, &serving) })
+	if o.Ready != nil {
+		o.Ready()
+	}
 	err = d.run(work, l)
 	cancel()
 	for _, k := range d.all() {

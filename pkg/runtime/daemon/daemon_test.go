@@ -38,7 +38,8 @@ func TestMain(m *testing.M) {
 func run(t testing.TB, dir string, o daemon.Options) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
+	ended, ready := make(chan error, 1), make(chan struct{})
+	o.Ready = func() { close(ready) }
 	go func() { ended <- daemontest.Run(ctx, dir, o) }()
 	t.Cleanup(func() {
 		cancel()
@@ -46,15 +47,11 @@ func run(t testing.TB, dir string, o daemon.Options) {
 			t.Error(err)
 		}
 	})
-	for {
-		if _, ok := daemontest.Daemon(t, dir); ok {
-			return
-		}
-		select {
-		case err := <-ended:
-			t.Fatal("it ended: ", err)
-		case <-time.After(time.Millisecond):
-		}
+	select {
+	case err := <-ended:
+		ended <- nil
+		t.Fatal("it ended: ", err)
+	case <-ready:
 	}
 }
 

@@ -16,8 +16,14 @@ import (
 )
 
 const (
-	// askEvery is how often a guest that is not healthy is asked, and
-	// healthyEvery one that is.
+	// A guest says how it is whenever that changes, and beside that every
+	// soonBeat, so that for how long it has been so is known; when it has been
+	// healthy for restAfter, which is more than anybody waits for, every restBeat.
+	soonBeat  = 2 * time.Second
+	restBeat  = time.Minute
+	restAfter = 90 * time.Second
+	// askEvery is how often a guest is asked that is not healthy and whose image
+	// is too old to tell its changes, and healthyEvery one that is.
 	askEvery     = 200 * time.Millisecond
 	healthyEvery = 2 * time.Second
 	// answerLimit bounds one answer. A busy guest without KVM may take long.
@@ -36,6 +42,7 @@ type guest struct {
 	r       *machine.Runtime
 	name    string
 	news    func()                // called when what the guest says has changed, or its machine has ended
+	word    func()                // called when it has said the same again
 	console func(context.Context) // called to keep its console's log, until ctx ends
 	kernel  func()                // called when its console first says something
 	places  chan struct{}         // of others' streams
@@ -54,8 +61,8 @@ type guest struct {
 	changed chan struct{}
 }
 
-func newGuest(r *machine.Runtime, name string, news func(), console func(context.Context), kernel func()) *guest {
-	return &guest{r: r, name: name, news: news, console: console, kernel: kernel,
+func newGuest(r *machine.Runtime, name string, news, word, kernel func(), console func(context.Context)) *guest {
+	return &guest{r: r, name: name, news: news, word: word, kernel: kernel, console: console,
 		places: make(chan struct{}, maxConnections), changed: make(chan struct{})}
 }
 
@@ -154,12 +161,50 @@ func (g *guest) hold(ctx context.Context, i *machine.Instance) {
 			g.kernel()
 		}
 		g.set(c, nil)
-		g.askOn(ctx, c)
+		g.hear(ctx, c)
 		g.set(nil, nil)
 		// Nothing can be done about a session that does not end in order.
 		_ = c.Close()
 		release()
 	}
+}
+
+// errOtherBeat ends the following of a guest that is to say how it is more often,
+// or less.
+var errOtherBeat = errors.New("another beat")
+
+// hear hears the guest until the session is lost.
+func (g *guest) hear(ctx context.Context, c *agent.Client) {
+	for {
+		beat := g.beat()
+		err := c.FollowStatus(ctx, beat, answerLimit, func(s *agent.Status) error {
+			g.set(c, s)
+			g.heard()
+			if g.beat() != beat {
+				return errOtherBeat
+			}
+			return nil
+		})
+		switch {
+		case errors.Is(err, errOtherBeat):
+			continue
+		case errors.Is(err, agent.ErrAnsweredOnce):
+			g.askOn(ctx, c)
+		case ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+			g.missed(time.Now().Add(-answerLimit))
+		}
+		return
+	}
+}
+
+// beat is how often the guest is to say how it is.
+func (g *guest) beat() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if span, _ := g.health.spans(); span > restAfter {
+		return restBeat
+	}
+	return soonBeat
 }
 
 // askOn asks until the session is lost.
@@ -230,12 +275,15 @@ func (g *guest) set(c *agent.Client, s *agent.Status) {
 		g.changed = make(chan struct{})
 	}
 	text := stable(s)
-	if text != g.stable || s == nil {
-		g.news()
-	}
+	changed := text != g.stable || s == nil
 	g.last, g.stable = s, text
 	if s != nil {
 		g.health.note(s, time.Now())
+	}
+	if changed {
+		g.news()
+	} else {
+		g.word() // it has been so for longer
 	}
 }
 

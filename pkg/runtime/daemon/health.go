@@ -3,7 +3,6 @@ package daemon
 import (
 	"time"
 
-	runtime "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
@@ -27,7 +26,7 @@ type spell struct {
 func (h *health) note(s *agent.Status, now time.Time) {
 	before := h.services
 	h.last, h.services = now, map[string]spell{}
-	if !runtime.Healthy(s) {
+	if !s.Healthy() {
 		h.since = time.Time{}
 	} else if h.since.IsZero() {
 		h.since = now

@@ -13,7 +13,7 @@ import (
 const (
 	// restEvery is how often a machine is looked at although nobody has told of
 	// anything: what is told of is told by the kernel and by the guest.
-	restEvery = time.Minute
+	restEvery = 5 * time.Minute
 	// maxRetry bounds the pause after an error of ours, a full disk say.
 	maxRetry = 30 * time.Second
 )
@@ -32,9 +32,9 @@ type keeper struct {
 // keep begins to keep a machine, until ctx ends or it is removed.
 func keep(ctx context.Context, d *daemon, name string) *keeper {
 	k := &keeper{d: d, name: name, poked: make(chan struct{}, 1), done: make(chan struct{})}
-	k.guest = newGuest(d.r, name, k.look, k.keepConsole, func() {
+	k.guest = newGuest(d.r, name, k.look, func() { poke(k.poked) }, func() {
 		d.hub.tell(0, runtime.Event{Phase: runtime.PhaseKernel, Machine: name, Text: "the kernel boots"})
-	})
+	}, k.keepConsole)
 	k.busy.Store(true) // until it has looked
 	go func() {
 		defer close(k.done)
