@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 // that is ready.
 func fakeMachines(t *testing.T) *remote {
 	t.Helper()
-	r := newRemote(t, "", false)
+	r := newRemote(t, nil)
 	self, err := os.ReadFile(daemontest.Program(t))
 	if err != nil {
 		t.Fatal(err)

@@ -69,9 +69,9 @@ type remote struct {
 	keys string   // directory of keys and configuration
 }
 
-// newRemote starts sshd. bin is a directory of programs that come first there;
-// units says that systemd is there, as far as a directory shows it.
-func newRemote(t *testing.T, bin string, units bool) *remote {
+// newRemote starts sshd. fakes are shell scripts that come first in PATH there,
+// by their names; with any, systemd is there as far as a directory shows it.
+func newRemote(t *testing.T, fakes map[string]string) *remote {
 	t.Helper()
 	sshd, err := filepath.Abs("../bin/debian-sshd")
 	if err != nil {
@@ -92,9 +92,13 @@ func newRemote(t *testing.T, bin string, units bool) *remote {
 			t.Fatalf("ssh-keygen: %v: %s", err, out)
 		}
 	}
-	path := "/usr/local/bin:/usr/bin:/bin"
-	if bin != "" {
-		path = bin + ":" + path
+	if err := os.Mkdir(filepath.Join(r.keys, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range fakes {
+		if err := os.WriteFile(filepath.Join(r.keys, "bin", name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	r.file("sshd_config", fmt.Sprintf(`Port %d
 ListenAddress 127.0.0.1
@@ -105,17 +109,17 @@ UsePAM no
 StrictModes no
 PasswordAuthentication no
 PrintMotd no
-SetEnv PATH=%s
-`, sshdPort, r.keys, path))
+SetEnv PATH=/run/bin:/usr/local/bin:/usr/bin:/bin
+`, sshdPort, r.keys))
 	r.file("passwd", fmt.Sprintf("root:x:0:0::/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n%s:x:%d:%[2]d::/home/%[1]s:/bin/bash\n", deviceUser, deviceUID))
 	r.file("shadow", "root:*:19000::::::\nsshd:*:19000::::::\n"+deviceUser+":*:19000::::::\n")
 	marks := "/run/sshd"
-	if units {
+	if len(fakes) > 0 {
 		marks += " /run/systemd/system"
 	}
 	script := fmt.Sprintf(`set -e
 mount --make-rprivate /
-mount -t tmpfs none /run; mkdir -p %s; chmod 755 /run; cp %s/user.pub /run
+mount -t tmpfs none /run; mkdir -p %s; chmod 755 /run; cp -r %s/user.pub %[2]s/bin /run; mkdir -m 777 /run/fake
 mount --bind %[2]s/passwd /etc/passwd
 mount --bind %[2]s/shadow /etc/shadow
 mount --bind %[3]s /mnt
