@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -71,11 +73,51 @@ func (s *session) runBuild(cmd *cobra.Command, r BuildRequest) error {
 	if err != nil {
 		return err
 	}
+	if r.DryRun {
+		return s.runDry(cmd, r)
+	}
 	result, err := s.Builder.Build(cmd.Context(), r)
 	if err != nil {
 		return err
 	}
-	return s.printer().result(result, func(w io.Writer) error { return writeBuild(w, result, r.DryRun) })
+	return s.printer().result(result, func(w io.Writer) error { return writeBuild(w, result) })
+}
+
+// runDry prints a plan in the form of a build's result.
+func (s *session) runDry(cmd *cobra.Command, r BuildRequest) error {
+	began := time.Now()
+	plan, err := s.Builder.Plan(cmd.Context(), r)
+	if err != nil {
+		return err
+	}
+	result := &BuildResult{Name: plan.Name, Arch: plan.Arch, Bundle: plan.Bundle, Digest: plan.Digest, Reasons: plan.Reasons(),
+		Changed: plan.Changed, Seconds: time.Since(began).Seconds()}
+	for _, step := range plan.Steps {
+		if step.Engine && step.Cached {
+			result.StepsCached++
+		}
+	}
+	return s.printer().result(result, func(w io.Writer) error { return writePlan(w, plan) })
+}
+
+func writePlan(w io.Writer, p *build.Plan) error {
+	var b strings.Builder
+	reasons := p.Reasons()
+	if len(reasons) == 0 {
+		b.WriteString("nothing to do\n")
+	}
+	for _, reason := range reasons {
+		fmt.Fprintf(&b, "would run: %s\n", reason)
+	}
+	writeChanged(&b, p.Changed)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func writeChanged(w io.Writer, changed []string) {
+	if len(changed) > 0 {
+		fmt.Fprintf(w, "built from a changed lock: %s\n", strings.Join(changed, ", "))
+	}
 }
 
 // checkBuild finds out what is wrong with a request at once, and completes it.
@@ -99,24 +141,13 @@ func (s *session) checkBuild(r BuildRequest) (BuildRequest, error) {
 	return r, nil
 }
 
-func writeBuild(w io.Writer, r *BuildResult, dry bool) error {
+func writeBuild(w io.Writer, r *BuildResult) error {
 	var b strings.Builder
-	if dry {
-		if len(r.Reasons) == 0 {
-			b.WriteString("nothing to do\n")
-		}
-		for _, reason := range r.Reasons {
-			fmt.Fprintf(&b, "would run: %s\n", reason)
-		}
-	} else {
-		fmt.Fprintf(&b, "bundle  %s\ndigest  %s\nsteps   %d run, %d cached, %.1f s\n", r.Bundle, r.Digest, r.StepsRun, r.StepsCached, r.Seconds)
-		for _, reason := range r.Reasons {
-			fmt.Fprintf(&b, "ran     %s\n", reason)
-		}
+	fmt.Fprintf(&b, "bundle  %s\ndigest  %s\nsteps   %d run, %d cached, %.1f s\n", r.Bundle, r.Digest, r.StepsRun, r.StepsCached, r.Seconds)
+	for _, reason := range r.Reasons {
+		fmt.Fprintf(&b, "ran     %s\n", reason)
 	}
-	if len(r.Changed) > 0 {
-		fmt.Fprintf(&b, "built from a changed lock: %s\n", strings.Join(r.Changed, ", "))
-	}
+	writeChanged(&b, r.Changed)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,10 +19,10 @@ func TestCheckSums(t *testing.T) {
 	dir := t.TempDir()
 	var said bytes.Buffer
 	// build is a build whose steps made this, in this mode.
-	build := func(mode SumsMode, epoch int64, outputs ...string) (*builder, error) {
+	build := func(mode SumsMode, epoch int64, outputs ...string) (*Builder, error) {
 		said.Reset()
-		b := &builder{
-			opts: &options{sums: mode, progress: &said, progressMode: "quiet"}, recipe: &recipe.Recipe{Name: "demo", Dir: dir},
+		b := &Builder{
+			opts: &options{sums: mode, events: func(e Event) { fmt.Fprintln(&said, e) }}, recipe: &recipe.Recipe{Name: "demo", Dir: dir},
 			arch: testArch(t), lock: &lock.Lock{SourceDate: 1}, epoch: epoch, manifest: store.FromBytes([]byte(strings.Join(outputs, " "))),
 		}
 		for _, o := range outputs {

@@ -16,9 +16,13 @@ func TestStaleLock(t *testing.T) {
 	if err := os.CopyFS(dir, os.DirFS("../../recipes")); err != nil {
 		t.Fatal(err)
 	}
-	opts := []Option{WithCacheDir(t.TempDir()), WithOutput(t.TempDir()), WithDryRun(true), WithOffline(true)}
-	sql := filepath.Join(dir, "sql")
-	if _, err := CheckLock(sql, opts...); err != nil {
+	sql, cache := filepath.Join(dir, "sql"), t.TempDir()
+	open := func() *Builder {
+		t.Helper()
+		b, _ := openDir(t, sql, WithCacheDir(cache), WithOutput(t.TempDir()), WithOffline(true))
+		return b
+	}
+	if err := open().CheckLock(); err != nil {
 		t.Fatalf("the lock in the repository: %v", err)
 	}
 	sources := filepath.Join(dir, "sources.yaml")
@@ -37,8 +41,12 @@ func TestStaleLock(t *testing.T) {
 			t.Errorf("%s: %v (%s)", what, err, fault.HintOf(err))
 		}
 	}
-	_, err = CheckLock(sql, opts...)
-	check("check", err)
-	_, err = Build(t.Context(), sql, opts...)
-	check("build", err)
+	b := open()
+	check("check", b.CheckLock())
+	_, err = b.Plan(t.Context())
+	check("plan", err)
+	_, err = b.Bundle(t.Context())
+	check("bundle", err)
+	_, err = b.Kernel(t.Context())
+	check("kernel", err)
 }

@@ -57,8 +57,8 @@ func (e *Engine) Run(ctx context.Context, s Step, tarball io.Writer) (err error)
 	defer cancel()
 
 	out := &sink{w: tarball}
-	log := newStepLog(e.opts.logDir, s.Name)
-	obs := &observer{name: s.Name, log: log, show: e.display, hidden: map[digest.Digest]bool{}}
+	log := newStepLog(e.opts.logDir, s.Name, s.Log)
+	obs := &observer{name: s.Name, log: log, tell: e.opts.status, hidden: map[digest.Digest]bool{}}
 	ch := make(chan *client.SolveStatus)
 	followed := make(chan struct{})
 	go func() {

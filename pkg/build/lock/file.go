@@ -50,7 +50,8 @@ func read(path string) ([]byte, *Lock, error) {
 // maxFile bounds a lock; a real one with 300 packages is under 100 KiB.
 const maxFile = 8 << 20
 
-// Parse reads a lock; file is the name used in errors. At most 8 MiB.
+// Parse reads a lock of at most 8 MiB. Errors begin with file, which becomes
+// Path.
 func Parse(file string, data []byte) (*Lock, error) {
 	if len(data) > maxFile {
 		return nil, fault.Errorf(fault.Usage, "%s: larger than %d bytes", file, maxFile)
@@ -65,6 +66,7 @@ func Parse(file string, data []byte) (*Lock, error) {
 		return nil, d.Errorf(bad.path, "%w", bad.err)
 	}
 	l.sort()
+	l.Path = file
 	return l, nil
 }
 

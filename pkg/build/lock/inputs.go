@@ -6,6 +6,10 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 )
 
+// Count is how many inputs there are for people: the toolchain and the Go
+// toolchain count as one each.
+func (l *Lock) Count() int { return len(l.Sources) + len(l.Packages) + 2 }
+
 // Inputs lists everything the lock pins by digest: sources, toolchain
 // packages, Go toolchains, packages of repositories. Each has a name for
 // people.
