@@ -186,7 +186,7 @@ func TestSaveFirst(t *testing.T) {
 	}
 }
 
-func TestDigestIsOfTheBytesRead(t *testing.T) {
+func TestSaveOverWhatIsNoLock(t *testing.T) {
 	path, _ := open(t, 0)
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -214,7 +214,7 @@ func TestDigestIsOfTheBytesRead(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Save(t.Context(), f.Lock()); fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "removed") {
+	if err := f.Save(t.Context(), l); fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "removed") {
 		t.Errorf("over a lock that somebody removed: %v", err)
 	}
 }
@@ -228,7 +228,9 @@ func TestSaveIsCancelled(t *testing.T) {
 	defer held.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := files[0].Save(ctx, sample()); !errors.Is(err, context.Canceled) {
+	changed := sample()
+	changed.SourceDate++
+	if err := files[0].Save(ctx, changed); !errors.Is(err, context.Canceled) {
 		t.Errorf("waiting for the lock of the directory: %v", err)
 	}
 }
