@@ -14,6 +14,7 @@ import (
 	"github.com/moby/buildkit/client"
 	digest "github.com/opencontainers/go-digest"
 
+	"github.com/sovereign-build/sovereign/internal/hints"
 	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
@@ -148,7 +149,7 @@ func TestWiredBuilder(t *testing.T) {
 	locking.Check, locking.Outdated = false, true
 	_, outdated := builder{}.Outdated(t.Context(), locking)
 	for _, err := range []error{check, outdated} {
-		if fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "there is no "+path) || fault.HintOf(err) != "run sovereign-build lock "+sql {
+		if fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "there is no "+path) || hints.Of(err) != "make one: sovereign-build lock "+sql {
 			t.Errorf("%v (%s)", err, fault.HintOf(err))
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // Wire connects the commands to pkg/build and pkg/runtime.
@@ -162,7 +163,8 @@ func (builder) Outdated(ctx context.Context, r LockRequest) (_ *OutdatedResult, 
 func (r LockRequest) open() (*opened, error) {
 	o, err := BuildRequest{Recipe: r.Recipe, CacheDir: r.CacheDir, ProgressMode: "plain", Progress: r.Progress}.open(false)
 	if err == nil && o.Lock() == nil && (r.Check || r.Outdated) {
-		err = errors.Join(fault.Errorf(fault.Usage, "there is no %s", o.lock.Path()).Hintf("run sovereign-build lock %s", r.Recipe), o.close(context.Background()))
+		err = errors.Join(remedy.By(remedy.Remedy{Kind: remedy.Lock, Recipe: r.Recipe},
+			fault.Errorf(fault.Usage, "there is no %s", o.lock.Path()).Hintf("make one")), o.close(context.Background()))
 	}
 	return o, err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // Serials of the two disks, by which the guest finds them whatever order the
@@ -88,8 +89,8 @@ func (b *Builder) writeBundle(ctx context.Context, kernel Kernel, root *builtRoo
 	b.tell(BundleWritten{dir})
 	err = bundle.Write(ctx, dir, m, files)
 	if fault.ClassOf(err) == fault.Verification {
-		return fault.Errorf(fault.Verification, "content store %s: %w", b.store.Dir(), err).
-			Hintf("a file of the store is damaged: run sovereign-build store verify --repair, then build again")
+		return remedy.By(remedy.Remedy{Kind: remedy.RepairStore}, fault.Errorf(fault.Verification, "content store %s: %w", b.store.Dir(), err).
+			Hintf("a file of the store is damaged: repair the store, then build again"))
 	}
 	return err
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/build/sums"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // SumsMode is what a build does with the sums beside its recipe.
@@ -82,7 +83,8 @@ func (b *Builder) checkSums() error {
 	case missing && b.opts.sums == SumsCompare:
 		return nil
 	case missing && b.opts.sums == SumsCheck:
-		return fault.Errorf(fault.Differ, "there is no %s to compare with", path).Hintf("write it with --write-sums")
+		return remedy.By(remedy.Remedy{Kind: remedy.WriteSums, Recipe: b.recipe.Dir},
+			fault.Errorf(fault.Differ, "there is no %s to compare with", path).Hintf("write it once"))
 	case err != nil && !missing:
 		return fault.Wrap(fault.Environment, err)
 	}
@@ -109,8 +111,8 @@ func (b *Builder) checkSums() error {
 	}
 	differ := SumsDiffer{path, differences[0], len(differences)}
 	if b.opts.sums == SumsCheck {
-		return fault.Errorf(fault.Differ, "%s", differ).
-			Hintf("where inputs were changed on purpose, write the sums anew with --write-sums; else something of this machine got into the step")
+		return remedy.By(remedy.Remedy{Kind: remedy.WriteSums, Recipe: b.recipe.Dir}, fault.Errorf(fault.Differ, "%s", differ).
+			Hintf("something of this machine got into the step; or, where inputs were changed on purpose, write the sums anew"))
 	}
 	b.tell(differ)
 	return nil

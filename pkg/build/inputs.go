@@ -125,8 +125,7 @@ func goToolchainSum(l *lock.Lock) (string, error) {
 			return m.Sum, nil
 		}
 	}
-	return "", fault.Errorf(fault.Usage, "the lock has no Go toolchain for linux-amd64").
-		Hintf("run sovereign-build lock --update %s RECIPE", lock.GoName)
+	return "", lock.NotLocked(lock.GoName, "", fault.Errorf(fault.Usage, "the lock has no Go toolchain for linux-amd64"))
 }
 
 // keyName is in the name of every signature this machine's key makes.

@@ -8,6 +8,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
@@ -72,8 +73,8 @@ func newOptions(opts []Option) (*options, error) {
 func DefaultCacheDir() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return "", fault.Errorf(fault.Environment, "no cache directory: %w", err).
-			Hintf("set HOME or XDG_CACHE_HOME, or give a directory with --cache-dir")
+		return "", remedy.By(remedy.Remedy{Kind: remedy.ChooseCacheDir}, fault.Errorf(fault.Environment, "no cache directory: %w", err).
+			Hintf("set HOME or XDG_CACHE_HOME, or choose a directory"))
 	}
 	return filepath.Join(dir, "sovereign"), nil
 }

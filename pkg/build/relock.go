@@ -9,6 +9,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // LockUpdate says what changed in a lock.
@@ -94,8 +95,8 @@ func (b *Builder) frozen(why string) error {
 	if !b.opts.frozen {
 		return nil
 	}
-	return fault.Errorf(fault.Usage, "%s is frozen, and %s", b.lock, why).
-		Hintf("build once without --frozen, and keep the lock it leaves")
+	return remedy.By(remedy.Remedy{Kind: remedy.Thaw, Recipe: b.recipe.Dir}, fault.Errorf(fault.Usage, "%s is frozen, and %s", b.lock, why).
+		Hintf("build once with a lock that may change, and keep the lock it leaves"))
 }
 
 // checkFrozen refuses what no lock pins, where the lock is frozen.
@@ -142,7 +143,8 @@ func (b *Builder) CheckLock() error {
 
 // noLock is the error of what needs a lock.
 func (b *Builder) noLock() error {
-	return fault.Errorf(fault.Usage, "there is no lock for %s", b.name()).Hintf("run sovereign-build lock %s", b.recipe.Dir)
+	return remedy.By(remedy.Remedy{Kind: remedy.Lock, Recipe: b.recipe.Dir},
+		fault.Errorf(fault.Usage, "there is no lock for %s", b.name()).Hintf("make one"))
 }
 
 // checkLock is an error when the lock is not of what is declared, in a way
@@ -166,6 +168,6 @@ func (b *Builder) checkLock(matters func(source.Stale) bool) error {
 	if len(said) == 0 {
 		return nil
 	}
-	return fault.Errorf(fault.Usage, "%s is stale: %s", b.lock, strings.Join(said, "; ")).
-		Hintf("run sovereign-build lock %s", b.recipe.Dir)
+	return remedy.By(remedy.Remedy{Kind: remedy.Lock, Recipe: b.recipe.Dir},
+		fault.Errorf(fault.Usage, "%s is stale: %s", b.lock, strings.Join(said, "; ")).Hintf("lock what has changed"))
 }

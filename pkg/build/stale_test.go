@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // TestStaleLock changes what the project's own recipe declares and wants the
@@ -37,8 +38,11 @@ func TestStaleLock(t *testing.T) {
 	check := func(what string, err error) {
 		t.Helper()
 		if fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "is stale: linux: 6.12.") || !strings.Contains(err.Error(), " is not in the series 6.18") ||
-			fault.HintOf(err) != "run sovereign-build lock "+sql {
+			fault.HintOf(err) != "lock what has changed" {
 			t.Errorf("%s: %v (%s)", what, err, fault.HintOf(err))
+		}
+		if r, ok := remedy.Of(err); !ok || r.Kind != remedy.Lock || r.Recipe != sql {
+			t.Errorf("%s: the remedy is %+v", what, r)
 		}
 	}
 	b := open()

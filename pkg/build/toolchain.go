@@ -22,8 +22,7 @@ func (b *Builder) pinToolchain(ctx context.Context) (err error) {
 			Hintf("name the toolchain's directory, or take packages from a repository")
 	}
 	if len(b.lock.Toolchain.Packages) == 0 {
-		return fault.Errorf(fault.Usage, "%s: the toolchain is not locked", b.lock).
-			Hintf("run sovereign-build lock --update %s %s", lock.ToolchainName, b.recipe.Dir)
+		return lock.NotLocked(lock.ToolchainName, b.recipe.Dir, fault.Errorf(fault.Usage, "%s: the toolchain is not locked", b.lock))
 	}
 	if b.prelude, err = b.dirTar(ctx, b.recipe.Resolve(b.recipe.Toolchain)); err != nil {
 		return err
@@ -115,8 +114,7 @@ func (b *Builder) lockedSource(name, by string) (lock.Source, error) {
 	}
 	src, ok := b.lock.Source(name)
 	if !ok {
-		return lock.Source{}, fault.Errorf(fault.Usage, "%s: source %q, which %s needs, is not locked", b.lock, name, by).
-			Hintf("run sovereign-build lock --update %s %s", name, b.recipe.Dir)
+		return lock.Source{}, lock.NotLocked(name, b.recipe.Dir, fault.Errorf(fault.Usage, "%s: source %q, which %s needs, is not locked", b.lock, name, by))
 	}
 	return src, nil
 }

@@ -196,15 +196,15 @@ func (o *options) findBuildkitd() (string, error) {
 		if path, err := o.host.look("buildkitd"); err == nil {
 			return path, nil
 		}
-		return "", fault.Errorf(fault.Environment, "buildkitd is neither beside this program nor in PATH").
-			Hintf("build it with make, %s", remoteHint)
+		return "", elsewhere(fault.Errorf(fault.Environment, "buildkitd is neither beside this program nor in PATH").
+			Hintf("build it with make"))
 	}
 	path, err := filepath.Abs(o.buildkitd)
 	if err != nil {
 		return "", err
 	}
 	if _, err := os.Stat(path); err != nil {
-		return "", fault.Errorf(fault.Environment, "buildkitd: %w", err).Hintf("build it with make, %s", remoteHint)
+		return "", elsewhere(fault.Errorf(fault.Environment, "buildkitd: %w", err).Hintf("build it with make"))
 	}
 	return path, nil
 }
