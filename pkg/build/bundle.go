@@ -86,7 +86,7 @@ func (b *Builder) writeBundle(ctx context.Context, kernel Kernel, root *builtRoo
 		b.miss("bundle", dir+" is to be written", false)
 		return nil
 	}
-	b.tell(BundleWritten{dir})
+	b.tell(Writing{dir})
 	err = bundle.Write(ctx, dir, m, files)
 	if fault.ClassOf(err) == fault.Verification {
 		return remedy.By(remedy.Remedy{Kind: remedy.RepairStore}, fault.Errorf(fault.Verification, "content store %s: %w", b.store.Dir(), err).

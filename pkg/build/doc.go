@@ -2,9 +2,9 @@
 // lock, which says of which bytes, come a kernel, packages, a root file system
 // and the bundle of all that.
 //
-//	r, err := recipe.Load("recipes/sql")          // or recipe.Parse(fsys, name), or &recipe.Recipe{…}
-//	l, err := lock.Load("recipes/sql/sovereign.lock") // or lock.Parse(name, data)
-//	b, err := build.New(r, l, build.WithEvents(func(e build.Event) { log.Print(e) }))
+//	r, err := recipe.Load("recipes/sql")              // or recipe.Parse(fsys, name), or &recipe.Recipe{…}
+//	l, err := lock.Load("recipes/sql/sovereign.lock") // or lock.Parse(name, text)
+//	b, err := build.New(r, l)
 //	defer b.Close()
 //	made, err := b.Bundle(ctx)
 //

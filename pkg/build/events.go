@@ -125,8 +125,8 @@ type (
 	// Waiting: another build writes to this directory, and this one waits for it.
 	Waiting struct{ Dir string }
 
-	// BundleWritten: the bundle is written to this directory now.
-	BundleWritten struct{ Dir string }
+	// Writing: the bundle is being written to this directory.
+	Writing struct{ Dir string }
 
 	// SumsSkipped: this build is not compared with the recipe's sums, because
 	// these inputs had to be locked anew.
@@ -164,7 +164,7 @@ func (PackagesLocked) event()     {}
 func (InputRelocked) event()      {}
 func (LockRemark) event()         {}
 func (Waiting) event()            {}
-func (BundleWritten) event()      {}
+func (Writing) event()            {}
 func (SumsSkipped) event()        {}
 func (SumsLacking) event()        {}
 func (SumsDiffer) event()         {}
@@ -215,9 +215,9 @@ func (e PackagesLocked) String() string {
 func (e InputRelocked) String() string {
 	return fmt.Sprintf("%s is gone from every mirror; locked anew: %s", e.Name, e.Change)
 }
-func (e LockRemark) String() string    { return e.Text }
-func (e Waiting) String() string       { return "waiting for another build that writes to " + e.Dir }
-func (e BundleWritten) String() string { return "writing " + e.Dir }
+func (e LockRemark) String() string { return e.Text }
+func (e Waiting) String() string    { return "waiting for another build that writes to " + e.Dir }
+func (e Writing) String() string    { return "writing " + e.Dir }
 func (e SumsSkipped) String() string {
 	return fmt.Sprintf("%s is not compared: %s had to be locked anew", e.Path, strings.Join(e.Inputs, ", "))
 }

@@ -675,7 +675,7 @@ func TestEvents(t *testing.T) {
 			of(e.Step).done = of(e.Step).started
 		case StepCached:
 			of(e.Step).cached = "yes"
-		case BundleWritten:
+		case Writing:
 			written = append(written, e.Dir)
 		}
 	})
