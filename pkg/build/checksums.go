@@ -42,8 +42,13 @@ type Sums struct {
 // maxSums bounds sovereign.sums; a real one is under 100 KiB.
 const maxSums = 8 << 20
 
-// made notes what a step made, for the sums.
+// made notes what a step made, for the sums: one that every build of the recipe
+// goes through, and these are of an architecture. What an input is unpacked to
+// (the Go toolchain) is only made where a step that needs it runs.
 func (b *Builder) made(step, key string, out outputs) {
+	if !strings.HasSuffix(step, " "+b.arch.Go) {
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, name := range sortedKeys(out) {
