@@ -219,12 +219,12 @@ func (p *diskParts) systemPartition(ctx context.Context, s *session) (disk.Parti
 	}
 	tree := rootfs.New()
 	if p.esp != "" {
-		read, done, err := s.readTree(ctx, p.esp, filepath.Dir(p.output), rootfs.DefaultLimits().Bytes)
+		read, err := s.readTree(ctx, p.esp, filepath.Dir(p.output), rootfs.DefaultLimits().Bytes)
 		if err != nil {
 			return part, err
 		}
-		p.closers = append(p.closers, done)
-		tree = read
+		p.closers = append(p.closers, func() { _ = read.Close() }) // only read
+		tree = read.Tree
 	}
 	if p.stub != "" {
 		if err := p.addUKI(tree); err != nil {
