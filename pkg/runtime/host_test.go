@@ -221,8 +221,8 @@ func TestGuest(t *testing.T) {
 	m := f.up(t)
 	ctx := deadline(t)
 	var out, errs bytes.Buffer
-	code, err := m.Exec(ctx, agent.ExecRequest{Argv: []string{"cat"}, User: "postgres"}, agent.ExecIO{Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errs})
-	if code != 3 || err != nil || out.String() != "[cat] as postgres: input" || errs.String() != "complaint" {
+	code, err := m.Exec(ctx, agent.ExecRequest{Argv: []string{"psql"}, User: "postgres"}, agent.ExecIO{Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errs})
+	if code != 3 || err != nil || out.String() != "[psql] as postgres: input" || errs.String() != "complaint" {
 		t.Errorf("%d, %v, %q, %q", code, err, out.String(), errs.String())
 	}
 	if _, err := m.Exec(ctx, agent.ExecRequest{Argv: []string{"missing"}}, agent.ExecIO{}); err == nil || !strings.Contains(err.Error(), "no such program") {
