@@ -3,7 +3,6 @@ package runtime_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -90,24 +89,6 @@ func status(t *testing.T, m *runtime.Machine) runtime.Status {
 		t.Fatal(err)
 	}
 	return s
-}
-
-// until waits for a status.
-func until(t *testing.T, m *runtime.Machine, what string, is func(*runtime.Status) bool) {
-	t.Helper()
-	done := errors.New("done")
-	var last *runtime.Status
-	err := m.Watch(deadline(t), func(e runtime.Event) error {
-		if e.Status != nil {
-			if last = e.Status; is(e.Status) {
-				return done
-			}
-		}
-		return nil
-	})
-	if !errors.Is(err, done) {
-		t.Fatalf("%s: %v; the last was %+v", what, err, last)
-	}
 }
 
 // A machine's life by the API, from a bundle to nothing.
