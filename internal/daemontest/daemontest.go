@@ -4,6 +4,7 @@ package daemontest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -114,11 +115,18 @@ func End(t testing.TB, dir string) {
 // KillMachines pulls the plug of all machines of a state directory.
 func KillMachines(t testing.TB, dir string) {
 	t.Helper()
+	if err := killMachines(dir); err != nil {
+		t.Error(err)
+	}
+}
+
+func killMachines(dir string) error {
 	hv := machinetest.New("")
 	dirs, err := os.ReadDir(filepath.Join(dir, "instances"))
 	if err != nil {
-		return // there never was one
+		return nil // there never was one
 	}
+	var errs []error
 	for _, e := range dirs {
 		p, runs, err := hv.Find(context.Background(), filepath.Join(dir, "instances", e.Name()))
 		if err == nil && runs {
@@ -127,8 +135,32 @@ func KillMachines(t testing.TB, dir string) {
 		if err == nil && runs {
 			err = p.Wait(context.Background())
 		}
-		if err != nil {
-			t.Error(err)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Example is a state directory for an example, whose machines are fakes, and a
+// bundle for it. done is its end.
+func Example() (stateDir, program, bundle string, done func()) {
+	work, err := os.MkdirTemp("", "example-")
+	if err == nil {
+		program, err = os.Executable()
+	}
+	stateDir, bundle = filepath.Join(work, "state"), filepath.Join(work, "sql")
+	if err == nil {
+		err = machinetest.MakeBundle(context.Background(), bundle, "one", "fake=quick")
+	}
+	if err != nil {
+		panic(err)
+	}
+	return stateDir, program, bundle, func() {
+		p, runs, err := process.Listener(context.Background(), filepath.Join(stateDir, sovereignd.Socket))
+		if err == nil && runs {
+			err = errors.Join(p.Signal(syscall.SIGKILL), p.Wait(context.Background()))
+		}
+		if err := errors.Join(err, killMachines(stateDir), os.RemoveAll(work)); err != nil {
+			panic(err)
 		}
 	}
 }

@@ -60,3 +60,6 @@ func (r *Runtime) HostStatus(ctx context.Context, name string) (Status, error) {
 	s.Dir = i.dir
 	return s, err
 }
+
+// OnReport has f told what starts of machines tell, as WithReport does.
+func (r *Runtime) OnReport(f func(name string, e Event)) { r.report = f }

@@ -28,7 +28,7 @@ func (m *Machine) WaitReady(ctx context.Context, report Report) (Status, error) 
 	ready := errors.New("ready")
 	err := m.Watch(ctx, func(e Event) error {
 		switch {
-		case e.Phase == PhaseKernel:
+		case e.Phase == PhaseProbe, e.Phase == PhaseStart, e.Phase == PhaseKernel:
 			report.tell(e.Phase, e.Text)
 		case e.Phase == PhaseRemoved:
 			return fault.Errorf(fault.Device, "%s was removed meanwhile", m.name)

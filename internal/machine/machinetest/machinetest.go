@@ -393,16 +393,23 @@ func sleep(ctx context.Context, d time.Duration) error {
 // machine behaves as its command line says, "fake=MODE".
 func WriteBundle(t testing.TB, dir, root, cmdline string) {
 	t.Helper()
-	w, err := bundle.Create(dir)
-	if err != nil {
+	if err := MakeBundle(t.Context(), dir, root, cmdline); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// MakeBundle does so outside of a test.
+func MakeBundle(ctx context.Context, dir, root, cmdline string) error {
+	w, err := bundle.Create(dir)
+	if err != nil {
+		return err
+	}
 	for name, role := range map[string]string{"bzImage": bundle.RoleKernel, "initramfs": bundle.RoleInitramfs, "root.img": bundle.RoleRoot} {
-		if err := w.Add(t.Context(), name, role, strings.NewReader(root+role)); err != nil {
-			t.Fatal(err)
+		if err := w.Add(ctx, name, role, strings.NewReader(root+role)); err != nil {
+			return err
 		}
 	}
-	if _, err := w.Commit(t.Context(), bundle.Manifest{
+	_, err = w.Commit(ctx, bundle.Manifest{
 		Schema: bundle.Schema, Name: "sql", Arch: "amd64",
 		Lock:     bundle.Lock{Digest: "sha256:" + strings.Repeat("a", 64)},
 		Root:     bundle.Root{Serial: "root", Hash: strings.Repeat("b", 64)},
@@ -412,7 +419,6 @@ func WriteBundle(t testing.TB, dir, root, cmdline string) {
 			{Name: "postgresql", Service: "postgresql", Port: 5432, URL: "postgres://owner:${secret:owner}@${address}/app"},
 			{Name: "metrics", Service: "postgresql", Port: 9187},
 		},
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
+	return err
 }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -254,9 +256,13 @@ func (d dripping) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// The program's clock says 2000, sovereignd's the present: no limit minds.
+// The program's clock says 2000, sovereignd's the present: no limit minds. The
+// program is a process of its own, for yamux shares its timers.
 func TestClocksApart(t *testing.T) {
-	now := time.Now()
+	if socket := os.Getenv("SOVEREIGN_TEST_SOCKET"); socket != "" {
+		synctest.Test(t, func(t *testing.T) { in2000(t, socket) })
+		return
+	}
 	l, err := net.Listen("unix", t.TempDir()+"/s")
 	if err != nil {
 		t.Fatal(err)
@@ -272,26 +278,33 @@ func TestClocksApart(t *testing.T) {
 			go Serve(t.Context(), c, NewHello(""), blobHandler(blobs)) //nolint:errcheck // ends with its peer
 		}
 	}()
-	synctest.Test(t, func(t *testing.T) {
-		if apart := now.Sub(time.Now()); apart < 365*24*time.Hour {
-			t.Fatalf("the clocks are %v apart", apart)
-		}
-		conn, err := net.Dial("unix", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := Dial(t.Context(), conn, NewHello(""))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer s.Close()
-		if err := s.PutBlob(t.Context(), digestOf("abc"), 3, 0, strings.NewReader("abc")); err != nil {
-			t.Fatal(err)
-		}
-		if whole, _, err := s.HasBlob(t.Context(), digestOf("abc")); !whole || err != nil {
-			t.Errorf("got %v, %v", whole, err)
-		}
-	})
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestClocksApart$", "-test.timeout=1m")
+	cmd.Env = append(os.Environ(), "SOVEREIGN_TEST_SOCKET="+l.Addr().String())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	checkBlob(t, blobs, "abc")
+}
+
+func in2000(t *testing.T, socket string) {
+	if now := time.Now(); now.Year() != 2000 {
+		t.Fatalf("it is %v", now)
+	}
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Dial(t.Context(), conn, NewHello(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.PutBlob(t.Context(), digestOf("abc"), 3, 0, strings.NewReader("abc")); err != nil {
+		t.Fatal(err)
+	}
+	if whole, _, err := s.HasBlob(t.Context(), digestOf("abc")); !whole || err != nil {
+		t.Errorf("got %v, %v", whole, err)
+	}
 }
 
 func FuzzHello(f *testing.F) {

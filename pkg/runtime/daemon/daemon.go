@@ -14,8 +14,9 @@
 // but by its Step from what is on the disk. So sovereignd can be killed at any
 // moment: the machines run on, and the next one adopts them.
 //
-// A program that has machines of its own may call Run in a goroutine and give
-// its directory to runtime.Local; nobody then needs the program sovereignd.
+// A program that is to keep its machines itself calls Start and gives its
+// directory to runtime.Local; nobody then needs the program sovereignd. When it
+// ends, its machines do (Options.StopMachines), or run on for the next one.
 package daemon
 
 import (
@@ -65,6 +66,8 @@ type Options struct {
 	// ExitWhenIdle ends Run when nothing has been wanted up, and nobody
 	// connected, for a few seconds.
 	ExitWhenIdle bool
+
+	listening func() // called when connections are taken
 }
 
 // Run keeps machines and answers for them until ctx ends, which is no error.
@@ -76,6 +79,24 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	return RunMachines(ctx, r, o)
+}
+
+// Start is Run in the background, for a program that keeps its machines itself.
+// It returns when runtime.Local can connect; wait returns what Run did, when ctx
+// has ended.
+func Start(ctx context.Context, o Options) (wait func() error, err error) {
+	listening, ended := make(chan struct{}), make(chan error, 1)
+	o.listening = sync.OnceFunc(func() { close(listening) })
+	go func() { ended <- Run(ctx, o) }()
+	select {
+	case <-listening:
+		return sync.OnceValue(func() error { return <-ended }), nil
+	case err := <-ended:
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
 }
 
 // RunMachines is Run for what machine.Open gave, in this module's tests with a
@@ -105,7 +126,14 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
+	r.OnReport(func(name string, e runtime.Event) {
+		e.Machine = name
+		d.hub.tell(0, e)
+	})
 	d.report("", "keeps the machines of "+r.Dir())
+	if o.listening != nil {
+		o.listening()
+	}
 	work, cancel := context.WithCancel(ctx)
 	d.work = work
 	var serving sync.WaitGroup
