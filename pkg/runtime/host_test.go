@@ -3,7 +3,6 @@ package runtime_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -90,24 +89,6 @@ func status(t *testing.T, m *runtime.Machine) runtime.Status {
 		t.Fatal(err)
 	}
 	return s
-}
-
-// until waits for a status.
-func until(t *testing.T, m *runtime.Machine, what string, is func(*runtime.Status) bool) {
-	t.Helper()
-	done := errors.New("done")
-	var last *runtime.Status
-	err := m.Watch(deadline(t), func(e runtime.Event) error {
-		if e.Status != nil {
-			if last = e.Status; is(e.Status) {
-				return done
-			}
-		}
-		return nil
-	})
-	if !errors.Is(err, done) {
-		t.Fatalf("%s: %v; the last was %+v", what, err, last)
-	}
 }
 
 // A machine's life by the API, from a bundle to nothing.
@@ -221,8 +202,8 @@ func TestGuest(t *testing.T) {
 	m := f.up(t)
 	ctx := deadline(t)
 	var out, errs bytes.Buffer
-	code, err := m.Exec(ctx, agent.ExecRequest{Argv: []string{"cat"}, User: "postgres"}, agent.ExecIO{Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errs})
-	if code != 3 || err != nil || out.String() != "[cat] as postgres: input" || errs.String() != "complaint" {
+	code, err := m.Exec(ctx, agent.ExecRequest{Argv: []string{"psql"}, User: "postgres"}, agent.ExecIO{Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errs})
+	if code != 3 || err != nil || out.String() != "[psql] as postgres: input" || errs.String() != "complaint" {
 		t.Errorf("%d, %v, %q, %q", code, err, out.String(), errs.String())
 	}
 	if _, err := m.Exec(ctx, agent.ExecRequest{Argv: []string{"missing"}}, agent.ExecIO{}); err == nil || !strings.Contains(err.Error(), "no such program") {
