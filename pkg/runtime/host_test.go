@@ -222,6 +222,25 @@ func TestGuest(t *testing.T) {
 	if err := m.Logs(ctx, []string{"mysql"}, false, nil); fault.ClassOf(err) != fault.Usage || !strings.Contains(fault.HintOf(err), "init, postgresql") {
 		t.Errorf("got %v", err)
 	}
+	enough := fault.Errorf(fault.Environment, "the pipe is closed")
+	err = m.Logs(ctx, []string{"init"}, false, func(runtime.LogLine) error { return enough })
+	if !errors.Is(err, enough) {
+		t.Errorf("got %v", err)
+	}
+	heard := map[string]bool{}
+	err = m.Logs(ctx, nil, true, func(l runtime.LogLine) error {
+		if heard[l.Service] = true; len(heard) == 2 {
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) {
+		t.Errorf("followed: %v, %v", heard, err)
+	}
+	tired, cancel := context.WithCancel(ctx)
+	if err := m.Logs(tired, []string{"init"}, true, func(runtime.LogLine) error { cancel(); <-tired.Done(); return tired.Err() }); err != nil {
+		t.Errorf("a follower that has enough: %v", err)
+	}
 	refs, err := m.Secrets(ctx)
 	if err != nil || fmt.Sprint(refs) != "[{postgresql owner}]" {
 		t.Fatalf("%v, %v", refs, err)
@@ -234,6 +253,17 @@ func TestGuest(t *testing.T) {
 	}
 	if err := m.RotateSecret(ctx, refs[0]); err != nil {
 		t.Error(err)
+	}
+	if err := m.SetSecret(ctx, refs[0], strings.Repeat("x", agent.MaxSecret+1)); fault.ClassOf(err) != fault.Usage {
+		t.Errorf("too long: %v", err)
+	}
+	if err := m.RotateSecret(ctx, runtime.SecretRef{Service: "postgresql", Name: "other"}); fault.ClassOf(err) != fault.Device {
+		t.Errorf("unknown to the guest: %v", err)
+	}
+	for _, ref := range []runtime.SecretRef{{Service: "nobody", Name: "owner"}, {Service: "postgresql"}} {
+		if err := m.SetSecret(ctx, ref, "given"); fault.ClassOf(err) != fault.Usage {
+			t.Errorf("%v: %v", ref, err)
+		}
 	}
 	if _, err := m.Secret(ctx, runtime.SecretRef{Service: "mysql", Name: "x"}); fault.ClassOf(err) != fault.Usage {
 		t.Errorf("got %v", err)

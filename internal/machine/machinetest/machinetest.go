@@ -398,13 +398,23 @@ func sleep(ctx context.Context, d time.Duration) error {
 // machine behaves as its command line says, "fake=MODE".
 func WriteBundle(t testing.TB, dir, root, cmdline string) {
 	t.Helper()
-	if err := MakeBundle(t.Context(), dir, root, cmdline); err != nil {
+	WriteBundleWith(t, dir, root, cmdline, func(*bundle.Manifest) {})
+}
+
+// WriteBundleWith is WriteBundle with another manifest.
+func WriteBundleWith(t testing.TB, dir, root, cmdline string, edit func(*bundle.Manifest)) {
+	t.Helper()
+	if err := makeBundle(t.Context(), dir, root, cmdline, edit); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // MakeBundle does so outside of a test.
 func MakeBundle(ctx context.Context, dir, root, cmdline string) error {
+	return makeBundle(ctx, dir, root, cmdline, func(*bundle.Manifest) {})
+}
+
+func makeBundle(ctx context.Context, dir, root, cmdline string, edit func(*bundle.Manifest)) error {
 	w, err := bundle.Create(dir)
 	if err != nil {
 		return err
@@ -414,7 +424,7 @@ func MakeBundle(ctx context.Context, dir, root, cmdline string) error {
 			return err
 		}
 	}
-	_, err = w.Commit(ctx, bundle.Manifest{
+	m := bundle.Manifest{
 		Schema: bundle.Schema, Name: "sql", Arch: "amd64",
 		Lock:     bundle.Lock{Digest: "sha256:" + strings.Repeat("a", 64)},
 		Root:     bundle.Root{Serial: "root", Hash: strings.Repeat("b", 64)},
@@ -424,6 +434,8 @@ func MakeBundle(ctx context.Context, dir, root, cmdline string) error {
 			{Name: "postgresql", Service: "postgresql", Port: 5432, URL: "postgres://owner:${secret:owner}@${address}/app"},
 			{Name: "metrics", Service: "postgresql", Port: 9187},
 		},
-	})
+	}
+	edit(&m)
+	_, err = w.Commit(ctx, m)
 	return err
 }
