@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,6 +63,7 @@ func TestDeviceInstall(t *testing.T) {
 		t.Error("what was installed is not what was sent")
 	}
 	bytesOfAll := r.link.passed.Load()
+	settled(t, r)
 	if out := r.ok("device", "list"); out != "local  (default)\nssh:nas\n" {
 		t.Errorf("%q", out)
 	}
@@ -83,7 +85,7 @@ func TestDeviceInstall(t *testing.T) {
 		path := filepath.Join(r.home, installedProgram)
 		before := []byte("#!/bin/sh\n")
 		if i%2 == 0 {
-			err = os.WriteFile(path, before, 0o755)
+			err = errors.Join(os.RemoveAll(path), os.WriteFile(path, before, 0o755))
 		} else {
 			before = nil
 			err = os.RemoveAll(filepath.Dir(path))

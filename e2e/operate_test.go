@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
-	engine "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/process"
+	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -238,10 +239,10 @@ func (m *machine) process() vm.Process {
 	return *rec.Process
 }
 
-func (m *machine) status() engine.Supervision {
+func (m *machine) status() runtime.Supervision {
 	m.t.Helper()
 	var all struct {
-		Machines []struct{ Supervision *engine.Supervision }
+		Machines []struct{ Supervision *runtime.Supervision }
 	}
 	out := m.ok("status", "sql", "--json")
 	if err := json.Unmarshal([]byte(out), &all); err != nil || len(all.Machines) != 1 || all.Machines[0].Supervision == nil {
@@ -260,7 +261,7 @@ func (m *machine) signal(p vm.Process, sig syscall.Signal) {
 // killSupervisor kills the sovereignd of the test, if one runs.
 func (m *machine) killSupervisor() bool {
 	m.t.Helper()
-	p, ok, err := process.Listener(context.Background(), filepath.Join(m.stateDir(), engine.SupervisorSocket))
+	p, ok, err := process.Listener(context.Background(), filepath.Join(m.stateDir(), sovereignd.Socket))
 	if err != nil {
 		m.t.Fatal(err)
 	}

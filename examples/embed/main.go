@@ -97,27 +97,20 @@ func run(ctx context.Context, greeting string, out io.Writer) (err error) {
 		return err
 	}
 
-	// pkg/runtime/daemon: keep machines in this program, in a state directory of
-	// its own. With runtime.Local alone a sovereignd would do that.
+	// pkg/runtime/daemon: this program keeps its machines itself, in a state
+	// directory of its own, and stops them when it ends. With runtime.Local alone
+	// the program sovereignd would keep them, beyond the end of this one.
 	state := filepath.Join(work, "state")
-	if err := os.Mkdir(state, 0o700); err != nil {
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	kept, err := daemon.Start(keeping, daemon.Options{StateDir: state, StopMachines: true})
+	if err != nil {
 		return err
 	}
-	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
-	ready, kept := make(chan struct{}), make(chan error, 1)
-	go func() {
-		kept <- daemon.Run(keeping, daemon.Options{StateDir: state, StopMachines: true, Ready: func() { close(ready) }})
-	}()
 	defer func() {
 		stop() // also after Ctrl-C: nothing is left running
-		err = errors.Join(err, <-kept)
+		err = errors.Join(err, kept())
 	}()
-	select {
-	case <-ready:
-	case err := <-kept:
-		kept <- nil
-		return err
-	}
 
 	// pkg/runtime: boot the bundle, and ask how to reach it.
 	machines, err := runtime.Local(state)

@@ -50,7 +50,7 @@ func (i *Instance) grow(ctx context.Context, size int64) (Grown, error) {
 	if err := grower.GrowDisk(ctx, i.dir, i.manifest.VM.Data.Serial, size); err != nil {
 		return g, err
 	}
-	err = i.ask(ctx, func(s *session) error { return s.Grow(ctx) })
+	err = i.ask(ctx, func(s *Agent) error { return s.Grow(ctx) })
 	if err != nil {
 		return g, fault.Wrap(fault.Device, fmt.Errorf("the disk of %s has grown, its file system has not: %w", i.Name(), err))
 	}

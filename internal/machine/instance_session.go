@@ -15,7 +15,7 @@ const reachLimit = 30 * time.Second
 
 // reach opens a session with the guest of a running machine. ctx bounds what
 // is done with it; how long the guest may take to answer is bounded here.
-func (i *Instance) reach(ctx context.Context) (*session, error) {
+func (i *Instance) reach(ctx context.Context) (*Agent, error) {
 	if err := i.mustRun(ctx); err != nil {
 		return nil, err
 	}
@@ -30,7 +30,7 @@ func (i *Instance) reach(ctx context.Context) (*session, error) {
 }
 
 // ask opens a session for one question.
-func (i *Instance) ask(ctx context.Context, question func(*session) error) error {
+func (i *Instance) ask(ctx context.Context, question func(*Agent) error) error {
 	s, err := i.reach(ctx)
 	if err != nil {
 		return err

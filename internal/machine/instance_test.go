@@ -1,100 +1,16 @@
 package machine
 
 import (
-	"bytes"
-	"context"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/sovereign-build/sovereign/internal/machine/machinetest"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
-
-func TestExec(t *testing.T) {
-	f := setup(t, "good")
-	i := f.start(t, UpOptions{})
-	var out, errs bytes.Buffer
-	code, err := i.Exec(t.Context(), agent.ExecRequest{Argv: []string{"cat", "-n"}, User: "postgres"},
-		agent.ExecIO{Stdin: strings.NewReader("in"), Stdout: &out, Stderr: &errs})
-	if err != nil || code != 3 || out.String() != "[cat -n] as postgres: in" || errs.String() != "complaint" {
-		t.Errorf("code %d, %v, %q, %q", code, err, out.String(), errs.String())
-	}
-	if _, err := i.Exec(t.Context(), agent.ExecRequest{Argv: []string{"missing"}}, agent.ExecIO{}); fault.ClassOf(err) != fault.Device || !strings.Contains(err.Error(), "no such program") {
-		t.Errorf("got %v", err)
-	}
-	boot, err := i.Boot(t.Context())
-	if err != nil || len(boot.Phases) != 2 || boot.Phases[0].EndMS != 800.5 {
-		t.Errorf("%+v, %v", boot, err)
-	}
-	if _, err := i.Stop(t.Context(), 0); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := i.Exec(t.Context(), agent.ExecRequest{Argv: []string{"true"}}, agent.ExecIO{}); fault.ClassOf(err) != fault.Device || !strings.Contains(err.Error(), "not running") {
-		t.Errorf("when it is off: %v", err)
-	}
-}
-
-func TestSecrets(t *testing.T) {
-	f := setup(t, "good")
-	i := f.start(t, UpOptions{})
-	owner := SecretRef{Service: "postgresql", Name: "owner"}
-	if got := i.Secrets(); !slices.Equal(got, []SecretRef{owner}) {
-		t.Errorf("secrets %v", got)
-	}
-	if v, err := i.Secret(t.Context(), owner); err != nil || v != "p@ss/w:rd %" {
-		t.Errorf("%q, %v", v, err)
-	}
-	if err := i.RotateSecret(t.Context(), owner); err != nil {
-		t.Error(err)
-	}
-	if err := i.SetSecret(t.Context(), owner, "given"); err != nil {
-		t.Error(err)
-	}
-	if err := i.SetSecret(t.Context(), owner, strings.Repeat("x", agent.MaxSecret+1)); fault.ClassOf(err) != fault.Usage {
-		t.Errorf("too long: %v", err)
-	}
-	if err := i.RotateSecret(t.Context(), SecretRef{Service: "postgresql", Name: "other"}); fault.ClassOf(err) != fault.Device {
-		t.Errorf("unknown to the guest: %v", err)
-	}
-	for _, ref := range []SecretRef{{Service: "nobody", Name: "owner"}, {Service: "postgresql"}} {
-		if err := i.SetSecret(t.Context(), ref, "given"); fault.ClassOf(err) != fault.Usage {
-			t.Errorf("%v: %v", ref, err)
-		}
-	}
-}
-
-func TestLogs(t *testing.T) {
-	f := setup(t, "good")
-	i := f.start(t, UpOptions{})
-	for _, follow := range []bool{false, true} {
-		var got []string
-		err := i.Logs(t.Context(), nil, follow, func(l LogLine) error {
-			got = append(got, l.Service+"|"+l.Text)
-			return nil
-		})
-		slices.Sort(got)
-		if want := []string{"init|a line", "postgresql|a line"}; err != nil || !slices.Equal(got, want) {
-			t.Errorf("follow %v: %q, %v", follow, got, err)
-		}
-	}
-	if err := i.Logs(t.Context(), []string{"postgres"}, false, nil); fault.ClassOf(err) != fault.Usage || !strings.Contains(fault.HintOf(err), "init, postgresql") {
-		t.Errorf("no such service: %v", err)
-	}
-	enough := fault.Errorf(fault.Environment, "the pipe is closed")
-	if err := i.Logs(t.Context(), []string{"init"}, false, func(LogLine) error { return enough }); err != enough { //nolint:errorlint // the very one
-		t.Errorf("got %v", err)
-	}
-	ended, cancel := context.WithCancel(t.Context())
-	if err := i.Logs(ended, []string{"init"}, true, func(LogLine) error { cancel(); <-ended.Done(); return ended.Err() }); err != nil {
-		t.Errorf("a follower that has enough: %v", err)
-	}
-}
 
 func TestMemory(t *testing.T) {
 	f := setup(t, "good")

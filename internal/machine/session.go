@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"path/filepath"
 	"time"
@@ -14,49 +13,35 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
-// GuestSocket is where a supervisor shares its session with the guest's agent:
+// GuestSocket is where sovereignd shares its session with the guest's agent:
 // each connection is one stream to the guest's HTTP server.
 const GuestSocket = "guest.sock"
 
-// session is a talk with the guest's agent: streams of the supervisor's
-// session, or one of its own. The port carries one session at a time, so that
-// those without a supervisor take turns by a lock file.
-type session struct {
+// Agent is a talk with the guest's agent: streams of sovereignd's session, or a
+// session of its own. The port carries one at a time, so that those without a
+// sovereignd take turns by a lock file.
+type Agent struct {
 	*agent.Client
 	unlock func()
 }
 
-func (s *session) Close() error {
-	defer s.unlock()
-	return s.Client.Close()
+// Close ends the talk.
+func (a *Agent) Close() error {
+	defer a.unlock()
+	return a.Client.Close()
 }
 
 // Agent connects to the guest's agent, waiting until it answers or ctx ends:
-// give ctx a deadline. Without a supervisor no other command reaches the guest
-// while the caller holds the client; Close it soon.
-func (i *Instance) Agent(ctx context.Context) (Agent, error) {
+// give ctx a deadline. Without a sovereignd nobody else reaches the guest while
+// the caller holds it; Close it soon.
+func (i *Instance) Agent(ctx context.Context) (*Agent, error) {
 	if err := i.mustRun(ctx); err != nil {
 		return nil, err
 	}
-	s, err := i.session(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return s, nil
+	return i.session(ctx)
 }
 
-// Agent is a connection to a guest; see package agent for the methods.
-type Agent interface {
-	Status(ctx context.Context) (*agent.Status, error)
-	Secret(ctx context.Context, service, name string) (string, error)
-	Logs(ctx context.Context, service string, follow bool) (io.ReadCloser, error)
-	Freeze(ctx context.Context, limit time.Duration) error
-	Thaw(ctx context.Context) error
-	Shutdown(ctx context.Context) error
-	Close() error
-}
-
-func (i *Instance) session(ctx context.Context) (*session, error) {
+func (i *Instance) session(ctx context.Context) (*Agent, error) {
 	if first, err := i.shared(ctx); err == nil {
 		streams := make(chan net.Conn, 1)
 		streams <- first
@@ -68,7 +53,7 @@ func (i *Instance) session(ctx context.Context) (*session, error) {
 				return i.dialGuest(ctx)
 			}
 		})
-		return &session{c, func() {
+		return &Agent{c, func() {
 			select {
 			case conn := <-streams:
 				conn.Close() // it was not used
@@ -80,15 +65,15 @@ func (i *Instance) session(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &session{c, release}, nil
+	return &Agent{c, release}, nil
 }
 
-// sharedLimit is how long a supervisor may take to share its session with a
+// sharedLimit is how long sovereignd may take to share its session with a
 // machine that has just been started.
 const sharedLimit = 2 * time.Second
 
-// shared opens a stream of the supervisor's session. Where there is a
-// supervisor, its socket is waited for: a session of one's own would keep the
+// shared opens a stream of sovereignd's session. Where there is a
+// sovereignd, its socket is waited for: a session of one's own would keep the
 // supervisor from the guest.
 func (i *Instance) shared(ctx context.Context) (net.Conn, error) {
 	conn, err := i.dialGuest(ctx)
@@ -110,7 +95,7 @@ func (i *Instance) shared(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-// dialGuest opens a stream of the supervisor's session.
+// dialGuest opens a stream of sovereignd's session.
 func (i *Instance) dialGuest(ctx context.Context) (net.Conn, error) {
 	return process.Dial(ctx, filepath.Join(i.dir, GuestSocket))
 }

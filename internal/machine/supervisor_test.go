@@ -225,8 +225,15 @@ func TestKilledSupervisor(t *testing.T) {
 	i := up(t, f, machine.UpOptions{})
 	first := processOf(t, i)
 	kill(t, d)
-	if url, err := i.URL(t.Context(), 0); err != nil || url == "" {
-		t.Errorf("without a supervisor: %v", err)
+	a, err := i.Agent(deadline(t))
+	if err != nil {
+		t.Fatalf("without a sovereignd: %v", err)
+	}
+	if s, err := a.Status(deadline(t)); err != nil || s.Name != "sql" {
+		t.Errorf("without a sovereignd: %+v, %v", s, err)
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
 	}
 	d = startDaemon(t, f)
 	if got := processOf(t, ready(t, f)); got != first {

@@ -60,10 +60,10 @@ func TestRealBundle(t *testing.T) {
 			}
 			c.Close()
 		}
-		if _, err := i.urlPort(0); err == nil {
-			if url, err := i.URL(ctx, 0); err != nil || url == "" {
-				t.Errorf("url: %v", err)
-			}
+		if a, err := i.Agent(ctx); err != nil {
+			t.Error(err)
+		} else if boot, err := a.Boot(ctx); err != nil || len(boot.Phases) == 0 || a.Close() != nil {
+			t.Errorf("the agent: %+v, %v", boot, err)
 		}
 		info, err := os.Stat(filepath.Join(i.Dir(), dataFile))
 		if err != nil || before != nil && !os.SameFile(before, info) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	engine "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
@@ -47,7 +48,11 @@ func runBoot(ctx context.Context, l *lab) ([]Result, error) {
 			return nil, err
 		}
 		ready = append(ready, time.Duration(s.BootMS)*time.Millisecond)
-		boot, err := m.inst.Boot(ctx)
+		var boot agent.Boot
+		err = m.tell(ctx, func(a *engine.Agent) (err error) {
+			boot, err = a.Boot(ctx)
+			return err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("the phases of a boot: %w", err)
 		}

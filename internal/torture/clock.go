@@ -120,7 +120,7 @@ func (m *machine) run(ctx context.Context, out *bytes.Buffer, argv ...string) er
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	code, err := m.inst.Exec(ctx, agent.ExecRequest{Argv: argv}, std)
+	code, err := m.exec(ctx, argv, std)
 	if err == nil && code != 0 {
 		err = fmt.Errorf("%s: exit status %d: %s", argv[0], code, strings.TrimSpace(problem.String()))
 	}

@@ -202,7 +202,7 @@ func killTailscaled(ctx context.Context, m *machine, _ *rand.Rand) error {
 	if !ok || was.PID == 0 {
 		return fmt.Errorf("%s does not run: %s", name, was.Message)
 	}
-	code, err := m.inst.Exec(ctx, agent.ExecRequest{Argv: []string{"kill", "-9", fmt.Sprint(was.PID)}}, agent.ExecIO{})
+	code, err := m.exec(ctx, []string{"kill", "-9", fmt.Sprint(was.PID)}, agent.ExecIO{})
 	if err != nil {
 		return err
 	}

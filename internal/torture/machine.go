@@ -217,7 +217,7 @@ func (m *machine) ready(ctx context.Context, report engine.Report) (time.Duratio
 	}
 	m.took = time.Since(m.begun)
 	var err error
-	m.dsn, err = m.inst.DSN(ctx)
+	m.dsn, err = m.findDSN(ctx)
 	return m.took, err
 }
 
@@ -239,7 +239,7 @@ func (m *machine) serve(ctx context.Context) (time.Duration, error) {
 	defer cancel()
 	for {
 		var err error
-		if m.dsn, err = m.inst.DSN(limit); err == nil {
+		if m.dsn, err = m.findDSN(limit); err == nil {
 			break
 		}
 		if pause(limit, 50*time.Millisecond) != nil {

@@ -3,7 +3,6 @@ package runtime_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -90,24 +89,6 @@ func status(t *testing.T, m *runtime.Machine) runtime.Status {
 		t.Fatal(err)
 	}
 	return s
-}
-
-// until waits for a status.
-func until(t *testing.T, m *runtime.Machine, what string, is func(*runtime.Status) bool) {
-	t.Helper()
-	done := errors.New("done")
-	var last *runtime.Status
-	err := m.Watch(deadline(t), func(e runtime.Event) error {
-		if e.Status != nil {
-			if last = e.Status; is(e.Status) {
-				return done
-			}
-		}
-		return nil
-	})
-	if !errors.Is(err, done) {
-		t.Fatalf("%s: %v; the last was %+v", what, err, last)
-	}
 }
 
 // A machine's life by the API, from a bundle to nothing.
@@ -221,8 +202,8 @@ func TestGuest(t *testing.T) {
 	m := f.up(t)
 	ctx := deadline(t)
 	var out, errs bytes.Buffer
-	code, err := m.Exec(ctx, agent.ExecRequest{Argv: []string{"cat"}, User: "postgres"}, agent.ExecIO{Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errs})
-	if code != 3 || err != nil || out.String() != "[cat] as postgres: input" || errs.String() != "complaint" {
+	code, err := m.Exec(ctx, agent.ExecRequest{Argv: []string{"psql"}, User: "postgres"}, agent.ExecIO{Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errs})
+	if code != 3 || err != nil || out.String() != "[psql] as postgres: input" || errs.String() != "complaint" {
 		t.Errorf("%d, %v, %q, %q", code, err, out.String(), errs.String())
 	}
 	if _, err := m.Exec(ctx, agent.ExecRequest{Argv: []string{"missing"}}, agent.ExecIO{}); err == nil || !strings.Contains(err.Error(), "no such program") {
@@ -241,6 +222,25 @@ func TestGuest(t *testing.T) {
 	if err := m.Logs(ctx, []string{"mysql"}, false, nil); fault.ClassOf(err) != fault.Usage || !strings.Contains(fault.HintOf(err), "init, postgresql") {
 		t.Errorf("got %v", err)
 	}
+	enough := fault.Errorf(fault.Environment, "the pipe is closed")
+	err = m.Logs(ctx, []string{"init"}, false, func(runtime.LogLine) error { return enough })
+	if !errors.Is(err, enough) {
+		t.Errorf("got %v", err)
+	}
+	heard := map[string]bool{}
+	err = m.Logs(ctx, nil, true, func(l runtime.LogLine) error {
+		if heard[l.Service] = true; len(heard) == 2 {
+			return enough
+		}
+		return nil
+	})
+	if !errors.Is(err, enough) {
+		t.Errorf("followed: %v, %v", heard, err)
+	}
+	tired, cancel := context.WithCancel(ctx)
+	if err := m.Logs(tired, []string{"init"}, true, func(runtime.LogLine) error { cancel(); <-tired.Done(); return tired.Err() }); err != nil {
+		t.Errorf("a follower that has enough: %v", err)
+	}
 	refs, err := m.Secrets(ctx)
 	if err != nil || fmt.Sprint(refs) != "[{postgresql owner}]" {
 		t.Fatalf("%v, %v", refs, err)
@@ -253,6 +253,17 @@ func TestGuest(t *testing.T) {
 	}
 	if err := m.RotateSecret(ctx, refs[0]); err != nil {
 		t.Error(err)
+	}
+	if err := m.SetSecret(ctx, refs[0], strings.Repeat("x", agent.MaxSecret+1)); fault.ClassOf(err) != fault.Usage {
+		t.Errorf("too long: %v", err)
+	}
+	if err := m.RotateSecret(ctx, runtime.SecretRef{Service: "postgresql", Name: "other"}); fault.ClassOf(err) != fault.Device {
+		t.Errorf("unknown to the guest: %v", err)
+	}
+	for _, ref := range []runtime.SecretRef{{Service: "nobody", Name: "owner"}, {Service: "postgresql"}} {
+		if err := m.SetSecret(ctx, ref, "given"); fault.ClassOf(err) != fault.Usage {
+			t.Errorf("%v: %v", ref, err)
+		}
 	}
 	if _, err := m.Secret(ctx, runtime.SecretRef{Service: "mysql", Name: "x"}); fault.ClassOf(err) != fault.Usage {
 		t.Errorf("got %v", err)

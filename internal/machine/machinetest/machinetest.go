@@ -188,12 +188,17 @@ type guest struct {
 	ends  time.Time // until when it is so; zero: for ever
 }
 
-// watched is a guest that tells its changes. It may have changed at any time.
+// watched is a guest that tells its changes.
 type watched struct{ *guest }
 
-func (watched) Changed() <-chan struct{} {
+func (w watched) Changed() <-chan struct{} {
 	changed := make(chan struct{})
-	time.AfterFunc(10*time.Millisecond, func() { close(changed) })
+	for _, at := range []time.Time{w.until, w.ends} {
+		if d := time.Until(at); d > 0 {
+			time.AfterFunc(d, func() { close(changed) })
+			break
+		}
+	}
 	return changed
 }
 
@@ -393,13 +398,23 @@ func sleep(ctx context.Context, d time.Duration) error {
 // machine behaves as its command line says, "fake=MODE".
 func WriteBundle(t testing.TB, dir, root, cmdline string) {
 	t.Helper()
-	if err := MakeBundle(t.Context(), dir, root, cmdline); err != nil {
+	WriteBundleWith(t, dir, root, cmdline, func(*bundle.Manifest) {})
+}
+
+// WriteBundleWith is WriteBundle with another manifest.
+func WriteBundleWith(t testing.TB, dir, root, cmdline string, edit func(*bundle.Manifest)) {
+	t.Helper()
+	if err := makeBundle(t.Context(), dir, root, cmdline, edit); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // MakeBundle does so outside of a test.
 func MakeBundle(ctx context.Context, dir, root, cmdline string) error {
+	return makeBundle(ctx, dir, root, cmdline, func(*bundle.Manifest) {})
+}
+
+func makeBundle(ctx context.Context, dir, root, cmdline string, edit func(*bundle.Manifest)) error {
 	w, err := bundle.Create(dir)
 	if err != nil {
 		return err
@@ -409,7 +424,7 @@ func MakeBundle(ctx context.Context, dir, root, cmdline string) error {
 			return err
 		}
 	}
-	_, err = w.Commit(ctx, bundle.Manifest{
+	m := bundle.Manifest{
 		Schema: bundle.Schema, Name: "sql", Arch: "amd64",
 		Lock:     bundle.Lock{Digest: "sha256:" + strings.Repeat("a", 64)},
 		Root:     bundle.Root{Serial: "root", Hash: strings.Repeat("b", 64)},
@@ -419,6 +434,8 @@ func MakeBundle(ctx context.Context, dir, root, cmdline string) error {
 			{Name: "postgresql", Service: "postgresql", Port: 5432, URL: "postgres://owner:${secret:owner}@${address}/app"},
 			{Name: "metrics", Service: "postgresql", Port: 9187},
 		},
-	})
+	}
+	edit(&m)
+	_, err = w.Commit(ctx, m)
 	return err
 }

@@ -34,14 +34,13 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
-	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/control"
 )
 
 const (
-	// lookEvery is how often it is looked whether the socket is still there, and
-	// for machines that are new although nobody has told of them.
+	// lookEvery is how often it is looked for machines that are new although
+	// nobody has told of them.
 	lookEvery = 5 * time.Minute
 	// idleFor is how long nothing must have been wanted up, and nobody
 	// connected, before a sovereignd that was told to ends.
@@ -66,8 +65,6 @@ type Options struct {
 	// ExitWhenIdle ends Run when nothing has been wanted up, and nobody
 	// connected, for a few seconds.
 	ExitWhenIdle bool
-
-	listening func() // called when connections are taken
 }
 
 // Run keeps machines and answers for them until ctx ends, which is no error.
@@ -85,8 +82,13 @@ func Run(ctx context.Context, o Options) error {
 // It returns when runtime.Local can connect; wait returns what Run did, when ctx
 // has ended.
 func Start(ctx context.Context, o Options) (wait func() error, err error) {
-	listening, ended := make(chan struct{}), make(chan error, 1)
-	o.listening = sync.OnceFunc(func() { close(listening) })
+	listening, ended, ready := make(chan struct{}), make(chan error, 1), o.Ready
+	o.Ready = func() {
+		if ready != nil {
+			ready()
+		}
+		close(listening)
+	}
 	go func() { ended <- Run(ctx, o) }()
 	select {
 	case <-listening:
@@ -131,9 +133,6 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 		d.hub.tell(0, e)
 	})
 	d.report("", "keeps the machines of "+r.Dir())
-	if o.listening != nil {
-		o.listening()
-	}
 	work, cancel := context.WithCancel(ctx)
 	d.work = work
 	var serving sync.WaitGroup
@@ -211,11 +210,13 @@ func (d *daemon) look() {
 }
 
 func (d *daemon) run(ctx context.Context, l *machine.Listener) error {
-	watching := make(chan error, 1)
 	watch, stop := context.WithCancel(ctx)
-	defer func() { stop(); <-watching }()
-	go func() {
-		watching <- d.r.WatchRecords(watch, func(name string) {
+	watched := make(chan error, 2)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer stop()
+	watching.Go(func() {
+		watched <- d.r.WatchRecords(watch, func(name string) {
 			if k := d.keeper(name); k != nil {
 				k.look()
 			} else if name == "" {
@@ -223,8 +224,8 @@ func (d *daemon) run(ctx context.Context, l *machine.Listener) error {
 			}
 			poke(d.poked)
 		})
-		close(watching)
-	}()
+	})
+	watching.Go(func() { watched <- l.WaitLost(watch) })
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	busy := time.Now()
@@ -243,18 +244,14 @@ func (d *daemon) run(ctx context.Context, l *machine.Listener) error {
 			}
 			idle = time.After(idleFor - time.Since(busy))
 		}
-		if l.Lost() {
-			return fault.Errorf(fault.Environment, "the socket in %s was removed", d.r.Dir()).
-				Hintf("remove a state directory only when its sovereignd has ended")
-		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-d.poked:
 		case <-tick.C:
 		case <-idle:
-		case err := <-watching:
-			return err
+		case err := <-watched:
+			return err // none is that of ctx
 		}
 	}
 }

@@ -1,18 +1,11 @@
-package machine
+package runtime_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/url"
 	"os"
@@ -25,49 +18,44 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sovereign-build/sovereign/internal/machine/machinetest"
+	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
 // secureURL is what recipes/sql has.
 const secureURL = "postgres://owner:${secret:owner}@${address}/app?sslmode=verify-full&sslrootcert=${certificate:server}"
 
-func TestEncode(t *testing.T) {
-	if got, want := encode("plain-._~ä%&/", unreserved), "plain-._~%C3%A4%25%26%2F"; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-	if got, want := encode("/my files/a", unreserved+"/"), "/my%20files/a"; got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
-}
-
 // secure starts a machine whose URL names its certificate.
-func secure(t *testing.T) *Instance {
+func secure(t *testing.T) (*fixture, *runtime.Machine) {
 	t.Helper()
-	f := setup(t, "good")
-	i := f.start(t, UpOptions{})
-	if err := i.WaitReady(t.Context(), nil); err != nil {
-		t.Fatal(err)
-	}
-	i.manifest.Ports[0].URL = secureURL
-	return i
+	f := setup(t)
+	machinetest.WriteBundleWith(t, f.bundle, "one", "fake=quick", func(m *bundle.Manifest) { m.Ports[0].URL = secureURL })
+	return f, f.up(t)
 }
 
 // serve has the guest show the certificate from now on.
-func serve(t *testing.T, i *Instance, text []byte) {
+func (f *fixture) serve(t *testing.T, text []byte) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(i.Dir(), "server.crt"), text, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(f.dir, "instances", "sql", "server.crt"), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestCertificateOfURL(t *testing.T) {
-	i := secure(t)
-	if _, err := i.URL(t.Context(), 0); fault.ClassOf(err) != fault.Device || !strings.Contains(err.Error(), "certificate server of postgresql") {
+	f, m := secure(t)
+	ctx := deadline(t)
+	url0 := func() (string, error) {
+		c, err := m.Credentials(ctx, 0)
+		return c.URL, err
+	}
+	if _, err := url0(); fault.ClassOf(err) != fault.Device || !strings.Contains(err.Error(), "certificate server of postgresql") {
 		t.Errorf("without a certificate: %v", err)
 	}
-	first, _ := newCertificate(t)
-	serve(t, i, first)
-	text, err := i.URL(t.Context(), 0)
+	first, _ := runtime.NewCertificate(t)
+	f.serve(t, first)
+	text, err := url0()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +63,7 @@ func TestCertificateOfURL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(i.Dir(), "certificates", "postgresql", "server.crt")
+	path := filepath.Join(f.dir, "instances", "sql", "certificates", "postgresql", "server.crt")
 	if q := u.Query(); q.Get("sslmode") != "verify-full" || q.Get("sslrootcert") != path {
 		t.Errorf("url %s", text)
 	}
@@ -100,45 +88,45 @@ func TestCertificateOfURL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := i.URL(t.Context(), 0); err != nil || again != text {
+	if again, err := url0(); err != nil || again != text {
 		t.Errorf("again: %s, %v", again, err)
 	}
 	if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
 		t.Errorf("written anew: %v", err)
 	}
 	// The guest made a new one: so does the file, under the same URL.
-	second, _ := newCertificate(t)
-	serve(t, i, second)
-	if again, err := i.URL(t.Context(), 0); err != nil || again != text || !strings.HasSuffix(kept(), string(second)) {
+	second, _ := runtime.NewCertificate(t)
+	f.serve(t, second)
+	if again, err := url0(); err != nil || again != text || !strings.HasSuffix(kept(), string(second)) {
 		t.Errorf("after a new certificate: %s, %v, %q", again, err, kept())
 	}
 	// What is no certificate is not kept.
-	for _, rubbish := range []string{"rubbish", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", strings.Repeat(string(second), maxCertificates+1)} {
-		serve(t, i, []byte(rubbish))
-		if _, err := i.URL(t.Context(), 0); fault.ClassOf(err) != fault.Device || !strings.HasSuffix(kept(), string(second)) {
+	for _, rubbish := range []string{"rubbish", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", strings.Repeat(string(second), 9)} {
+		f.serve(t, []byte(rubbish))
+		if _, err := url0(); fault.ClassOf(err) != fault.Device || !strings.HasSuffix(kept(), string(second)) {
 			t.Errorf("%.40q: %v", rubbish, err)
 		}
 	}
-	if got := i.Secrets(); len(got) != 1 || got[0].Name != "owner" {
-		t.Errorf("secrets %v", got)
+	if refs, err := m.Secrets(ctx); err != nil || len(refs) != 1 || refs[0].Name != "owner" {
+		t.Errorf("secrets %v, %v", refs, err)
 	}
 }
 
 // Whoever has the port while the machine is down, and asks for the password,
 // does not get it.
 func TestImpostor(t *testing.T) {
-	i := secure(t)
-	text, pair := newCertificate(t)
-	serve(t, i, text)
-	dsn, err := i.URL(t.Context(), 0)
+	f, m := secure(t)
+	text, pair := runtime.NewCertificate(t)
+	f.serve(t, text)
+	c, err := m.Credentials(deadline(t), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	port, _ := i.HostPort(5432)
-	if _, err := i.Stop(t.Context(), 0); err != nil {
+	dsn, port := c.URL, status(t, m).Ports[0].Host
+	if _, err := m.Down(deadline(t), 0); err != nil {
 		t.Fatal(err)
 	}
-	_, other := newCertificate(t)
+	_, other := runtime.NewCertificate(t)
 	clients := map[string]func() error{"pgx": func() error {
 		conn, err := pgx.Connect(t.Context(), dsn)
 		if err == nil {
@@ -180,25 +168,6 @@ func TestImpostor(t *testing.T) {
 			})
 		}
 	}
-}
-
-// newCertificate makes one as guests do.
-func newCertificate(t testing.TB) (text []byte, pair tls.Certificate) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "sql"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(10, 0, 0), BasicConstraintsValid: true,
-		DNSNames: []string{"localhost", "sql"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 // thief speaks as much of PostgreSQL's protocol as it takes to ask a client for
@@ -296,25 +265,4 @@ func (s *thief) read(c net.Conn) ([]byte, error) {
 	defer s.mu.Unlock()
 	s.said.Write(m)
 	return m, err
-}
-
-// FuzzOnlyCertificates checks that what is kept of a guest's answer reads as
-// the same certificates, and is nothing else.
-func FuzzOnlyCertificates(f *testing.F) {
-	f.Add("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
-	f.Add("# a remark\n-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n")
-	good, _ := newCertificate(f)
-	f.Add(string(good) + "rest")
-	f.Fuzz(func(t *testing.T, text string) {
-		out, err := onlyCertificates(text)
-		if err != nil {
-			return
-		}
-		if !x509.NewCertPool().AppendCertsFromPEM([]byte(out)) {
-			t.Errorf("kept %q", out)
-		}
-		if again, err := onlyCertificates(out); err != nil || again != out {
-			t.Errorf("%v, %q is not %q", err, again, out)
-		}
-	})
 }

@@ -1,4 +1,4 @@
-package machine
+package runtime
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
@@ -25,9 +26,9 @@ func TestLogsAreReadFirst(t *testing.T) {
 	l := &oneConn{conn: guest, closed: make(chan struct{})}
 	go server.Serve(l) //nolint:errcheck // ends with Close
 	defer server.Close()
-	s := &session{agent.NewStreams(func(context.Context) (net.Conn, error) { return host, nil }), func() {}}
+	c := agent.NewStreams(func(context.Context) (net.Conn, error) { return host, nil })
 	got := 0
-	err := readLog(t.Context(), s, "postgresql", false, func(l LogLine) error {
+	err := readLog(t.Context(), c, "postgresql", false, func(l LogLine) error {
 		<-sent
 		got++
 		return nil
@@ -53,3 +54,20 @@ func (l *oneConn) Accept() (net.Conn, error) {
 }
 func (l *oneConn) Close() error   { close(l.closed); return nil }
 func (l *oneConn) Addr() net.Addr { return &net.UnixAddr{} }
+
+func TestTooOld(t *testing.T) {
+	m := (&Host{}).Machine("sql")
+	for text, old := range map[string]bool{
+		"guest agent: POST /v1/exec: 404 Not Found: 404 page not found":                true,
+		"guest agent: PUT /v1/secrets/a/b: 405 Method Not Allowed: Method Not Allowed": true,
+		"guest agent: GET /v1/secrets/a/b: 404 Not Found: a has no secret b":           false,
+	} {
+		err := m.tooOld(fault.Errorf(fault.Device, "%s", text))
+		if got := strings.Contains(err.Error(), "too old"); got != old || got != (fault.HintOf(err) != "") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	if err := m.tooOld(nil); err != nil {
+		t.Error(err)
+	}
+}
