@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-//go:embed go.mod go.sum cmd/sovereign-init pkg/runtime/guest pkg/fault internal/atomicfile
+//go:embed go.mod go.sum cmd/sovereign-init pkg/runtime/guest pkg/fault internal/atomicfile internal/muxhttp
 var guest embed.FS
 
 // GuestPackage is the path, in GuestSource, of the guest's main program.
