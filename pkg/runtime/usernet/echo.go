@@ -1,6 +1,7 @@
 package usernet
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -16,13 +17,13 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// echo4 sends an ICMP echo request to the world. It reports false for anything
-// else.
-func (l *Link) echo4(dest netip.Addr, body []byte) bool {
+// echo4 sends an ICMP echo request, the body of packet, to the world. It reports
+// false for anything else.
+func (l *Link) echo4(dest netip.Addr, packet, body []byte) bool {
 	if len(body) < header.ICMPv4MinimumSize || header.ICMPv4(body).Type() != header.ICMPv4Echo || header.ICMPv4(body).Code() != 0 {
 		return false
 	}
-	return l.ping(l.member.Addr, dest, body)
+	return l.ping(l.member.Addr, dest, packet, body)
 }
 
 func isEcho6(body []byte) bool {
@@ -30,33 +31,32 @@ func isEcho6(body []byte) bool {
 }
 
 // echo6 is echo4 for IPv6.
-func (l *Link) echo6(dest netip.Addr, body []byte) bool {
-	return isEcho6(body) && l.ping(l.member.Addr6, dest, body)
+func (l *Link) echo6(dest netip.Addr, packet, body []byte) bool {
+	return isEcho6(body) && l.ping(l.member.Addr6, dest, packet, body)
 }
 
 // ping answers an echo request when the world has, or says that it may not be
 // sent. Both kinds have an identifier at byte 4.
-func (l *Link) ping(from, dest netip.Addr, request []byte) bool {
+func (l *Link) ping(from, dest netip.Addr, packet, body []byte) bool {
+	if err := l.permit(dest); err != nil {
+		l.prohibit(from, packet)
+		return true
+	}
 	if !l.pings.take() {
 		return false
 	}
-	request = append([]byte(nil), request...)
+	body, packet = bytes.Clone(body), bytes.Clone(quote(packet))
 	started := l.start(func() {
 		defer l.pings.give()
-		err := l.permit(dest)
-		if err == nil {
-			var reply []byte
-			if reply, err = pingWorld(l.ctx, dest, request); err == nil {
-				copy(reply[4:6], request[4:6]) // the socket had one of its own
-				_ = l.network.sendICMP(dest, from, reply)
-				return
-			}
-			if errors.Is(err, os.ErrDeadlineExceeded) || l.ctx.Err() != nil {
-				return
-			}
+		reply, err := pingWorld(l.ctx, dest, body)
+		switch {
+		case err == nil:
+			copy(reply[4:6], body[4:6]) // the socket had one of its own
+			_ = l.network.sendICMP(dest, from, reply)
+		case errors.Is(err, os.ErrDeadlineExceeded) || l.ctx.Err() != nil: // silence for silence
+		default: // no ping sockets for this user, or no way there
+			l.prohibit(from, packet)
 		}
-		l.stats.refused.Add(1)
-		_ = l.network.sendICMP(dest, from, prohibited(from, dest, request))
 	})
 	if !started {
 		l.pings.give()
@@ -102,28 +102,22 @@ func pingWorld(ctx context.Context, dest netip.Addr, request []byte) ([]byte, er
 	}
 }
 
-// prohibited is the answer to a request that may not be sent: RFC 1812, 5.2.7.1,
-// and RFC 4443, 3.1. It quotes the request with a header for it.
-func prohibited(from, dest netip.Addr, request []byte) []byte {
-	const quoted = 64 // bytes of the request: more than the 8 that there have to be
-	request = request[:min(len(request), quoted)]
-	source, target := tcpip.AddrFromSlice(from.AsSlice()), tcpip.AddrFromSlice(dest.AsSlice())
-	if dest.Is4() {
-		b := make([]byte, header.ICMPv4MinimumSize+header.IPv4MinimumSize, 128)
-		b[0], b[1] = byte(header.ICMPv4DstUnreachable), byte(header.ICMPv4AdminProhibited)
-		header.IPv4(b[header.ICMPv4MinimumSize:]).Encode(&header.IPv4Fields{
-			TotalLength: uint16(header.IPv4MinimumSize + len(request)), TTL: 64, Protocol: uint8(header.ICMPv4ProtocolNumber),
-			SrcAddr: source, DstAddr: target,
-		})
-		return append(b, request...)
+// quote is what of a packet goes into an answer: headers, and more than the 8
+// bytes beyond that there have to be.
+func quote(packet []byte) []byte { return packet[:min(len(packet), 128)] }
+
+// prohibit tells the member that a packet was not passed on: RFC 1812, 5.2.7.1,
+// and RFC 4443, 3.1.
+func (l *Link) prohibit(from netip.Addr, packet []byte) {
+	l.stats.refused.Add(1)
+	message := make([]byte, header.ICMPv4MinimumSize, 256)
+	message[0], message[1] = byte(header.ICMPv4DstUnreachable), byte(header.ICMPv4AdminProhibited)
+	gateway := l.network.gateway4
+	if from.Is6() {
+		message[0], message[1] = byte(header.ICMPv6DstUnreachable), byte(header.ICMPv6Prohibited)
+		gateway = l.network.gateway6
 	}
-	b := make([]byte, header.ICMPv6MinimumSize+header.IPv6MinimumSize, 128)
-	b[0], b[1] = byte(header.ICMPv6DstUnreachable), byte(header.ICMPv6Prohibited)
-	header.IPv6(b[header.ICMPv6MinimumSize:]).Encode(&header.IPv6Fields{
-		PayloadLength: uint16(len(request)), TransportProtocol: header.ICMPv6ProtocolNumber, HopLimit: 64,
-		SrcAddr: source, DstAddr: target,
-	})
-	return append(b, request...)
+	_ = l.network.sendICMP(gateway, from, append(message, quote(packet)...)) // lost as any packet
 }
 
 // sendICMP sends a message to a member in anybody's name, with its checksum.

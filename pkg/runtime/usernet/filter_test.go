@@ -8,7 +8,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
 
 func TestRefusedByNumber(t *testing.T) {
@@ -64,79 +66,88 @@ func TestHostHas(t *testing.T) {
 }
 
 // TestRefused has a guest try every way to where it must not come, on a host
-// that listens everywhere, in a world that has every address.
+// that listens everywhere, in a world that has every address. It is told at
+// once, with a reset or that the port cannot be reached.
 func TestRefused(t *testing.T) {
 	w := newWorld(t)
 	n := newNetwork(t, Config{})
-	open := newGuest(t, join(t, n, Member{Name: "open", Outbound: true}))
-	closed := newGuest(t, join(t, n, Member{Name: "closed"}))
+	open := newRawGuest(t, join(t, n, Member{Name: "open", Outbound: true}))
+	closed := newRawGuest(t, join(t, n, Member{Name: "closed"}))
 	if err := ip("addr add fe80::77/64 dev world0 nodad"); err != nil {
 		t.Fatal(err)
 	}
 	for _, a := range []string{"fd00:ec2::254", "fd20:ce::254", "64:ff9b::7f00:1", "64:ff9b::c633:6401", "2002:7f00:1::1", "fec0::1"} {
 		w.has(a)
 	}
-	var came = make(chan string, 100)
+	came := make(chan string, 1000)
 	host(t, came)
 
+	const (
+		told  = "told"  // with RST, or ICMP
+		never = "never" // what goes to many has no answer (RFC 1122, 3.2.2), nor what no kernel sends
+	)
 	gateway4, gateway6 := n.Gateway()
-	for _, a := range []string{
-		"127.0.0.1", "127.0.0.53", "::1", // by routes that the guest makes itself, see below
-		hostAddress, hostAddress6, "64:ff9b::198.51.100.1", // the host's own
-		"169.254.169.254", "169.254.1.1", "fe80::77%eth0", "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16",
-		"64:ff9b::127.0.0.1", "2002:7f00:1::1", "fec0::1",
-		"10.0.2.77", "fd53:6f76:6572::77", // nobody
-		gateway4.String(), gateway6.String(),
-		"198.51.100.255",
+	gateway := func(family netip.Addr) netip.Addr {
+		if family.Is4() {
+			return gateway4
+		}
+		return gateway6
+	}
+	for _, c := range []struct {
+		guest    *rawGuest
+		to, want string
+	}{
+		// The host's loopback, in every way to write it.
+		{open, "127.0.0.1", told}, {open, "127.0.0.53", told}, {open, "0.0.0.0", never}, {open, "::1", told}, {open, "::", never},
+		{open, "::ffff:127.0.0.1", never}, {open, "::127.0.0.1", told}, {open, "64:ff9b::127.0.0.1", told}, {open, "2002:7f00:1::1", told},
+		// The host's own addresses.
+		{open, hostAddress, told}, {open, hostAddress6, told}, {open, "64:ff9b::" + hostAddress, told}, {open, "::ffff:" + hostAddress, never},
+		// Link-local addresses and cloud metadata.
+		{open, "169.254.1.1", told}, {open, "169.254.169.254", told}, {open, "fe80::77", told}, {open, "fec0::1", told},
+		{open, "::ffff:169.254.169.254", never}, {open, "64:ff9b::169.254.169.254", told},
+		{open, "fd00:ec2::254", told}, {open, "fd20:ce::254", told}, {open, "100.100.100.200", told}, {open, "168.63.129.16", told},
+		// Many.
+		{open, "224.0.0.251", never}, {open, "255.255.255.255", never}, {open, "198.51.100.255", told}, {open, "ff02::1", never}, {open, "ff0e::1", never},
+		{open, "10.0.2.255", told},
+		// Nobody of this network, and the gateway but for DNS.
+		{open, "10.0.2.77", told}, {open, "fd53:6f76:6572::77", told}, {open, gateway4.String(), told}, {open, gateway6.String(), told},
+		// Without outbound: the world.
+		{closed, "192.0.2.7", told}, {closed, "2001:db8:7::7", told}, {closed, hostAddress, told}, {closed, "127.0.0.1", told},
 	} {
-		ap := net.JoinHostPort(a, "7")
-		if strings.HasPrefix(a, "127.") || a == "::1" {
-			open.throughCard(a)
+		to := netip.AddrPortFrom(netip.MustParseAddr(c.to), 7)
+		from := netip.AddrPortFrom(c.guest.own(to.Addr()), 40000)
+		c.guest.packet(syn(from, to))
+		if c.want == told {
+			c.guest.want(to.Addr(), "reset", isReset)
 		}
-		conn, err := open.dial("tcp", ap)
-		if err == nil {
-			conn.Close()
+		c.guest.packet(udpPacket(from, to, "hello"))
+		if c.want == told {
+			c.guest.want(gateway(to.Addr()), "unreachable for "+c.to, isUnreachable)
 		}
-		// Link-local addresses do not leave the guest's link, nor are there
-		// others on it; nor has a nobody a hardware address.
-		refused := errors.Is(err, syscall.ECONNREFUSED)
-		nowhere := errors.Is(err, syscall.EHOSTUNREACH)
-		if !refused && !nowhere {
-			t.Errorf("tcp to %s: %v", a, err)
-		}
-		udp, err := open.dial("udp", ap)
-		if err != nil {
-			if !errors.Is(err, syscall.EACCES) { // its own kernel's answer
-				t.Errorf("udp to %s: %v", a, err)
+		if to.Addr() != gateway4 && to.Addr() != gateway6 { // which answer themselves
+			c.guest.packet(echoRequest(from.Addr(), to.Addr(), "hello"))
+			if c.want == told {
+				c.guest.want(gateway(to.Addr()), "prohibited for "+c.to, isUnreachable)
 			}
-			continue
 		}
-		if err := told(udp); !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.EHOSTUNREACH) {
-			t.Errorf("udp to %s: %v", a, err)
-		}
-		udp.Close()
 	}
-	// Without outbound there is no world at all, and it is said at once.
+	// The control: the same ways are open to what is the world's, and what was
+	// sent before it has been judged.
 	for _, a := range []string{"192.0.2.7:7", "[2001:db8:7::7]:7"} {
-		if _, err := closed.dial("tcp", a); !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Errorf("tcp to %s without outbound: %v", a, err)
-		}
-		udp, err := closed.dial("udp", a)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := told(udp); !errors.Is(err, syscall.ECONNREFUSED) {
-			t.Errorf("udp to %s without outbound: %v", a, err)
-		}
-		udp.Close()
+		w.echoUDP(a)
+		to := netip.MustParseAddrPort(a)
+		from := netip.AddrPortFrom(open.own(to.Addr()), 40001)
+		open.packet(syn(from, to))
+		open.want(to.Addr(), "SYN-ACK", func(p tcpip.TransportProtocolNumber, b []byte) bool {
+			return p == header.TCPProtocolNumber && header.TCP(b).Flags() == header.TCPFlagSyn|header.TCPFlagAck
+		})
+		w.wait("tcp " + a)
+		open.packet(udpPacket(from, to, "hello"))
+		open.want(to.Addr(), "answer", func(p tcpip.TransportProtocolNumber, b []byte) bool {
+			return p == header.UDPProtocolNumber && string(header.UDP(b).Payload()) == "hello"
+		})
+		w.wait("udp " + a)
 	}
-	// The control: the same way is open to what is the world's.
-	conn, err := open.dial("tcp", "192.0.2.7:7")
-	if err != nil {
-		t.Fatal(err)
-	}
-	exchange(t, conn, "hello")
-	w.wait("tcp 192.0.2.7:7")
 	select {
 	case at := <-came:
 		t.Errorf("the host was reached: %s", at)
@@ -149,16 +160,38 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// told sends a datagram and returns what the kernel is told of it.
-func told(conn net.Conn) error {
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
-		return err
+// TestRefusedByName has names of the world lead to the host, the second time
+// they are asked for: what counts is the address.
+func TestRefusedByName(t *testing.T) {
+	newWorld(t)
+	came := make(chan string, 10)
+	host(t, came)
+	r := &fakeResolver{addresses: map[string][]string{"rebind.example.": {"192.0.2.7"}}}
+	g := newGuest(t, join(t, newNetwork(t, Config{Resolver: r}), Member{Name: "a", Outbound: true}))
+	conn, err := g.dial("tcp", "192.0.2.7:7")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := conn.Write([]byte("x")); err != nil {
-		return err
+	conn.Close()
+	for _, a := range []string{hostAddress, hostAddress6, "169.254.169.254"} {
+		r.set("rebind.example.", a)
+		network := "ip4"
+		if strings.Contains(a, ":") {
+			network = "ip6"
+		}
+		list, err := g.resolver().LookupNetIP(t.Context(), network, "rebind.example.")
+		if err != nil || len(list) != 1 || list[0].String() != a {
+			t.Fatalf("the name has %v, %v; want %s", list, err, a)
+		}
+		if _, err := g.dial("tcp", netip.AddrPortFrom(list[0], 7).String()); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%s: %v", a, err)
+		}
 	}
-	_, err := conn.Read(make([]byte, 10))
-	return err
+	select {
+	case at := <-came:
+		t.Errorf("the host was reached: %s", at)
+	default:
+	}
 }
 
 // host listens on all addresses of the host, and says who came.
@@ -193,29 +226,6 @@ func host(t *testing.T, came chan<- string) {
 			came <- "udp from " + from.String()
 		}
 	}()
-}
-
-// throughCard makes the guest send what is for an address of its loopback to
-// the gateway, as a hostile one would.
-func (g *guest) throughCard(a string) {
-	g.run(func() error {
-		gateway4, gateway6 := g.link.network.Gateway()
-		if strings.Contains(a, ":") {
-			if err := ip("-6 addr flush dev lo"); err != nil {
-				return err
-			}
-			return ip("-6 route replace " + a + "/128 via " + gateway6.String() + " dev eth0")
-		}
-		// Loopback is routed by a rule before all others.
-		for _, args := range []string{
-			"link set lo down", "route replace 127.0.0.0/8 via " + gateway4.String() + " dev eth0",
-		} {
-			if err := ip(args); err != nil {
-				return err
-			}
-		}
-		return sysctl("net/ipv4/conf/eth0/route_localnet", "1")
-	})
 }
 
 // TestAllow permits one address of the host's own, and no loopback.

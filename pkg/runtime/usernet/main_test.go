@@ -102,8 +102,3 @@ func ip(args string) error {
 	}
 	return nil
 }
-
-// sysctl sets one of the thread's namespace.
-func sysctl(name, value string) error {
-	return os.WriteFile("/proc/sys/"+name, []byte(value), 0)
-}

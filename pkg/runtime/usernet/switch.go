@@ -67,7 +67,7 @@ func (l *Link) switchIPv4(v *buffer.View, to mac, packet []byte) {
 	}
 	if protocol == header.ICMPv4ProtocolNumber && dest != l.network.gateway4 {
 		// The stack would answer for the whole world.
-		if !whole || !l.echo4(dest, body) {
+		if !whole || !l.echo4(dest, packet[:h.TotalLength()], body) {
 			l.stats.dropped.Add(1)
 		}
 		v.Release()
@@ -103,7 +103,7 @@ func (l *Link) switchIPv6(v *buffer.View, to mac, packet []byte) {
 	switch next {
 	case header.ICMPv6ProtocolNumber:
 		if dest != l.network.gateway6 {
-			if !l.echo6(dest, body) {
+			if !l.echo6(dest, packet, body) {
 				l.stats.dropped.Add(1)
 			}
 			v.Release()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -14,7 +15,7 @@ import (
 )
 
 // handleUDP takes every datagram from a member to the gateway or the world.
-// False makes the stack answer that the port cannot be reached.
+// False makes the stack answer that nobody has the port.
 func (n *Network) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
 	from := netip.AddrPortFrom(address(id.RemoteAddress), id.RemotePort)
 	to := netip.AddrPortFrom(address(id.LocalAddress), id.LocalPort)
@@ -37,8 +38,7 @@ func (n *Network) handleUDP(id stack.TransportEndpointID, pkt *stack.PacketBuffe
 		return false
 	}
 	if err := l.sendWorld(from, to, payload); err != nil {
-		l.stats.refused.Add(1)
-		return false
+		l.prohibit(from.Addr(), slices.Concat(pkt.NetworkHeader().Slice(), h, payload))
 	}
 	return true
 }
