@@ -79,7 +79,7 @@ LONG := TestTorture|TestTransfer
 
 test-e2e: test-build ## everything else that a booted machine shows
 	@echo "== boots of all kinds"
-	@$(E2E) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./pkg/runtime ./pkg/runtime/guest/initd
+	@$(E2E) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./internal/machine ./pkg/runtime/guest/initd
 	@$(E2E) go test -count=1 -v -timeout 40m -skip '$(LONG)|TestPostgreSQL' ./e2e
 
 test-modules: test-build ## programs that import the packages, and other programs on what they make

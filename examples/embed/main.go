@@ -24,6 +24,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/kernel"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/direct"
 )
 
 func main() {
@@ -82,11 +83,11 @@ func run(ctx context.Context, greeting string, out io.Writer) (err error) {
 	}
 
 	// pkg/runtime: boot it, in a state directory of its own.
-	machines, err := runtime.Open(filepath.Join(work, "state"))
+	machines, err := direct.Open(filepath.Join(work, "state"))
 	if err != nil {
 		return err
 	}
-	machine, err := machines.Start(ctx, made.Bundle, runtime.StartOptions{})
+	machine, err := machines.Start(ctx, made.Bundle, direct.StartOptions{})
 	if err != nil {
 		return err
 	}

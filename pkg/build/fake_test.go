@@ -151,7 +151,12 @@ func (w *world) build(ctx context.Context, opts ...Option) (*Result, error) {
 	w.mu.Lock()
 	w.ran, w.most = nil, 0
 	w.mu.Unlock()
-	return Build(ctx, w.dir, append([]Option{
+	return Build(ctx, w.dir, append(w.options(), opts...)...)
+}
+
+// options are those of every build.
+func (w *world) options() []Option {
+	return []Option{
 		WithArch("amd64"), WithCacheDir(w.cache), WithOutput(w.output), WithOffline(true), WithOwnEngine(w),
 		func(o *options) error {
 			o.image = func() (engine.Image, error) {
@@ -159,7 +164,7 @@ func (w *world) build(ctx context.Context, opts ...Option) (*Result, error) {
 			}
 			return nil
 		},
-	}, opts...)...)
+	}
 }
 
 // Run implements Engine.
