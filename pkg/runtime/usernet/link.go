@@ -139,9 +139,9 @@ func (l *Link) receive(conn net.Conn) error {
 
 // send queues a frame made by newFrame, which it takes over.
 func (l *Link) send(v *buffer.View) {
-	if l.queue.push(v) {
-		l.stats.sent.Add(1)
-	} else {
+	l.stats.sent.Add(1) // before the member can have seen it
+	if !l.queue.push(v) {
+		l.stats.sent.Add(^uint64(0))
 		l.stats.dropped.Add(1)
 	}
 }
