@@ -13,9 +13,9 @@ import (
 	"time"
 
 	engine "github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -252,7 +252,7 @@ func (m *machine) status() engine.Supervision {
 
 func (m *machine) signal(p vm.Process, sig syscall.Signal) {
 	m.t.Helper()
-	if err := (local.Device{}).Signal(context.Background(), p, sig); err != nil {
+	if err := p.Signal(sig); err != nil {
 		m.t.Fatal(err)
 	}
 }
@@ -260,13 +260,13 @@ func (m *machine) signal(p vm.Process, sig syscall.Signal) {
 // killSupervisor kills the sovereignd of the test, if one runs.
 func (m *machine) killSupervisor() bool {
 	m.t.Helper()
-	p, ok, err := (local.Device{}).Listener(context.Background(), filepath.Join(m.stateDir(), engine.SupervisorSocket))
+	p, ok, err := process.Listener(context.Background(), filepath.Join(m.stateDir(), engine.SupervisorSocket))
 	if err != nil {
 		m.t.Fatal(err)
 	}
 	for alive := ok; alive; {
 		m.signal(p, syscall.SIGKILL)
-		if alive, err = (local.Device{}).Alive(context.Background(), p); err != nil {
+		if alive, err = p.Alive(); err != nil {
 			m.t.Fatal(err)
 		}
 	}

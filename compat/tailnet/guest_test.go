@@ -30,12 +30,16 @@ type guest struct {
 // boot starts the bundle, on the data disk of the boot before.
 func (g *guest) boot(ctx context.Context, dir string) {
 	g.t.Helper()
-	r, err := engine.Open(g.state)
+	report := func(e engine.Event) { g.t.Logf("%-8s %s", e.Phase, e.Text) }
+	r, err := engine.Open(g.state, engine.WithReport(func(_ string, e engine.Event) { report(e) }))
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	report := func(e engine.Event) { g.t.Logf("%-8s %s", e.Phase, e.Text) }
-	i, err := r.Start(ctx, dir, engine.StartOptions{Outbound: true, Report: report})
+	outbound := true
+	i, err := r.Install(ctx, dir, "", engine.UpOptions{Outbound: &outbound, Restart: engine.RestartNever, Replace: true}, report)
+	if err == nil {
+		i, err = r.Settle(ctx, i.Name())
+	}
 	if err != nil {
 		g.t.Fatal(err)
 	}

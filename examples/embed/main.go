@@ -83,11 +83,7 @@ func run(ctx context.Context, greeting string, out io.Writer) (err error) {
 	}
 
 	// pkg/runtime: boot it, in a state directory of its own.
-	machines, err := direct.Open(filepath.Join(work, "state"))
-	if err != nil {
-		return err
-	}
-	machine, err := machines.Start(ctx, made.Bundle, direct.StartOptions{})
+	machine, err := direct.Run(ctx, filepath.Join(work, "state"), made.Bundle)
 	if err != nil {
 		return err
 	}

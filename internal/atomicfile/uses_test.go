@@ -43,15 +43,16 @@ var excused = map[string]string{
 	"pkg/bundle/artifact/pull.go os.Create":  "an artifact of a bundle.Writer, which syncs it and renames the directory",
 	"pkg/bundle/write.go os.WriteFile":       "Writer syncs each file and renames the directory",
 	// Logs are turned; after a power cut the longer one is turned again.
-	"pkg/runtime/guest/logs/logs.go os.Rename": "a log",
-	"pkg/runtime/console_bound.go os.O_TRUNC":  "the console's log",
-	"pkg/runtime/console_bound.go os.Rename":   "the console's and the hypervisor's logs",
+	"pkg/runtime/guest/logs/logs.go os.Rename":     "a log",
+	"internal/machine/console_bound.go os.O_TRUNC": "the console's log",
+	"internal/machine/console_bound.go os.Rename":  "the console's and the hypervisor's logs",
 	// Files of the kernel, which take a value by a write.
 	"pkg/runtime/guest/initd/start.go os.WriteFile":  "cgroups",
 	"pkg/runtime/guest/network/keep.go os.WriteFile": "a sysctl",
 	"pkg/runtime/guest/proc/proc.go os.WriteFile":    "oom_score_adj",
+	"internal/process/command.go os.WriteFile":       "oom_score_adj",
 	// Locks of another kind.
-	"pkg/runtime/local/local.go unix.FcntlFlock": "the lock that QEMU takes on a disk image, to see whether it has",
+	"internal/process/lock.go unix.FcntlFlock": "the lock that QEMU takes on a disk image, to see whether it has",
 	// Names in a directory whose temporary files are locked by their writers.
 	"pkg/build/store/session.go os.CreateTemp": "the file is its session's lock, and holds notes of no use after it",
 	"pkg/build/store/writer.go os.CreateTemp":  "a blob's name is known at its end; it is renamed by Rename",

@@ -85,9 +85,6 @@ func writeSupervision(w io.Writer, m MachineStatus) {
 		by = ", but no sovereignd runs: sovereign-build up " + m.Name
 	}
 	wanted := string(s.Wanted)
-	if s.Wanted == runtime.Unsupervised {
-		wanted = "not supervised"
-	}
 	limit := "without a limit"
 	if s.Policy.Limit > 0 {
 		limit = fmt.Sprintf("at most %d in a row", s.Policy.Limit)

@@ -28,20 +28,21 @@ func (machines) instance(ctx context.Context, name string) (*runtime.Instance, e
 }
 
 func (machines) Start(ctx context.Context, q RunRequest, report func(string)) (*Machine, error) {
-	r, err := runtime.Open("")
+	c, err := machines{}.client(report)
 	if err != nil {
 		return nil, err
 	}
-	told := progress(report)
-	i, err := r.Start(ctx, q.Bundle, runtime.StartOptions{
-		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: q.Outbound, Bounce: q.Bounce, NewData: q.NewData, Report: told,
-	})
+	i, err := c.Runtime.Install(ctx, q.Bundle, "", runtime.UpOptions{
+		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: &q.Outbound, Bounce: &q.Bounce, NewData: q.NewData,
+		Restart: runtime.RestartNever, Replace: true,
+	}, c.Report)
 	if err != nil {
 		return nil, err
 	}
 	limit, cancel := context.WithTimeout(ctx, q.Timeout)
 	defer cancel()
-	if err := i.WaitReady(limit, told); err != nil {
+	ready, err := c.WaitReady(limit, i.Name())
+	if err != nil {
 		if ctx.Err() == nil {
 			// A machine that is late may still be of use to whoever looks for
 			// the reason, so it is left as it is.
@@ -50,6 +51,7 @@ func (machines) Start(ctx context.Context, q RunRequest, report func(string)) (*
 		_, stopErr := i.Stop(context.WithoutCancel(ctx), stopTime)
 		return nil, errors.Join(err, stopErr)
 	}
+	i = ready
 	m := &Machine{Name: i.Name(), Ports: hostPorts(i.Ports()), Accel: i.Machine().Accel}
 	if s, err := i.Status(ctx); err == nil && s.Guest != nil {
 		m.BootMS = s.Guest.BootMS
@@ -72,7 +74,7 @@ func (m machines) Watch(ctx context.Context, name string, report func(string)) e
 	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	last, warned := map[string]agent.Service{}, false
+	last := map[string]agent.Service{}
 	for first := true; ; first = false {
 		select {
 		case <-ctx.Done():
@@ -83,15 +85,11 @@ func (m machines) Watch(ctx context.Context, name string, report func(string)) e
 		if err != nil {
 			return err
 		}
-		if err := i.BoundConsole(); err != nil && !warned {
-			report("the console's log: " + err.Error())
-			warned = true
-		}
 		switch {
 		case s.State == runtime.Stopped:
 			report(name + " was stopped")
 			return nil
-		case s.State == runtime.Exited:
+		case s.State == runtime.Exited || s.State == runtime.GaveUp:
 			// Another program may have stopped it in order meanwhile, and
 			// this instance's record is older than that.
 			return m.ended(ctx, name, s.Message, report)
@@ -117,6 +115,9 @@ func (m machines) ended(ctx context.Context, name, message string, report func(s
 	if s, err := i.Status(ctx); err == nil && s.State == runtime.Stopped {
 		report(name + " was stopped")
 		return nil
+	}
+	if _, err := i.Stop(ctx, 0); err != nil { // it is not wanted up any more
+		return err
 	}
 	return fault.Errorf(fault.Device, "the machine of %s has ended by itself: %s", name, message).
 		Hintf("read %s", i.ConsoleFile())

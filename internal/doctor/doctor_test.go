@@ -26,10 +26,10 @@ type fakeDriver struct {
 }
 
 func (d fakeDriver) Prepare(_ context.Context, m vm.Machine, _ func(string)) (vm.Plan, error) {
-	p := vm.Plan{Program: "/usr/bin/qemu", Version: "7.2", Sandbox: true, Accel: m.Accel}
+	p := fakePlan{Program: "/usr/bin/qemu", Version: "7.2", Sandbox: true, Accel: m.Accel}
 	switch {
 	case m.Arch == d.without:
-		return p, fault.Errorf(fault.Environment, "qemu is not installed").Hintf("apt-get install qemu")
+		return nil, fault.Errorf(fault.Environment, "qemu is not installed").Hintf("apt-get install qemu")
 	case m.Accel == "kvm":
 		return p, d.kvm
 	case m.Accel == "auto":
@@ -40,6 +40,10 @@ func (d fakeDriver) Prepare(_ context.Context, m vm.Machine, _ func(string)) (vm
 	}
 	return p, nil
 }
+
+type fakePlan vm.PlanInfo
+
+func (p fakePlan) Info() vm.PlanInfo { return vm.PlanInfo(p) }
 
 // healthy is a machine that lacks nothing.
 func healthy(t *testing.T) (*examiner, *fakeDriver) {

@@ -7,10 +7,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
-	"github.com/sovereign-build/sovereign/pkg/runtime/supervisor"
 )
 
 // host is what the checks look at.
@@ -38,8 +37,8 @@ func thisHost() host {
 			return st, err
 		},
 		needs:  func(address string) ([]engine.Need, error) { return engine.Needs(engine.WithAddress(address)) },
-		daemon: supervisor.Find,
-		driver: func(cacheDir string) hypervisor { return qemu.New(local.Device{}, cacheDir) },
+		daemon: sovereignd.Find,
+		driver: func(cacheDir string) hypervisor { return qemu.New(cacheDir) },
 	}
 }
 

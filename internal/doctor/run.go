@@ -23,10 +23,12 @@ func (e *examiner) qemu(ctx context.Context, arch string) {
 		level = Missing
 	}
 	check := "QEMU for " + arch
-	p, err := e.driver("").Prepare(ctx, vm.Machine{Arch: arch, Accel: "tcg"}, e.Report)
-	switch {
-	case err != nil:
+	plan, err := e.driver("").Prepare(ctx, vm.Machine{Arch: arch, Accel: "tcg"}, e.Report)
+	if err != nil {
 		e.fail(ForRun, check, level, err)
+		return
+	}
+	switch p := plan.Info(); {
 	case !p.Sandbox:
 		e.add(ForRun, check, Warning, fmt.Sprintf("%s, version %s, was built without -sandbox: it cannot confine itself", p.Program, p.Version),
 			"install the distribution's own QEMU")
@@ -71,10 +73,12 @@ func (e *examiner) kvm(ctx context.Context) {
 	}
 	defer m.Kernel.Close()
 	defer m.Initramfs.Close()
-	p, err := driver.Prepare(ctx, m, e.Report)
-	switch {
-	case err != nil:
+	plan, err := driver.Prepare(ctx, m, e.Report)
+	if err != nil {
 		e.fail(ForRun, check, Warning, err)
+		return
+	}
+	switch p := plan.Info(); {
 	case p.Accel != "kvm":
 		e.add(ForRun, check, Warning, "no guest boots with it: "+p.Why+kvmSlow, kvmMend)
 	default:

@@ -30,23 +30,26 @@ func (i *Instance) consoleFiles() []string {
 }
 
 // BoundConsole keeps the log of a machine's console from growing without end:
-// whoever watches a machine calls it every moment. It does nothing while another
-// program is busy with the instance.
+// whoever watches a machine calls it every moment, unless KeepConsole does. It
+// does nothing while another program is busy with the instance.
 func (r *Runtime) BoundConsole(name string) error {
-	l, err := flock.Open(filepath.Join(r.dir, "locks", name))
+	_, err := (&Instance{r: r, dir: r.instanceDir(name)}).tryBoundConsole()
+	return err
+}
+
+// tryBoundConsole bounds the log of the console, unless another program is busy
+// with the instance.
+func (i *Instance) tryBoundConsole() (looked bool, err error) {
+	l, err := flock.Open(filepath.Join(i.r.dir, "locks", filepath.Base(i.dir)))
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer l.Close()
 	if held, err := l.Try(flock.Exclusive); err != nil || !held {
-		return err
+		return false, err
 	}
-	i := &Instance{r: r, dir: r.instanceDir(name)}
-	return i.boundConsole(context.Background(), maxConsole)
+	return true, i.boundConsole(context.Background(), maxConsole)
 }
-
-// BoundConsole is the Runtime's for this instance.
-func (i *Instance) BoundConsole() error { return i.r.BoundConsole(i.Name()) }
 
 // boundConsole moves the end of a log that is larger than most to the older
 // part. The hypervisor has the file open and appends to it. Where the file

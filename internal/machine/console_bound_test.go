@@ -179,7 +179,7 @@ func TestBoundConsole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := i.BoundConsole(); err != nil {
+	if err := f.BoundConsole(i.Name()); err != nil {
 		t.Error(err)
 	}
 	if info, err := os.Stat(i.ConsoleFile()); err != nil || info.Size() < maxConsole {
@@ -187,7 +187,7 @@ func TestBoundConsole(t *testing.T) {
 	}
 	unlock()
 	for range 2 {
-		if err := i.BoundConsole(); err != nil {
+		if err := f.BoundConsole(i.Name()); err != nil {
 			t.Fatal(err)
 		}
 		bounded()

@@ -108,15 +108,7 @@ func (i *Instance) missingData(format string, args ...any) error {
 		what += ", which it has had since " + d.Since.Format(time.DateOnly)
 	}
 	return fault.Errorf(fault.Environment, what+": "+format, args...).
-		Hintf("attach what it lies on, or put it back; only to begin with a new, empty one: %s --new-data", i.startCommand())
-}
-
-// startCommand is what starts the instance.
-func (i *Instance) startCommand() string {
-	if i.rec.Active != "" {
-		return "sovereign-build up " + i.Name()
-	}
-	return "sovereign-build run " + i.rec.Bundle.Path
+		Hintf("attach what it lies on, or put it back; only to begin with a new, empty one: sovereign-build up %s --new-data", i.Name())
 }
 
 // blankData makes an empty file the image of a blank disk.
@@ -161,7 +153,7 @@ func (i *Instance) knowData(f *os.File, now time.Time) error {
 		}
 		return fault.Errorf(fault.Environment, "the data disk %s is another one: %s has had the file system %s since %s, and this image has %s",
 			f.Name(), i.Name(), d.FileSystem, d.Since.Format(time.DateOnly), found).
-			Hintf("put the right image back; only to go on with this one: %s --new-data", i.startCommand())
+			Hintf("put the right image back; only to go on with this one: sovereign-build up %s --new-data", i.Name())
 	}
 	return nil
 }

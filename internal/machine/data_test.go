@@ -65,15 +65,15 @@ func TestMissingDataDisk(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			f := setup(t, "good")
-			path := filepath.Join(f.start(t, StartOptions{}).Dir(), dataFile)
+			path := filepath.Join(f.start(t, UpOptions{}).Dir(), dataFile)
 			f.stopped(t)
 			if err := tt.lose(path); err != nil {
 				t.Fatal(err)
 			}
 			before, statErr := os.Stat(path)
 			for range 2 {
-				_, err := f.Start(t.Context(), f.bundle, StartOptions{})
-				if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), tt.want) || !strings.HasSuffix(fault.HintOf(err), "sovereign-build run "+f.bundle+" --new-data") {
+				_, err := f.Start(t.Context(), f.bundle, UpOptions{})
+				if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), tt.want) || !strings.HasSuffix(fault.HintOf(err), "sovereign-build up sql --new-data") {
 					t.Errorf("class %d, %v, hint %q", fault.ClassOf(err), err, fault.HintOf(err))
 				}
 			}
@@ -83,7 +83,7 @@ func TestMissingDataDisk(t *testing.T) {
 			if err := tt.back(path); err != nil {
 				t.Fatal(err)
 			}
-			f.start(t, StartOptions{})
+			f.start(t, UpOptions{})
 			f.stopped(t)
 		})
 	}
@@ -93,7 +93,7 @@ func TestMissingDataDisk(t *testing.T) {
 // is enough.
 func TestMissingDataDiskOfAnOldRecord(t *testing.T) {
 	f := setup(t, "good")
-	f.start(t, StartOptions{})
+	f.start(t, UpOptions{})
 	f.stopped(t)
 	i, err := f.load("sql")
 	if err != nil {
@@ -103,7 +103,7 @@ func TestMissingDataDiskOfAnOldRecord(t *testing.T) {
 	if err := errors.Join(i.saveRecord(), os.Remove(i.dataPath())); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Start(t.Context(), f.bundle, StartOptions{}); fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "is not there: ") {
+	if _, err := f.Start(t.Context(), f.bundle, UpOptions{}); fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "is not there: ") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -112,7 +112,7 @@ func TestMissingDataDiskOfAnOldRecord(t *testing.T) {
 // one, another image is not.
 func TestAnotherDataDisk(t *testing.T) {
 	f := setup(t, "good")
-	path := filepath.Join(f.start(t, StartOptions{}).Dir(), dataFile)
+	path := filepath.Join(f.start(t, UpOptions{}).Dir(), dataFile)
 	format(t, path, 1)
 	f.stopped(t)
 	i, err := f.load("sql")
@@ -125,7 +125,7 @@ func TestAnotherDataDisk(t *testing.T) {
 	if err := errors.Join(os.Rename(path, backup), copyArtifact(t.Context(), path, backup)); err != nil {
 		t.Fatal(err)
 	}
-	f.start(t, StartOptions{})
+	f.start(t, UpOptions{})
 	f.stopped(t)
 
 	for _, other := range []func(){
@@ -137,14 +137,14 @@ func TestAnotherDataDisk(t *testing.T) {
 		},
 	} {
 		other()
-		_, err := f.Start(t.Context(), f.bundle, StartOptions{})
+		_, err := f.Start(t.Context(), f.bundle, UpOptions{})
 		if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "is another one") || !strings.Contains(fault.HintOf(err), "--new-data") {
 			t.Errorf("class %d, %v", fault.ClassOf(err), err)
 		}
 	}
 	format(t, path, 3)
-	f.start(t, StartOptions{NewData: true})
-	if _, err := f.Start(t.Context(), f.bundle, StartOptions{NewData: true}); fault.ClassOf(err) != fault.Usage {
+	f.start(t, UpOptions{NewData: true})
+	if _, err := f.Start(t.Context(), f.bundle, UpOptions{NewData: true}); fault.ClassOf(err) != fault.Usage {
 		t.Errorf("new data for a machine that runs: %v", err)
 	}
 	f.stopped(t)

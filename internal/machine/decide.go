@@ -46,6 +46,7 @@ const (
 	actResume       // let a machine go on that was held for a full file system
 	actCut          // end a machine whose guest hangs
 	actKnowDisk     // write down which file system its data disk has
+	actTakeOver     // write down what is wanted of what an older version started
 )
 
 // world is what there is besides the record.
@@ -81,8 +82,11 @@ type decision struct {
 // arguments, so that whoever has the lock goes on where another left off.
 func decide(rec *record, w world) decision {
 	switch rec.Wanted {
-	case Unsupervised:
-		return decision{}
+	case notAdopted:
+		if w.alive {
+			return decision{act: actTakeOver, why: "it runs, and is not started again"}
+		}
+		return decision{act: actTakeOver, why: "it is down"}
 	case Down:
 		if w.alive {
 			return decision{act: actHalt, why: "it is wanted down"}

@@ -37,8 +37,10 @@ func TestDecide(t *testing.T) {
 		why  string
 		wait time.Duration
 	}{
-		{name: "run's, running", in: installed{Wanted: Unsupervised}, proc: here, w: world{alive: true}},
-		{name: "run's, with a trial", in: installed{Wanted: Unsupervised, Trial: trial(0, "")}},
+		{name: "an older version's, running", proc: here, w: world{alive: true}, want: actTakeOver, why: "runs"},
+		{name: "an older version's, starter was killed", w: world{alive: true}, want: actTakeOver, why: "runs"},
+		{name: "an older version's, ended", proc: here, want: actTakeOver, why: "down"},
+		{name: "an older version's, with a trial", in: installed{Trial: trial(0, "")}, want: actTakeOver, why: "down"},
 		{name: "down, running", in: installed{Wanted: Down}, proc: here, w: world{alive: true}, want: actHalt},
 		{name: "down", in: installed{Wanted: Down, Trial: trial(0, "")}},
 		{name: "up, first start", in: installed{Wanted: Up}, want: actStart},

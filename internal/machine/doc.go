@@ -32,19 +32,19 @@
 // commands from changing it at once, and machine.lock and the hypervisor's own
 // lock on the data disk two machines from running on it.
 //
-// # Supervised instances
+// # What is wanted
 //
-// Start boots a bundle from its directory, once. Install copies it into slot a
-// and writes down that the instance is wanted up; Update copies another into
-// the slot that is not active, and writes down a trial of it. All that follows
-// is done by Step, one act at a time, under the instance's lock and from
-// nothing but the record and what runs. Who calls it (package supervisor) may
-// be killed between any two bytes: instance.json is replaced atomically, and
+// Install copies a bundle into a slot and writes down that the instance is
+// wanted up; Update copies another into the slot that is not active, and writes
+// down a trial of it. All that follows is done by Step, one act at a time, under
+// the instance's lock and from nothing but the record and what runs. Who calls
+// it (sovereignd) may be killed between any two bytes: instance.json is replaced atomically, and
 // whoever comes next goes on at the same line of this table. The first line
 // that fits is the one; S is the trial's slot, A the active one.
 //
 //	wanted  trial         machine                     act, and what is written
-//	none    any           any                         nothing: it was started by Start
+//	none    any           runs                        wanted: up, restart: never; process
+//	none    any           does not                    wanted: down
 //	down    any           runs                        shut down; process: none
 //	down    any           does not                    nothing
 //	up      any           runs, process not recorded  process (adopted)
@@ -65,12 +65,16 @@
 //	up      none          runs, mute for 5 minutes    power cut; process: none, ends+1, ends in a row+1
 //	up      none          runs, healthy for a minute  ends in a row: 0
 //	up      none          runs                        nothing
-//	up      none          ended by itself             process: none, ends+1, ends in a row+1
+//	up      none          ended by itself             process: none, ends+1, ends in a row+1; without a slot, wanted: down
 //	up      none          not, kept from it, pause    nothing yet
 //	up      none          not, ends of another boot   ends in a row: 0
 //	up      none          not, too many ends in a row nothing: given up until Up
 //	up      none          not, pause not over         nothing yet
 //	up      none          not                         process: none; start A; process
+//
+// Nothing is wanted of what an older version started from a bundle's directory:
+// it is taken over once, and until Up copies that directory into a slot there is
+// nothing to start it from.
 //
 // A start that fails is written down as an end, or as the trial's failure; one
 // that the host is to blame for (fault.Environment: no room, a port in use, a
@@ -91,6 +95,6 @@
 //
 // # Parts
 //
-// The words that drivers share are in package vm; package local is this
-// machine as a vm.Device, package qemu the one vm.Hypervisor so far.
+// The words that drivers share are in package vm; package qemu is the one
+// vm.Hypervisor so far.
 package machine

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -14,7 +13,7 @@ import (
 
 // OpenFake opens a state directory whose machines are fakes.
 func OpenFake(state string) (*Runtime, error) {
-	return Open(state, WithHypervisor(local.Device{}, newFakeHV("quick")))
+	return Open(state, WithHypervisor(newFakeHV("quick")))
 }
 
 // Fake is a runtime over fake machines and the name of a bundle's directory.
@@ -30,6 +29,12 @@ func SetupFake(t *testing.T) *Fake {
 	t.Helper()
 	f := setup(t, "quick")
 	return &Fake{f.Runtime, f.bundle, f, f.mark(t)}
+}
+
+// RunByOldVersion starts the bundle as a version before schema 4 did.
+func (f *Fake) RunByOldVersion(t *testing.T) *Instance {
+	t.Helper()
+	return f.f.runByOldVersion(t)
 }
 
 // SetSoak changes that of the trials that begin from now on.

@@ -18,10 +18,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -57,12 +57,12 @@ func fakeMachine(mode string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{vm.AgentSocket, "control.sock"} {
+	for _, name := range []string{agentSocket, "control.sock"} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	agents, err := net.Listen("unix", vm.AgentSocket)
+	agents, err := net.Listen("unix", agentSocket)
 	if err != nil {
 		return err
 	}
@@ -209,7 +209,6 @@ func (g *fakeGuest) Thaw(context.Context) error                  { return nil }
 
 // fakeHV starts the test binary as a machine.
 type fakeHV struct {
-	dev    local.Device
 	mode   string
 	starts *int
 	mu     *sync.Mutex
@@ -220,7 +219,7 @@ func (fakeHV) Name() string { return "fake" }
 
 func (h fakeHV) Prepare(_ context.Context, m vm.Machine, report func(string)) (vm.Plan, error) {
 	report("probing nothing")
-	return vm.Plan{Accel: "tcg", Why: "it is a fake", Version: "1"}, nil
+	return fakePlan{}, nil
 }
 
 // Start starts a machine that behaves as the bundle's command line says,
@@ -238,7 +237,7 @@ func (h fakeHV) Start(ctx context.Context, m vm.Machine, _ vm.Plan) (vm.Process,
 	if of, ok := strings.CutPrefix(m.Cmdline, "fake="); ok {
 		mode = of
 	}
-	p, err := h.dev.Start(ctx, vm.Command{Path: self, Args: []string{fakeWord, mode}, Dir: m.Dir,
+	p, err := process.Start(process.Command{Path: self, Args: []string{fakeWord, mode}, Dir: m.Dir,
 		Log: filepath.Join(m.Dir, vm.LogFile), Lock: filepath.Join(m.Dir, vm.LockFile)})
 	if err != nil {
 		return p, err
@@ -247,7 +246,7 @@ func (h fakeHV) Start(ctx context.Context, m vm.Machine, _ vm.Plan) (vm.Process,
 		if _, up, err := h.Find(ctx, m.Dir); err != nil || up {
 			return p, err
 		}
-		if alive, err := h.dev.Alive(ctx, p); err != nil || !alive {
+		if alive, err := p.Alive(); err != nil || !alive {
 			if mode == "panics" {
 				return p, err // it was up, and is gone
 			}
@@ -261,11 +260,11 @@ func (h fakeHV) Start(ctx context.Context, m vm.Machine, _ vm.Plan) (vm.Process,
 
 func (h fakeHV) Find(ctx context.Context, dir string) (vm.Process, bool, error) {
 	for {
-		p, ok, err := h.dev.Listener(ctx, filepath.Join(dir, "control.sock"))
+		p, ok, err := process.Listener(ctx, filepath.Join(dir, "control.sock"))
 		if ok || err != nil {
 			return p, ok, err
 		}
-		if locked, err := h.dev.Locked(ctx, filepath.Join(dir, vm.LockFile)); err != nil || !locked {
+		if locked, err := process.Locked(filepath.Join(dir, vm.LockFile)); err != nil || !locked {
 			return vm.Process{}, false, err
 		}
 		if err := sleep(ctx, time.Millisecond); err != nil {
@@ -274,13 +273,33 @@ func (h fakeHV) Find(ctx context.Context, dir string) (vm.Process, bool, error) 
 	}
 }
 
-// Status: a machine is held as long as there is a file "full" in its
+// State: a machine is held as long as there is a file "full" in its
 // directory.
-func (fakeHV) Status(_ context.Context, dir string) (vm.Status, error) {
+func (fakeHV) State(_ context.Context, dir string) (vm.State, error) {
 	if _, err := os.Stat(filepath.Join(dir, fullFile)); err == nil {
-		return vm.Status{State: "io-error", Full: true}, nil
+		return vm.State{Word: "io-error", Held: true, Full: true}, nil
 	}
-	return vm.Status{State: "running", Running: true}, nil
+	return vm.State{Word: "running"}, nil
+}
+
+func (fakeHV) DialAgent(ctx context.Context, dir string) (net.Conn, error) {
+	return process.Dial(ctx, filepath.Join(dir, agentSocket))
+}
+
+func (fakeHV) OpenConsole(ctx context.Context, dir string) (io.ReadWriteCloser, error) {
+	return process.Dial(ctx, filepath.Join(dir, consoleSocket))
+}
+
+// The fake's ways to its agent, and to a console that a test makes.
+const (
+	agentSocket   = "agent.sock"
+	consoleSocket = "console.sock"
+)
+
+type fakePlan struct{}
+
+func (fakePlan) Info() vm.PlanInfo {
+	return vm.PlanInfo{Accel: "tcg", Why: "it is a fake", Version: "1"}
 }
 
 const fullFile = "full"
@@ -290,7 +309,7 @@ func (fakeHV) Resume(_ context.Context, dir string) error {
 }
 
 func (h fakeHV) Quit(ctx context.Context, dir string) error {
-	c, err := h.dev.Dial(ctx, "unix", filepath.Join(dir, "control.sock"))
+	c, err := process.Dial(ctx, filepath.Join(dir, "control.sock"))
 	if err != nil {
 		return err
 	}
@@ -332,7 +351,7 @@ func setup(t *testing.T, mode string) *fixture {
 // open is what another program would do with the same state.
 func (f *fixture) open(t *testing.T) {
 	t.Helper()
-	r, err := Open(f.state, WithHypervisor(f.hv.dev, f.hv))
+	r, err := Open(f.state, WithHypervisor(f.hv))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -340,7 +359,21 @@ func (f *fixture) open(t *testing.T) {
 	r.soak = testSoak
 }
 
-func (f *fixture) start(t *testing.T, o StartOptions) *Instance {
+// Start is what the command run does with a bundle.
+func (f *fixture) Start(ctx context.Context, dir string, o UpOptions) (*Instance, error) {
+	return run(ctx, f.Runtime, dir, "", o)
+}
+
+func run(ctx context.Context, r *Runtime, dir, name string, o UpOptions) (*Instance, error) {
+	o.Restart, o.Replace = RestartNever, true
+	i, err := r.Install(ctx, dir, name, o, nil)
+	if err != nil {
+		return nil, err
+	}
+	return r.Settle(ctx, i.Name())
+}
+
+func (f *fixture) start(t *testing.T, o UpOptions) *Instance {
 	t.Helper()
 	i, err := f.Start(t.Context(), f.bundle, o)
 	if err != nil {

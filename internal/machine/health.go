@@ -6,20 +6,8 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
-// Healthy says whether a guest does what it is there for: every service that
-// is not optional is healthy. What is wrong around it (Status.Troubles: the
-// network, the clock) degrades it and does not count. nil is not healthy.
-func Healthy(s *agent.Status) bool {
-	if s == nil || s.State != agent.StateReady && s.State != agent.StateDegraded {
-		return false
-	}
-	for _, v := range s.Services {
-		if !v.Healthy && !v.Optional {
-			return false
-		}
-	}
-	return true
-}
+// Healthy is the guest's; see agent.Status.
+func Healthy(s *agent.Status) bool { return s.Healthy() }
 
 // healthyOptional asks which optional services are healthy. A machine that does
 // not run or answer has none.

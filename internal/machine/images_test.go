@@ -44,11 +44,19 @@ func TestHostileBundle(t *testing.T) {
 				if tt.name == "content" && file != "root.img" {
 					want = "expected"
 				}
-				if _, err := f.Start(t.Context(), f.bundle, StartOptions{}); fault.ClassOf(err) != fault.Verification || !strings.Contains(err.Error(), want) {
-					t.Errorf("run: %v", err)
-				}
 				if _, err := f.Install(t.Context(), f.bundle, "", UpOptions{}, nil); fault.ClassOf(err) != fault.Verification || !strings.Contains(err.Error(), want) {
-					t.Errorf("up: %v", err)
+					t.Errorf("a bundle: %v", err)
+				}
+				writeBundle(t, f.bundle, "root")
+				i, err := f.Install(t.Context(), f.bundle, "", UpOptions{}, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := tt.spoil(filepath.Join(i.slotDir("a"), file)); err != nil {
+					t.Fatal(err)
+				}
+				if step := f.step(t, Seen{}); !strings.Contains(step.Did, "does not start: the bundle in slot a is damaged") || !strings.Contains(step.Did, want) {
+					t.Errorf("a slot: did %q", step.Did)
 				}
 				if *f.hv.starts != 0 {
 					t.Error("it was started")

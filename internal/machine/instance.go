@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -78,7 +79,7 @@ func (i *Instance) console() string {
 // record, or one whose starter was killed before it wrote the record.
 func (i *Instance) running(ctx context.Context) (p vm.Process, alive bool, err error) {
 	if p := i.rec.Process; p != nil {
-		alive, err := i.r.device.Alive(ctx, *p)
+		alive, err := p.Alive()
 		if err != nil || alive {
 			return *p, alive, err
 		}
@@ -88,4 +89,22 @@ func (i *Instance) running(ctx context.Context) (p vm.Process, alive bool, err e
 		return vm.Process{}, false, err
 	}
 	return p, true, nil
+}
+
+// able is the driver as one that can do more than every one can.
+func able[T any](i *Instance, what string) (T, error) {
+	can, ok := i.r.hv.(T)
+	if !ok {
+		return can, fault.Errorf(fault.Device, "%s cannot %s", i.r.hv.Name(), what).Hintf("take %s down first", i.Name())
+	}
+	return can, nil
+}
+
+// resume lets a machine go on that was held still.
+func (i *Instance) resume(ctx context.Context) error {
+	r, err := able[vm.Resumer](i, "let a machine go on that was held still")
+	if err != nil {
+		return err
+	}
+	return r.Resume(ctx, i.dir)
 }

@@ -25,6 +25,10 @@ func (i *Instance) Console(ctx context.Context) (io.ReadWriteCloser, error) {
 	if err := i.mustRun(ctx); err != nil {
 		return nil, err
 	}
+	opener, err := able[vm.ConsoleOpener](i, "give the console of a running machine")
+	if err != nil {
+		return nil, err
+	}
 	limit, cancel := context.WithTimeout(ctx, consoleTurn)
 	defer cancel()
 	unlock, err := lockFile(limit, filepath.Join(i.r.dir, "locks", i.Name()+".console"))
@@ -38,7 +42,7 @@ func (i *Instance) Console(ctx context.Context) (io.ReadWriteCloser, error) {
 		return nil, fault.Errorf(fault.Device, "another program has the console of %s", i.Name()).
 			Hintf("end it, or read %s", i.ConsoleFile())
 	}
-	conn, err := i.r.device.Dial(ctx, "unix", filepath.Join(i.dir, vm.ConsoleSocket))
+	conn, err := opener.OpenConsole(ctx, i.dir)
 	if err != nil {
 		unlock()
 		return nil, fault.Errorf(fault.Device, "the console of %s: %w", i.Name(), err).
@@ -49,13 +53,13 @@ func (i *Instance) Console(ctx context.Context) (io.ReadWriteCloser, error) {
 
 // console gives its turn back when it is closed.
 type console struct {
-	net.Conn
+	io.ReadWriteCloser
 	unlock func()
 }
 
 func (c *console) Close() error {
 	defer c.unlock()
-	err := c.Conn.Close()
+	err := c.ReadWriteCloser.Close()
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}

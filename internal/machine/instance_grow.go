@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 // maxData is the largest data disk: what ext4 with blocks of 4 KiB can hold.
@@ -42,7 +43,11 @@ func (i *Instance) grow(ctx context.Context, size int64) (Grown, error) {
 	if _, g.Online, err = i.running(ctx); err != nil || !g.Online {
 		return g, err
 	}
-	if err := i.r.hv.GrowDisk(ctx, i.dir, i.manifest.VM.Data.Serial, size); err != nil {
+	grower, err := able[vm.DiskGrower](i, "grow a disk of a running machine")
+	if err != nil {
+		return g, err
+	}
+	if err := grower.GrowDisk(ctx, i.dir, i.manifest.VM.Data.Serial, size); err != nil {
 		return g, err
 	}
 	err = i.ask(ctx, func(s *session) error { return s.Grow(ctx) })

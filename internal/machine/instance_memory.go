@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 const (
@@ -21,7 +22,11 @@ func (i *Instance) Memory(ctx context.Context) (Memory, error) {
 	if err := i.mustRun(ctx); err != nil {
 		return Memory{}, err
 	}
-	now, err := i.r.hv.Memory(ctx, i.dir)
+	b, err := able[vm.Ballooner](i, "tell or change the memory of a running machine")
+	if err != nil {
+		return Memory{}, err
+	}
+	now, err := b.Memory(ctx, i.dir)
 	return Memory{Now: now, Max: int64(i.rec.Machine.MemoryMiB) << 20}, err
 }
 
@@ -38,7 +43,11 @@ func (i *Instance) Balloon(ctx context.Context, size int64) (Memory, error) {
 		return m, fault.Errorf(fault.Usage, "%d MiB is not from %d MiB to the %d MiB that %s was started with", size>>20, minMemory>>20, m.Max>>20, i.Name()).
 			Hintf("for more, stop it and start it with more")
 	}
-	if err := i.r.hv.Balloon(ctx, i.dir, size); err != nil {
+	b, err := able[vm.Ballooner](i, "change the memory of a running machine")
+	if err != nil {
+		return m, err
+	}
+	if err := b.Balloon(ctx, i.dir, size); err != nil {
 		return m, err
 	}
 	for end := time.Now().Add(balloonLimit); ; {

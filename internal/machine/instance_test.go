@@ -13,12 +13,11 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
-	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 func TestExec(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	var out, errs bytes.Buffer
 	code, err := i.Exec(t.Context(), agent.ExecRequest{Argv: []string{"cat", "-n"}, User: "postgres"},
 		agent.ExecIO{Stdin: strings.NewReader("in"), Stdout: &out, Stderr: &errs})
@@ -42,7 +41,7 @@ func TestExec(t *testing.T) {
 
 func TestSecrets(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	owner := SecretRef{Service: "postgresql", Name: "owner"}
 	if got := i.Secrets(); !slices.Equal(got, []SecretRef{owner}) {
 		t.Errorf("secrets %v", got)
@@ -71,7 +70,7 @@ func TestSecrets(t *testing.T) {
 
 func TestLogs(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	for _, follow := range []bool{false, true} {
 		var got []string
 		err := i.Logs(t.Context(), nil, follow, func(l LogLine) error {
@@ -98,7 +97,7 @@ func TestLogs(t *testing.T) {
 
 func TestMemory(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	m, err := i.Balloon(t.Context(), 256<<20)
 	if want := (Memory{Now: 256 << 20, Max: 512 << 20}); err != nil || m != want {
 		t.Errorf("%+v, %v", m, err)
@@ -112,7 +111,7 @@ func TestMemory(t *testing.T) {
 
 func TestGrow(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	path := filepath.Join(i.Dir(), dataFile)
 	if g, err := i.Grow(t.Context(), 2<<30); err != nil || g != (Grown{Before: 1 << 30, Size: 2 << 30, Online: true}) {
 		t.Errorf("running: %+v, %v", g, err)
@@ -134,7 +133,7 @@ func TestGrow(t *testing.T) {
 	if info, err := os.Stat(path); err != nil || info.Size() != 3<<30 {
 		t.Errorf("%v, %v", info.Size(), err)
 	}
-	f.start(t, StartOptions{}) // and it starts with it
+	f.start(t, UpOptions{}) // and it starts with it
 	if info, err := os.Stat(path); err != nil || info.Size() != 3<<30 {
 		t.Errorf("after the next start: %v, %v", info.Size(), err)
 	}
@@ -142,11 +141,11 @@ func TestGrow(t *testing.T) {
 
 func TestConsole(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	if _, err := i.Console(t.Context()); fault.ClassOf(err) != fault.Device || fault.HintOf(err) == "" {
 		t.Errorf("without a socket: %v", err)
 	}
-	l, err := net.Listen("unix", filepath.Join(i.Dir(), vm.ConsoleSocket))
+	l, err := net.Listen("unix", filepath.Join(i.Dir(), consoleSocket))
 	if err != nil {
 		t.Fatal(err)
 	}

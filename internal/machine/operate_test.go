@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -38,7 +37,7 @@ func operate(args []string) {
 func operateOn(state string, n int, verb, dir string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	r, err := Open(state, WithHypervisor(local.Device{}, newFakeHV("good")))
+	r, err := Open(state, WithHypervisor(newFakeHV("good")))
 	if err != nil {
 		return err
 	}
@@ -55,6 +54,8 @@ func operateOn(state string, n int, verb, dir string) error {
 	switch verb {
 	case "install":
 		_, err = r.Install(ctx, dir, "", UpOptions{}, nil)
+	case "replace":
+		_, err = r.Install(ctx, dir, "", UpOptions{Replace: true}, nil)
 	case "update":
 		_, err = r.Update(ctx, "sql", dir, 10*time.Minute, nil)
 	case "rollback":

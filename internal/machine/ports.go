@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -10,7 +11,6 @@ import (
 // start, else any. Between here and the hypervisor's own bind another program
 // can take one; the hypervisor's error is then the same in words and class.
 func (i *Instance) choosePorts(ctx context.Context, wanted map[int]int) error {
-	device := i.r.device
 	var ports []Port
 	taken := map[int]bool{}
 	for _, host := range wanted {
@@ -19,17 +19,17 @@ func (i *Instance) choosePorts(ctx context.Context, wanted map[int]int) error {
 	for _, p := range i.manifest.Ports {
 		host := wanted[p.Port]
 		if host != 0 {
-			if _, err := device.PortFree(ctx, host); err != nil {
+			if _, err := process.PortFree(ctx, host); err != nil {
 				return err
 			}
 		} else if last, ok := i.HostPort(p.Port); ok && !taken[last] {
 			// In use now: another will do.
-			if got, err := device.PortFree(ctx, last); err == nil {
+			if got, err := process.PortFree(ctx, last); err == nil {
 				host = got
 			}
 		}
 		for tries := 0; host == 0; tries++ {
-			got, err := device.PortFree(ctx, 0)
+			got, err := process.PortFree(ctx, 0)
 			if err != nil {
 				return err
 			}

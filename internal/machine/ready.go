@@ -83,7 +83,7 @@ func (i *Instance) WaitReady(ctx context.Context, report Report) error {
 func (i *Instance) watch(ctx context.Context, process vm.Process, end context.CancelCauseFunc, kernel chan struct{}) {
 	spoken := false
 	for {
-		alive, err := i.r.device.Alive(ctx, process)
+		alive, err := process.Alive()
 		if err == nil && !alive {
 			err = i.ended()
 		}

@@ -3,6 +3,7 @@ package machine
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -17,12 +18,13 @@ import (
 const (
 	recordFile   = "instance.json"
 	dataFile     = "data.img"
-	recordSchema = 3
+	recordSchema = 4
 	maxRecord    = 1 << 20
 )
 
-// record is instance.json. Schema 1 had none of the fields of installed, and is
-// read as one that was never installed; schema 2 had nothing of the data disk.
+// record is instance.json. Schema 1 had none of the fields of installed; schema 2
+// had nothing of the data disk; in those and in schema 3 nothing was wanted of a
+// machine that was started from a bundle's directory.
 type record struct {
 	Schema  int       `json:"schema"`
 	Name    string    `json:"name"`
@@ -56,6 +58,9 @@ func parseRecord(path string, data []byte) (record, error) {
 		return rec, fault.Errorf(fault.Environment, "%s: schema %d is not one from 1 to %d, which this program reads", path, rec.Schema, recordSchema).
 			Hintf("use the version of this program that wrote it")
 	}
+	if rec.Schema == recordSchema && rec.Wanted == notAdopted {
+		return rec, fault.Errorf(fault.Environment, "%s: it does not say what is wanted", path).Hintf(hint)
+	}
 	rec.Schema = recordSchema
 	if !nameForm.MatchString(rec.Name) {
 		return rec, fault.Errorf(fault.Environment, "%s: name %q is not an instance's", path, rec.Name).Hintf(hint)
@@ -65,7 +70,11 @@ func parseRecord(path string, data []byte) (record, error) {
 			return rec, fault.Errorf(fault.Environment, "%s: port %d at %d is out of range", path, p.Guest, p.Host).Hintf(hint)
 		}
 	}
-	if err := rec.check(); err != nil {
+	err := rec.check()
+	if rec.Wanted == Up && rec.Active == "" && rec.Process == nil {
+		err = errors.New("wanted up without an active slot and a process")
+	}
+	if err != nil {
 		return rec, fault.Errorf(fault.Environment, "%s: %w", path, err).Hintf(hint)
 	}
 	return rec, nil

@@ -13,7 +13,14 @@ import (
 
 func TestRemove(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
+	if _, err := f.Remove(t.Context(), "sql", false); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "is wanted up") {
+		t.Errorf("while it is wanted up: %v", err)
+	}
+	i.rec.Wanted = Down // and on its way there
+	if err := i.saveRecord(); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := f.Remove(t.Context(), "sql", false); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "is running") {
 		t.Errorf("while it runs: %v", err)
 	}
@@ -41,7 +48,7 @@ func TestRemove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.start(t, StartOptions{})
+	f.start(t, UpOptions{})
 	f.stopped(t)
 	if now, err := os.Stat(i.dataPath()); err != nil || !os.SameFile(before, now) {
 		t.Errorf("another disk: %v", err)
@@ -58,7 +65,7 @@ func TestRemove(t *testing.T) {
 			t.Errorf("%s is there: %v", path, err)
 		}
 	}
-	f.start(t, StartOptions{})
+	f.start(t, UpOptions{})
 	f.stopped(t)
 	if _, err := f.Remove(t.Context(), "sql", true); err != nil {
 		t.Error(err)
@@ -88,7 +95,7 @@ func TestNamesInAnyDirectory(t *testing.T) {
 // One record that cannot be read hides no other instance.
 func TestListWithAnUnreadableRecord(t *testing.T) {
 	f := setup(t, "good")
-	f.start(t, StartOptions{})
+	f.start(t, UpOptions{})
 	broken := filepath.Join(f.state, "instances", "forge")
 	if err := errors.Join(os.Mkdir(broken, 0o700), os.WriteFile(filepath.Join(broken, recordFile), []byte("{"), 0o600)); err != nil {
 		t.Fatal(err)

@@ -12,19 +12,19 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// Runtime is the instances of one state directory, on one device.
+// Runtime is the instances of one state directory.
 type Runtime struct {
-	dir    string
-	device vm.Device
-	hv     vm.Hypervisor
+	dir string
+	hv  vm.Hypervisor
 	// did is told of every change that is on the disk or done to a machine,
 	// so that tests can cut the power there.
 	did func(what string)
+	// report is told of the starts that steps make.
+	report func(name string, e Event)
 	// soak is that of trials; tests have a shorter one.
 	soak time.Duration
 }
@@ -32,10 +32,14 @@ type Runtime struct {
 // An Option changes how Open sets a Runtime up.
 type Option func(*Runtime)
 
-// WithHypervisor replaces QEMU on this machine by another driver and the
-// device it runs on.
-func WithHypervisor(device vm.Device, hv vm.Hypervisor) Option {
-	return func(r *Runtime) { r.device, r.hv = device, hv }
+// WithHypervisor replaces QEMU by another driver.
+func WithHypervisor(hv vm.Hypervisor) Option {
+	return func(r *Runtime) { r.hv = hv }
+}
+
+// WithReport has the progress of every start told, by whoever makes a step.
+func WithReport(report func(name string, e Event)) Option {
+	return func(r *Runtime) { r.report = report }
 }
 
 // Open opens a state directory, making it when absent. An empty stateDir is
@@ -51,15 +55,14 @@ func Open(stateDir string, opts ...Option) (*Runtime, error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	r := &Runtime{dir: stateDir, did: func(string) {}, soak: soak}
+	r := &Runtime{dir: stateDir, did: func(string) {}, report: func(string, Event) {}, soak: soak}
 	for _, sub := range []string{"instances", "locks", "cache"} {
 		if err := os.MkdirAll(filepath.Join(stateDir, sub), 0o700); err != nil {
 			return nil, fault.Errorf(fault.Environment, "the state directory: %w", err).
 				Hintf("set XDG_STATE_HOME to a directory you may write to")
 		}
 	}
-	device := local.Device{}
-	r.device, r.hv = device, qemu.New(device, filepath.Join(stateDir, "cache"))
+	r.hv = qemu.New(filepath.Join(stateDir, "cache"))
 	for _, o := range opts {
 		o(r)
 	}
@@ -73,7 +76,7 @@ var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 
 func (r *Runtime) instanceDir(name string) string { return filepath.Join(r.dir, "instances", name) }
 
-// Instance returns an instance that was started before, running or not. An
+// Instance returns an instance that was installed before, running or not. An
 // unknown name is of class fault.Usage and lists the known ones.
 func (r *Runtime) Instance(ctx context.Context, name string) (*Instance, error) {
 	if !nameForm.MatchString(name) {

@@ -18,7 +18,13 @@ func TestLifeOfAnInstance(t *testing.T) {
 	f := setup(t, "good")
 	var events []string
 	report := func(e Event) { events = append(events, string(e.Phase)) }
-	i := f.start(t, StartOptions{Report: report})
+	f.report = func(name string, e Event) {
+		if name != "sql" {
+			t.Errorf("told of %s", name)
+		}
+		report(e)
+	}
+	i := f.start(t, UpOptions{})
 	if err := i.WaitReady(t.Context(), report); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +51,7 @@ func TestLifeOfAnInstance(t *testing.T) {
 
 	// Another program finds it, and starting it again is no work.
 	f.open(t)
-	again := f.start(t, StartOptions{})
+	again := f.start(t, UpOptions{})
 	if again.proc != i.proc || *f.hv.starts != 1 {
 		t.Errorf("process %+v after %+v, %d starts", again.proc, i.proc, *f.hv.starts)
 	}
@@ -83,7 +89,7 @@ func TestLifeOfAnInstance(t *testing.T) {
 
 func TestRebuildKeepsDataAndPort(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	port, _ := i.HostPort(5432)
 	data := filepath.Join(i.Dir(), dataFile)
 	disk, err := os.OpenFile(data, os.O_RDWR, 0)
@@ -102,7 +108,7 @@ func TestRebuildKeepsDataAndPort(t *testing.T) {
 	}
 
 	writeBundle(t, f.bundle, "another")
-	if _, err := f.Start(t.Context(), f.bundle, StartOptions{}); fault.ClassOf(err) != fault.Usage || !strings.Contains(fault.HintOf(err), "stop it first") {
+	if _, err := f.Start(t.Context(), f.bundle, UpOptions{}); fault.ClassOf(err) != fault.Usage || !strings.Contains(fault.HintOf(err), "stop it first") {
 		t.Errorf("another bundle while it runs: %v", err)
 	}
 	// What runs is still described by what it was started from.
@@ -112,7 +118,7 @@ func TestRebuildKeepsDataAndPort(t *testing.T) {
 	if res, err := i.Stop(t.Context(), 0); err != nil || res.Forced {
 		t.Fatalf("%+v, %v", res, err)
 	}
-	i = f.start(t, StartOptions{MemoryMiB: 256, CPUs: 1})
+	i = f.start(t, UpOptions{MemoryMiB: 256, CPUs: 1})
 	if again, _ := i.HostPort(5432); again != port {
 		t.Errorf("port %d, was %d", again, port)
 	}
@@ -133,7 +139,7 @@ func TestRebuildKeepsDataAndPort(t *testing.T) {
 	if _, err := f.Remove(t.Context(), "sql", false); err != nil {
 		t.Fatal(err)
 	}
-	f.start(t, StartOptions{})
+	f.start(t, UpOptions{})
 	if after, err := os.Stat(data); err != nil || !os.SameFile(before, after) {
 		t.Errorf("data disk after Remove: %v", err)
 	}
@@ -143,12 +149,12 @@ func TestConcurrentStarts(t *testing.T) {
 	f := setup(t, "good")
 	var wg sync.WaitGroup
 	for range 4 {
-		r, err := Open(f.state, WithHypervisor(f.hv.dev, f.hv))
+		r, err := Open(f.state, WithHypervisor(f.hv))
 		if err != nil {
 			t.Fatal(err)
 		}
 		wg.Go(func() {
-			i, err := r.Start(t.Context(), f.bundle, StartOptions{})
+			i, err := run(t.Context(), r, f.bundle, "", UpOptions{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -168,14 +174,14 @@ func TestConcurrentStarts(t *testing.T) {
 // that only its socket tells of.
 func TestAdoption(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	pid := i.proc.PID
 	i.rec.Process = nil
 	if err := i.saveRecord(); err != nil {
 		t.Fatal(err)
 	}
 	f.open(t)
-	again := f.start(t, StartOptions{})
+	again := f.start(t, UpOptions{})
 	if again.proc.PID != pid || *f.hv.starts != 1 {
 		t.Errorf("process %d after %d, %d starts", again.proc.PID, pid, *f.hv.starts)
 	}
@@ -188,12 +194,16 @@ func TestAdoption(t *testing.T) {
 // must not get that process killed.
 func TestStalePID(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	if _, err := i.Stop(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
 	stale := i.proc
 	stale.PID = os.Getpid()
+	i, err := f.load("sql")
+	if err != nil {
+		t.Fatal(err)
+	}
 	i.rec.Process = &stale
 	if err := i.saveRecord(); err != nil {
 		t.Fatal(err)
@@ -224,7 +234,7 @@ func TestGuestsThatGoWrong(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.mode, func(t *testing.T) {
 			f := setup(t, tt.mode)
-			i, err := f.Start(t.Context(), f.bundle, StartOptions{})
+			i, err := f.Start(t.Context(), f.bundle, UpOptions{})
 			if err == nil {
 				ctx, cancel := context.WithTimeout(t.Context(), tt.limit)
 				defer cancel()
@@ -239,7 +249,7 @@ func TestGuestsThatGoWrong(t *testing.T) {
 
 func TestWaitReadyIsCancelled(t *testing.T) {
 	f := setup(t, "slow")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	ctx, cancel := context.WithCancel(t.Context())
 	err := i.WaitReady(ctx, func(e Event) {
 		if e.Phase == PhaseInit {
@@ -256,7 +266,7 @@ func TestWaitReadyIsCancelled(t *testing.T) {
 // and is stopped: for the race detector.
 func TestInstanceIsShared(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() {
@@ -291,12 +301,12 @@ func TestStopByForce(t *testing.T) {
 	for _, mode := range []string{"stubborn", "mute"} {
 		t.Run(mode, func(t *testing.T) {
 			f := setup(t, mode)
-			i := f.start(t, StartOptions{})
+			i := f.start(t, UpOptions{})
 			res, err := i.Stop(t.Context(), 500*time.Millisecond)
 			if err != nil || !res.Forced || res.Why == "" {
 				t.Errorf("%+v, %v", res, err)
 			}
-			if alive, err := f.device.Alive(t.Context(), i.proc); err != nil || alive {
+			if alive, err := i.proc.Alive(); err != nil || alive {
 				t.Errorf("alive after a forced stop: %v", err)
 			}
 		})
@@ -305,7 +315,7 @@ func TestStopByForce(t *testing.T) {
 
 func TestKilledMachineStartsAgain(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	if err := i.cutPower(t.Context(), i.proc); err != nil {
 		t.Fatal(err)
 	}
@@ -315,7 +325,7 @@ func TestKilledMachineStartsAgain(t *testing.T) {
 	if err := i.WaitReady(t.Context(), nil); fault.ClassOf(err) != fault.Device || !strings.Contains(err.Error(), "has ended") {
 		t.Errorf("waiting for the dead: %v", err)
 	}
-	i = f.start(t, StartOptions{})
+	i = f.start(t, UpOptions{})
 	if err := i.WaitReady(t.Context(), nil); err != nil || *f.hv.starts != 2 {
 		t.Errorf("%v, %d starts", err, *f.hv.starts)
 	}

@@ -9,11 +9,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
-	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 // GuestSocket is where a supervisor shares its session with the guest's agent:
@@ -97,7 +95,7 @@ func (i *Instance) shared(ctx context.Context) (net.Conn, error) {
 	if err == nil || i.rec.Wanted != Up {
 		return conn, err
 	}
-	if _, ok, err := i.r.device.Listener(ctx, filepath.Join(i.r.dir, SupervisorSocket)); err != nil || !ok {
+	if _, ok, err := process.Listener(ctx, filepath.Join(i.r.dir, SupervisorSocket)); err != nil || !ok {
 		return nil, errors.Join(err, net.ErrClosed)
 	}
 	limit, cancel := context.WithTimeout(ctx, sharedLimit)
@@ -114,7 +112,7 @@ func (i *Instance) shared(ctx context.Context) (net.Conn, error) {
 
 // dialGuest opens a stream of the supervisor's session.
 func (i *Instance) dialGuest(ctx context.Context) (net.Conn, error) {
-	return i.r.device.Dial(ctx, "unix", filepath.Join(i.dir, GuestSocket))
+	return process.Dial(ctx, filepath.Join(i.dir, GuestSocket))
 }
 
 // ErrAgentBusy is HoldAgent's error when it was not the guest that it waited
@@ -140,20 +138,12 @@ func (i *Instance) HoldAgent(ctx context.Context) (c *agent.Client, release func
 	return c, unlock, nil
 }
 
-// dialAgent opens the socket. A former session that the hypervisor has not
-// done away with yet shows as EAGAIN.
+// dialAgent opens the way to the agent's port.
 func (i *Instance) dialAgent(ctx context.Context) (net.Conn, error) {
-	for {
-		conn, err := i.r.device.Dial(ctx, "unix", filepath.Join(i.dir, vm.AgentSocket))
-		if !errors.Is(err, unix.EAGAIN) {
-			if err != nil {
-				return nil, fault.Errorf(fault.Device, "connecting to the guest's agent: %w", err).
-					Hintf("see whether it runs: sovereign-build status %s", i.Name())
-			}
-			return conn, nil
-		}
-		if err := sleep(ctx, lockPoll); err != nil {
-			return nil, fault.Wrap(fault.Device, fmt.Errorf("connecting to the guest's agent: %w", err))
-		}
+	conn, err := i.r.hv.DialAgent(ctx, i.dir)
+	if err != nil {
+		return nil, fault.Errorf(fault.Device, "connecting to the guest's agent: %w", err).
+			Hintf("see whether it runs: sovereign-build status %s", i.Name())
 	}
+	return conn, nil
 }

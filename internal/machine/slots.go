@@ -22,11 +22,36 @@ const (
 	copying = ".new-"
 )
 
+// Source is a bundle to be copied.
+type Source struct {
+	Dir string
+	// From is where it came from, for people; "" is Dir.
+	From string
+	// Given: the files are nobody else's, on the disk, and in the file system
+	// of the state directory. They are taken as they are.
+	Given bool
+}
+
+func (s Source) from() string {
+	if s.From != "" {
+		return s.From
+	}
+	return s.Dir
+}
+
+// put puts a file of the bundle into a directory.
+func (s Source) put(ctx context.Context, dir, file string) error {
+	if s.Given {
+		return fault.Wrap(fault.Environment, os.Link(filepath.Join(s.Dir, file), filepath.Join(dir, file)))
+	}
+	return copyArtifact(ctx, filepath.Join(dir, file), filepath.Join(s.Dir, file))
+}
+
 // copyBundle copies a bundle beside the slots, checks the copy against the
 // manifest and brings it to the disk. Nothing of the instance is changed: a
 // copy that is not used is removed by the next. The caller has the lock of
 // copies.
-func (i *Instance) copyBundle(ctx context.Context, from string, m *bundle.Manifest) (dir string, err error) {
+func (i *Instance) copyBundle(ctx context.Context, from Source, m *bundle.Manifest) (dir string, err error) {
 	parent := filepath.Join(i.dir, slotsDir)
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return "", fault.Wrap(fault.Environment, err)
@@ -43,7 +68,7 @@ func (i *Instance) copyBundle(ctx context.Context, from string, m *bundle.Manife
 		}
 	}()
 	for _, a := range m.Artifacts {
-		if err := copyArtifact(ctx, filepath.Join(dir, a.File), filepath.Join(from, a.File)); err != nil {
+		if err := from.put(ctx, dir, a.File); err != nil {
 			return "", err
 		}
 		// What is read back is what the machine will read.
@@ -53,7 +78,7 @@ func (i *Instance) copyBundle(ctx context.Context, from string, m *bundle.Manife
 		i.r.did("copied " + a.File)
 	}
 	// Last, so that a directory with a manifest has all that it names.
-	if err := copyArtifact(ctx, filepath.Join(dir, bundle.ManifestFile), filepath.Join(from, bundle.ManifestFile)); err != nil {
+	if err := from.put(ctx, dir, bundle.ManifestFile); err != nil {
 		return "", err
 	}
 	return dir, syncDirs(dir, parent, i.dir)

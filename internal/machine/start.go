@@ -16,81 +16,11 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// StartOptions change how a machine is started. The zero value is the
-// manifest's size, ports chosen by us, and KVM where it works.
-type StartOptions struct {
-	Name      string // the manifest's name when empty
-	MemoryMiB int    // 0: the manifest's
-	CPUs      int    // 0: the manifest's
-	// Ports maps a guest's port of the manifest to the loopback port wanted
-	// for it. 0 or absent: the one it had at the last start when that is free,
-	// else any free one.
-	Ports map[int]int
-	Accel string // "auto" (or empty), "kvm", "tcg"
-	// Outbound lets the guest connect to the world and to the host's loopback
-	// services. Without it only forwarded connections pass.
-	Outbound bool
-	// Bounce imitates a protected VM's bounce buffers; see vm.Machine.
-	Bounce bool
-	// NewData takes what is there as the data disk, or makes a blank one, where
-	// the machine had another before. Nothing is removed by it.
-	NewData bool
-	Report  Report
-}
-
-// Start starts the bundle in dir and returns when the hypervisor is up; see
-// WaitReady for the guest.
-//
-// An instance that runs already is returned as it is when its bundle is the
-// same, and an error (fault.Usage) when it is another. So is one that is wanted
-// up; one that is wanted down is not supervised any more. Other errors:
-// fault.Verification for a damaged bundle, fault.Environment for a missing
-// hypervisor, a port in use or a full file system, fault.Device for a machine
-// that does not start.
-func (r *Runtime) Start(ctx context.Context, dir string, o StartOptions) (*Instance, error) {
-	dir, m, digest, err := readBundle(dir)
-	if err != nil {
-		return nil, err
-	}
-	if o.Name == "" {
-		o.Name = m.Name
-	}
-	if err := o.check(m); err != nil {
-		return nil, err
-	}
-	unlock, err := r.lock(ctx, o.Name)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	i, err := r.instance(o.Name)
-	if err != nil {
-		return nil, err
-	}
-	var alive bool
-	if i.proc, alive, err = i.running(ctx); err != nil {
-		return nil, err
-	}
-	if alive {
-		return i, i.same(digest, dir, o)
-	}
-	if i.rec.Wanted == Up {
-		return nil, fault.Errorf(fault.Usage, "%s is supervised, and its supervisor starts it", i.Name()).
-			Hintf("wait for it with sovereign-build up %s, or take it down first", i.Name())
-	}
-	i.manifest, i.rec.Bundle = m, BundleRef{Path: dir, Digest: digest}
-	i.rec.Wanted, i.rec.Slot = Unsupervised, ""
-	i.rec.NewData = i.rec.NewData || o.NewData
-	if err := i.start(ctx, o); err != nil {
-		return nil, err
-	}
-	return i, nil
-}
-
-func (o StartOptions) check(m *bundle.Manifest) error {
+// checkStart says what is wrong with values that a start is to use.
+func checkStart(o UpOptions, name string, m *bundle.Manifest) error {
 	switch {
-	case !nameForm.MatchString(o.Name):
-		return fault.Errorf(fault.Usage, "%q cannot be an instance's name", o.Name).
+	case !nameForm.MatchString(name):
+		return fault.Errorf(fault.Usage, "%q cannot be an instance's name", name).
 			Hintf("use lower case letters, digits and dashes, beginning with a letter, at most 32")
 	case o.MemoryMiB != 0 && (o.MemoryMiB < 64 || o.MemoryMiB > 1<<20):
 		return fault.Errorf(fault.Usage, "memory of %d MiB is not from 64 to 1048576", o.MemoryMiB)
@@ -131,29 +61,11 @@ func (r *Runtime) instance(name string) (*Instance, error) {
 	return &Instance{r: r, dir: dir, rec: record{Schema: recordSchema, Name: name, Created: now}}, nil
 }
 
-// same says why a running machine is not what was asked for.
-func (i *Instance) same(digest, dir string, o StartOptions) error {
-	var why string
-	if i.rec.Bundle.Digest != digest {
-		why = fmt.Sprintf("the bundle %.19s… of %s, and %s is %.19s…", i.rec.Bundle.Digest, i.rec.Bundle.Path, dir, digest)
-	}
-	if o.NewData {
-		why = "the data disk that it has"
-	}
-	for guest, host := range o.Ports {
-		if now, ok := i.HostPort(guest); ok && host != 0 && now != host {
-			why = fmt.Sprintf("port %d at %d, not %d", guest, now, host)
-		}
-	}
-	if why == "" {
-		tell(o.Report, PhaseStart, i.Name()+" runs already")
-		return nil
-	}
-	return fault.Errorf(fault.Usage, "%s runs already, with %s", i.Name(), why).
-		Hintf("stop it first: sovereign-build stop %s", i.Name())
-}
-
-func (i *Instance) start(ctx context.Context, o StartOptions) error {
+// start starts the machine from the bundle of the record, with the record's
+// options.
+func (i *Instance) start(ctx context.Context) error {
+	o := i.rec.Options
+	report := func(e Event) { i.r.report(i.Name(), e) }
 	images, err := i.r.openImages(ctx, i.rec.Bundle.Path, i.manifest)
 	if err != nil {
 		return err
@@ -168,16 +80,17 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 	}
 	defer data.Close()
 	m := i.machine(o, images, data)
-	plan, err := i.r.hv.Prepare(ctx, m, func(s string) { tell(o.Report, PhaseProbe, s) })
+	plan, err := i.r.hv.Prepare(ctx, m, func(s string) { tell(report, PhaseProbe, s) })
 	if err != nil {
 		return err
 	}
 	if err := i.rotateLogs(); err != nil {
 		return err
 	}
+	info := plan.Info()
 	i.rec.Machine = MachineID{
-		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Hypervisor: i.r.hv.Name() + " " + plan.Version,
-		Accel: plan.Accel, Why: plan.Why, Started: time.Now().UTC().Truncate(time.Second),
+		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Hypervisor: i.r.hv.Name() + " " + info.Version,
+		Accel: info.Accel, Why: info.Why, Started: time.Now().UTC().Truncate(time.Second),
 	}
 	// Written before the start as well: whoever finds the machine by its
 	// socket must find what it runs.
@@ -186,20 +99,20 @@ func (i *Instance) start(ctx context.Context, o StartOptions) error {
 		return err
 	}
 	// Why it is not KVM has been said by Prepare, and stands in the record.
-	tell(o.Report, PhaseStart, fmt.Sprintf("starting %s under %s (%s)", i.Name(), i.rec.Machine.Hypervisor, plan.Accel))
+	tell(report, PhaseStart, fmt.Sprintf("starting %s under %s (%s)", i.Name(), i.rec.Machine.Hypervisor, info.Accel))
 	if i.proc, err = i.r.hv.Start(ctx, m, plan); err != nil {
 		return err
 	}
 	i.r.did("started")
 	i.rec.Process = &i.proc
 	if err := i.saveRecord(); err != nil {
-		return errors.Join(err, i.r.device.Signal(context.WithoutCancel(ctx), i.proc, unix.SIGKILL))
+		return errors.Join(err, i.proc.Signal(unix.SIGKILL))
 	}
 	return nil
 }
 
 // machine puts the manifest, the options and the open files together.
-func (i *Instance) machine(o StartOptions, im *images, data *os.File) vm.Machine {
+func (i *Instance) machine(o Options, im *images, data *os.File) vm.Machine {
 	m := i.manifest
 	kernel, _ := m.Artifact(bundle.RoleKernel)
 	machine := vm.Machine{

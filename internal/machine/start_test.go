@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -16,18 +17,19 @@ func TestStartErrors(t *testing.T) {
 	taken := takenPort(t)
 	tests := []struct {
 		name  string
-		o     StartOptions
+		as    string // its name; empty: the manifest's
+		o     UpOptions
 		alter func(f *fixture) error
 		class fault.Class
 		want  string
 	}{
-		{name: "port in use", o: StartOptions{Ports: map[int]int{5432: taken}}, class: fault.Environment, want: strconv.Itoa(taken)},
-		{name: "unknown port", o: StartOptions{Ports: map[int]int{80: 0}}, class: fault.Usage, want: "no port 80"},
-		{name: "port out of range", o: StartOptions{Ports: map[int]int{5432: 70000}}, class: fault.Usage, want: "70000"},
-		{name: "port twice", o: StartOptions{Ports: map[int]int{5432: 4000, 9187: 4000}}, class: fault.Usage, want: "4000 is asked for twice"},
-		{name: "name", o: StartOptions{Name: "../x"}, class: fault.Usage, want: "../x"},
-		{name: "memory", o: StartOptions{MemoryMiB: 1}, class: fault.Usage, want: "1 MiB"},
-		{name: "cpus", o: StartOptions{CPUs: 100}, class: fault.Usage, want: "100"},
+		{name: "port in use", o: UpOptions{Ports: map[int]int{5432: taken}}, class: fault.Environment, want: strconv.Itoa(taken)},
+		{name: "unknown port", o: UpOptions{Ports: map[int]int{80: 0}}, class: fault.Usage, want: "no port 80"},
+		{name: "port out of range", o: UpOptions{Ports: map[int]int{5432: 70000}}, class: fault.Usage, want: "70000"},
+		{name: "port twice", o: UpOptions{Ports: map[int]int{5432: 4000, 9187: 4000}}, class: fault.Usage, want: "4000 is asked for twice"},
+		{name: "name", as: "../x", class: fault.Usage, want: "../x"},
+		{name: "memory", o: UpOptions{MemoryMiB: 1}, class: fault.Usage, want: "1 MiB"},
+		{name: "cpus", o: UpOptions{CPUs: 100}, class: fault.Usage, want: "100"},
 		{name: "no bundle", alter: func(f *fixture) error { return os.RemoveAll(f.bundle) }, class: fault.Usage, want: "not a bundle"},
 		{name: "kernel damaged", alter: func(f *fixture) error {
 			return os.WriteFile(filepath.Join(f.bundle, "bzImage"), []byte("rootkernex"), 0o644)
@@ -46,7 +48,7 @@ func TestStartErrors(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			_, err := f.Start(t.Context(), f.bundle, tt.o)
+			_, err := run(t.Context(), f.Runtime, f.bundle, tt.as, tt.o)
 			if fault.ClassOf(err) != tt.class || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("class %d, %v", fault.ClassOf(err), err)
 			}
@@ -54,25 +56,25 @@ func TestStartErrors(t *testing.T) {
 			f.hv.mode = "good"
 			f.open(t)
 			writeBundle(t, f.bundle, "root")
-			f.start(t, StartOptions{})
+			f.start(t, UpOptions{Ports: map[int]int{5432: 0}})
 		})
 	}
 }
 
 func TestPortsAsked(t *testing.T) {
 	f := setup(t, "good")
-	free, err := f.device.PortFree(t.Context(), 0)
+	free, err := process.PortFree(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := f.start(t, StartOptions{Ports: map[int]int{9187: free}})
+	i := f.start(t, UpOptions{Ports: map[int]int{9187: free}})
 	if got, _ := i.HostPort(9187); got != free {
 		t.Errorf("port %d, want %d", got, free)
 	}
-	if _, err := f.Start(t.Context(), f.bundle, StartOptions{Ports: map[int]int{9187: free + 1}}); fault.ClassOf(err) != fault.Usage {
+	if _, err := f.Start(t.Context(), f.bundle, UpOptions{Ports: map[int]int{9187: free + 1}}); fault.ClassOf(err) != fault.Usage {
 		t.Errorf("another port while it runs: %v", err)
 	}
-	if _, err := f.Start(t.Context(), f.bundle, StartOptions{Ports: map[int]int{9187: free}}); err != nil {
+	if _, err := f.Start(t.Context(), f.bundle, UpOptions{Ports: map[int]int{9187: free}}); err != nil {
 		t.Errorf("the same port while it runs: %v", err)
 	}
 }
@@ -84,7 +86,7 @@ func TestFullFileSystem(t *testing.T) {
 	}
 	f := setup(t, "good")
 	mountSmall(t, filepath.Join(f.state, "instances"))
-	_, err := f.Start(t.Context(), f.bundle, StartOptions{})
+	_, err := f.Start(t.Context(), f.bundle, UpOptions{})
 	if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "full") || *f.hv.starts != 0 {
 		t.Errorf("got %v, %d starts", err, *f.hv.starts)
 	}
@@ -100,7 +102,7 @@ func TestDataDiskIsNeverReplaced(t *testing.T) {
 	if err := os.WriteFile(data, []byte("smaller than the manifest says"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f.start(t, StartOptions{})
+	f.start(t, UpOptions{})
 	if b, err := os.ReadFile(data); err != nil || string(b) != "smaller than the manifest says" {
 		t.Errorf("%.100q, %v", b, err)
 	}
@@ -108,7 +110,7 @@ func TestDataDiskIsNeverReplaced(t *testing.T) {
 
 func TestDamagedRecord(t *testing.T) {
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	if _, err := i.Stop(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +118,7 @@ func TestDamagedRecord(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(i.Dir(), recordFile), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.Start(t.Context(), f.bundle, StartOptions{}); fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), recordFile) {
+		if _, err := f.Start(t.Context(), f.bundle, UpOptions{}); fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), recordFile) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
@@ -130,6 +132,9 @@ func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"schema":2,"name":"sql","wanted":"up","active":"a","slot":"a","slots":{"a":{},"b":{}},"policy":{"restart":"always","limit":3},
 "trial":{"kind":"update","slot":"b","limit_s":1.5,"attempt":1},"ends":{"total":2,"in_a_row":1,"last":{"time":"2026-01-01T00:00:00Z","why":"x"}}}`))
 	f.Add([]byte(`{"schema":2,"name":"sql","wanted":"up","active":"c"}`))
+	f.Add([]byte(`{"schema":3,"name":"sql","bundle":{"path":"/b","digest":"sha256:1"},"process":{"pid":1,"start":2,"boot":"x"}}`))
+	f.Add([]byte(`{"schema":4,"name":"sql","wanted":"up","policy":{"restart":"never","limit":0},"process":{"pid":1,"start":2,"boot":"x"}}`))
+	f.Add([]byte(`{"schema":4,"name":"sql"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		rec, err := parseRecord("instance.json", b)
 		if err != nil {
@@ -141,8 +146,8 @@ func FuzzRecord(f *testing.F) {
 		if !nameForm.MatchString(rec.Name) {
 			t.Errorf("accepted name %q", rec.Name)
 		}
-		if _, ok := rec.Slots[rec.Active]; rec.Wanted != Unsupervised && !ok {
-			t.Errorf("accepted wanted %q without a slot", rec.Wanted)
+		if _, ok := rec.Slots[rec.Active]; rec.Wanted == Up && !ok && rec.Process == nil {
+			t.Error("accepted one that is wanted up and that nothing could start")
 		}
 		decide(&rec, world{boot: "now"})
 	})

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
@@ -59,7 +60,7 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 	if err != nil {
 		return s, err
 	}
-	if i.rec.Active != "" {
+	if i.rec.Wanted != notAdopted {
 		if s.Supervision, err = i.Supervision(ctx); err != nil {
 			return s, err
 		}
@@ -71,7 +72,7 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 	s.State, s.PID = Running, process.PID
 	limit, cancel := context.WithTimeout(ctx, statusLimit)
 	defer cancel()
-	hv, err := i.r.hv.Status(limit, i.dir)
+	hv, err := i.r.hv.State(limit, i.dir)
 	switch {
 	case ctx.Err() != nil:
 		return s, context.Cause(ctx)
@@ -89,8 +90,8 @@ func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 		} else {
 			s.Message += ", then stop and start it"
 		}
-	case !hv.Running:
-		s.State, s.Message = Paused, "the hypervisor says "+hv.State
+	case hv.Held:
+		s.State, s.Message = Paused, "the hypervisor says "+hv.Word
 	}
 	return s, nil
 }
@@ -107,7 +108,7 @@ func (i *Instance) stoppedState() (State, string) {
 	case i.rec.Wanted == Up && i.rec.Waiting != nil:
 		v := i.rec.Waiting
 		return Restarting, fmt.Sprintf("tried %d times since %s, and again within %v: %s", v.Tries, v.Since.Format(time.RFC3339), maxPause, v.Why)
-	case i.rec.Wanted == Up:
+	case i.rec.Wanted == Up && (i.rec.Process == nil || i.rec.Policy.Restart != RestartNever):
 		return Restarting, last
 	case i.rec.Process != nil:
 		return Exited, i.console()
@@ -117,7 +118,7 @@ func (i *Instance) stoppedState() (State, string) {
 
 // Supervision is what the record says of an instance that was installed.
 func (i *Instance) Supervision(ctx context.Context) (*Supervision, error) {
-	_, runs, err := i.r.device.Listener(ctx, filepath.Join(i.r.dir, SupervisorSocket))
+	_, runs, err := process.Listener(ctx, filepath.Join(i.r.dir, SupervisorSocket))
 	if err != nil {
 		return nil, err
 	}
@@ -135,9 +136,5 @@ func (i *Instance) mustRun(ctx context.Context) error {
 	if err != nil || alive {
 		return err
 	}
-	e := fault.Errorf(fault.Device, "%s is not running", i.Name())
-	if i.rec.Active != "" {
-		return e.Hintf("start it: sovereign-build up %s", i.Name())
-	}
-	return e.Hintf("start it: sovereign-build run %s", i.rec.Bundle.Path)
+	return fault.Errorf(fault.Device, "%s is not running", i.Name()).Hintf("start it: sovereign-build up %s", i.Name())
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
@@ -35,9 +36,11 @@ type Seen struct {
 }
 
 // silentMoment is the silence after which the hypervisor is asked whether the
-// machine runs at all, and hypervisorLimit how long that may take.
+// machine runs at all, heldEvery how often then, and hypervisorLimit how long
+// that may take.
 const (
 	silentMoment    = 3 * time.Second
+	heldEvery       = time.Second
 	hypervisorLimit = 2 * time.Second
 )
 
@@ -71,9 +74,6 @@ func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error
 	if err != nil {
 		return Step{}, err
 	}
-	if i.rec.Wanted == Unsupervised {
-		return Step{}, nil
-	}
 	w, err := i.look(ctx, seen)
 	if err != nil {
 		return Step{}, err
@@ -83,6 +83,9 @@ func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error
 	step := Step{Did: did, Wait: d.wait, Wanted: i.rec.Wanted}
 	if i.proc != (vm.Process{}) {
 		step.Process = &i.proc
+		if w.silent >= silentMoment && (step.Wait == 0 || step.Wait > heldEvery) {
+			step.Wait = heldEvery // whether it is still held, and for what
+		}
 	}
 	return step, err
 }
@@ -94,7 +97,7 @@ func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
 	if w.awake, err = awake(); err != nil {
 		return w, err
 	}
-	if w.boot, err = i.r.device.Boot(ctx); err != nil {
+	if w.boot, err = process.Boot(); err != nil {
 		return w, err
 	}
 	if i.proc, w.alive, err = i.running(ctx); err != nil {
@@ -126,8 +129,8 @@ func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
 func (i *Instance) lookHeld(ctx context.Context, w *world) error {
 	limit, cancel := context.WithTimeout(ctx, hypervisorLimit)
 	defer cancel()
-	if s, err := i.r.hv.Status(limit, i.dir); err == nil {
-		w.full, w.held = s.Full, !s.Running && !s.Full
+	if s, err := i.r.hv.State(limit, i.dir); err == nil {
+		w.full, w.held = s.Full, s.Held && !s.Full
 	}
 	if !w.full {
 		return nil
@@ -189,6 +192,12 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 	case actAdopt:
 		rec.Process = &i.proc
 		did = fmt.Sprintf("adopted: process %d, %s", i.proc.PID, d.why)
+	case actTakeOver:
+		rec.Wanted = Down
+		if w.alive {
+			rec.Process, rec.Wanted, rec.Policy = &i.proc, Up, Policy{Restart: RestartNever}
+		}
+		did = "taken over from an older version: " + d.why
 	case actStart:
 		return i.startSlot(ctx, d.why, now, w.moment())
 	case actHalt:
@@ -202,7 +211,7 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 			did += ", its power was cut: " + res.Why
 		}
 	case actResume:
-		if err := i.r.hv.Resume(ctx, i.dir); err != nil {
+		if err := i.resume(ctx); err != nil {
 			return "", err
 		}
 		did = "goes on: " + d.why
@@ -217,6 +226,7 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 		}
 		noteEnd(&rec.Ends, End{Time: now, At: w.moment(), Why: d.why})
 		rec.Process, i.proc = nil, vm.Process{}
+		rec.homeless()
 		did = "its power was cut: " + d.why
 	case actNoteEnd:
 		// Only what ends on a host that goes on counts against it.
@@ -224,6 +234,7 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 			noteEnd(&rec.Ends, End{Time: now, At: w.moment(), Why: d.why})
 		}
 		rec.Process = nil
+		rec.homeless()
 		did = "ended: " + d.why
 	case actKnowDisk:
 		rec.Data.FileSystem = w.disk
@@ -319,10 +330,9 @@ func (i *Instance) boot(ctx context.Context, slot SlotName) error {
 	if err != nil {
 		return i.damaged(slot, err)
 	}
-	o := i.rec.Options
 	i.manifest, i.rec.Slot = m, slot
 	i.rec.Bundle = BundleRef{Path: dir, Digest: i.rec.Slots[slot].Digest}
-	return i.damaged(slot, i.start(ctx, StartOptions{MemoryMiB: o.MemoryMiB, CPUs: o.CPUs, Ports: o.Ports, Accel: o.Accel, Outbound: o.Outbound}))
+	return i.damaged(slot, i.start(ctx))
 }
 
 // damaged says of an error about the content of a slot what mends it.
@@ -336,15 +346,56 @@ func (i *Instance) damaged(slot SlotName, err error) error {
 
 func (i *Instance) slotDir(s SlotName) string { return filepath.Join(i.dir, slotsDir, string(s)) }
 
-// Supervised says whether a supervisor has anything to do for the instance,
-// without taking its lock. One that is not there has none.
-func (r *Runtime) Supervised(name string) (Wanted, error) {
+// Wanted is what the record says, without taking the instance's lock. Of one
+// that is not there nothing is wanted.
+func (r *Runtime) Wanted(name string) (Wanted, error) {
 	i, err := r.load(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Unsupervised, nil
+		return Down, nil
 	}
 	if err != nil {
-		return Unsupervised, err
+		return Down, err
 	}
 	return i.rec.Wanted, nil
+}
+
+// Settle takes steps until there is nothing to do at once: for who keeps a
+// machine of his own, without sovereignd. The error of a machine that is wanted
+// up and does not run says why, in the class of what kept it from starting.
+func (r *Runtime) Settle(ctx context.Context, name string) (*Instance, error) {
+	for {
+		step, err := r.Step(ctx, name, Seen{})
+		if err != nil {
+			return nil, err
+		}
+		if step.Did != "" {
+			continue
+		}
+		i, err := r.Instance(ctx, name)
+		if err != nil || i.rec.Wanted != Up || i.Runs() {
+			return i, err
+		}
+		if i.rec.Process == nil {
+			return i, i.keptFrom()
+		} // else it has ended just now
+	}
+}
+
+// keptFrom is the error of a machine that is wanted up and does not run.
+func (i *Instance) keptFrom() error {
+	class, why, hint := fault.Device, "it is about to start", "read "+i.ConsoleFile()
+	switch last := i.rec.Ends.Last; {
+	case i.rec.Waiting != nil:
+		class, why, hint = fault.Environment, i.rec.Waiting.Why, i.rec.Waiting.Hint
+	case last != nil:
+		why = last.Why
+		if last.Class != 0 {
+			class, hint = last.Class, last.Hint
+		}
+	}
+	err := fault.Errorf(class, "%s does not run: %s", i.Name(), why)
+	if hint == "" {
+		return err
+	}
+	return err.Hintf("%s", hint)
 }

@@ -1,7 +1,6 @@
 package machine
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -75,7 +74,7 @@ func TestHungGuest(t *testing.T) {
 	if step := f.step(t, seen); !strings.HasPrefix(step.Did, "its power was cut: the guest hangs") || step.Process != nil {
 		t.Errorf("%+v", step)
 	}
-	if alive, err := f.hv.dev.Alive(context.Background(), before); err != nil || alive {
+	if alive, err := before.Alive(); err != nil || alive {
 		t.Errorf("alive %v, %v", alive, err)
 	}
 	// What was known of the old process says nothing about the next one.

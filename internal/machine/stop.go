@@ -27,11 +27,11 @@ const (
 // Stop shuts the guest down in order: its agent is asked, services end, file
 // systems are unmounted, the machine powers off. Only when that has not
 // happened within grace (0: DefaultGrace) is the power cut, and the result
-// says so. When ctx ends, Stop returns and the machine is left to itself. A
-// supervised instance is wanted down from then on.
+// says so. When ctx ends, Stop returns and the machine is left to itself. The
+// instance is wanted down from then on.
 func (i *Instance) Stop(ctx context.Context, grace time.Duration) (StopResult, error) {
 	return i.halted(ctx, func(now *Instance) error {
-		if now.rec.Wanted != Up {
+		if now.rec.Wanted == Down {
 			return nil
 		}
 		now.rec.Wanted = Down
@@ -62,6 +62,7 @@ func (i *Instance) halted(ctx context.Context, prepare func(now *Instance) error
 		return res, err
 	}
 	now.rec.Process = nil
+	now.rec.homeless()
 	now.rec.fresh()
 	id, err := now.newFileSystem()
 	if id != "" {
@@ -95,8 +96,8 @@ func (i *Instance) stop(ctx context.Context, grace time.Duration) (StopResult, e
 func (i *Instance) wake(ctx context.Context) {
 	limit, cancel := context.WithTimeout(ctx, hypervisorLimit)
 	defer cancel()
-	if s, err := i.r.hv.Status(limit, i.dir); err == nil && s.Full {
-		_ = i.r.hv.Resume(limit, i.dir)
+	if s, err := i.r.hv.State(limit, i.dir); err == nil && s.Full {
+		_ = i.resume(limit)
 	}
 }
 
@@ -150,7 +151,7 @@ func (i *Instance) cutPower(ctx context.Context, process vm.Process) error {
 	if gone, err := i.waitGone(ctx, process, wait); err != nil || gone {
 		return err
 	}
-	if err := i.r.device.Signal(ctx, process, unix.SIGKILL); err != nil {
+	if err := process.Signal(unix.SIGKILL); err != nil {
 		return errors.Join(err, quitErr)
 	}
 	gone, err := i.waitGone(ctx, process, quitLimit)
@@ -161,18 +162,17 @@ func (i *Instance) cutPower(ctx context.Context, process vm.Process) error {
 	return err
 }
 
-// waitGone waits until the machine's process has ended.
+// waitGone waits until the machine's process has ended; false where it has not
+// within limit.
 func (i *Instance) waitGone(ctx context.Context, process vm.Process, limit time.Duration) (bool, error) {
-	for end := time.Now().Add(limit); ; {
-		alive, err := i.r.device.Alive(ctx, process)
-		if err != nil || !alive {
-			return !alive && err == nil, err
-		}
-		if time.Now().After(end) {
-			return false, nil
-		}
-		if err := sleep(ctx, lockPoll); err != nil {
-			return false, fmt.Errorf("stopping %s: %w", i.Name(), err)
-		}
+	limited, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err := process.Wait(limited)
+	switch {
+	case ctx.Err() != nil:
+		return false, fmt.Errorf("stopping %s: %w", i.Name(), context.Cause(ctx))
+	case limited.Err() != nil && err != nil:
+		return false, nil
 	}
+	return err == nil, err
 }

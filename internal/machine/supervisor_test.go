@@ -18,8 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/process"
+	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
+	"github.com/sovereign-build/sovereign/pkg/runtime/daemon"
 	"github.com/sovereign-build/sovereign/pkg/runtime/supervisor"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -33,12 +35,12 @@ func init() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	r, err := machine.OpenFake(os.Args[2])
 	if err == nil {
-		o := supervisor.Options{Report: func(instance, text string) { fmt.Println(instance, text) }}
+		o := daemon.Options{Report: func(instance, text string) { fmt.Println(instance, text) }}
 		for _, a := range os.Args[3:] {
 			o.ExitWhenIdle = o.ExitWhenIdle || a == "--exit-when-idle"
 			o.StopMachines = o.StopMachines || a == "--stop-machines"
 		}
-		err = supervisor.Run(ctx, r, o)
+		err = daemon.RunMachines(ctx, r, o)
 	}
 	stop()
 	if err != nil {
@@ -48,11 +50,11 @@ func init() {
 	os.Exit(0)
 }
 
-// daemon starts a sovereignd and returns its process.
-func daemon(t *testing.T, f *machine.Fake, args ...string) *exec.Cmd {
+// startDaemon starts a sovereignd and returns its process.
+func startDaemon(t *testing.T, f *machine.Fake, args ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(self(t), append([]string{"--state-dir", f.Dir()}, args...)...)
-	log, err := os.OpenFile(filepath.Join(f.Dir(), supervisor.LogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(filepath.Join(f.Dir(), sovereignd.LogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +75,7 @@ func daemon(t *testing.T, f *machine.Fake, args ...string) *exec.Cmd {
 	})
 	// Else who waits for the machine would start another.
 	until(t, "sovereignd listens", func() bool {
-		_, ok, err := (local.Device{}).Listener(t.Context(), filepath.Join(f.Dir(), machine.SupervisorSocket))
+		_, ok, err := process.Listener(t.Context(), filepath.Join(f.Dir(), machine.SupervisorSocket))
 		return ok && err == nil
 	})
 	return cmd
@@ -125,7 +127,7 @@ func ready(t *testing.T, f *machine.Fake) *machine.Instance {
 	return i
 }
 
-func process(t *testing.T, i *machine.Instance) vm.Process {
+func processOf(t *testing.T, i *machine.Instance) vm.Process {
 	t.Helper()
 	p, alive, err := i.Process(t.Context())
 	if err != nil || !alive {
@@ -162,11 +164,11 @@ func until(t *testing.T, what string, ok func() bool) {
 func TestUpHealDown(t *testing.T) {
 	f := machine.SetupFake(t)
 	i := up(t, f, machine.UpOptions{})
-	first := process(t, i)
+	first := processOf(t, i)
 	if s, err := i.Status(t.Context()); err != nil || s.State != machine.Running || s.Guest == nil || !s.Supervision.Supervisor || s.Supervision.Wanted != machine.Up {
 		t.Errorf("status %+v, %v", s, err)
 	}
-	if err := (local.Device{}).Signal(t.Context(), first, unix.SIGKILL); err != nil {
+	if err := first.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "another process", func() bool {
@@ -183,8 +185,10 @@ func TestUpHealDown(t *testing.T) {
 	}
 	f.Intact(t)
 
-	if _, err := f.Start(t.Context(), t.TempDir(), machine.StartOptions{}); fault.ClassOf(err) != fault.Usage {
-		t.Errorf("run: %v", err)
+	other := f.Bundle + "-other"
+	f.WriteBundle(t, other, "two", "quick")
+	if _, err := f.Install(t.Context(), other, "", machine.UpOptions{Replace: true}, nil); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "runs already") {
+		t.Errorf("run of another bundle: %v", err)
 	}
 	if _, err := f.Remove(t.Context(), "sql", true); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "wanted up") {
 		t.Errorf("remove: %v", err)
@@ -207,23 +211,23 @@ func TestUpHealDown(t *testing.T) {
 // has it; a machine that ends between the two is healed.
 func TestKilledSupervisor(t *testing.T) {
 	f := machine.SetupFake(t)
-	d := daemon(t, f)
+	d := startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
-	first := process(t, i)
+	first := processOf(t, i)
 	kill(t, d)
 	if url, err := i.URL(t.Context(), 0); err != nil || url == "" {
 		t.Errorf("without a supervisor: %v", err)
 	}
-	d = daemon(t, f)
-	if got := process(t, ready(t, f)); got != first {
+	d = startDaemon(t, f)
+	if got := processOf(t, ready(t, f)); got != first {
 		t.Errorf("process %+v, was %+v", got, first)
 	}
 	kill(t, d)
-	if err := (local.Device{}).Signal(t.Context(), first, unix.SIGKILL); err != nil {
+	if err := first.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	daemon(t, f)
-	if got := process(t, ready(t, f)); got == first {
+	startDaemon(t, f)
+	if got := processOf(t, ready(t, f)); got == first {
 		t.Error("the dead process was taken for the machine")
 	}
 	if s := supervision(t, f); s.Ends.Total != 1 {
@@ -247,7 +251,7 @@ func TestKilledAnywhere(t *testing.T) {
 		rounds = 4
 	}
 	for n := range rounds {
-		d := daemon(t, f)
+		d := startDaemon(t, f)
 		switch n % 4 {
 		case 1:
 			i, err := f.Instance(t.Context(), "sql")
@@ -255,7 +259,7 @@ func TestKilledAnywhere(t *testing.T) {
 				t.Fatal(err)
 			}
 			if p, alive, err := i.Process(t.Context()); err == nil && alive {
-				if err := (local.Device{}).Signal(t.Context(), p, unix.SIGKILL); err != nil {
+				if err := p.Signal(unix.SIGKILL); err != nil {
 					t.Error(err)
 				}
 			}
@@ -272,7 +276,7 @@ func TestKilledAnywhere(t *testing.T) {
 		kill(t, d)
 		f.Intact(t)
 	}
-	daemon(t, f)
+	startDaemon(t, f)
 	i := ready(t, f)
 	if s := supervision(t, f); s.Trial != nil || s.Ends.InARow > rounds {
 		t.Errorf("%+v", s)
@@ -285,7 +289,7 @@ func TestKilledAnywhere(t *testing.T) {
 
 func TestUpdateAndRollback(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	port, _ := i.HostPort(5432)
 	root := func() string {
@@ -363,7 +367,7 @@ func TestUpdateAndRollback(t *testing.T) {
 // An update of what is down is tried when it is wanted up again.
 func TestUpdateWhileDown(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	if _, err := i.Stop(t.Context(), 0); err != nil {
 		t.Fatal(err)
@@ -390,7 +394,7 @@ func TestUpdateWhileDown(t *testing.T) {
 // What was not tried yet is taken back.
 func TestRollbackOfWhatIsStaged(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	first, err := i.ActiveRoot()
 	if err != nil {
@@ -456,7 +460,7 @@ func TestRollbackOfWhatIsStaged(t *testing.T) {
 func TestCrashLoop(t *testing.T) {
 	f := machine.SetupFake(t)
 	f.WriteBundle(t, f.Bundle, "one", "panics")
-	daemon(t, f)
+	startDaemon(t, f)
 	limit := 3
 	if _, err := f.Install(t.Context(), f.Bundle, "", machine.UpOptions{Limit: &limit}, nil); err != nil {
 		t.Fatal(err)
@@ -490,9 +494,9 @@ func TestCrashLoop(t *testing.T) {
 
 func TestRestartNever(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{Restart: machine.RestartNever})
-	if err := (local.Device{}).Signal(t.Context(), process(t, i), unix.SIGKILL); err != nil {
+	if err := processOf(t, i).Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	until(t, "given up", func() bool { return supervision(t, f).GaveUp })
@@ -501,11 +505,11 @@ func TestRestartNever(t *testing.T) {
 	}
 	i = ready(t, f)
 	// A restart that was asked for is none of its business.
-	before := process(t, i)
+	before := processOf(t, i)
 	if res, err := i.Restart(t.Context(), 0); err != nil || res.Forced || !res.WasRunning {
 		t.Fatalf("%+v, %v", res, err)
 	}
-	if process(t, ready(t, f)) == before {
+	if processOf(t, ready(t, f)) == before {
 		t.Error("the same process after a restart")
 	}
 }
@@ -514,7 +518,7 @@ func TestRestartNever(t *testing.T) {
 // hint.
 func TestStartErrorIsTold(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	port, _ := i.HostPort(5432)
 	if _, err := i.Stop(t.Context(), 0); err != nil {
@@ -547,7 +551,7 @@ func TestStartErrorIsTold(t *testing.T) {
 // bundle is back as soon as the host lets it.
 func TestTrialWaitsForItsHost(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	port, _ := i.HostPort(5432)
 	if _, err := i.Stop(t.Context(), 0); err != nil {
@@ -576,7 +580,7 @@ func TestTrialWaitsForItsHost(t *testing.T) {
 func TestTrialIsJudgedByServices(t *testing.T) {
 	f := machine.SetupFake(t)
 	f.WriteBundle(t, f.Bundle, "one", "vpn")
-	daemon(t, f)
+	startDaemon(t, f)
 	up(t, f, machine.UpOptions{})
 	f.SetSoak(time.Second)
 	const short = 8 * time.Second // for a busy machine, to hear of its guest
@@ -610,7 +614,7 @@ func TestTrialIsJudgedByServices(t *testing.T) {
 // A guest that prints without end does not fill its host.
 func TestConsoleFlood(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	log, err := os.OpenFile(i.ConsoleFile(), os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
@@ -633,7 +637,7 @@ func TestConsoleFlood(t *testing.T) {
 func TestReadyThoughDegraded(t *testing.T) {
 	f := machine.SetupFake(t)
 	f.WriteBundle(t, f.Bundle, "one", "degraded")
-	daemon(t, f)
+	startDaemon(t, f)
 	if _, err := f.Install(t.Context(), f.Bundle, "", machine.UpOptions{}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -648,7 +652,7 @@ func TestReadyThoughDegraded(t *testing.T) {
 // One who holds a connection to the guest keeps nobody else from it.
 func TestSharedSession(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
+	startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
 	until(t, "the shared socket", func() bool {
 		_, err := os.Stat(filepath.Join(i.Dir(), machine.GuestSocket))
@@ -673,43 +677,44 @@ func TestSharedSession(t *testing.T) {
 // them back.
 func TestStopMachines(t *testing.T) {
 	f := machine.SetupFake(t)
-	d := daemon(t, f, "--stop-machines")
+	d := startDaemon(t, f, "--stop-machines")
 	i := up(t, f, machine.UpOptions{})
-	p := process(t, i)
+	p := processOf(t, i)
 	if err := d.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if alive, err := (local.Device{}).Alive(t.Context(), p); err != nil || alive {
+	if alive, err := p.Alive(); err != nil || alive {
 		t.Errorf("the machine outlives it: %v", err)
 	}
 	if s := supervision(t, f); s.Wanted != machine.Up || s.Ends.Total != 0 {
 		t.Errorf("%+v", s)
 	}
-	d = daemon(t, f)
-	p = process(t, ready(t, f))
+	d = startDaemon(t, f)
+	p = processOf(t, ready(t, f))
 	if err := d.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if alive, err := (local.Device{}).Alive(t.Context(), p); err != nil || !alive {
+	if alive, err := p.Alive(); err != nil || !alive {
 		t.Errorf("SIGTERM without the flag ended the machine: %v", err)
 	}
 }
 
-// Up takes over a machine that run has started, without a restart.
+// A machine that an older version's run has started is taken over without a
+// restart, and so it is by up.
 func TestUpOfWhatRuns(t *testing.T) {
 	f := machine.SetupFake(t)
-	daemon(t, f)
-	i, err := f.Start(t.Context(), f.Bundle, machine.StartOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := process(t, i)
+	p := processOf(t, f.RunByOldVersion(t))
+	startDaemon(t, f)
+	until(t, "it is taken over", func() bool {
+		s := supervision(t, f)
+		return s.Wanted == machine.Up && s.Policy.Restart == machine.RestartNever && s.Active == ""
+	})
 	f.WriteBundle(t, f.Bundle+"-2", "two", "quick")
 	if _, err := f.Install(t.Context(), f.Bundle+"-2", "", machine.UpOptions{}, nil); fault.ClassOf(err) != fault.Usage {
 		t.Errorf("another bundle: %v", err)
@@ -717,7 +722,7 @@ func TestUpOfWhatRuns(t *testing.T) {
 	if _, err := f.Up(t.Context(), "sql", machine.UpOptions{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if process(t, ready(t, f)) != p {
+	if processOf(t, ready(t, f)) != p {
 		t.Error("it was restarted")
 	}
 	if _, err := f.Install(t.Context(), f.Bundle+"-2", "", machine.UpOptions{}, nil); fault.ClassOf(err) != fault.Usage || !strings.Contains(fault.HintOf(err), "update") {
@@ -748,7 +753,7 @@ func TestOneSupervisor(t *testing.T) {
 	// One whose directory goes away ends.
 	done := make(chan error, 1)
 	go func() {
-		done <- supervisor.Run(t.Context(), f.Runtime, supervisor.Options{Report: func(string, string) {}})
+		done <- daemon.RunMachines(t.Context(), f.Runtime, daemon.Options{Report: func(string, string) {}})
 	}()
 	socket := filepath.Join(f.Dir(), machine.SupervisorSocket)
 	until(t, "its socket", func() bool { _, err := os.Stat(socket); return err == nil })

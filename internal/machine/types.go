@@ -38,8 +38,9 @@ type (
 const (
 	Up   = runtime.Up
 	Down = runtime.Down
-	// Unsupervised: it was started by Start (run), and nobody starts it again.
-	Unsupervised Wanted = ""
+	// notAdopted: an older version started it from a bundle's directory, for
+	// nobody to start it again. The next step writes down what is wanted of it.
+	notAdopted Wanted = ""
 
 	RestartAlways = runtime.RestartAlways
 	RestartNever  = runtime.RestartNever

@@ -22,14 +22,20 @@ import (
 // The former bundle of the slot is gone from here on. The data disk is not
 // looked at.
 func (r *Runtime) Update(ctx context.Context, name, dir string, limit time.Duration, report Report) (changed bool, err error) {
+	return r.UpdateFrom(ctx, name, Source{Dir: dir}, limit, report)
+}
+
+// UpdateFrom is Update to a bundle that came from somewhere else.
+func (r *Runtime) UpdateFrom(ctx context.Context, name string, from Source, limit time.Duration, report Report) (changed bool, err error) {
 	limit, err = trialLimit(limit)
 	if err != nil {
 		return false, err
 	}
-	dir, m, digest, err := readBundle(dir)
+	dir, m, digest, err := readBundle(from.Dir)
 	if err != nil {
 		return false, err
 	}
+	from.Dir = dir
 	unlockCopy, err := r.lock(ctx, name+".copy")
 	if err != nil {
 		return false, err
@@ -52,8 +58,8 @@ func (r *Runtime) Update(ctx context.Context, name, dir string, limit time.Durat
 		}
 		tell(report, PhaseInstall, fmt.Sprintf("the bundle in slot %s is damaged: %v", i.rec.Active, damage))
 	}
-	tell(report, PhaseInstall, "installing "+dir)
-	copied, err := i.copyBundle(ctx, dir, m)
+	tell(report, PhaseInstall, "installing "+from.from())
+	copied, err := i.copyBundle(ctx, from, m)
 	if err != nil {
 		return false, err
 	}
@@ -83,7 +89,7 @@ func (r *Runtime) Update(ctx context.Context, name, dir string, limit time.Durat
 	if err := i.putSlot(copied, slot); err != nil {
 		return false, err
 	}
-	i.rec.Slots[slot] = newSlot(digest, dir)
+	i.rec.Slots[slot] = newSlot(digest, from.from())
 	i.rec.Trial = &Trial{Kind: "update", Slot: slot, Limit: Duration(limit), Steady: Duration(r.soak), Optional: optional}
 	i.rec.Waiting = nil
 	return true, i.saveRecord()

@@ -44,7 +44,7 @@ func TestEncode(t *testing.T) {
 func secure(t *testing.T) *Instance {
 	t.Helper()
 	f := setup(t, "good")
-	i := f.start(t, StartOptions{})
+	i := f.start(t, UpOptions{})
 	if err := i.WaitReady(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}

@@ -22,15 +22,15 @@ func TestRealBundle(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	state := t.TempDir()
-	r, err := Open(state)
+	report := func(e Event) { t.Logf("%-8s %s", e.Phase, e.Text) }
+	r, err := Open(state, WithReport(func(_ string, e Event) { report(e) }))
 	if err != nil {
 		t.Fatal(err)
 	}
-	report := func(e Event) { t.Logf("%-8s %s", e.Phase, e.Text) }
 	var before os.FileInfo
 	for boot := range 2 {
 		begin := time.Now()
-		i, err := r.Start(ctx, dir, StartOptions{Report: report})
+		i, err := run(ctx, r, dir, "", UpOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,8 +12,6 @@ import (
 	engine "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
-	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
 )
 
 // lab is one run of the experiment.
@@ -35,7 +33,7 @@ type lab struct {
 }
 
 func newLab(ctx context.Context, o Options) (*lab, error) {
-	l := &lab{Options: o, dir: o.Scratch, seam: newSeam()}
+	l := &lab{Options: o, dir: o.Scratch}
 	var err error
 	if l.Bundle, err = filepath.Abs(o.Bundle); err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
@@ -63,8 +61,8 @@ func newLab(ctx context.Context, o Options) (*lab, error) {
 	if err := os.MkdirAll(cache, 0o700); err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	here := device{local.Device{}, l.seam}
-	l.rt, err = engine.Open(l.dir, engine.WithHypervisor(here, qemu.New(here, cache)))
+	l.seam = newSeam(cache)
+	l.rt, err = engine.Open(l.dir, engine.WithHypervisor(l.seam))
 	return l, err
 }
 

@@ -17,10 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	engine "github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/internal/torture/nbd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qmp"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -105,10 +105,16 @@ func makeImage(path string, size int64) error {
 	return fault.Wrap(fault.Environment, errors.Join(f.Truncate(size), f.Close()))
 }
 
-// drop removes a machine that was stopped, with all it has.
+// drop removes a machine that was stopped or cut, with all it has.
 func (l *lab) drop(ctx context.Context, m *machine) error {
 	l.machines = slices.DeleteFunc(l.machines, func(o *machine) bool { return o == m })
-	_, err := l.rt.Remove(ctx, m.name, true)
+	i, err := l.rt.Instance(ctx, m.name)
+	if err == nil {
+		_, err = i.Stop(ctx, 0) // one that was cut is still wanted up
+	}
+	if err == nil {
+		_, err = l.rt.Remove(ctx, m.name, true)
+	}
 	return errors.Join(m.closeLog(), err)
 }
 
@@ -143,8 +149,12 @@ func (m *machine) start(ctx context.Context) error {
 	})
 	m.begun = time.Now()
 	m.ending.Store(false)
+	o := engine.UpOptions{Accel: m.l.Accel, Bounce: &m.bounce, Restart: engine.RestartNever}
+	if _, err := m.l.rt.Install(ctx, m.l.Bundle, m.name, o, nil); err != nil {
+		return err
+	}
 	var err error
-	m.inst, err = m.l.rt.Start(ctx, m.l.Bundle, engine.StartOptions{Name: m.name, Accel: m.l.Accel, Bounce: m.bounce})
+	m.inst, err = m.l.rt.Settle(ctx, m.name)
 	return err
 }
 
@@ -290,27 +300,19 @@ func (m *machine) cut(ctx context.Context, rng *rand.Rand) (nbd.Loss, error) {
 
 // kill ends exactly that process and waits for its end.
 func kill(ctx context.Context, p vm.Process) error {
-	if err := (local.Device{}).Signal(ctx, p, unix.SIGKILL); err != nil {
+	if err := p.Signal(unix.SIGKILL); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	for {
-		alive, err := local.Device{}.Alive(ctx, p)
-		if err != nil || !alive {
-			return err
-		}
-		if err := pause(ctx, 5*time.Millisecond); err != nil {
-			return fmt.Errorf("waiting for the end of process %d: %w", p.PID, err)
-		}
-	}
+	return p.Wait(ctx)
 }
 
 // qmp runs one command of QEMU's.
 func (m *machine) qmp(ctx context.Context, command string, args any) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	conn, err := local.Device{}.Dial(ctx, "unix", filepath.Join(m.dir, "qmp.sock"))
+	conn, err := process.Dial(ctx, filepath.Join(m.dir, "qmp.sock"))
 	if err != nil {
 		return fault.Wrap(fault.Device, err)
 	}

@@ -7,15 +7,17 @@ import (
 	"sync"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
+	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// seam is where the faults get between internal/machine and QEMU: its device
-// changes the command line on the way and remembers the process, and nothing
-// in internal/machine knows. A disk that loses data or a clock that is wrong is not
+// seam is where the faults get between internal/machine and QEMU: it changes
+// QEMU's command line on the way and remembers the process, and nothing in
+// internal/machine knows. A disk that loses data or a clock that is wrong is not
 // something a product should be able to ask for.
 type seam struct {
+	*qemu.Driver
+
 	mu      sync.Mutex
 	changes map[string]change     // by instance directory
 	procs   map[string]vm.Process // likewise
@@ -24,8 +26,15 @@ type seam struct {
 // change makes another command line of QEMU's.
 type change func(args []string) ([]string, error)
 
-func newSeam() *seam {
-	return &seam{changes: map[string]change{}, procs: map[string]vm.Process{}}
+func newSeam(cacheDir string) *seam {
+	s := &seam{changes: map[string]change{}, procs: map[string]vm.Process{}}
+	s.Driver = qemu.New(cacheDir, qemu.WithArguments(func(m vm.Machine, args []string) ([]string, error) {
+		if change := s.get(m.Dir); change != nil {
+			return change(args)
+		}
+		return args, nil
+	}))
+	return s
 }
 
 func (s *seam) set(dir string, c change) {
@@ -47,24 +56,13 @@ func (s *seam) process(dir string) (vm.Process, bool) {
 	return p, ok
 }
 
-// device is this machine, with the changes.
-type device struct {
-	local.Device
-	seam *seam
-}
-
-func (d device) Start(ctx context.Context, c vm.Command) (vm.Process, error) {
-	if change := d.seam.get(c.Dir); change != nil {
-		var err error
-		if c.Args, err = change(c.Args); err != nil {
-			return vm.Process{}, err
-		}
-	}
-	p, err := d.Device.Start(ctx, c)
+// Start is the driver's.
+func (s *seam) Start(ctx context.Context, m vm.Machine, plan vm.Plan) (vm.Process, error) {
+	p, err := s.Driver.Start(ctx, m, plan)
 	if err == nil {
-		d.seam.mu.Lock()
-		d.seam.procs[c.Dir] = p
-		d.seam.mu.Unlock()
+		s.mu.Lock()
+		s.procs[m.Dir] = p
+		s.mu.Unlock()
 	}
 	return p, err
 }

@@ -10,10 +10,10 @@ import (
 	"time"
 
 	engine "github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/supervisor"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -69,12 +69,12 @@ func (s *supervised) settled(ctx context.Context) error {
 
 // sovereignd is the process that supervises.
 func (s *supervised) sovereignd(ctx context.Context) (vm.Process, bool, error) {
-	return local.Device{}.Listener(ctx, filepath.Join(s.rt.Dir(), engine.SupervisorSocket))
+	return process.Listener(ctx, filepath.Join(s.rt.Dir(), engine.SupervisorSocket))
 }
 
 // qemu is the process that runs the machine.
 func (s *supervised) qemu(ctx context.Context) (vm.Process, bool, error) {
-	return local.Device{}.Listener(ctx, filepath.Join(s.dir, "qmp.sock"))
+	return process.Listener(ctx, filepath.Join(s.dir, "qmp.sock"))
 }
 
 // killBoth kills what runs of the two.
@@ -199,7 +199,7 @@ func (s *supervised) killDaemon(ctx context.Context, rng *rand.Rand) (time.Durat
 
 // shared says whether sovereignd gives streams to the guest.
 func (s *supervised) shared(ctx context.Context) bool {
-	c, err := local.Device{}.Dial(ctx, "unix", filepath.Join(s.dir, engine.GuestSocket))
+	c, err := process.Dial(ctx, filepath.Join(s.dir, engine.GuestSocket))
 	if err != nil {
 		return false
 	}

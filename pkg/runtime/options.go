@@ -44,6 +44,7 @@ type Options struct {
 	Ports     map[int]int `json:"ports,omitempty"`      // guest to host, those asked for
 	Accel     string      `json:"accel,omitempty"`
 	Outbound  bool        `json:"outbound,omitempty"`
+	Bounce    bool        `json:"bounce,omitempty"`
 }
 
 // UpOptions are what wanting a machine up changes of it. What is zero stays as
@@ -57,11 +58,20 @@ type UpOptions struct {
 	Ports map[int]int `json:"ports,omitempty"`
 	Accel string      `json:"accel,omitempty"` // "auto", "kvm" or "tcg"
 	// Outbound lets the guest open connections to the world.
-	Outbound *bool   `json:"outbound,omitempty"`
-	Restart  Restart `json:"restart,omitempty"`
-	Limit    *int    `json:"limit,omitempty"` // of ends in a row; 0: none
+	Outbound *bool `json:"outbound,omitempty"`
+	// Bounce makes every transfer of the guest go by way of a small pool of
+	// shared memory, as in a protected VM. It protects nothing: it is for
+	// measuring.
+	Bounce  *bool   `json:"bounce,omitempty"`
+	Restart Restart `json:"restart,omitempty"`
+	Limit   *int    `json:"limit,omitempty"` // of ends in a row; 0: none
 	// NewData is the owner's word that the data disk may be another one than
 	// the machine had: what is there is taken, or a blank one is made where
 	// nothing is. The machine must not run.
 	NewData bool `json:"new_data,omitempty"`
+	// Replace is for a machine that is to run this bundle, with these options,
+	// now: where the machine is down, Install puts the bundle in the place of
+	// another one at once, without a trial; the other one stays as what Rollback
+	// goes back to. A machine that runs at other ports is an error.
+	Replace bool `json:"replace,omitempty"`
 }

@@ -37,6 +37,8 @@ type Status struct {
 	Ports   []Port    `json:"ports"`
 	Machine MachineID `json:"machine"`
 	PID     int       `json:"pid,omitempty"`
+	// Dir is the machine's directory on its host, where console.log is.
+	Dir string `json:"dir,omitempty"`
 	// Guest is what the agent says; nil when it was not asked or did not
 	// answer, and then GuestError says why.
 	Guest      *agent.Status `json:"guest,omitempty"`

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/sovereign-build/sovereign/internal/procstat"
+	processes "github.com/sovereign-build/sovereign/internal/process"
 )
 
 // process is a process that cannot be mistaken for another one: pids are
@@ -21,13 +21,13 @@ type process struct {
 
 // identify reads the start time of a running process.
 func identify(pid int) (process, error) {
-	s, err := procstat.Read(pid)
+	s, err := processes.ReadStat(pid)
 	return process{pid, s.Start}, err
 }
 
 // alive tells whether the process is not over.
 func (p process) alive() bool {
-	alive, err := procstat.Alive(p.PID, p.Start)
+	alive, err := processes.Alive(p.PID, p.Start)
 	return err == nil && alive && p.PID > 1
 }
 

@@ -1,11 +1,24 @@
-// Package direct lends a program the machines of a state directory without
-// sovereignd. It is here until package runtime has its Host, and goes then.
+// Package direct runs a bundle without sovereignd, for as long as the program
+// lives that does. It is here until package runtime has its Host, and goes then.
 package direct
 
-import "github.com/sovereign-build/sovereign/internal/machine"
+import (
+	"context"
 
-// StartOptions are internal/machine's.
-type StartOptions = machine.StartOptions
+	"github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+)
 
-// Open is internal/machine's.
-func Open(stateDir string) (*machine.Runtime, error) { return machine.Open(stateDir) }
+// Run starts the bundle in dir, in a state directory, and returns its machine
+// when the hypervisor is up.
+func Run(ctx context.Context, stateDir, dir string) (*machine.Instance, error) {
+	r, err := machine.Open(stateDir)
+	if err != nil {
+		return nil, err
+	}
+	i, err := r.Install(ctx, dir, "", runtime.UpOptions{Restart: runtime.RestartNever, Replace: true}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return r.Settle(ctx, i.Name())
+}

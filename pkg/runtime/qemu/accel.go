@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -25,7 +27,7 @@ const kvmDevice = "/dev/kvm"
 // "auto" boots the bundle's own kernel under KVM with sovereign.probe, and
 // uses KVM only when the guest's init answers in time. The verdict is kept per
 // boot of the host, version of QEMU, firmware and kernel.
-func (d *Driver) accelerate(ctx context.Context, m vm.Machine, p vm.Plan, report func(string)) (vm.Plan, error) {
+func (d *Driver) accelerate(ctx context.Context, m vm.Machine, p plan, report func(string)) (plan, error) {
 	p.Accel = "tcg"
 	switch m.Accel {
 	case "tcg":
@@ -33,35 +35,35 @@ func (d *Driver) accelerate(ctx context.Context, m vm.Machine, p vm.Plan, report
 		return p, nil
 	case "kvm":
 		if why := d.noKVM(m.Arch); why != "" {
-			return vm.Plan{}, fault.Errorf(fault.Environment, "KVM cannot be used: %s", why).
+			return plan{}, fault.Errorf(fault.Environment, "KVM cannot be used: %s", why).
 				Hintf("use --accel tcg, or auto")
 		}
 		p.Accel = "kvm"
 		return p, nil
 	case "auto", "":
 	default:
-		return vm.Plan{}, fault.Errorf(fault.Usage, "accelerator %q is none of auto, kvm and tcg", m.Accel).
+		return plan{}, fault.Errorf(fault.Usage, "accelerator %q is none of auto, kvm and tcg", m.Accel).
 			Hintf("leave it at auto")
 	}
 	if p.Why = d.noKVM(m.Arch); p.Why != "" {
 		report("no KVM (" + p.Why + "): emulating the CPU, which is slower")
 		return p, nil
 	}
-	boot, err := d.device.Boot(ctx)
+	boot, err := process.Boot()
 	if err != nil {
-		return vm.Plan{}, err
+		return plan{}, err
 	}
-	key := verdictKey{Boot: boot, Version: p.Version, Firmware: p.Firmware, Kernel: m.KernelDigest}
+	key := verdictKey{Boot: boot, Version: p.Version, Firmware: p.firmware, Kernel: m.KernelDigest}
 	verdicts := loadVerdicts(d.cache)
 	v, known := verdicts.find(key)
 	if !known {
 		report("probing KVM by booting the kernel under it")
 		if v.Why, err = d.probe(ctx, m, p); err != nil {
-			return vm.Plan{}, err
+			return plan{}, err
 		}
 		v.verdictKey = key
 		if err := verdicts.add(v).save(d.cache); err != nil {
-			return vm.Plan{}, err
+			return plan{}, err
 		}
 		if v.Why != "" {
 			report("KVM does not work here (" + v.Why + "): emulating the CPU instead, which is slower")
@@ -75,8 +77,8 @@ func (d *Driver) accelerate(ctx context.Context, m vm.Machine, p vm.Plan, report
 
 // noKVM says why KVM is out of the question; "" when it is not.
 func (d *Driver) noKVM(arch string) string {
-	if host := d.device.Arch(); host != arch {
-		return fmt.Sprintf("the guest is %s and %s is %s", arch, d.device.Name(), host)
+	if host := runtime.GOARCH; host != arch {
+		return fmt.Sprintf("the guest is %s and this machine is %s", arch, host)
 	}
 	f, err := os.OpenFile(kvmDevice, os.O_RDWR, 0)
 	switch {

@@ -7,15 +7,18 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// Sockets of the machine protocol in the instance's directory. Each serves one
-// client at a time: one is the driver's, the other for people and their
+// Sockets in the machine's directory. Each serves one client at a time. Two are
+// of the machine protocol: one is the driver's, the other for people and their
 // programs, who may keep it and have paused the machine by it.
 const (
 	controlSocket = "control.sock"
 	qmpSocket     = "qmp.sock"
+	agentSocket   = "agent.sock"
+	consoleSocket = "console.sock" // what goes to the console's log too, and input
 )
 
 // agentPort is the virtio-serial port's name, which the guest looks for.
@@ -44,7 +47,7 @@ const bounceSlabs = 64<<20/2048 - 128
 // this order. QEMU opens them anew by their names in /proc, with flags of its
 // own, and so the very files that were handed over.
 const (
-	kernelFile = vm.FirstFile + iota
+	kernelFile = process.FirstFile + iota
 	initramfsFile
 	firstDisk
 )
@@ -65,7 +68,7 @@ var descriptorForm = regexp.MustCompile(`/proc/self/fd/\d+`)
 func named(text string, m vm.Machine) string {
 	return descriptorForm.ReplaceAllStringFunc(text, func(name string) string {
 		for n, f := range files(m) {
-			if f != nil && name == descriptor(vm.FirstFile+n) {
+			if f != nil && name == descriptor(process.FirstFile+n) {
 				return f.Name()
 			}
 		}
@@ -77,7 +80,7 @@ func named(text string, m vm.Machine) string {
 // function of its inputs alone, of the files their number. Sockets and logs are named relative to m.Dir,
 // where QEMU runs: a socket's path may have 107 bytes, a state directory more.
 // No secret ever stands here: anyone on the machine can read it.
-func arguments(m vm.Machine, p vm.Plan) []string {
+func arguments(m vm.Machine, p plan) []string {
 	args := []string{
 		"-name", "guest=" + escape(m.Name),
 		// Nothing that is not asked for: no default devices, no configuration
@@ -101,7 +104,7 @@ func arguments(m vm.Machine, p vm.Plan) []string {
 		"-initrd", descriptor(initramfsFile),
 		"-append", cmdline(m, p.Accel),
 
-		"-chardev", "socket,id=console,path="+vm.ConsoleSocket+",server=on,wait=off,logfile="+vm.ConsoleFile+",logappend=on",
+		"-chardev", "socket,id=console,path="+consoleSocket+",server=on,wait=off,logfile="+vm.ConsoleFile+",logappend=on",
 		"-serial", "chardev:console",
 		// The driver's comes first: where there is the other, there is this.
 		"-chardev", "socket,id=control,path="+controlSocket+",server=on,wait=off",
@@ -109,7 +112,7 @@ func arguments(m vm.Machine, p vm.Plan) []string {
 		"-chardev", "socket,id=qmp,path="+qmpSocket+",server=on,wait=off",
 		"-mon", "chardev=qmp,mode=control",
 		"-device", "virtio-serial-pci,id=serial0,max_ports=4,"+virtio,
-		"-chardev", "socket,id=agent,path="+vm.AgentSocket+",server=on,wait=off",
+		"-chardev", "socket,id=agent,path="+agentSocket+",server=on,wait=off",
 		"-device", "virtserialport,bus=serial0.0,nr=1,chardev=agent,name="+agentPort,
 
 		"-object", "rng-builtin,id=rng0",
@@ -167,7 +170,7 @@ const quickBoot = "lpj=20000000 tsc=reliable"
 // switch, and on a busy host no clock but the timer's ticks. On x86 microvm
 // reaches userspace no sooner than q35 under TCG (both 1.0 s, QEMU 7.2) and
 // hangs there with ACPI, without which it cannot power off: so q35 under both.
-func machineType(arch string, p vm.Plan) []string {
+func machineType(arch string, p plan) []string {
 	board, cpu := "q35,usb=off,vmport=off,smbus=off,sata=off", tcgCPU
 	if arch == "arm64" {
 		// cortex-a76 rather than max, which has pointer authentication: TCG
@@ -182,8 +185,8 @@ func machineType(arch string, p vm.Plan) []string {
 		engine, cpu = "kvm", "host"
 	}
 	args := []string{"-machine", board + ",dump-guest-core=off", "-accel", engine, "-cpu", cpu}
-	if p.Firmware != "" {
-		args = append(args, "-bios", p.Firmware)
+	if p.firmware != "" {
+		args = append(args, "-bios", p.firmware)
 	}
 	return args
 }

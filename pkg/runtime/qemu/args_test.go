@@ -36,13 +36,13 @@ func TestArguments(t *testing.T) {
 		name string
 		args []string
 	}{
-		{"amd64-tcg", arguments(sample("amd64"), vm.Plan{Accel: "tcg", Sandbox: true, Firmware: "/qemu/qboot.rom"})},
-		{"amd64-kvm", arguments(sample("amd64"), vm.Plan{Accel: "kvm", Sandbox: true, Firmware: "/qemu/qboot.rom"})},
-		{"arm64-tcg", arguments(sample("arm64"), vm.Plan{Accel: "tcg", Sandbox: true})},
-		{"arm64-kvm", arguments(sample("arm64"), vm.Plan{Accel: "kvm", Sandbox: true})},
-		{"arm64-bounce", arguments(bounce, vm.Plan{Accel: "tcg", Sandbox: true})},
-		{"amd64-outbound-no-sandbox", arguments(outbound, vm.Plan{Accel: "tcg"})},
-		{"amd64-probe", probeArguments(sample("amd64"), vm.Plan{Sandbox: true, Firmware: "/qemu/qboot.rom"})},
+		{"amd64-tcg", arguments(sample("amd64"), plan{PlanInfo: vm.PlanInfo{Accel: "tcg", Sandbox: true}, firmware: "/qemu/qboot.rom"})},
+		{"amd64-kvm", arguments(sample("amd64"), plan{PlanInfo: vm.PlanInfo{Accel: "kvm", Sandbox: true}, firmware: "/qemu/qboot.rom"})},
+		{"arm64-tcg", arguments(sample("arm64"), plan{PlanInfo: vm.PlanInfo{Accel: "tcg", Sandbox: true}})},
+		{"arm64-kvm", arguments(sample("arm64"), plan{PlanInfo: vm.PlanInfo{Accel: "kvm", Sandbox: true}})},
+		{"arm64-bounce", arguments(bounce, plan{PlanInfo: vm.PlanInfo{Accel: "tcg", Sandbox: true}})},
+		{"amd64-outbound-no-sandbox", arguments(outbound, plan{PlanInfo: vm.PlanInfo{Accel: "tcg"}})},
+		{"amd64-probe", probeArguments(sample("amd64"), plan{PlanInfo: vm.PlanInfo{Sandbox: true}, firmware: "/qemu/qboot.rom"})},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -1,5 +1,4 @@
-// Package qemu builds and starts machines under QEMU, on a device that shares
-// this program's files: a vm.Hypervisor.
+// Package qemu builds and starts machines under QEMU: a vm.Hypervisor.
 //
 // A vm.Machine comes in and a background QEMU goes out, that is spoken to
 // through sockets in the machine's directory and outlives its starter. The
@@ -11,6 +10,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qmp"
 	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
@@ -30,64 +32,107 @@ const pollEvery = 10 * time.Millisecond
 
 // Driver runs machines under QEMU.
 type Driver struct {
-	device vm.Device
-	cache  string        // file of the verdicts on KVM
-	limit  time.Duration // of a probe
+	cache string        // file of the verdicts on KVM
+	limit time.Duration // of a probe
+	// change makes another command line of a machine's; see WithArguments.
+	change func(m vm.Machine, args []string) ([]string, error)
 }
 
-var _ vm.Hypervisor = (*Driver)(nil)
+var (
+	_ vm.Hypervisor    = (*Driver)(nil)
+	_ vm.Resumer       = (*Driver)(nil)
+	_ vm.Ballooner     = (*Driver)(nil)
+	_ vm.DiskGrower    = (*Driver)(nil)
+	_ vm.ConsoleOpener = (*Driver)(nil)
+)
 
-// New returns the driver for a device. cacheDir, which must exist, keeps what
-// was found out about KVM.
-func New(device vm.Device, cacheDir string) *Driver {
-	return &Driver{device: device, cache: filepath.Join(cacheDir, "accel.json"), limit: probeLimit}
+// An Option changes how New sets a driver up.
+type Option func(*Driver)
+
+// WithArguments has QEMU started with another command line than the driver's:
+// what change makes of it. It is for faults, a disk that loses data or a clock
+// that is wrong, which no product should be able to ask for.
+func WithArguments(change func(m vm.Machine, args []string) ([]string, error)) Option {
+	return func(d *Driver) { d.change = change }
+}
+
+// New returns the driver. cacheDir, which must exist, keeps what was found out
+// about KVM.
+func New(cacheDir string, opts ...Option) *Driver {
+	d := &Driver{
+		cache: filepath.Join(cacheDir, "accel.json"), limit: probeLimit,
+		change: func(_ vm.Machine, args []string) ([]string, error) { return args, nil },
+	}
+	for _, o := range opts {
+		o(d)
+	}
+	return d
 }
 
 // Name is "QEMU".
 func (d *Driver) Name() string { return "QEMU" }
 
+// plan is what Prepare found.
+type plan struct {
+	vm.PlanInfo
+	firmware string // file that the machine starts with; empty for QEMU's own choice
+}
+
+func (p plan) Info() vm.PlanInfo { return p.PlanInfo }
+
 // Prepare finds QEMU and settles the accelerator; see accelerate.
 func (d *Driver) Prepare(ctx context.Context, m vm.Machine, report func(string)) (vm.Plan, error) {
 	program, err := find(m.Arch)
 	if err != nil {
-		return vm.Plan{}, err
+		return nil, err
 	}
 	v, err := version(ctx, program)
 	if err != nil {
-		return vm.Plan{}, err
+		return nil, err
 	}
-	p := vm.Plan{
-		Program: program, Version: v, Sandbox: sandboxWorks(ctx, program),
-		Firmware: firmware(ctx, program, m.Arch),
+	p := plan{
+		PlanInfo: vm.PlanInfo{Program: program, Version: v, Sandbox: sandboxWorks(ctx, program)},
+		firmware: firmware(ctx, program, m.Arch),
 	}
-	return d.accelerate(ctx, m, p, report)
+	if p, err = d.accelerate(ctx, m, p, report); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // Start starts QEMU and waits until it answers on its control socket: by then
 // it has opened the disks, taken the ports and set up the machine.
-func (d *Driver) Start(ctx context.Context, m vm.Machine, p vm.Plan) (vm.Process, error) {
+func (d *Driver) Start(ctx context.Context, m vm.Machine, chosen vm.Plan) (vm.Process, error) {
+	p, own := chosen.(plan)
+	if !own {
+		return vm.Process{}, fault.Errorf(fault.Internal, "QEMU was given a plan of another hypervisor: %T", chosen)
+	}
+	args, err := d.change(m, arguments(m, p))
+	if err != nil {
+		return vm.Process{}, err
+	}
 	// Checked before a running machine's sockets are removed, and once more,
 	// for good, when QEMU is started.
 	lock := filepath.Join(m.Dir, vm.LockFile)
-	if locked, err := d.device.Locked(ctx, lock); err != nil {
+	if locked, err := process.Locked(lock); err != nil {
 		return vm.Process{}, err
 	} else if locked {
 		return vm.Process{}, fault.Errorf(fault.Environment, "%s is locked: the machine runs already", lock).
 			Hintf("find its process with fuser %s", lock)
 	}
-	for _, name := range []string{controlSocket, qmpSocket, vm.AgentSocket} {
+	for _, name := range []string{controlSocket, qmpSocket, agentSocket} {
 		if err := os.Remove(filepath.Join(m.Dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return vm.Process{}, fault.Wrap(fault.Environment, err)
 		}
 	}
 	log := filepath.Join(m.Dir, vm.LogFile)
-	proc, err := d.device.Start(ctx, vm.Command{Path: p.Program, Args: arguments(m, p), Dir: m.Dir, Log: log, Lock: lock, Files: files(m)})
+	proc, err := process.Start(process.Command{Path: p.Program, Args: args, Dir: m.Dir, Log: log, Lock: lock, Files: files(m)})
 	if err != nil {
 		return vm.Process{}, err
 	}
 	if err := d.up(ctx, m, proc); err != nil {
 		// The caller's context may be what ended the wait.
-		killErr := d.device.Signal(context.WithoutCancel(ctx), proc, unix.SIGKILL)
+		killErr := proc.Signal(unix.SIGKILL)
 		return vm.Process{}, errors.Join(err, killErr)
 	}
 	return proc, nil
@@ -103,7 +148,7 @@ func (d *Driver) up(ctx context.Context, m vm.Machine, proc vm.Process) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("waiting for QEMU: %w", context.Cause(ctx))
 		}
-		alive, aliveErr := d.device.Alive(ctx, proc)
+		alive, aliveErr := proc.Alive()
 		if aliveErr != nil {
 			return aliveErr
 		}
@@ -154,12 +199,12 @@ func (d *Driver) Find(ctx context.Context, dir string) (vm.Process, bool, error)
 	limit, cancel := context.WithTimeout(ctx, findLimit)
 	defer cancel()
 	for {
-		p, ok, err := d.device.Listener(ctx, filepath.Join(dir, qmpSocket))
+		p, ok, err := process.Listener(ctx, filepath.Join(dir, qmpSocket))
 		busy := errors.Is(err, unix.EAGAIN) // others connect at the same time
 		if ok || err != nil && !busy {
 			return p, ok, err
 		}
-		locked, err := d.device.Locked(ctx, filepath.Join(dir, vm.LockFile))
+		locked, err := process.Locked(filepath.Join(dir, vm.LockFile))
 		if err != nil || !locked && !busy {
 			return vm.Process{}, false, err
 		}
@@ -170,16 +215,16 @@ func (d *Driver) Find(ctx context.Context, dir string) (vm.Process, bool, error)
 	}
 }
 
-// Status asks QEMU for the state of the machine.
-func (d *Driver) Status(ctx context.Context, dir string) (vm.Status, error) {
+// State asks QEMU for the state of the machine.
+func (d *Driver) State(ctx context.Context, dir string) (vm.State, error) {
 	var s struct {
 		Status  string `json:"status"`
 		Running bool   `json:"running"`
 	}
 	if err := d.execute(ctx, dir, "query-status", nil, &s); err != nil {
-		return vm.Status{}, err
+		return vm.State{}, err
 	}
-	return vm.Status{State: s.Status, Running: s.Running, Full: s.Status == ioError}, nil
+	return vm.State{Held: !s.Running, Full: s.Status == ioError, Word: s.Status}, nil
 }
 
 // ioError is what QEMU says of a machine that it paused for a disk. Our disks
@@ -195,6 +240,26 @@ func (d *Driver) Resume(ctx context.Context, dir string) error {
 // guest's are lost.
 func (d *Driver) Quit(ctx context.Context, dir string) error {
 	return d.execute(ctx, dir, "quit", nil, nil)
+}
+
+// DialAgent opens the socket of the agent's port. A former connection that QEMU
+// has not done away with yet shows as EAGAIN.
+func (d *Driver) DialAgent(ctx context.Context, dir string) (net.Conn, error) {
+	for {
+		conn, err := process.Dial(ctx, filepath.Join(dir, agentSocket))
+		if !errors.Is(err, unix.EAGAIN) {
+			return conn, fault.Wrap(fault.Device, err)
+		}
+		if err := pause(ctx); err != nil {
+			return nil, fault.Wrap(fault.Device, err)
+		}
+	}
+}
+
+// OpenConsole opens the socket of the console.
+func (d *Driver) OpenConsole(ctx context.Context, dir string) (io.ReadWriteCloser, error) {
+	conn, err := process.Dial(ctx, filepath.Join(dir, consoleSocket))
+	return conn, fault.Wrap(fault.Device, err)
 }
 
 // execute runs one command in a control session of its own; see qmp.Client.
@@ -222,10 +287,10 @@ func (d *Driver) connect(ctx context.Context, dir string) (*qmp.Client, error) {
 }
 
 func (d *Driver) connectOnce(ctx context.Context, dir string) (*qmp.Client, error) {
-	conn, err := d.device.Dial(ctx, "unix", filepath.Join(dir, controlSocket))
+	conn, err := process.Dial(ctx, filepath.Join(dir, controlSocket))
 	if errors.Is(err, os.ErrNotExist) {
 		// A machine that an older version has started.
-		conn, err = d.device.Dial(ctx, "unix", filepath.Join(dir, qmpSocket))
+		conn, err = process.Dial(ctx, filepath.Join(dir, qmpSocket))
 	}
 	if err != nil {
 		return nil, fault.Wrap(fault.Device, err)

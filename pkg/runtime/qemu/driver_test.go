@@ -1,15 +1,17 @@
 package qemu
 
 import (
+	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -99,7 +101,7 @@ func machine(t *testing.T, arch string) vm.Machine {
 // driver's methods against it.
 func TestRealMachine(t *testing.T) {
 	m := machine(t, "arm64")
-	d := New(local.Device{}, t.TempDir())
+	d := New(t.TempDir())
 	ctx := t.Context()
 	p, err := d.Prepare(ctx, m, func(string) {})
 	if err != nil {
@@ -113,14 +115,15 @@ func TestRealMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := d.device.Signal(ctx, proc, os.Kill); err != nil {
+		if err := proc.Signal(os.Kill); err != nil {
 			t.Error(err)
 		}
 	}()
+	agent(t, d, m.Dir)
 	if got, found, err := d.Find(ctx, m.Dir); err != nil || !found || got != proc {
 		t.Errorf("found %+v, %v, %v; want %+v", got, found, err, proc)
 	}
-	if s, err := d.Status(ctx, m.Dir); err != nil || !s.Running || s.State != "running" {
+	if s, err := d.State(ctx, m.Dir); err != nil || s != (vm.State{Word: "running"}) {
 		t.Errorf("status: %+v, %v", s, err)
 	}
 
@@ -138,19 +141,12 @@ func TestRealMachine(t *testing.T) {
 	if err := d.Quit(ctx, m.Dir); err != nil {
 		t.Error(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; <-time.After(5 * time.Millisecond) {
-		alive, err := d.device.Alive(ctx, proc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !alive {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("QEMU goes on after quit")
-		}
+	limit, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	if err := proc.Wait(limit); err != nil {
+		t.Fatalf("QEMU goes on after quit: %v", err)
 	}
-	if _, err := d.Status(ctx, m.Dir); err == nil {
+	if _, err := d.State(ctx, m.Dir); err == nil {
 		t.Error("a status of nothing")
 	}
 }
@@ -158,7 +154,7 @@ func TestRealMachine(t *testing.T) {
 // A kernel that is none is QEMU's to refuse, in its words.
 func TestNoKernel(t *testing.T) {
 	m := machine(t, "amd64")
-	d := New(local.Device{}, t.TempDir())
+	d := New(t.TempDir())
 	p, err := d.Prepare(t.Context(), m, func(string) {})
 	if err != nil {
 		t.Skip(err)
@@ -167,6 +163,70 @@ func TestNoKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := d.Start(t.Context(), m, p); fault.ClassOf(err) != fault.Device || !strings.Contains(err.Error(), m.Kernel.Name()) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// agent opens the agent's port, which serves one at a time: the next one waits.
+func agent(t *testing.T, d *Driver, dir string) {
+	t.Helper()
+	first, err := d.DialAgent(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error)
+	go func() {
+		second, err := d.DialAgent(t.Context(), dir)
+		if err == nil {
+			err = second.Close()
+		}
+		got <- err
+	}()
+	if err := first.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-got; err != nil {
+		t.Errorf("the agent's port after another had it: %v", err)
+	}
+}
+
+type otherPlan struct{}
+
+func (otherPlan) Info() vm.PlanInfo { return vm.PlanInfo{} }
+
+func TestStartRefuses(t *testing.T) {
+	m := machine(t, "amd64")
+	if _, err := New(t.TempDir()).Start(t.Context(), m, otherPlan{}); fault.ClassOf(err) != fault.Internal {
+		t.Errorf("a plan of another hypervisor: %v", err)
+	}
+	broken := errors.New("no such disk")
+	var given []string
+	d := New(t.TempDir(), WithArguments(func(got vm.Machine, args []string) ([]string, error) {
+		if got.Dir != m.Dir {
+			t.Errorf("the machine in %s, want %s", got.Dir, m.Dir)
+		}
+		given = args
+		return nil, broken
+	}))
+	if _, err := d.Start(t.Context(), m, plan{}); !errors.Is(err, broken) {
+		t.Errorf("arguments that cannot be changed: %v", err)
+	}
+	if !slices.Equal(given, arguments(m, plan{})) {
+		t.Errorf("given %q", given)
+	}
+}
+
+// What is changed is what QEMU is started with.
+func TestWithArguments(t *testing.T) {
+	m := machine(t, "amd64")
+	d := New(t.TempDir(), WithArguments(func(_ vm.Machine, args []string) ([]string, error) {
+		return append(args, "-no-such-option"), nil
+	}))
+	p, err := d.Prepare(t.Context(), m, func(string) {})
+	if err != nil {
+		t.Skip(err)
+	}
+	if _, err := d.Start(t.Context(), m, p); err == nil || !strings.Contains(err.Error(), "no-such-option") {
 		t.Errorf("got %v", err)
 	}
 }

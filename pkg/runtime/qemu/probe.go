@@ -13,8 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -30,13 +30,13 @@ const (
 // probe boots the machine's kernel and initramfs under KVM, with no disk and
 // no network, and returns why KVM does not work, "" when it does. The error is
 // for what says nothing about KVM: ctx ended, QEMU would not start.
-func (d *Driver) probe(ctx context.Context, m vm.Machine, p vm.Plan) (string, error) {
+func (d *Driver) probe(ctx context.Context, m vm.Machine, p plan) (string, error) {
 	limit, cancel := context.WithTimeout(ctx, d.limit)
 	defer cancel()
 	heard := &listener{answer: []byte(probeAnswer), found: cancel}
 	cmd := exec.CommandContext(limit, p.Program, probeArguments(m, p)...)
 	cmd.Stdout, cmd.Stderr = heard, heard
-	cmd.Env, cmd.ExtraFiles = local.Environment(), []*os.File{m.Kernel, m.Initramfs}
+	cmd.Env, cmd.ExtraFiles = process.Environment(), []*os.File{m.Kernel, m.Initramfs}
 	cmd.WaitDelay = time.Second
 	err := runBound(cmd)
 	switch {
@@ -58,7 +58,7 @@ func (d *Driver) probe(ctx context.Context, m vm.Machine, p vm.Plan) (string, er
 }
 
 // probeArguments is the smallest machine that reaches the initramfs.
-func probeArguments(m vm.Machine, p vm.Plan) []string {
+func probeArguments(m vm.Machine, p plan) []string {
 	m.Cmdline = strings.TrimSpace(m.Cmdline + " " + probeArgument)
 	args := []string{"-name", "guest=probe", "-nodefaults", "-no-user-config", "-display", "none"}
 	if p.Sandbox {

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -38,8 +38,8 @@ func TestProbe(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			d := &Driver{device: local.Device{}, limit: tt.limit}
-			why, err := d.probe(t.Context(), sample("amd64"), vm.Plan{Program: program(t, tt.script)})
+			d := &Driver{limit: tt.limit}
+			why, err := d.probe(t.Context(), sample("amd64"), plan{PlanInfo: vm.PlanInfo{Program: program(t, tt.script)}})
 			if err != nil || tt.want == "" && why != "" || !strings.Contains(why, tt.want) {
 				t.Errorf("got %q, %v; want %q", why, err, tt.want)
 			}
@@ -48,8 +48,8 @@ func TestProbe(t *testing.T) {
 	t.Run("cancelled", func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
-		d := &Driver{device: local.Device{}, limit: time.Minute}
-		if _, err := d.probe(ctx, sample("amd64"), vm.Plan{Program: program(t, "exec sleep 600")}); !errors.Is(err, context.DeadlineExceeded) {
+		d := &Driver{limit: time.Minute}
+		if _, err := d.probe(ctx, sample("amd64"), plan{PlanInfo: vm.PlanInfo{Program: program(t, "exec sleep 600")}}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -57,17 +57,17 @@ func TestProbe(t *testing.T) {
 
 // The probe is made once a boot, version and kernel.
 func TestVerdictIsKept(t *testing.T) {
-	if why := New(local.Device{}, t.TempDir()).noKVM(local.Device{}.Arch()); why != "" {
+	if why := New(t.TempDir()).noKVM(runtime.GOARCH); why != "" {
 		t.Skipf("no probe is made here: %s", why)
 	}
-	d := New(local.Device{}, t.TempDir())
-	m := sample(local.Device{}.Arch())
+	d := New(t.TempDir())
+	m := sample(runtime.GOARCH)
 	m.KernelDigest = "sha256:1"
 	var said []string
-	settle := func(kernel, script string) vm.Plan {
+	settle := func(kernel, script string) plan {
 		t.Helper()
 		m.KernelDigest = kernel
-		p, err := d.accelerate(t.Context(), m, vm.Plan{Program: program(t, script), Version: "7.2"}, func(s string) { said = append(said, s) })
+		p, err := d.accelerate(t.Context(), m, plan{PlanInfo: vm.PlanInfo{Program: program(t, script), Version: "7.2"}}, func(s string) { said = append(said, s) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,20 +91,20 @@ func TestVerdictIsKept(t *testing.T) {
 }
 
 func TestAccelerateWithoutProbe(t *testing.T) {
-	d := New(local.Device{}, t.TempDir())
-	other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[local.Device{}.Arch()]
+	d := New(t.TempDir())
+	other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
 	m := sample(other)
 	quiet := func(string) {}
-	p, err := d.accelerate(t.Context(), m, vm.Plan{}, quiet)
+	p, err := d.accelerate(t.Context(), m, plan{}, quiet)
 	if err != nil || p.Accel != "tcg" || !strings.Contains(p.Why, "the guest is") {
 		t.Errorf("other architecture: %+v, %v", p, err)
 	}
 	m.Accel = "kvm"
-	if _, err := d.accelerate(t.Context(), m, vm.Plan{}, quiet); fault.ClassOf(err) != fault.Environment || fault.HintOf(err) == "" {
+	if _, err := d.accelerate(t.Context(), m, plan{}, quiet); fault.ClassOf(err) != fault.Environment || fault.HintOf(err) == "" {
 		t.Errorf("kvm for another architecture: %v", err)
 	}
 	m.Accel = "magic"
-	if _, err := d.accelerate(t.Context(), m, vm.Plan{}, quiet); fault.ClassOf(err) != fault.Usage {
+	if _, err := d.accelerate(t.Context(), m, plan{}, quiet); fault.ClassOf(err) != fault.Usage {
 		t.Errorf("magic: %v", err)
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 )
 
 // oldest is the lowest major version let through. Tests have run with 7.2
@@ -51,7 +51,7 @@ func find(arch string) (string, error) {
 // command asks QEMU something about itself.
 func command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = local.Environment()
+	cmd.Env = process.Environment()
 	return cmd
 }
 

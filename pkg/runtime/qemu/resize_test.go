@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qmp"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -23,7 +23,7 @@ func started(t *testing.T, alter func(*vm.Machine)) (*Driver, vm.Machine) {
 	if alter != nil {
 		alter(&m)
 	}
-	d := New(local.Device{}, t.TempDir())
+	d := New(t.TempDir())
 	p, err := d.Prepare(t.Context(), m, func(string) {})
 	if err != nil {
 		t.Skip(err)
@@ -33,7 +33,7 @@ func started(t *testing.T, alter func(*vm.Machine)) (*Driver, vm.Machine) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := d.device.Signal(context.Background(), proc, os.Kill); err != nil {
+		if err := proc.Signal(os.Kill); err != nil {
 			t.Error(err)
 		}
 	})
@@ -93,7 +93,7 @@ func TestBalloon(t *testing.T) {
 // tells that it is paused, and ends when it has to.
 func TestProtocolInUse(t *testing.T) {
 	d, m := started(t, nil)
-	conn, err := d.device.Dial(t.Context(), "unix", filepath.Join(m.Dir, qmpSocket))
+	conn, err := process.Dial(t.Context(), filepath.Join(m.Dir, qmpSocket))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func TestProtocolInUse(t *testing.T) {
 	}
 	limit, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if s, err := d.Status(limit, m.Dir); err != nil || s.Running || s.Full || s.State != "paused" {
+	if s, err := d.State(limit, m.Dir); err != nil || s != (vm.State{Held: true, Word: "paused"}) {
 		t.Errorf("status %+v, %v", s, err)
 	}
 	if err := d.Quit(limit, m.Dir); err != nil {
@@ -119,7 +119,7 @@ func TestProtocolInUse(t *testing.T) {
 // does not stop the machine.
 func TestConsoleSocket(t *testing.T) {
 	d, m := started(t, nil)
-	conn, err := d.device.Dial(t.Context(), "unix", filepath.Join(m.Dir, vm.ConsoleSocket))
+	conn, err := d.OpenConsole(t.Context(), m.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestConsoleSocket(t *testing.T) {
 	if _, err := io.WriteString(conn, "hello\r"); err != nil {
 		t.Error(err)
 	}
-	if s, err := d.Status(t.Context(), m.Dir); err != nil || !s.Running {
+	if s, err := d.State(t.Context(), m.Dir); err != nil || s.Held {
 		t.Errorf("%+v, %v", s, err)
 	}
 	if _, err := os.Stat(filepath.Join(m.Dir, vm.ConsoleFile)); err != nil {

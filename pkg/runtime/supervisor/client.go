@@ -1,3 +1,5 @@
+// Package supervisor is how the command line waits for sovereignd as long as it
+// opens state directories by itself.
 package supervisor
 
 import (
@@ -10,10 +12,10 @@ import (
 	"time"
 
 	runtime "github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/process"
+	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
-	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 // program is the supervisor's name as a program.
@@ -43,24 +45,23 @@ func Find() (string, error) {
 // starts one where none runs: the program at path, in the background, until
 // nothing is wanted up any more.
 func Ensure(ctx context.Context, stateDir, path string) error {
-	var device local.Device
-	if awake(ctx, device, stateDir) {
+	if awake(ctx, stateDir) {
 		return nil
 	}
-	log := filepath.Join(stateDir, LogFile)
-	p, err := device.Start(ctx, vm.Command{
+	log := filepath.Join(stateDir, sovereignd.LogFile)
+	p, err := process.Start(process.Command{
 		Path: path, Args: []string{"--state-dir", stateDir, "--exit-when-idle"}, Dir: stateDir, Log: log,
 	})
 	if err != nil {
 		return err
 	}
-	for !awake(ctx, device, stateDir) {
-		alive, err := device.Alive(ctx, p)
+	for !awake(ctx, stateDir) {
+		alive, err := p.Alive()
 		if err != nil {
 			return err
 		}
 		// Another one may have been quicker, and is awake then.
-		if !alive && !awake(ctx, device, stateDir) {
+		if !alive && !awake(ctx, stateDir) {
 			return fault.Errorf(fault.Environment, "%s ended at once: %s", program, tail.Lines(3, log)).Hintf("read %s", log)
 		}
 		sleep(ctx, pollEvery)
@@ -72,8 +73,8 @@ func Ensure(ctx context.Context, stateDir, path string) error {
 }
 
 // awake connects to the supervisor, which takes that for a word to look.
-func awake(ctx context.Context, device local.Device, stateDir string) bool {
-	conn, err := device.Dial(ctx, "unix", filepath.Join(stateDir, runtime.SupervisorSocket))
+func awake(ctx context.Context, stateDir string) bool {
+	conn, err := process.Dial(ctx, filepath.Join(stateDir, runtime.SupervisorSocket))
 	if err != nil {
 		return false
 	}
@@ -235,4 +236,13 @@ func (c *Client) late(ctx context.Context, name string, s *runtime.Supervision) 
 	}
 	return fault.Errorf(fault.Device, "%s is not ready in time: %s", name, why).
 		Hintf("see sovereign-build status %s", name)
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }

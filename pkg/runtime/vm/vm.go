@@ -1,6 +1,5 @@
 // Package vm holds the words that the runtime and its drivers share: what a
-// machine is (Machine), where it runs (Device) and what builds and starts it
-// (Hypervisor).
+// machine is (Machine) and what builds and starts it (Hypervisor).
 //
 // It is interfaces and plain values. It starts nothing, opens nothing, and
 // knows neither bundles nor guests.
@@ -8,17 +7,18 @@ package vm
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
+
+	"github.com/sovereign-build/sovereign/internal/process"
 )
 
-// Names of the files that a driver makes in Machine.Dir.
+// Names of the files that every driver makes in Machine.Dir. It may make others.
 const (
-	ConsoleFile   = "console.log"  // what the guest's kernel and init print, appended
-	ConsoleSocket = "console.sock" // the same as it comes, and input; one client at a time
-	LogFile       = "machine.log"  // what the hypervisor itself prints
-	AgentSocket   = "agent.sock"   // a stream to the guest's agent port
-	LockFile      = "machine.lock" // locked by the hypervisor as long as it lives
+	ConsoleFile = "console.log"  // what the guest's kernel and init print, appended
+	LogFile     = "machine.log"  // what the hypervisor itself prints
+	LockFile    = "machine.lock" // locked by the hypervisor as long as it lives
 )
 
 // A Machine is what to start. Its files are open, by whoever has checked them:
@@ -62,83 +62,33 @@ type Disk struct {
 	ReadOnly bool
 }
 
-// A Forward makes a TCP port of the guest reachable at a loopback port of the
-// device.
+// A Forward makes a TCP port of the guest reachable at a loopback port of
+// this machine.
 type Forward struct {
 	Guest int `json:"guest"`
 	Host  int `json:"host"`
 }
 
-// A Process is one process of one boot of a device. A PID alone is not: it is
-// used again.
-type Process struct {
-	PID int `json:"pid"`
-	// Start is when it started, in clock ticks since boot (field 22 of
-	// /proc/PID/stat).
-	Start uint64 `json:"start"`
-	Boot  string `json:"boot"` // the kernel's boot_id
-}
+// A Process runs a machine.
+type Process = process.Process
 
-// A Command is a program to start in the background.
-type Command struct {
-	Path string
-	Args []string // without the program's name
-	Dir  string
-	// Log takes its output, appended.
-	Log string
-	// Lock is a file that is made if absent, and that the process keeps
-	// locked from before its first instruction until its end: whoever is
-	// killed before it could write down what it started leaves at least this
-	// trace. Empty: none.
-	Lock string
-	// Files are open in the process too, from descriptor FirstFile on.
-	Files []*os.File
-}
-
-// FirstFile is the descriptor of the first of a Command's Files.
-const FirstFile = 3
-
-// Status is what a hypervisor says of a running machine.
-type Status struct {
-	// State is the hypervisor's word: "running", "paused", "io-error", …
-	State   string
-	Running bool
-	// Full: the machine is held still, as a write to a disk's image found the
-	// file system full. Resume lets it try again.
+// State is what a hypervisor knows of a machine whose process lives. The zero
+// value is a machine that runs, or one of a hypervisor that cannot tell.
+type State struct {
+	// Held: its CPUs are held still.
+	Held bool
+	// Full: they are, as a write to a disk's image found the file system full.
+	// Resume lets it try again.
 	Full bool
+	// Word is the hypervisor's own: "running", "paused", "io-error", …
+	Word string
 }
 
-// A Device is where machines run: this one (package local), a phone later.
-type Device interface {
-	// Name is for people: "this machine".
-	Name() string
-	// Arch is the architecture of its CPU: "amd64" or "arm64".
-	Arch() string
-	// Boot identifies the device's present boot.
-	Boot(ctx context.Context) (string, error)
-	// Start starts a program that goes on when the caller ends: in a session
-	// of its own, with no terminal, none of the caller's files but those of c,
-	// and of its environment what every program needs. Where another process
-	// has c.Lock, it starts nothing (fault.Environment).
-	Start(ctx context.Context, c Command) (Process, error)
-	// Locked says whether a process has such a lock.
-	Locked(ctx context.Context, path string) (bool, error)
-	// Alive says whether exactly that process still runs.
-	Alive(ctx context.Context, p Process) (bool, error)
-	// Signal sends a signal to exactly that process. It is no error when the
-	// process has ended.
-	Signal(ctx context.Context, p Process, sig os.Signal) error
-	// Dial connects to a socket file or TCP address of the device.
-	Dial(ctx context.Context, network, address string) (net.Conn, error)
-	// Listener returns the process that listens on a socket file; ok is false
-	// when nobody does.
-	Listener(ctx context.Context, path string) (p Process, ok bool, err error)
-	// PortFree tries to take a loopback TCP port, 0 for any, and returns the
-	// one it could take, having given it back.
-	PortFree(ctx context.Context, port int) (int, error)
-}
-
-// A Hypervisor builds and starts machines: QEMU (package qemu) now.
+// A Hypervisor builds and starts machines: QEMU (package qemu) now. What not
+// every one can do is in interfaces of their own: Resumer, Ballooner, DiskGrower
+// and ConsoleOpener.
+//
+// dir is the Dir of a Machine that was started, by this program or another.
 type Hypervisor interface {
 	// Name is for people: "QEMU".
 	Name() string
@@ -149,33 +99,56 @@ type Hypervisor interface {
 	// its error. The guest has hardly begun by then.
 	Start(ctx context.Context, m Machine, p Plan) (Process, error)
 	// Find returns the process that runs the machine of the directory, if any:
-	// how an instance is found again whose starter was killed. It waits for
-	// one that is only starting.
+	// how one is found again whose starter was killed. It waits for one that is
+	// only starting.
 	Find(ctx context.Context, dir string) (Process, bool, error)
-	// Status asks the hypervisor about the machine of the directory.
-	Status(ctx context.Context, dir string) (Status, error)
+	// State asks the hypervisor about the machine of the directory.
+	State(ctx context.Context, dir string) (State, error)
 	// Quit ends the machine of the directory at once, as pulling the plug
 	// does.
 	Quit(ctx context.Context, dir string) error
-	// Resume lets a machine that was held still go on. One that runs does.
+	// DialAgent opens a byte stream to the port of the guest's agent. The guest
+	// need not be there yet; where the port serves one at a time, it is waited
+	// for until ctx ends.
+	DialAgent(ctx context.Context, dir string) (net.Conn, error)
+}
+
+// A Plan is what Prepare found and Start uses: the driver's own.
+type Plan interface{ Info() PlanInfo }
+
+// PlanInfo is what there is to say of a plan.
+type PlanInfo struct {
+	Accel   string // "kvm" or "tcg"
+	Why     string // why not kvm, in a few words; empty for kvm
+	Version string // of the hypervisor
+	Program string // its path
+	Sandbox bool   // it can confine itself
+}
+
+// A Resumer lets a machine that was held still go on. One that runs does.
+type Resumer interface {
 	Resume(ctx context.Context, dir string) error
+}
+
+// A Ballooner takes memory from a guest and gives it back.
+type Ballooner interface {
 	// Balloon asks the guest of the machine of the directory to give memory
 	// back until it has size bytes, or to take again what it gave. It does
 	// that in its own time: Memory tells how far it is.
 	Balloon(ctx context.Context, dir string, size int64) error
 	// Memory returns how many bytes of memory the guest has now.
 	Memory(ctx context.Context, dir string) (int64, error)
+}
+
+// A DiskGrower tells a running machine that a disk has grown.
+type DiskGrower interface {
 	// GrowDisk tells the machine of the directory that the image of the disk
 	// with that serial has grown to size bytes. It never shrinks one.
 	GrowDisk(ctx context.Context, dir, serial string, size int64) error
 }
 
-// A Plan is what Prepare found and Start uses.
-type Plan struct {
-	Accel    string // "kvm" or "tcg"
-	Why      string // why not kvm, in a few words; empty for kvm
-	Version  string // of the hypervisor
-	Program  string // its path on the device
-	Sandbox  bool   // it can confine itself
-	Firmware string // file that the machine starts with; empty for the hypervisor's own choice
+// A ConsoleOpener gives the console of a running machine: what the guest prints
+// from now on is read, and what is written is typed. It serves one at a time.
+type ConsoleOpener interface {
+	OpenConsole(ctx context.Context, dir string) (io.ReadWriteCloser, error)
 }

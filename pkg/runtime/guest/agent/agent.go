@@ -41,7 +41,7 @@ import (
 	"io"
 	"time"
 
-	"github.com/hashicorp/yamux"
+	"github.com/sovereign-build/sovereign/internal/muxhttp"
 )
 
 // PortName is the name of the virtio-serial port that carries the agent.
@@ -198,15 +198,23 @@ type Operator interface {
 	Grow(ctx context.Context) error
 }
 
-// muxConfig is what both ends give yamux. The keep-alive is slow enough for a
+// sessionOptions are those of both ends. The keep-alive is slow enough for a
 // guest emulated without KVM on a busy machine.
-func muxConfig() *yamux.Config {
-	c := yamux.DefaultConfig()
-	c.AcceptBacklog = 16
-	c.KeepAliveInterval = 10 * time.Second
-	c.ConnectionWriteTimeout = 30 * time.Second
-	c.StreamOpenTimeout = 30 * time.Second
-	c.StreamCloseTimeout = 30 * time.Second
-	c.LogOutput = io.Discard
-	return c
+func sessionOptions() muxhttp.Options {
+	return muxhttp.Options{MaxStreams: MaxStreams, KeepAlive: 10 * time.Second, Patience: 30 * time.Second}
+}
+
+// Healthy says whether the guest does what it is there for: every service that
+// is not optional is healthy. What is wrong around it (Troubles: the network,
+// the clock) degrades it and does not count. nil is not healthy.
+func (s *Status) Healthy() bool {
+	if s == nil || s.State != StateReady && s.State != StateDegraded {
+		return false
+	}
+	for _, v := range s.Services {
+		if !v.Healthy && !v.Optional {
+			return false
+		}
+	}
+	return true
 }

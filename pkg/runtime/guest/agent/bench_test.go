@@ -4,10 +4,9 @@ import (
 	"context"
 	"io"
 	"net"
-	"net/http"
 	"testing"
 
-	"github.com/hashicorp/yamux"
+	"github.com/sovereign-build/sovereign/internal/muxhttp"
 )
 
 // BenchmarkExec carries 64 MiB out of a program and into one, over a socket:
@@ -61,16 +60,16 @@ func BenchmarkExec(b *testing.B) {
 		}},
 		{"bare", func(b *testing.B) *Client {
 			host, guest := pair(b)
-			server, err := yamux.Server(guest, muxConfig())
+			server, err := muxhttp.NewServer(guest, sessionOptions(), NewHandler(g))
 			if err != nil {
 				b.Fatal(err)
 			}
-			go http.Serve(server, NewHandler(g)) //nolint:errcheck // as above
-			client, err := yamux.Client(host, muxConfig())
+			go server.Serve()
+			client, err := muxhttp.NewSession(host, sessionOptions())
 			if err != nil {
 				b.Fatal(err)
 			}
-			return NewStreams(func(context.Context) (net.Conn, error) { return client.Open() })
+			return NewStreams(client.Open)
 		}},
 	}
 	for _, program := range []string{"out", "in"} {

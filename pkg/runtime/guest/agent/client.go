@@ -13,8 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/yamux"
-
+	"github.com/sovereign-build/sovereign/internal/muxhttp"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -24,8 +23,7 @@ const maxAnswer = 1 << 20
 // Client speaks to one guest. Its methods may be called from several
 // goroutines. Errors are of class fault.Device, or Cancelled.
 type Client struct {
-	session *yamux.Session // nil over streams of somebody else's
-	places  slots          // of the session's streams
+	session *muxhttp.Session // nil over streams of somebody else's
 	http    *http.Client
 }
 
@@ -35,31 +33,19 @@ func Dial(ctx context.Context, conn io.ReadWriteCloser) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	session, err := yamux.Client(stream, muxConfig())
+	session, err := muxhttp.NewSession(stream, sessionOptions())
 	if err != nil {
 		conn.Close()
 		return nil, fault.Errorf(fault.Internal, "guest agent: yamux: %w", err)
 	}
-	c := &Client{session: session, places: make(slots, MaxStreams)}
-	c.http = streams(c.open)
-	return c, nil
+	return &Client{session, muxhttp.Client(session.Open, MaxStreams)}, nil
 }
 
 // NewStreams returns a client whose every request is made over a stream of its
 // own, which dial opens and which leads to the guest's HTTP server. Close does
 // nothing for it, and Done is never closed.
 func NewStreams(dial func(context.Context) (net.Conn, error)) *Client {
-	return &Client{http: streams(dial)}
-}
-
-func streams(dial func(context.Context) (net.Conn, error)) *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
-		DisableCompression: true,
-		// An idle stream would take the place of another session's.
-		DisableKeepAlives: true,
-		MaxConnsPerHost:   MaxStreams,
-	}}
+	return &Client{http: muxhttp.Client(dial, MaxStreams)}
 }
 
 // Close ends the session and closes the connection under it.
@@ -75,7 +61,7 @@ func (c *Client) Done() <-chan struct{} {
 	if c.session == nil {
 		return nil
 	}
-	return c.session.CloseChan()
+	return c.session.Done()
 }
 
 // Status asks for the state of the guest and its services.

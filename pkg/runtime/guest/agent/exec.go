@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"sync"
 
+	"github.com/sovereign-build/sovereign/internal/muxhttp"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -115,15 +116,15 @@ func execHost(stream io.ReadWriteCloser, std ExecIO) (int, error) {
 		}
 	}()
 	go sendControl(out, std, done)
-	buf := make([]byte, maxFrame)
+	buf := make([]byte, muxhttp.MaxFrame)
 	for {
-		kind, b, err := readFrame(stream, buf)
+		kind, b, err := muxhttp.ReadFrame(stream, buf)
 		if err != nil {
 			select {
 			case err := <-unread:
 				return 0, err
 			default:
-				return 0, fmt.Errorf("the connection ended before the program: %w", noEOF(err))
+				return 0, fmt.Errorf("the connection ended before the program: %w", muxhttp.NoEOF(err))
 			}
 		}
 		switch {
@@ -203,18 +204,18 @@ func (c *credit) add(n int) error {
 // error is the reader's: what was read is not all, and the program must not
 // take it for that.
 func sendStdin(out io.Writer, in io.Reader, credit *credit, done <-chan struct{}) error {
-	buf := make([]byte, maxFrame)
+	buf := make([]byte, muxhttp.MaxFrame)
 	for {
 		n, err := in.Read(buf)
 		for b := buf[:n]; len(b) > 0; {
 			part := credit.take(len(b), done)
-			if part == 0 || writeFrame(out, frameStdin, b[:part]) != nil {
+			if part == 0 || muxhttp.WriteFrame(out, frameStdin, b[:part]) != nil {
 				return nil
 			}
 			b = b[part:]
 		}
 		if errors.Is(err, io.EOF) {
-			writeFrame(out, frameStdin, nil) //nolint:errcheck // as above
+			muxhttp.WriteFrame(out, frameStdin, nil) //nolint:errcheck // as above
 			return nil
 		}
 		if err != nil {
@@ -235,13 +236,13 @@ func sendControl(out io.Writer, std ExecIO, done <-chan struct{}) {
 				std.Resize = nil
 				continue
 			}
-			err = writeFrame(out, frameResize, binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, s.Rows), s.Cols))
+			err = muxhttp.WriteFrame(out, frameResize, binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, s.Rows), s.Cols))
 		case s, ok := <-std.Signals:
 			if !ok {
 				std.Signals = nil
 				continue
 			}
-			err = writeFrame(out, frameSignal, []byte(s))
+			err = muxhttp.WriteFrame(out, frameSignal, []byte(s))
 		}
 		if err != nil {
 			return

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sovereign-build/sovereign/internal/muxhttp"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -224,7 +225,7 @@ func TestOperator(t *testing.T) {
 func TestNewStreams(t *testing.T) {
 	g := &operatedGuest{programs: programs()}
 	under := dial(t, line(t, g))
-	c := NewStreams(func(context.Context) (net.Conn, error) { return under.session.Open() })
+	c := NewStreams(under.session.Open)
 	defer c.Close()
 	for range 3 * MaxStreams { // each is given back
 		checkStatus(t, c)
@@ -241,7 +242,7 @@ func FuzzExecFrames(f *testing.F) {
 	frames := func(kinds string, data ...string) []byte {
 		var b bytes.Buffer
 		for i, k := range []byte(kinds) {
-			writeFrame(&b, k, []byte(data[i]))
+			muxhttp.WriteFrame(&b, k, []byte(data[i]))
 		}
 		return b.Bytes()
 	}

@@ -3,7 +3,6 @@ package agent
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -13,8 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/hashicorp/yamux"
-
+	"github.com/sovereign-build/sovereign/internal/muxhttp"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -73,11 +71,11 @@ func TestOlderHost(t *testing.T) {
 	if got, err := r.ReadString('\n'); got != greet || err != nil {
 		t.Fatalf("answer %q, %v", got, err)
 	}
-	session, err := yamux.Client(&sessionStream{Reader: r, Writer: host, Closer: host}, muxConfig())
+	session, err := muxhttp.NewSession(&sessionStream{Reader: r, Writer: host, Closer: host}, sessionOptions())
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := NewStreams(func(context.Context) (net.Conn, error) { return session.Open() })
+	c := NewStreams(session.Open)
 	for range 2 {
 		if _, err := c.Status(t.Context()); err == nil || !strings.Contains(err.Error(), "426") || !strings.Contains(err.Error(), "speaks version 2") {
 			t.Errorf("got %v", err)

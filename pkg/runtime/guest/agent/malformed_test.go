@@ -40,7 +40,7 @@ func TestMalformedRequests(t *testing.T) {
 	c := dial(t, serial{host})
 	all := malformed()
 	for i := range 1000 {
-		s, err := c.session.Open()
+		s, err := c.session.Open(t.Context())
 		if err != nil {
 			t.Fatalf("request %d: %v", i, err)
 		}

@@ -9,12 +9,14 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/sovereign-build/sovereign/internal/muxhttp"
 )
 
 // NewHandler returns the endpoints of the guest, for a Backend, and for an
 // Operator those too. Every request has limits of size, number and time.
 func NewHandler(b Backend) http.Handler {
-	h := &handler{backend: b, quick: make(slots, maxQuick), followers: make(slots, maxFollowers), execs: make(slots, maxExecs)}
+	h := &handler{backend: b, pace: muxhttp.Pace{PerSecond: perSecond}, quick: make(muxhttp.Slots, maxQuick), followers: make(muxhttp.Slots, maxFollowers), execs: make(muxhttp.Slots, maxExecs)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", h.short(quickLimit, h.status))
 	mux.HandleFunc("GET /v1/secrets/{service}/{name}", h.short(quickLimit, h.secret))
@@ -30,15 +32,15 @@ func NewHandler(b Backend) http.Handler {
 
 type handler struct {
 	backend                 Backend
-	pace                    pace
-	quick, followers, execs slots
+	pace                    muxhttp.Pace
+	quick, followers, execs muxhttp.Slots
 }
 
 // paced is before every endpoint. A request with a body where none is read
 // ends the connection, so that the server does not wait for it.
 func (h *handler) paced(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if h.pace.wait(r.Context()) != nil {
+		if h.pace.Wait(r.Context()) != nil {
 			return // the host is gone
 		}
 		if r.ContentLength != 0 {
@@ -51,7 +53,7 @@ func (h *handler) paced(next http.Handler) http.Handler {
 // short is a request that ends by itself, within limit.
 func (h *handler) short(limit time.Duration, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		release := h.quick.take(w)
+		release := h.quick.Take(w)
 		if release == nil {
 			return
 		}
@@ -122,7 +124,7 @@ func (h *handler) logs(w http.ResponseWriter, r *http.Request) {
 	if follow {
 		kind = h.followers
 	}
-	release := kind.take(w)
+	release := kind.Take(w)
 	if release == nil {
 		return
 	}

@@ -13,7 +13,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
+
+	"github.com/sovereign-build/sovereign/internal/muxhttp"
 )
 
 // maxArgs bounds the arguments, and the variables, of an exec.
@@ -24,12 +25,10 @@ func signals() []string { return []string{"HUP", "INT", "QUIT", "KILL", "USR1", 
 
 // exec answers with a stream of frames in place of HTTP.
 func (h *handler) exec(w http.ResponseWriter, r *http.Request, o Operator) {
-	if r.Header.Get("Upgrade") != ExecProtocol {
-		w.Header().Set("Upgrade", ExecProtocol)
-		http.Error(w, "exec: want Upgrade: "+ExecProtocol, http.StatusUpgradeRequired)
+	if !muxhttp.Wants(w, r, ExecProtocol) {
 		return
 	}
-	release := h.execs.take(w)
+	release := h.execs.Take(w)
 	if release == nil {
 		return
 	}
@@ -43,22 +42,14 @@ func (h *handler) exec(w http.ResponseWriter, r *http.Request, o Operator) {
 		http.Error(w, "exec: "+err.Error(), http.StatusBadRequest)
 		return
 	}
-	conn, buffered, err := http.NewResponseController(w).Hijack()
+	conn, in, err := muxhttp.Upgrade(w, ExecProtocol)
 	if err != nil {
-		fail(w, err)
-		return
-	}
-	defer conn.Close()
-	const upgraded = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + ExecProtocol + "\r\n\r\n"
-	if conn.SetDeadline(time.Time{}) != nil {
 		return // the host is gone
 	}
-	if _, err := io.WriteString(conn, upgraded); err != nil {
-		return
-	}
+	defer conn.Close()
 	// The host may be slow to read, as a pager is; its end shows on the
 	// other half.
-	serveExec(r.Context(), buffered.Reader, conn, conn.Close, req, o)
+	serveExec(r.Context(), in, conn, conn.Close, req, o)
 }
 
 // parseExec reads and checks a request.
@@ -104,7 +95,9 @@ func serveExec(ctx context.Context, in io.Reader, conn io.Writer, hangUp func() 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	out := &lockedWriter{w: conn}
-	p := &execPeer{stdin: newInbox(func(n int) error { return writeFrame(out, frameTaken, binary.BigEndian.AppendUint32(nil, uint32(n))) }),
+	p := &execPeer{stdin: newInbox(func(n int) error {
+		return muxhttp.WriteFrame(out, frameTaken, binary.BigEndian.AppendUint32(nil, uint32(n)))
+	}),
 		resize: make(chan Size, 1), signals: make(chan string, 8)}
 	gone := make(chan struct{})
 	go func() {
@@ -124,7 +117,7 @@ func serveExec(ctx context.Context, in io.Reader, conn io.Writer, hangUp func() 
 		text = []byte(err.Error())
 		last, text = frameError, text[:min(len(text), 4096)]
 	}
-	if writeFrame(out, last, text) != nil {
+	if muxhttp.WriteFrame(out, last, text) != nil {
 		hangUp() //nolint:errcheck // the host is gone
 	}
 	<-gone
@@ -139,9 +132,9 @@ type execPeer struct {
 
 // read returns at the end of the stream, or at a frame that is none.
 func (p *execPeer) read(in io.Reader) {
-	buf := make([]byte, maxFrame)
+	buf := make([]byte, muxhttp.MaxFrame)
 	for {
-		kind, b, err := readFrame(in, buf)
+		kind, b, err := muxhttp.ReadFrame(in, buf)
 		if err != nil || !p.take(kind, b) {
 			return
 		}

@@ -9,7 +9,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/hashicorp/yamux"
+	"github.com/sovereign-build/sovereign/internal/muxhttp"
 )
 
 // A Port is a byte stream that sessions come and go on: a virtio-serial port
@@ -177,27 +177,15 @@ func (d *demux) reply(h hello) error {
 // begin starts the session that was agreed on.
 func (d *demux) begin() error {
 	s := newStream(d.port)
-	session, err := yamux.Server(s, muxConfig())
-	if err != nil {
-		return err
-	}
 	handler := d.handler
 	if d.answer.version == oldest {
 		handler = http.HandlerFunc(refuse)
 	}
-	server := &http.Server{
-		Handler:           handler,
-		MaxHeaderBytes:    maxHeader,
-		ReadHeaderTimeout: 30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+	server, err := muxhttp.NewServer(s, sessionOptions(), handler)
+	if err != nil {
+		return err
 	}
-	s.done.Go(func() {
-		// Serve ends with the session, for any reason; there is nobody to
-		// tell, and the host sees the end of its own session.
-		_ = server.Serve(limit(session, session.CloseChan()))
-		_ = server.Close()
-		_ = session.Close()
-	})
+	s.done.Go(server.Serve)
 	d.current, d.unmask = s, newMask(d.answer)
 	d.begun()
 	return nil

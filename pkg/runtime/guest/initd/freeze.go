@@ -19,6 +19,7 @@ var errStopping = errors.New("the machine is shutting down")
 type freezer struct {
 	freeze, thaw func(mount string) error
 	note         func(format string, args ...any)
+	changed      func() // it is frozen, or not any more
 
 	frozen atomic.Bool // for those who must not wait for a turn
 
@@ -41,6 +42,7 @@ func (f *freezer) Freeze(mount string, limit time.Duration) error {
 	}
 	f.mount = mount
 	f.frozen.Store(true)
+	f.changed()
 	f.arm(limit)
 	return nil
 }
@@ -97,5 +99,6 @@ func (f *freezer) end() error {
 	}
 	f.disarm()
 	f.frozen.Store(false)
+	f.changed()
 	return nil
 }

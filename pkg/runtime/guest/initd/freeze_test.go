@@ -18,7 +18,7 @@ type fakeFileSystem struct {
 }
 
 func (f *fakeFileSystem) freezer() *freezer {
-	return &freezer{note: func(string, ...any) {},
+	return &freezer{note: func(string, ...any) {}, changed: func() {},
 		freeze: func(mount string) error {
 			f.mu.Lock()
 			defer f.mu.Unlock()

@@ -41,6 +41,7 @@ type guest struct {
 	begin    sync.Once                            // of the network
 	settled  chan struct{}                        // closed when the network was tried, or is late
 	freezer  freezer                              // of the data file system
+	news     news                                 // of the status
 
 	mu        sync.Mutex
 	name      string
@@ -73,8 +74,8 @@ func topics() []string {
 
 func newGuest(c *console, p *phases, line cmdline.Line) *guest {
 	g := &guest{c: c, phases: p, line: line, troubles: map[string]string{},
-		freezer: freezer{freeze: datadisk.Freeze, thaw: datadisk.Thaw, note: c.note},
-		stop:    make(chan struct{}), verified: make(chan struct{}), rooted: make(chan struct{}), settled: make(chan struct{})}
+		stop: make(chan struct{}), verified: make(chan struct{}), rooted: make(chan struct{}), settled: make(chan struct{})}
+	g.freezer = freezer{freeze: datadisk.Freeze, thaw: datadisk.Thaw, note: c.note, changed: g.news.tell}
 	for _, n := range []*cmdline.Net{line.Net, line.Net6} {
 		if n != nil && !slices.Contains(g.devices, n.Device) {
 			g.devices = append(g.devices, n.Device)
@@ -84,12 +85,14 @@ func newGuest(c *console, p *phases, line cmdline.Line) *guest {
 }
 
 func (g *guest) setSpec(s spec.Spec) {
+	defer g.news.tell()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.name, g.mount, g.stopLimit = s.Name, s.Data.Mount, stopLimit(s)
 }
 
 func (g *guest) setData(device string) {
+	defer g.news.tell()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.device = device
@@ -99,14 +102,19 @@ func (g *guest) setSupervisor(s *supervise.Supervisor) {
 	g.mu.Lock()
 	g.sup = s
 	g.mu.Unlock()
+	g.news.tell()
 	g.noteReady() // a spec without services is ready at once
 }
 
 // setClock is told by the clock's keeper.
 func (g *guest) setClock(source agent.Clock, err error) {
 	g.mu.Lock()
+	other := g.clock != source
 	g.clock = source
 	g.mu.Unlock()
+	if other {
+		g.news.tell()
+	}
 	g.trouble(topicClock, err)
 }
 
@@ -115,6 +123,7 @@ func (g *guest) fail(err error) {
 	g.mu.Lock()
 	g.failed = err.Error()
 	g.mu.Unlock()
+	g.news.tell()
 	g.c.note("FAILED: %v", err)
 	g.c.note("no service is started; the agent answers status, logs, exec and shutdown")
 }
@@ -131,8 +140,10 @@ func (g *guest) trouble(topic string, err error) {
 	g.mu.Unlock()
 	switch {
 	case err != nil && err.Error() != before:
+		g.news.tell()
 		g.c.note("%v", err)
 	case err == nil && before != "":
+		g.news.tell()
 		g.c.note("well again: %s", before)
 	}
 }
@@ -161,11 +172,20 @@ func (g *guest) noteReady() {
 	}
 	g.mu.Unlock()
 	if first {
+		g.news.tell()
 		g.c.note("ready")
 	}
 }
 
-func (g *guest) requestStop() { g.stopOnce.Do(func() { close(g.stop) }) }
+func (g *guest) requestStop() {
+	g.stopOnce.Do(func() {
+		close(g.stop)
+		g.news.tell()
+	})
+}
+
+// Changed implements agent.Watcher.
+func (g *guest) Changed() <-chan struct{} { return g.news.next() }
 
 // Status implements agent.Backend.
 func (g *guest) Status() agent.Status {

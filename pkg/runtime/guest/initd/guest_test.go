@@ -3,6 +3,7 @@ package initd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -149,5 +150,54 @@ func TestWithin(t *testing.T) {
 	defer close(hang)
 	if within(time.Millisecond, func() { <-hang }) || !within(time.Minute, func() {}) {
 		t.Error("within does not say which one ended")
+	}
+}
+
+// Whatever changes the status is told.
+func TestChanges(t *testing.T) {
+	g := testGuest()
+	g.freezer.freeze, g.freezer.thaw = func(string) error { return nil }, func(string) error { return nil }
+	s := spec.Spec{Schema: 1, Name: "sql", Data: spec.Data{FileSystem: "ext4", Mount: "/data"}}
+	sup, err := supervise.New(supervise.Options{Spec: s, Changed: g.news.tell})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear := func(s agent.Status) string {
+		s.UptimeMS, s.Data = 0, nil
+		return fmt.Sprintf("%+v", s)
+	}
+	for _, step := range []struct {
+		name string
+		do   func()
+		none bool // nothing changes
+	}{
+		{name: "spec", do: func() { g.setSpec(s) }},
+		{name: "supervisor", do: func() { g.setSupervisor(sup) }},
+		{name: "trouble", do: func() { g.trouble("network", errors.New("gone")) }},
+		{name: "the same trouble", do: func() { g.trouble("network", errors.New("gone")) }, none: true},
+		{name: "another trouble", do: func() { g.trouble("network", errors.New("far gone")) }},
+		{name: "well again", do: func() { g.trouble("network", nil) }},
+		{name: "clock", do: func() { g.setClock(agent.ClockNTP, nil) }},
+		{name: "the same clock", do: func() { g.setClock(agent.ClockNTP, nil) }, none: true},
+		{name: "frozen", do: func() { err = g.freezer.Freeze("/data", time.Minute) }},
+		{name: "thawed", do: func() { err = g.freezer.Thaw() }},
+		{name: "failed", do: func() { g.fail(errors.New("no disk")) }},
+		{name: "stopping", do: g.requestStop},
+		{name: "stopping still", do: g.requestStop, none: true},
+	} {
+		before, told := clear(g.Status()), g.Changed()
+		step.do()
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := false
+		select {
+		case <-told:
+			changed = true
+		default:
+		}
+		if after := clear(g.Status()); changed == step.none || changed != (before != after) {
+			t.Errorf("%s: told %v, before %s, after %s", step.name, changed, before, after)
+		}
 	}
 }

@@ -186,6 +186,9 @@ func (g *guest) watchData(ctx context.Context) {
 			if text != "" && !warned {
 				g.c.note("%s", text)
 			}
+			if warned != (text != "") {
+				g.news.tell()
+			}
 			warned = text != ""
 		}
 		select {

@@ -189,7 +189,7 @@ func (g *guest) readSpec(made time.Time) (spec.Spec, *supervise.Supervisor, erro
 		return s, nil, fmt.Errorf("host name %q: %w", s.Name, err)
 	}
 	sup, err := supervise.New(supervise.Options{Spec: s, Procs: g.runner.Procs, Cgroups: cgroupRoot, ImageDate: made,
-		Machine: g.describe, Settle: g.settle, Phase: g.phases.begin, Note: g.serviceNote})
+		Machine: g.describe, Settle: g.settle, Phase: g.phases.begin, Note: g.serviceNote, Changed: g.news.tell})
 	return s, sup, err
 }
 

@@ -223,8 +223,12 @@ func (n *service) reload(ctx context.Context) error {
 		return &reloadError{fmt.Sprintf("%s: reload: %s: %s", n.spec.Name, proc.Describe(r.Status), r.Text())}
 	}
 	n.mu.Lock()
+	was := n.stale
 	n.stale = ""
 	n.mu.Unlock()
+	if was != "" {
+		n.sup.opts.Changed()
+	}
 	return n.unmarkReload()
 }
 
@@ -265,6 +269,7 @@ func (n *service) becomeStale(err error) {
 	n.stale = text
 	n.mu.Unlock()
 	if news {
+		n.sup.opts.Changed()
 		n.sup.opts.Note(n.spec.Name + ": warning: " + text)
 	}
 }

@@ -158,16 +158,17 @@ func (n *service) check(ctx context.Context, p *proc.Process) (verdict, string) 
 // it with the secrets that he is given.
 func (n *service) becomeHealthy(ctx context.Context, warning string) {
 	n.reloadPending(ctx)
-	n.mu.Lock()
-	first, again := !n.wasReady, !n.status.Healthy
-	news := warning != "" && warning != n.status.Warning
-	n.wasReady = true
-	n.status.State, n.status.Healthy = agent.ServiceRunning, true
-	n.status.Message, n.status.Warning = warning, warning
-	if again {
-		n.since = time.Now()
-	}
-	n.mu.Unlock()
+	var first, again, news bool
+	n.update(func(s *agent.Service) {
+		first, again = !n.wasReady, !s.Healthy
+		news = warning != "" && warning != s.Warning
+		n.wasReady = true
+		s.State, s.Healthy = agent.ServiceRunning, true
+		s.Message, s.Warning = warning, warning
+		if again {
+			n.since = time.Now()
+		}
+	})
 	if first {
 		n.started()
 		close(n.ready)
@@ -182,9 +183,7 @@ func (n *service) becomeHealthy(ctx context.Context, warning string) {
 
 // notReady notes an answer other than healthy.
 func (n *service) notReady(text string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.status.Healthy, n.status.Message, n.status.Warning = false, text, ""
+	n.update(func(s *agent.Service) { s.Healthy, s.Message, s.Warning = false, text, "" })
 }
 
 func (n *service) isHealthy() bool {
@@ -201,14 +200,13 @@ func (n *service) neverReady() bool {
 }
 
 // unhealthy ends a healthy time, and returns how long it was.
-func (n *service) unhealthy() time.Duration {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.status.Healthy, n.status.Warning = false, ""
-	if n.since.IsZero() {
-		return 0
-	}
-	d := time.Since(n.since)
-	n.since = time.Time{}
+func (n *service) unhealthy() (d time.Duration) {
+	n.update(func(s *agent.Service) {
+		s.Healthy, s.Warning = false, ""
+		if !n.since.IsZero() {
+			d = time.Since(n.since)
+			n.since = time.Time{}
+		}
+	})
 	return d
 }

@@ -108,10 +108,10 @@ func (n *service) pauseAfter(ctx context.Context, err error, pause time.Duration
 	if row >= crashLoop {
 		text = fmt.Sprintf("%v; %d times in a row; start again in %v", err, row, pause)
 	}
-	n.mu.Lock()
-	n.row = row
-	n.status.State, n.status.PID, n.status.Message = agent.ServiceBackoff, 0, text
-	n.mu.Unlock()
+	n.update(func(s *agent.Service) {
+		n.row = row
+		s.State, s.PID, s.Message = agent.ServiceBackoff, 0, text
+	})
 	n.sup.opts.Note(n.spec.Name + ": " + text)
 	select {
 	case <-time.After(pause):
@@ -365,11 +365,16 @@ func endsWithin(p *proc.Process, limit time.Duration) bool {
 	}
 }
 
-// update changes the status.
+// update changes the status, under the lock, and tells of it where it has.
 func (n *service) update(f func(*agent.Service)) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
+	before := n.status
 	f(&n.status)
+	changed := n.status != before
+	n.mu.Unlock()
+	if changed {
+		n.sup.opts.Changed()
+	}
 }
 
 func (n *service) problem(text string) { n.update(func(s *agent.Service) { s.Message = text }) }

@@ -53,6 +53,9 @@ type Options struct {
 	Phase func(name string) (end func())
 	// Note is told, in a short line, when a service changes; nil: nobody.
 	Note func(string)
+	// Changed is called when Services or State has something new to say; nil:
+	// nobody. It must not wait.
+	Changed func()
 	// Timing; the zero value is what the package comment says.
 	Timing Timing
 }
@@ -104,6 +107,9 @@ func New(o Options) (*Supervisor, error) {
 	o.Timing = o.Timing.withDefaults()
 	if o.Note == nil {
 		o.Note = func(string) {}
+	}
+	if o.Changed == nil {
+		o.Changed = func() {}
 	}
 	if o.Machine == nil {
 		o.Machine = func() map[string]string { return nil }

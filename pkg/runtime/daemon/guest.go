@@ -1,14 +1,16 @@
-package supervisor
+package daemon
 
 import (
 	"context"
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
-	runtime "github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -20,26 +22,29 @@ const (
 	healthyEvery = 2 * time.Second
 	// answerLimit bounds one answer. A busy guest without KVM may take long.
 	answerLimit = 15 * time.Second
-	// streamLimit is how long a connection to the guest's socket may wait for
-	// a guest that does not answer yet.
+	// streamLimit is how long a stream to the guest may wait for one that does
+	// not answer yet.
 	streamLimit = 30 * time.Second
-	// maxConnections bounds those connections; further ones wait. Each is a
-	// stream of the session, of which some are left for asking.
+	// maxConnections bounds the streams of others; further ones wait. Some of
+	// the session's are left for asking.
 	maxConnections = agent.MaxStreams - 8
 )
 
 // guest holds the session with one guest's agent: it asks how the guest is and
-// gives streams to whoever connects to the instance's socket.
+// gives streams to whoever wants to speak with it.
 type guest struct {
-	r    *runtime.Runtime
-	name string
-	news chan struct{} // poked when the guest's state has changed
-
-	process *vm.Process // of the machine that is followed
-	stop    func()      // ends the following
+	r       *machine.Runtime
+	name    string
+	news    func()        // called when what the guest says has changed
+	kernel  func()        // called when its console first says something
+	places  chan struct{} // of others' streams
+	process *vm.Process   // of the machine that is followed; the keeper's alone
+	stop    func()        // ends the following; the keeper's alone
 
 	mu     sync.Mutex
+	pid    int // of the machine that is followed; 0: none
 	last   *agent.Status
+	stable string // last, without what changes all the time
 	health health
 	silent time.Duration // spent asking since its last answer
 	// client is the session's, nil without one; changed is closed when that
@@ -48,20 +53,31 @@ type guest struct {
 	changed chan struct{}
 }
 
-func newGuest(r *runtime.Runtime, name string, news chan struct{}) *guest {
-	return &guest{r: r, name: name, news: news, changed: make(chan struct{})}
+func newGuest(r *machine.Runtime, name string, news, kernel func()) *guest {
+	return &guest{r: r, name: name, news: news, kernel: kernel,
+		places: make(chan struct{}, maxConnections), changed: make(chan struct{})}
 }
 
 // seen is what is known of the machine that is followed.
-func (g *guest) seen() runtime.Seen {
+func (g *guest) seen() machine.Seen {
 	if g.process == nil {
-		return runtime.Seen{}
+		return machine.Seen{}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := runtime.Seen{Process: *g.process, Guest: g.last, Silent: g.silent}
+	s := machine.Seen{Process: *g.process, Guest: g.last, Silent: g.silent}
 	s.Healthy, s.Services = g.health.spans()
 	return s
+}
+
+// of is the last answer of the guest of a process; nil where that is another's.
+func (g *guest) of(pid int) *agent.Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.pid != pid {
+		return nil
+	}
+	return g.last
 }
 
 // follow turns to another machine, or to none.
@@ -75,6 +91,7 @@ func (g *guest) follow(ctx context.Context, p *vm.Process) {
 	}
 	g.process = nil
 	if p == nil {
+		g.begin(0)
 		return
 	}
 	process := *p
@@ -86,7 +103,7 @@ func (g *guest) follow(ctx context.Context, p *vm.Process) {
 	if err != nil {
 		return // and so with this: the caller tries again
 	}
-	g.begin()
+	g.begin(process.PID)
 	ctx, cancel := context.WithCancel(ctx)
 	var work sync.WaitGroup
 	work.Go(func() { g.serve(ctx, l, &work) })
@@ -101,9 +118,14 @@ func (g *guest) follow(ctx context.Context, p *vm.Process) {
 }
 
 // hold keeps a session open and asks, until ctx ends.
-func (g *guest) hold(ctx context.Context, i *runtime.Instance) {
+func (g *guest) hold(ctx context.Context, i *machine.Instance) {
 	defer g.set(nil, nil)
+	spoken := false
 	for ctx.Err() == nil {
+		if info, err := os.Stat(i.ConsoleFile()); !spoken && err == nil && info.Size() > 0 {
+			spoken = true
+			g.kernel()
+		}
 		begin := time.Now()
 		limit, cancel := context.WithTimeout(ctx, answerLimit)
 		c, release, err := i.HoldAgent(limit)
@@ -114,13 +136,17 @@ func (g *guest) hold(ctx context.Context, i *runtime.Instance) {
 			switch {
 			case errors.Is(err, agent.ErrVersion):
 				g.heard() // an older guest works on, and its power is not cut
-			case !errors.Is(err, runtime.ErrAgentBusy):
+			case !errors.Is(err, machine.ErrAgentBusy):
 				g.missed(begin)
 			}
 			continue
 		}
+		if !spoken {
+			spoken = true
+			g.kernel()
+		}
 		g.set(c, nil)
-		g.ask(ctx, c)
+		g.askOn(ctx, c)
 		g.set(nil, nil)
 		// Nothing can be done about a session that does not end in order.
 		_ = c.Close()
@@ -128,8 +154,8 @@ func (g *guest) hold(ctx context.Context, i *runtime.Instance) {
 	}
 }
 
-// ask asks until the session is lost.
-func (g *guest) ask(ctx context.Context, c *agent.Client) {
+// askOn asks until the session is lost.
+func (g *guest) askOn(ctx context.Context, c *agent.Client) {
 	for {
 		begin := time.Now()
 		limit, cancel := context.WithTimeout(ctx, answerLimit)
@@ -142,7 +168,7 @@ func (g *guest) ask(ctx context.Context, c *agent.Client) {
 		g.set(c, s)
 		g.heard()
 		pause := askEvery
-		if runtime.Healthy(s) {
+		if s.Healthy() {
 			pause = healthyEvery
 		}
 		t := time.NewTimer(pause)
@@ -157,11 +183,17 @@ func (g *guest) ask(ctx context.Context, c *agent.Client) {
 	}
 }
 
+// ask asks how the guest is now.
+func (g *guest) ask(ctx context.Context) (*agent.Status, error) {
+	c := agent.NewStreams(g.open)
+	return c.Status(ctx)
+}
+
 // begin forgets the machine that was followed before.
-func (g *guest) begin() {
+func (g *guest) begin(pid int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.silent, g.health = 0, health{}
+	g.pid, g.silent, g.health = pid, 0, health{}
 }
 
 // heard begins a silence of no length.
@@ -177,6 +209,7 @@ func (g *guest) missed(begin time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.silent += min(time.Since(begin), answerLimit)
+	g.news() // the hypervisor may hold it
 }
 
 // set notes the session and what the guest said.
@@ -188,63 +221,66 @@ func (g *guest) set(c *agent.Client, s *agent.Status) {
 		close(g.changed)
 		g.changed = make(chan struct{})
 	}
-	if before := g.last; s == nil || before == nil || before.State != s.State || runtime.Healthy(before) != runtime.Healthy(s) {
-		poke(g.news)
+	text := stable(s)
+	if text != g.stable || s == nil {
+		g.news()
 	}
-	g.last = s
+	g.last, g.stable = s, text
 	if s != nil {
 		g.health.note(s, time.Now())
 	}
 }
 
-// serve makes each connection a stream to the guest.
+// serve makes each connection to the instance's socket a stream to the guest:
+// the way of older programs.
 func (g *guest) serve(ctx context.Context, l net.Listener, work *sync.WaitGroup) {
-	places := make(chan struct{}, maxConnections)
 	for {
-		select {
-		case places <- struct{}{}:
-		case <-ctx.Done():
-			return
-		}
 		conn, err := l.Accept()
 		if err != nil {
 			return // closed
 		}
 		work.Go(func() {
-			g.pipe(ctx, conn)
-			<-places
+			defer conn.Close()
+			stream, err := g.open(ctx)
+			if err != nil {
+				return // whose connection closes
+			}
+			g.join(ctx, halfCloser{conn}, stream)
 		})
 	}
 }
 
-// pipe copies both ways until either end is closed. Errors are the ends' own:
-// each sees its connection close.
-func (g *guest) pipe(ctx context.Context, conn net.Conn) {
-	defer conn.Close()
-	stream, err := g.open(ctx)
-	if err != nil {
-		return
-	}
+// join copies both ways until either end is closed, or ctx ends.
+func (g *guest) join(ctx context.Context, conn io.ReadWriteCloser, stream net.Conn) {
 	defer stream.Close()
-	stop := context.AfterFunc(ctx, func() {
+	defer context.AfterFunc(ctx, func() {
 		conn.Close()
 		stream.Close()
-	})
-	defer stop()
+	})()
 	var sending sync.WaitGroup
 	sending.Go(func() {
-		_, _ = io.Copy(stream, conn)
-		stream.Close() // what comes back may go on
+		_, _ = io.Copy(stream, conn) // an error is the end's own, whose connection closes
+		stream.Close()
 	})
-	_, _ = io.Copy(conn, stream)
+	_, err := io.Copy(conn, stream)
+	if c, ok := conn.(interface{ CloseWrite() error }); ok && err == nil {
+		_ = c.CloseWrite() // or it is gone
+	}
 	conn.Close()
 	sending.Wait()
 }
 
-// open opens a stream, waiting for a session.
+type halfCloser struct{ net.Conn }
+
+// open opens a stream to the guest, waiting for a session.
 func (g *guest) open(ctx context.Context) (net.Conn, error) {
 	limit, cancel := context.WithTimeout(ctx, streamLimit)
 	defer cancel()
+	select {
+	case g.places <- struct{}{}:
+	case <-limit.Done():
+		return nil, g.silence(ctx, errors.New("others have all its streams"))
+	}
 	for {
 		g.mu.Lock()
 		c, changed := g.client, g.changed
@@ -252,18 +288,40 @@ func (g *guest) open(ctx context.Context) (net.Conn, error) {
 		if c != nil {
 			stream, err := c.Open(limit)
 			if err == nil {
-				return stream, nil
+				return &placed{Conn: stream, release: sync.OnceFunc(func() { <-g.places })}, nil
 			}
 			if limit.Err() != nil {
-				return nil, err
+				<-g.places
+				return nil, g.silence(ctx, err)
 			}
 		}
 		select {
 		case <-limit.Done():
-			return nil, errors.New("the guest does not answer")
+			<-g.places
+			return nil, g.silence(ctx, errors.New("there is no session with its agent"))
 		case <-changed:
 		}
 	}
+}
+
+// silence is the error of a guest that does not answer.
+func (g *guest) silence(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fault.Errorf(fault.Device, "the guest of %s does not answer within %v: %w", g.name, streamLimit, err).
+		Hintf("see what it does: sovereign-build console %s", g.name)
+}
+
+// placed gives its place back.
+type placed struct {
+	net.Conn
+	release func()
+}
+
+func (p *placed) Close() error {
+	defer p.release()
+	return p.Conn.Close()
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -1,4 +1,4 @@
-package supervisor
+package daemon
 
 import (
 	"context"
@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	runtime "github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
 const (
@@ -20,26 +20,36 @@ const (
 	maxRetry = 30 * time.Second
 )
 
-// keeper makes one instance what it is wanted to be.
+// keeper makes one machine what it is wanted to be.
 type keeper struct {
-	r      *runtime.Runtime
-	name   string
-	report func(instance, text string)
-	poked  chan struct{}
-	done   chan struct{}
-	busy   atomic.Bool // a machine runs
-	log    string      // why the console's log could not be kept short
+	d     *daemon
+	name  string
+	guest *guest
+	poked chan struct{}
+	done  chan struct{}
+	busy  atomic.Bool // a machine runs
+	news  atomic.Bool // what the machine is may have changed
+	log   string      // why the console's log could not be kept short
 }
 
-// keep begins to keep an instance, until ctx ends or nobody wants it kept.
-func keep(ctx context.Context, r *runtime.Runtime, name string, report func(instance, text string)) *keeper {
-	k := &keeper{r: r, name: name, report: report, poked: make(chan struct{}, 1), done: make(chan struct{})}
+// keep begins to keep a machine, until ctx ends or it is removed.
+func keep(ctx context.Context, d *daemon, name string) *keeper {
+	k := &keeper{d: d, name: name, poked: make(chan struct{}, 1), done: make(chan struct{})}
+	k.guest = newGuest(d.r, name, k.look, func() {
+		d.hub.tell(0, runtime.Event{Phase: runtime.PhaseKernel, Machine: name, Text: "the kernel boots"})
+	})
 	k.busy.Store(true) // until it has looked
 	go func() {
 		defer close(k.done)
 		k.run(ctx)
 	}()
 	return k
+}
+
+// look has the keeper look at the machine now, and tell what it is.
+func (k *keeper) look() {
+	k.news.Store(true)
+	poke(k.poked)
 }
 
 func (k *keeper) over() bool {
@@ -52,11 +62,12 @@ func (k *keeper) over() bool {
 }
 
 func (k *keeper) run(ctx context.Context) {
-	g := newGuest(k.r, k.name, k.poked)
+	g := k.guest
 	defer g.follow(ctx, nil)
 	trouble, retry := "", time.Second
 	for {
-		step, err := k.r.Step(ctx, k.name, g.seen())
+		news := k.news.Swap(false)
+		step, err := k.d.r.Step(ctx, k.name, g.seen())
 		wait := restEvery
 		switch {
 		case ctx.Err() != nil || errors.Is(err, fs.ErrNotExist):
@@ -64,7 +75,7 @@ func (k *keeper) run(ctx context.Context) {
 		case err != nil:
 			if err.Error() != trouble {
 				trouble = err.Error()
-				k.report(k.name, "cannot go on: "+trouble)
+				k.d.report(k.name, "cannot go on: "+trouble)
 			}
 			wait, retry = retry, min(2*retry, maxRetry)
 		default:
@@ -72,12 +83,10 @@ func (k *keeper) run(ctx context.Context) {
 			k.busy.Store(step.Process != nil)
 			g.follow(ctx, step.Process)
 			if step.Did != "" {
-				k.report(k.name, step.Did)
+				k.d.report(k.name, step.Did)
 				g.heard() // what was done has its time to show
+				k.d.publish(ctx, k.name)
 				continue
-			}
-			if step.Wanted == runtime.Unsupervised {
-				return
 			}
 			if step.Process != nil {
 				wait = watchEvery
@@ -86,6 +95,9 @@ func (k *keeper) run(ctx context.Context) {
 			if step.Wait > 0 {
 				wait = min(wait, step.Wait)
 			}
+		}
+		if news {
+			k.d.publish(ctx, k.name)
 		}
 		if !k.pause(ctx, wait) {
 			return
@@ -97,11 +109,11 @@ func (k *keeper) run(ctx context.Context) {
 // and keeps no machine from being kept.
 func (k *keeper) boundConsole() {
 	why := ""
-	if err := k.r.BoundConsole(k.name); err != nil {
+	if err := k.d.r.BoundConsole(k.name); err != nil {
 		why = err.Error()
 	}
 	if why != "" && why != k.log {
-		k.report(k.name, "the console's log: "+why)
+		k.d.report(k.name, "the console's log: "+why)
 	}
 	k.log = why
 }

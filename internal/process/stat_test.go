@@ -1,4 +1,4 @@
-package procstat
+package process
 
 import (
 	"errors"
@@ -68,7 +68,7 @@ func TestHeadless(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	s, err := Read(cmd.Process.Pid)
+	s, err := ReadStat(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,13 +91,13 @@ func TestHeadless(t *testing.T) {
 	}
 	until(t, "the end", func() bool { return !alive() })
 	// Not waited for: it is a zombie, and over.
-	if s, err := Read(cmd.Process.Pid); err != nil || !s.Over {
+	if s, err := ReadStat(cmd.Process.Pid); err != nil || !s.Over {
 		t.Errorf("%+v, %v", s, err)
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
 	}
-	if _, err := Read(cmd.Process.Pid); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := ReadStat(cmd.Process.Pid); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("after its end: %v", err)
 	}
 	if ok, err := Alive(os.Getpid(), 1); ok || err != nil {

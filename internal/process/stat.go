@@ -1,9 +1,4 @@
-// Package procstat tells processes apart for good and knows when one is over.
-//
-// A pid is reused, a pid with its start time is not. And a process is not over
-// when its first thread is: the others may hold its files and sockets a while
-// longer, with the process already shown as a zombie.
-package procstat
+package process
 
 import (
 	"errors"
@@ -16,7 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Stat is what proc_pid_stat(5) says of a process.
+// Stat is what proc_pid_stat(5) says of a process. A process is not over when
+// its first thread is: the others may hold its files and sockets a while longer,
+// with the process already shown as a zombie.
 type Stat struct {
 	// Start is when it started, in clock ticks since boot.
 	Start uint64
@@ -25,8 +22,8 @@ type Stat struct {
 	Over bool
 }
 
-// Read looks at a process. One that is gone altogether is fs.ErrNotExist.
-func Read(pid int) (Stat, error) {
+// ReadStat looks at a process. One that is gone altogether is fs.ErrNotExist.
+func ReadStat(pid int) (Stat, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if errors.Is(err, unix.ESRCH) {
 		err = fmt.Errorf("%w: %w", fs.ErrNotExist, err) // it ended between open and read
@@ -42,7 +39,7 @@ func Alive(pid int, start uint64) (bool, error) {
 	if pid <= 0 {
 		return false, nil
 	}
-	s, err := Read(pid)
+	s, err := ReadStat(pid)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

@@ -46,6 +46,15 @@ func waitAgain(v *Waiting, now time.Time, at Moment, err error) *Waiting {
 	return &next
 }
 
+// homeless takes down what has no slot to start from: a machine that an older
+// version started from a bundle's directory, when it has ended. Up copies that
+// into a slot.
+func (in *installed) homeless() {
+	if in.Active == "" {
+		in.Wanted = Down
+	}
+}
+
 // installed is the part of the record that Up, Update and Rollback write.
 type installed struct {
 	Wanted  Wanted  `json:"wanted,omitempty"`
@@ -93,10 +102,8 @@ func (in *installed) check() error {
 		}
 	}
 	switch {
-	case in.Wanted != Unsupervised && in.Wanted != Up && in.Wanted != Down:
+	case in.Wanted != notAdopted && in.Wanted != Up && in.Wanted != Down:
 		return fmt.Errorf("wanted: %q is neither up nor down", in.Wanted)
-	case in.Wanted != Unsupervised && in.Active == "":
-		return fmt.Errorf("wanted %s without an active slot", in.Wanted)
 	case in.Previous != "" && in.Previous == in.Active:
 		return fmt.Errorf("previous: %q is the active one", in.Previous)
 	case in.Ends.InARow > 0 && in.Ends.Last == nil:

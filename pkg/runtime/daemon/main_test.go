@@ -1,12 +1,15 @@
-package supervisor
+package daemon
 
 import (
 	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/sovereign-build/sovereign/internal/sovereignd"
 )
 
 // What sovereignd says last is in its log when it has ended.
@@ -16,10 +19,10 @@ func TestLastWords(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		var errs bytes.Buffer
-		if code := Main(ctx, []string{"--state-dir", dir}, &errs); code != 0 && errs.Len() == 0 {
+		if code := Main(ctx, []string{"--state-dir", dir}, nil, io.Discard, &errs); code != 0 && errs.Len() == 0 {
 			t.Fatalf("exit %d without a word", code)
 		}
-		text, err := os.ReadFile(filepath.Join(dir, LogFile))
+		text, err := os.ReadFile(filepath.Join(dir, sovereignd.LogFile))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,258 @@
+// Package daemon is sovereignd: it keeps the machines of a state directory as
+// they are wanted, and answers for them.
+//
+// What is wanted comes in over a unix socket in the state directory, by package
+// control's protocol (docs/protocol.md); running machines, answers, events and
+// streams into guests go out. Whoever connects has to be the user that
+// sovereignd runs as, or root: the socket is for this user alone, and the kernel
+// says who is at its other end. There is no other way in: a device is reached by
+// what its owner has for that, ssh or a shell, running "sovereignd connect"
+// there.
+//
+// All that is wanted stands in the machines' records, which package
+// internal/machine writes before a request is answered, and nothing is decided
+// but by its Step from what is on the disk. So sovereignd can be killed at any
+// moment: the machines run on, and the next one adopts them.
+//
+// A program that has machines of its own may call Run in a goroutine and give
+// its directory to runtime.Local; nobody then needs the program sovereignd.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/sovereignd"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/control"
+)
+
+const (
+	// lookEvery is how often the state directory is looked at for machines
+	// that are new, without anybody having said so.
+	lookEvery = 2 * time.Second
+	// idleFor is how long nothing must have been wanted up, and nobody
+	// connected, before a sovereignd that was told to ends.
+	idleFor = 3 * time.Second
+)
+
+// Options change how Run behaves.
+type Options struct {
+	// StateDir is where the machines are; "" is runtime.DefaultStateDir.
+	StateDir string
+	// Version is the program's, for messages; "" is that of its main module.
+	Version string
+	// Report takes what is done, for people; the machine is "" where it is
+	// about sovereignd itself. It is called from several goroutines, and may be
+	// nil.
+	Report func(machine, text string)
+	// StopMachines shuts the machines down in order when ctx ends. Without it
+	// they go on, for the next sovereignd.
+	StopMachines bool
+	// ExitWhenIdle ends Run when nothing has been wanted up, and nobody
+	// connected, for a few seconds.
+	ExitWhenIdle bool
+}
+
+// Run keeps machines and answers for them until ctx ends, which is no error.
+// Another sovereignd of the same directory is one (fault.Usage), and so is a
+// directory in which others may write (fault.Environment), or that is removed.
+func Run(ctx context.Context, o Options) error {
+	r, err := machine.Open(o.StateDir)
+	if err != nil {
+		return err
+	}
+	return RunMachines(ctx, r, o)
+}
+
+// RunMachines is Run for what machine.Open gave, in this module's tests with a
+// hypervisor of their own.
+func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
+	if err := sovereignd.CheckStateDir(r.Dir()); err != nil {
+		return err
+	}
+	if o.Report == nil {
+		o.Report = func(string, string) {}
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && o.Version == "" {
+		o.Version = info.Main.Version
+	}
+	l, err := r.Supervise(ctx)
+	if err != nil {
+		return err
+	}
+	d := &daemon{
+		r: r, o: o, keepers: map[string]*keeper{}, broken: map[string]string{}, poked: make(chan struct{}, 1),
+		changing: map[string]bool{}, hub: hub{readers: map[*reader]struct{}{}},
+	}
+	d.hello = control.NewHello(o.Version)
+	if d.blobs, err = control.NewBlobs(filepath.Join(r.Dir(), blobsDir), r.FindBlob); err == nil {
+		err = d.sweep()
+	}
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	d.report("", "keeps the machines of "+r.Dir())
+	work, cancel := context.WithCancel(ctx)
+	d.work = work
+	var serving sync.WaitGroup
+	serving.Go(func() { d.accept(work, l, &serving) })
+	err = d.run(work, l)
+	cancel()
+	for _, k := range d.all() {
+		<-k.done
+	}
+	if ctx.Err() != nil && o.StopMachines {
+		err = errors.Join(err, d.stopMachines(context.WithoutCancel(ctx)))
+	}
+	err = errors.Join(err, l.Close())
+	serving.Wait()
+	if err == nil {
+		d.report("", "ends")
+	}
+	return err
+}
+
+type daemon struct {
+	r     *machine.Runtime
+	o     Options
+	hello control.Hello
+	blobs *control.Blobs
+	hub   hub
+	poked chan struct{}
+
+	work context.Context // the keepers'
+
+	connections connections
+
+	mu       sync.Mutex
+	keepers  map[string]*keeper
+	changing map[string]bool   // machines whose bundle is being changed
+	broken   map[string]string // machines with a record that cannot be read, and why
+}
+
+func (d *daemon) report(name, text string) {
+	d.o.Report(name, text)
+	if name != "" {
+		d.hub.tell(0, runtime.Event{Phase: runtime.PhaseKeep, Machine: name, Text: text})
+	}
+}
+
+// info is what GET /v1/version says.
+func (d *daemon) info() runtime.HostInfo {
+	return runtime.HostInfo{
+		Version: d.o.Version, Protocol: control.MaxVersion, Can: d.hello.Can,
+		Arch: goruntime.GOARCH, StateDir: d.r.Dir(), PID: os.Getpid(),
+	}
+}
+
+func (d *daemon) keeper(name string) *keeper {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.keepers[name]
+}
+
+func (d *daemon) all() []*keeper {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Values(d.keepers))
+}
+
+// look has everybody look at the machines: somebody has changed what is wanted.
+func (d *daemon) look() {
+	for _, k := range d.all() {
+		k.look()
+	}
+	poke(d.poked)
+}
+
+func (d *daemon) run(ctx context.Context, l *machine.Listener) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	busy := time.Now()
+	for {
+		wanted, err := d.lookForNew()
+		if err != nil {
+			return err
+		}
+		if wanted || d.connections.open() > 0 {
+			busy = time.Now()
+		}
+		if d.o.ExitWhenIdle && time.Since(busy) > idleFor && d.connections.end() {
+			d.report("", "nothing is wanted up")
+			return nil
+		}
+		if l.Lost() {
+			return fault.Errorf(fault.Environment, "the socket in %s was removed", d.r.Dir()).
+				Hintf("remove a state directory only when its sovereignd has ended")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.poked:
+		case <-tick.C:
+		}
+	}
+}
+
+// lookForNew sees to it that each machine has a keeper, and says whether any is
+// wanted up or on its way down.
+func (d *daemon) lookForNew() (busy bool, err error) {
+	names, err := d.r.Names()
+	if err != nil {
+		return false, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	maps.DeleteFunc(d.keepers, func(_ string, k *keeper) bool { return k.over() })
+	for _, name := range names {
+		wanted, err := d.r.Wanted(name)
+		if err != nil {
+			// A record that cannot be read is its owner's to mend; the others
+			// go on.
+			if d.broken[name] != err.Error() {
+				d.broken[name] = err.Error()
+				d.o.Report(name, err.Error())
+			}
+			continue
+		}
+		delete(d.broken, name)
+		if d.keepers[name] == nil {
+			d.keepers[name] = keep(d.work, d, name)
+		}
+		busy = busy || wanted == machine.Up || d.keepers[name].busy.Load()
+	}
+	return busy, nil
+}
+
+// stopMachines shuts down what is wanted up, all at the same time.
+func (d *daemon) stopMachines(ctx context.Context) error {
+	all := d.all()
+	failed := make([]error, len(all))
+	var wg sync.WaitGroup
+	for n, k := range all {
+		wg.Go(func() {
+			i, err := d.r.Instance(ctx, k.name)
+			if err == nil {
+				var res machine.StopResult
+				if res, err = i.Halt(ctx, 0); err == nil && res.WasRunning {
+					d.report(k.name, fmt.Sprintf("stopped after %.1f s, until the next sovereignd", res.Seconds))
+				}
+			}
+			failed[n] = err
+		})
+	}
+	wg.Wait()
+	return errors.Join(failed...)
+}
