@@ -57,7 +57,7 @@ func fakeMachine(mode string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{agentSocket, "control.sock"} {
+	for _, name := range []string{agentSocket, "control.sock", networkSocket} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -70,6 +70,11 @@ func fakeMachine(mode string) error {
 	if err != nil {
 		return err
 	}
+	card, err := net.Listen("unix", networkSocket)
+	if err != nil {
+		return err
+	}
+	go readFrames(card)
 	fmt.Fprintln(console, "[0.0] Linux version 6.12")
 	ctx, end := context.WithCancel(context.Background())
 	g := &fakeGuest{mode: mode, end: end, until: time.Now().Add(200 * time.Millisecond)}
@@ -133,6 +138,30 @@ func fakeMachine(mode string) error {
 	<-ctx.Done()
 	return nil
 }
+
+// readFrames is a card whose guest answers nothing. Each cable that is put into
+// it leaves a line in a file.
+func readFrames(card net.Listener) {
+	for {
+		c, err := card.Accept()
+		if err != nil {
+			return
+		}
+		f, err := os.OpenFile(cables, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = fmt.Fprintln(f, "cable")
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			fmt.Println(err)
+		}
+		_, _ = io.Copy(io.Discard, c) // until it is pulled out
+		c.Close()
+	}
+}
+
+// cables is in the machine's directory.
+const cables = "cables"
 
 // lockDisk is what QEMU does with an image it may write. A second machine on
 // one data disk leaves a file that tests look for.
@@ -290,10 +319,11 @@ func (fakeHV) OpenConsole(ctx context.Context, dir string) (io.ReadWriteCloser, 
 	return process.Dial(ctx, filepath.Join(dir, consoleSocket))
 }
 
-// The fake's ways to its agent, and to a console that a test makes.
+// The fake's ways to its agent, to a console that a test makes, and to its card.
 const (
 	agentSocket   = "agent.sock"
 	consoleSocket = "console.sock"
+	networkSocket = "net.sock"
 )
 
 type fakePlan struct{}

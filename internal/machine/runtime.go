@@ -13,6 +13,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
+	"github.com/sovereign-build/sovereign/pkg/runtime/usernet"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -20,6 +21,8 @@ import (
 type Runtime struct {
 	dir string
 	hv  vm.Hypervisor
+	// network is of the machines that steps were taken for.
+	network network
 	// did is told of every change that is on the disk or done to a machine,
 	// so that tests can cut the power there.
 	did func(what string)
@@ -35,6 +38,11 @@ type Option func(*Runtime)
 // WithHypervisor replaces QEMU by another driver.
 func WithHypervisor(hv vm.Hypervisor) Option {
 	return func(r *Runtime) { r.hv = hv }
+}
+
+// WithNetwork changes the host's network of guests, but for its IPv6 prefix.
+func WithNetwork(c usernet.Config) Option {
+	return func(r *Runtime) { r.network.config = c }
 }
 
 // WithReport has the progress of every start told, by whoever makes a step.
@@ -63,6 +71,7 @@ func Open(stateDir string, opts ...Option) (*Runtime, error) {
 		}
 	}
 	r.hv = qemu.New(filepath.Join(stateDir, "cache"))
+	r.network.plugs = map[string]*plug{}
 	for _, o := range opts {
 		o(r)
 	}
