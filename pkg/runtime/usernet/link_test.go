@@ -174,7 +174,9 @@ func TestDHCPMessages(t *testing.T) {
 		g.packet(udpPacket(netip.MustParseAddrPort("10.0.2.2:68"), netip.MustParseAddrPort("10.0.2.1:67"), m))
 	}
 	g.packet(echoRequest(l.member.Addr, n.gateway4, "x"))
-	g.want(n.gateway4, "echo", func(p tcpip.TransportProtocolNumber, _ []byte) bool { return p == header.ICMPv4ProtocolNumber })
+	g.want(n.gateway4, "echo", func(p tcpip.TransportProtocolNumber, b []byte) bool {
+		return p == header.ICMPv4ProtocolNumber && header.ICMPv4(b).Type() == header.ICMPv4EchoReply
+	})
 	if sent := l.Stats().Sent - before; sent != 2 { // the first is an empty datagram, which is no DHCP: a port that nobody has
 		t.Errorf("%d frames were sent for what is no DHCP", sent)
 	}
