@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/usernet"
 )
 
 // guest is the machine under test.
@@ -31,7 +33,8 @@ type guest struct {
 func (g *guest) boot(ctx context.Context, dir string) {
 	g.t.Helper()
 	report := func(e engine.Event) { g.t.Logf("%-8s %s", e.Phase, e.Text) }
-	r, err := engine.Open(g.state, engine.WithReport(func(_ string, e engine.Event) { report(e) }))
+	r, err := engine.Open(g.state, engine.WithReport(func(_ string, e engine.Event) { report(e) }),
+		engine.WithNetwork(usernet.Config{Allow: []netip.Prefix{netip.MustParsePrefix(host + "/32")}}))
 	if err != nil {
 		g.t.Fatal(err)
 	}

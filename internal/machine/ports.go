@@ -8,8 +8,8 @@ import (
 )
 
 // choosePorts sets the record's ports: those asked for, else those of the last
-// start, else any. Between here and the hypervisor's own bind another program
-// can take one; the hypervisor's error is then the same in words and class.
+// start, else any. Between here and listen another program can take one; the
+// error is then the same in words and class.
 func (i *Instance) choosePorts(ctx context.Context, wanted map[int]int) error {
 	var ports []Port
 	taken := map[int]bool{}

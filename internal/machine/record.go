@@ -40,6 +40,9 @@ type record struct {
 	// Process is nil when the machine was stopped in order, or is about to
 	// start.
 	Process *vm.Process `json:"process,omitempty"`
+	// Network is what it has in the host's network, as of its last start; nil
+	// where its hypervisor has the network.
+	Network *joined `json:"network,omitempty"`
 	installed
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
+	"github.com/sovereign-build/sovereign/pkg/runtime/usernet"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -22,6 +23,8 @@ type Runtime struct {
 	dir   string
 	hv    vm.Hypervisor
 	keeps atomic.Bool // this program is the state directory's sovereignd
+	// network is of the machines that steps were taken for.
+	network network
 	// did is told of every change that is on the disk or done to a machine,
 	// so that tests can cut the power there.
 	did func(what string)
@@ -37,6 +40,11 @@ type Option func(*Runtime)
 // WithHypervisor replaces QEMU by another driver.
 func WithHypervisor(hv vm.Hypervisor) Option {
 	return func(r *Runtime) { r.hv = hv }
+}
+
+// WithNetwork changes the host's network of guests, but for its IPv6 prefix.
+func WithNetwork(c usernet.Config) Option {
+	return func(r *Runtime) { r.network.config = c }
 }
 
 // WithReport has the progress of every start told, by whoever makes a step.
@@ -68,6 +76,7 @@ func Open(stateDir string, opts ...Option) (*Runtime, error) {
 		}
 	}
 	r.hv = qemu.New(filepath.Join(stateDir, "cache"))
+	r.network.plugs = map[string]*plug{}
 	for _, o := range opts {
 		o(r)
 	}

@@ -63,7 +63,7 @@ func (r *Runtime) instance(name string) (*Instance, error) {
 
 // start starts the machine from the bundle of the record, with the record's
 // options.
-func (i *Instance) start(ctx context.Context) error {
+func (i *Instance) start(ctx context.Context) (err error) {
 	o := i.rec.Options
 	report := func(e Event) { i.r.report(i.Name(), e) }
 	images, err := i.r.openImages(ctx, i.rec.Bundle.Path, i.manifest)
@@ -80,11 +80,28 @@ func (i *Instance) start(ctx context.Context) error {
 	}
 	defer data.Close()
 	m := i.machine(o, images, data)
+	dialer, ok := i.r.hv.(vm.NetworkDialer)
+	if ok {
+		if m.Card, err = i.plugIn(o.Outbound); err != nil {
+			return err
+		}
+		// What goes wrong from here leaves nothing that listens.
+		defer func() {
+			if err != nil {
+				i.r.unplug(i.Name())
+			}
+		}()
+		if err = i.listen(false); err != nil {
+			return err
+		}
+	} else {
+		i.rec.Network = nil
+	}
 	plan, err := i.r.hv.Prepare(ctx, m, func(s string) { tell(report, PhaseProbe, s) })
 	if err != nil {
 		return err
 	}
-	if err := i.rotateLogs(); err != nil {
+	if err = i.rotateLogs(); err != nil {
 		return err
 	}
 	info := plan.Info()
@@ -95,7 +112,7 @@ func (i *Instance) start(ctx context.Context) error {
 	// Written before the start as well: whoever finds the machine by its
 	// socket must find what it runs.
 	i.rec.Process = nil
-	if err := i.save(); err != nil {
+	if err = i.save(); err != nil {
 		return err
 	}
 	// Why it is not KVM has been said by Prepare, and stands in the record.
@@ -104,8 +121,11 @@ func (i *Instance) start(ctx context.Context) error {
 		return err
 	}
 	i.r.did("started")
+	if ok {
+		i.connect(dialer)
+	}
 	i.rec.Process = &i.proc
-	if err := i.saveRecord(); err != nil {
+	if err = i.saveRecord(); err != nil {
 		return errors.Join(err, i.proc.Signal(unix.SIGKILL))
 	}
 	return nil
@@ -122,16 +142,13 @@ func (i *Instance) machine(o Options, im *images, data *os.File) vm.Machine {
 			{Image: im.root, Serial: m.Root.Serial, ReadOnly: true},
 			{Image: data, Serial: m.VM.Data.Serial},
 		},
-		Outbound: o.Outbound, Bounce: o.Bounce, Dir: i.dir, Accel: o.Accel,
+		Bounce: o.Bounce, Dir: i.dir, Accel: o.Accel,
 	}
 	if o.MemoryMiB != 0 {
 		machine.MemoryMiB = o.MemoryMiB
 	}
 	if o.CPUs != 0 {
 		machine.CPUs = o.CPUs
-	}
-	for _, p := range i.rec.Ports {
-		machine.Forwards = append(machine.Forwards, vm.Forward{Guest: p.Guest, Host: p.Host})
 	}
 	return machine
 }

@@ -71,11 +71,17 @@ func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error
 	}
 	defer unlock()
 	i, err := r.load(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		r.unplug(name)
+	}
 	if err != nil {
 		return Step{}, err
 	}
 	w, err := i.look(ctx, seen)
 	if err != nil {
+		return Step{}, err
+	}
+	if err := i.keepPlugged(w.alive); err != nil {
 		return Step{}, err
 	}
 	d := decide(&i.rec, w)

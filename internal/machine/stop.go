@@ -162,8 +162,8 @@ func (i *Instance) cutPower(ctx context.Context, process vm.Process) error {
 	return err
 }
 
-// waitGone waits until the machine's process has ended; false where it has not
-// within limit.
+// waitGone waits until the machine's process has ended, and takes the machine
+// out of the network; false where it has not within limit.
 func (i *Instance) waitGone(ctx context.Context, process vm.Process, limit time.Duration) (bool, error) {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -173,6 +173,8 @@ func (i *Instance) waitGone(ctx context.Context, process vm.Process, limit time.
 		return false, fmt.Errorf("stopping %s: %w", i.Name(), context.Cause(ctx))
 	case limited.Err() != nil && err != nil:
 		return false, nil
+	case err == nil:
+		i.r.unplug(i.Name())
 	}
 	return err == nil, err
 }

@@ -6,6 +6,7 @@ package machinetest
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,20 +25,22 @@ import (
 	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// word makes the test binary behave as a machine: word MODE HOST-PORT….
+// word makes the test binary behave as a machine: word MODE, and "card" for one
+// whose ports are not its own.
 const word = "sovereign-fake-machine"
 
 // Main is to be called first of all by TestMain: it does not return in a process
 // that is a machine.
 func Main() {
-	if len(os.Args) < 3 || os.Args[1] != word {
+	if len(os.Args) != 3 && len(os.Args) != 4 || os.Args[1] != word {
 		return
 	}
-	if err := machine(os.Args[2], os.Args[3:]); err != nil {
+	if err := machine(os.Args[2], len(os.Args) == 4); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
@@ -45,9 +48,9 @@ func Main() {
 }
 
 // machine runs in the instance's directory as a hypervisor would: control
-// socket, agent, console, forwarded ports. The modes are how a guest can go
-// wrong.
-func machine(mode string, ports []string) error {
+// socket, agent, console, card, or the ports of its record. The modes are how a
+// guest can go wrong.
+func machine(mode string, card bool) error {
 	if mode == "dead" {
 		return errors.New("the fake does not start")
 	}
@@ -60,7 +63,7 @@ func machine(mode string, ports []string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{agentSocket, "control.sock"} {
+	for _, name := range []string{agentSocket, "control.sock", networkSocket} {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -73,12 +76,8 @@ func machine(mode string, ports []string) error {
 	if err != nil {
 		return err
 	}
-	for _, port := range ports {
-		l, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", port))
-		if err != nil {
-			return err
-		}
-		go echo(l)
+	if err := serve(card); err != nil {
+		return err
 	}
 	fmt.Fprintln(console, "[0.0] Linux version 6.12")
 	ctx, end := context.WithCancel(context.Background())
@@ -147,6 +146,57 @@ func machine(mode string, ports []string) error {
 	<-ctx.Done()
 	return nil
 }
+
+// serve begins to read what comes to the card, or to answer at the host's ports.
+func serve(card bool) error {
+	if card {
+		l, err := net.Listen("unix", networkSocket)
+		if err == nil {
+			go readFrames(l)
+		}
+		return err
+	}
+	text, err := os.ReadFile("instance.json")
+	if err != nil {
+		return err
+	}
+	var record struct{ Ports []runtime.Port }
+	if err := json.Unmarshal(text, &record); err != nil {
+		return err
+	}
+	for _, p := range record.Ports {
+		l, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(p.Host)))
+		if err != nil {
+			return err
+		}
+		go echo(l)
+	}
+	return nil
+}
+
+// readFrames is a card whose guest answers nothing. Each cable that is put into
+// it leaves a line in a file.
+func readFrames(card net.Listener) {
+	for {
+		c, err := card.Accept()
+		if err != nil {
+			return
+		}
+		f, err := os.OpenFile(Cables, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = fmt.Fprintln(f, "cable")
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			fmt.Println(err)
+		}
+		_, _ = io.Copy(io.Discard, c) // until it is pulled out
+		c.Close()
+	}
+}
+
+// Cables is in the machine's directory.
+const Cables = "cables"
 
 // echo is the service at every port: it says what it is told, to the end.
 func echo(l net.Listener) {
@@ -300,8 +350,8 @@ func (h HV) Start(ctx context.Context, m vm.Machine, _ vm.Plan) (vm.Process, err
 		mode = of
 	}
 	args := []string{word, mode}
-	for _, f := range m.Forwards {
-		args = append(args, strconv.Itoa(f.Host))
+	if m.Card != nil {
+		args = append(args, "card")
 	}
 	p, err := process.Start(process.Command{Path: self, Args: args, Dir: m.Dir,
 		Log: filepath.Join(m.Dir, vm.LogFile), Lock: filepath.Join(m.Dir, vm.LockFile)})
@@ -356,9 +406,17 @@ func (HV) OpenConsole(ctx context.Context, dir string) (io.ReadWriteCloser, erro
 	return process.Dial(ctx, filepath.Join(dir, ConsoleSocket))
 }
 
-// The fake's ways to its agent, and to a console that a test makes.
+// NetworkHV is an HV whose machines have a card.
+type NetworkHV struct{ HV }
+
+func (NetworkHV) DialNetwork(ctx context.Context, dir string) (net.Conn, error) {
+	return process.Dial(ctx, filepath.Join(dir, networkSocket))
+}
+
+// The fake's ways to its agent, to its card, and to a console that a test makes.
 const (
 	agentSocket   = "agent.sock"
+	networkSocket = "net.sock"
 	ConsoleSocket = "console.sock"
 )
 

@@ -150,6 +150,7 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 	}
 	err = errors.Join(err, l.Close())
 	serving.Wait()
+	err = errors.Join(err, r.Close()) // of the machines' network what is here; they run on
 	if err == nil {
 		d.report("", "ends")
 	}

@@ -18,6 +18,7 @@ const (
 	controlSocket = "control.sock"
 	qmpSocket     = "qmp.sock"
 	agentSocket   = "agent.sock"
+	networkSocket = "net.sock"     // the card's frames
 	consoleSocket = "console.sock" // what goes to the console's log too, and input
 )
 
@@ -28,13 +29,6 @@ const agentPort = "org.sovereign.agent"
 // bounds QEMU's own memory; 64, 256 and the default booted in like CPU time
 // (4.7 to 4.9 s, one run each). A long database load has not been measured.
 const tbSizeMiB = 256
-
-// The network of QEMU's user mode, static so that no guest needs a DHCP
-// client before it can serve.
-const (
-	guestAddress = "10.0.2.15"
-	guestNet     = "sovereign.net=eth0," + guestAddress + "/24,10.0.2.2,10.0.2.3"
-)
 
 // bounceSlabs is the size of the pool of bounce buffers in slabs of 2 KiB, a
 // little under the 64 MiB that crosvm gives a protected VM and that the kernel
@@ -198,7 +192,7 @@ func cmdline(m vm.Machine, accel string) string {
 	if m.Arch == "arm64" {
 		console = "console=ttyAMA0"
 	}
-	words := []string{m.Cmdline, console, "panic=1", guestNet}
+	words := append([]string{m.Cmdline, console, "panic=1"}, guestNet(m.Card)...)
 	if m.Arch == "amd64" {
 		// Linux counts the timer's ticks against a loop of its own to find
 		// out whether the IO-APIC is wired; an emulated CPU on a busy host
@@ -239,20 +233,33 @@ func disk(i int, d vm.Disk, virtio string) []string {
 	return []string{"-blockdev", file, "-blockdev", raw, "-device", device}
 }
 
-// network is one card in a network of its own. restrict=on lets only the
-// forwarded connections pass: the guest reaches neither the world nor, by the
-// gateway's address, the services on the host's loopback.
+// network is the guest's card. Its frames go to whoever connects to
+// networkSocket, and to the next one when that has gone: a network that ends
+// with its program and comes again is found again. (QEMU as the one that
+// connects has reconnect since 8.0, under another name since 9.2.)
+//
+// host_mtu tells the guest what the network takes. romfile=: no boot from the
+// network, and no option ROM to install.
 func network(m vm.Machine, virtio string) []string {
-	var b strings.Builder
-	b.WriteString("user,id=net0,ipv6=off,net=10.0.2.0/24,host=10.0.2.2,dns=10.0.2.3")
-	if !m.Outbound {
-		b.WriteString(",restrict=on")
+	if m.Card == nil {
+		return nil
 	}
-	for _, f := range m.Forwards {
-		fmt.Fprintf(&b, ",hostfwd=tcp:127.0.0.1:%d-%s:%d", f.Host, guestAddress, f.Guest)
+	return []string{
+		"-netdev", "stream,id=net0,server=on,addr.type=unix,addr.path=" + networkSocket,
+		"-device", fmt.Sprintf("virtio-net-pci,netdev=net0,mac=%s,host_mtu=%d,romfile=,%s", m.Card.MAC, m.Card.MTU, virtio),
 	}
-	// romfile=: no boot from the network, and no option ROM to install.
-	return []string{"-netdev", b.String(), "-device", "virtio-net-pci,netdev=net0,romfile=," + virtio}
+}
+
+// guestNet is what the guest is told of its network.
+func guestNet(c *vm.Card) (words []string) {
+	if c == nil {
+		return nil
+	}
+	words = append(words, fmt.Sprintf("sovereign.net=eth0,%s,%s,%s", c.Address, c.Gateway, c.DNS))
+	if c.Address6.IsValid() {
+		words = append(words, fmt.Sprintf("sovereign.net6=eth0,%s,%s", c.Address6, c.Gateway6))
+	}
+	return words
 }
 
 // escape writes a value into one of QEMU's option lists, where a comma ends it

@@ -2,6 +2,8 @@ package qemu
 
 import (
 	"flag"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,16 +22,20 @@ func sample(arch string) vm.Machine {
 			{Serial: "root", ReadOnly: true},
 			{Serial: "data"},
 		},
-		Forwards: []vm.Forward{{Guest: 5432, Host: 40001}, {Guest: 9187, Host: 40002}},
-		Dir:      "/s/instances/sql",
+		Card: &vm.Card{
+			MAC: net.HardwareAddr{2, 0, 10, 0, 2, 2}, MTU: 65520,
+			Address: netip.MustParsePrefix("10.0.2.2/24"), Gateway: netip.MustParseAddr("10.0.2.1"), DNS: netip.MustParseAddr("10.0.2.1"),
+			Address6: netip.MustParsePrefix("fd00::2/64"), Gateway6: netip.MustParseAddr("fd00::1"),
+		},
+		Dir: "/s/instances/sql",
 	}
 }
 
 // TestArguments compares command lines with testdata, an argument and its
 // value a line. -update writes them.
 func TestArguments(t *testing.T) {
-	outbound := sample("amd64")
-	outbound.Outbound, outbound.Forwards, outbound.Cmdline = true, nil, ""
+	alone := sample("amd64")
+	alone.Card, alone.Cmdline = nil, ""
 	bounce := sample("arm64")
 	bounce.Bounce = true
 	tests := []struct {
@@ -41,7 +47,7 @@ func TestArguments(t *testing.T) {
 		{"arm64-tcg", arguments(sample("arm64"), plan{PlanInfo: vm.PlanInfo{Accel: "tcg", Sandbox: true}})},
 		{"arm64-kvm", arguments(sample("arm64"), plan{PlanInfo: vm.PlanInfo{Accel: "kvm", Sandbox: true}})},
 		{"arm64-bounce", arguments(bounce, plan{PlanInfo: vm.PlanInfo{Accel: "tcg", Sandbox: true}})},
-		{"amd64-outbound-no-sandbox", arguments(outbound, plan{PlanInfo: vm.PlanInfo{Accel: "tcg"}})},
+		{"amd64-no-network-no-sandbox", arguments(alone, plan{PlanInfo: vm.PlanInfo{Accel: "tcg"}})},
 		{"amd64-probe", probeArguments(sample("amd64"), plan{PlanInfo: vm.PlanInfo{Sandbox: true}, firmware: "/qemu/qboot.rom"})},
 	}
 	for _, tt := range tests {

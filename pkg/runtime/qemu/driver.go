@@ -44,6 +44,7 @@ var (
 	_ vm.Ballooner     = (*Driver)(nil)
 	_ vm.DiskGrower    = (*Driver)(nil)
 	_ vm.ConsoleOpener = (*Driver)(nil)
+	_ vm.NetworkDialer = (*Driver)(nil)
 )
 
 // An Option changes how New sets a driver up.
@@ -101,7 +102,7 @@ func (d *Driver) Prepare(ctx context.Context, m vm.Machine, report func(string))
 }
 
 // Start starts QEMU and waits until it answers on its control socket: by then
-// it has opened the disks, taken the ports and set up the machine.
+// it has opened the disks and set up the machine.
 func (d *Driver) Start(ctx context.Context, m vm.Machine, chosen vm.Plan) (vm.Process, error) {
 	p, own := chosen.(plan)
 	if !own {
@@ -120,7 +121,7 @@ func (d *Driver) Start(ctx context.Context, m vm.Machine, chosen vm.Plan) (vm.Pr
 		return vm.Process{}, fault.Errorf(fault.Environment, "%s is locked: the machine runs already", lock).
 			Hintf("find its process with fuser %s", lock)
 	}
-	for _, name := range []string{controlSocket, qmpSocket, agentSocket} {
+	for _, name := range []string{controlSocket, qmpSocket, agentSocket, networkSocket} {
 		if err := os.Remove(filepath.Join(m.Dir, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return vm.Process{}, fault.Wrap(fault.Environment, err)
 		}
@@ -161,20 +162,15 @@ func (d *Driver) up(ctx context.Context, m vm.Machine, proc vm.Process) error {
 	}
 }
 
-// What QEMU prints when it cannot start. The first two were seen with 7.2. A
+// What QEMU prints when it cannot start. The first was seen with 7.2. A
 // version with other words gives the general error with its log.
 var (
-	portTaken = regexp.MustCompile(`[Cc]ould not set up host forwarding rule 'tcp:127\.0\.0\.1:(\d+)-`)
 	diskTaken = regexp.MustCompile(`Failed to get (shared )?"(write|consistent read)" lock`)
 	noMemory  = regexp.MustCompile(`[Cc]annot (set up guest memory|allocate memory)`)
 )
 
 // startError turns the last words of a QEMU that did not start into an error.
 func startError(log string) error {
-	if m := portTaken.FindStringSubmatch(log); m != nil {
-		return fault.Errorf(fault.Environment, "port %s of 127.0.0.1 is in use by another program", m[1]).
-			Hintf("end that program (ss -ltnp 'sport = :%s' names it) or choose another port", m[1])
-	}
 	if diskTaken.MatchString(log) {
 		return fault.Errorf(fault.Environment, "another program has a disk of this machine open: %s", log).
 			Hintf("end the program that uses it")
@@ -242,11 +238,21 @@ func (d *Driver) Quit(ctx context.Context, dir string) error {
 	return d.execute(ctx, dir, "quit", nil, nil)
 }
 
-// DialAgent opens the socket of the agent's port. A former connection that QEMU
-// has not done away with yet shows as EAGAIN.
+// DialNetwork opens the socket of the card.
+func (d *Driver) DialNetwork(ctx context.Context, dir string) (net.Conn, error) {
+	return dial(ctx, filepath.Join(dir, networkSocket))
+}
+
+// DialAgent opens the socket of the agent's port.
 func (d *Driver) DialAgent(ctx context.Context, dir string) (net.Conn, error) {
+	return dial(ctx, filepath.Join(dir, agentSocket))
+}
+
+// dial opens one of QEMU's sockets that serve one at a time. A former connection
+// that QEMU has not done away with yet shows as EAGAIN.
+func dial(ctx context.Context, path string) (net.Conn, error) {
 	for {
-		conn, err := process.Dial(ctx, filepath.Join(dir, agentSocket))
+		conn, err := process.Dial(ctx, path)
 		if !errors.Is(err, unix.EAGAIN) {
 			return conn, fault.Wrap(fault.Device, err)
 		}

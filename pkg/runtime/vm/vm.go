@@ -9,6 +9,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 
 	"github.com/sovereign-build/sovereign/internal/process"
@@ -37,12 +38,8 @@ type Machine struct {
 	// Cmdline is without console and network, which the driver adds.
 	Cmdline string
 
-	Disks    []Disk
-	Forwards []Forward
-	// Outbound lets the guest open connections to the world, and through the
-	// gateway's address to the host's loopback services. Without it only the
-	// forwarded ports connect.
-	Outbound bool
+	Disks []Disk
+	Card  *Card // nil: no network
 
 	// Bounce makes every disk and network transfer of the guest go by way of a
 	// small pool of shared memory, as in a protected VM, whose other memory
@@ -62,11 +59,18 @@ type Disk struct {
 	ReadOnly bool
 }
 
-// A Forward makes a TCP port of the guest reachable at a loopback port of
-// this machine.
-type Forward struct {
-	Guest int `json:"guest"`
-	Host  int `json:"host"`
+// A Card is the guest's network card and what the guest is told of its network,
+// static so that it needs no DHCP client before it can serve. Its frames go over
+// NetworkDialer's stream.
+type Card struct {
+	MAC net.HardwareAddr // 6 bytes
+	MTU int              // bytes
+	// Address is the guest's with its network's prefix.
+	Address      netip.Prefix
+	Gateway, DNS netip.Addr
+	// Address6 and Gateway6 are invalid where the network has no IPv6.
+	Address6 netip.Prefix
+	Gateway6 netip.Addr
 }
 
 // A Process runs a machine.
@@ -85,8 +89,8 @@ type State struct {
 }
 
 // A Hypervisor builds and starts machines: QEMU (package qemu) now. What not
-// every one can do is in interfaces of their own: Resumer, Ballooner, DiskGrower
-// and ConsoleOpener.
+// every one can do is in interfaces of their own: Resumer, Ballooner, DiskGrower,
+// ConsoleOpener and NetworkDialer.
 //
 // dir is the Dir of a Machine that was started, by this program or another.
 type Hypervisor interface {
@@ -123,6 +127,16 @@ type PlanInfo struct {
 	Version string // of the hypervisor
 	Program string // its path
 	Sandbox bool   // it can confine itself
+}
+
+// A NetworkDialer carries the frames of a machine's card over a stream.
+// Without it a machine has the network that its hypervisor gives it.
+type NetworkDialer interface {
+	// DialNetwork opens the stream of the machine of the directory, of
+	// Ethernet frames with their length before each, 4 bytes, the highest
+	// first. It serves one at a time, and what the guest sends while there
+	// is none is lost.
+	DialNetwork(ctx context.Context, dir string) (net.Conn, error)
 }
 
 // A Resumer lets a machine that was held still go on. One that runs does.
