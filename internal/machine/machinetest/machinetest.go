@@ -188,12 +188,17 @@ type guest struct {
 	ends  time.Time // until when it is so; zero: for ever
 }
 
-// watched is a guest that tells its changes. It may have changed at any time.
+// watched is a guest that tells its changes.
 type watched struct{ *guest }
 
-func (watched) Changed() <-chan struct{} {
+func (w watched) Changed() <-chan struct{} {
 	changed := make(chan struct{})
-	time.AfterFunc(10*time.Millisecond, func() { close(changed) })
+	for _, at := range []time.Time{w.until, w.ends} {
+		if d := time.Until(at); d > 0 {
+			time.AfterFunc(d, func() { close(changed) })
+			break
+		}
+	}
 	return changed
 }
 
