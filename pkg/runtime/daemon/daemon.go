@@ -36,6 +36,7 @@ import (
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/control"
+	"github.com/sovereign-build/sovereign/pkg/runtime/usernet"
 )
 
 const (
@@ -53,6 +54,9 @@ type Options struct {
 	StateDir string
 	// Version is the program's, for messages; "" is that of its main module.
 	Version string
+	// Network is that of the machines; the zero value lets them to none of this
+	// host's own addresses.
+	Network usernet.Config
 	// Report takes what is done, for people; the machine is "" where it is
 	// about sovereignd itself. It is called from several goroutines, and may be
 	// nil.
@@ -71,7 +75,7 @@ type Options struct {
 // Another sovereignd of the same directory is one (fault.Usage), and so is a
 // directory in which others may write (fault.Environment), or that is removed.
 func Run(ctx context.Context, o Options) error {
-	r, err := machine.Open(o.StateDir)
+	r, err := machine.Open(o.StateDir, machine.WithNetwork(o.Network))
 	if err != nil {
 		return err
 	}
@@ -113,7 +117,7 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 	if info, ok := debug.ReadBuildInfo(); ok && o.Version == "" {
 		o.Version = info.Main.Version
 	}
-	l, err := r.Supervise(ctx)
+	l, err := r.Keep(ctx)
 	if err != nil {
 		return err
 	}
