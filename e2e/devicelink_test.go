@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 
 // fakeMachines has sovereignd over fake machines there, and one machine, sql,
 // that is ready.
-func fakeMachines(t *testing.T) *remote {
+func fakeMachines(t testing.TB) *remote {
 	t.Helper()
 	r := newRemote(t, nil)
 	self, err := os.ReadFile(daemontest.Program(t))
@@ -61,7 +62,7 @@ func fakeMachines(t *testing.T) *remote {
 }
 
 // bundle writes another bundle, of some 100 KiB.
-func (r *remote) bundle(t *testing.T, name string) string {
+func (r *remote) bundle(t testing.TB, name string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), name)
 	random := rand.New(rand.NewPCG(uint64(len(name)), uint64(name[len(name)-1])))
@@ -75,7 +76,7 @@ func (r *remote) bundle(t *testing.T, name string) string {
 
 // active is the digest of the bundle that the machine has, once nothing is under
 // way.
-func (r *remote) active(t *testing.T) string {
+func (r *remote) active(t testing.TB) string {
 	t.Helper()
 	digest := ""
 	waitFor(t, "the machine to be ready", func() bool {
@@ -101,7 +102,7 @@ func (r *remote) active(t *testing.T) string {
 
 // said holds the words of a command that a broken link has ended to what they
 // are to be.
-func (r *remote) said(t *testing.T, what string, n int64, want, code int, errs string) {
+func (r *remote) said(t testing.TB, what string, n int64, want, code int, errs string) {
 	t.Helper()
 	words := lastLine(errs, "sovereign-build: ")
 	if code != want || !strings.Contains(words, "ssh:nas: ") {
@@ -207,7 +208,7 @@ func TestDeviceStreams(t *testing.T) {
 }
 
 // settledButDaemon waits until no conversation is carried there any more.
-func settledButDaemon(t *testing.T, r *remote) {
+func settledButDaemon(t testing.TB, r *remote) {
 	t.Helper()
 	waitFor(t, "the conversations to end", func() bool {
 		for _, line := range processesOf(t, deviceUID) {
@@ -216,5 +217,28 @@ func settledButDaemon(t *testing.T, r *remote) {
 			}
 		}
 		return true
+	})
+}
+
+// BenchmarkDevice is status of a machine on another computer, against the way
+// there alone.
+func BenchmarkDevice(b *testing.B) {
+	if !needSSHD(b) {
+		return
+	}
+	r := fakeMachines(b)
+	b.Run("ssh alone", func(b *testing.B) {
+		for b.Loop() {
+			cmd := exec.Command(r.ssh, "-T", "-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes", "nas", "true")
+			cmd.Env = r.env
+			if out, err := cmd.CombinedOutput(); err != nil {
+				b.Fatalf("%v: %s", err, out)
+			}
+		}
+	})
+	b.Run("status", func(b *testing.B) {
+		for b.Loop() {
+			r.ok("status", "sql")
+		}
 	})
 }
