@@ -17,7 +17,7 @@ const installedProgram = ".local/share/sovereign/sovereignd"
 
 // needSSHD skips a test of devices where it cannot be run, and runs it in a
 // namespace: it says whether this is there.
-func needSSHD(t *testing.T) bool {
+func needSSHD(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv("SOVEREIGN_E2E") == "" {
 		t.Skip("SOVEREIGN_E2E names no bundle")
@@ -185,9 +185,8 @@ func TestDeviceService(t *testing.T) {
 	r := newRemote(t, fakeSystemd)
 	there := func(command string) string {
 		t.Helper()
-		cmd := exec.Command("ssh", "-T", "-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes", "nas", command)
+		cmd := exec.Command(r.ssh, "-T", "-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes", "nas", command)
 		cmd.Env = r.env
-		cmd.Path = filepath.Join(filepath.Dir(r.keys), "bin", "ssh")
 		out, err := cmd.Output()
 		if err != nil {
 			t.Fatalf("%s: %v", command, err)
@@ -230,7 +229,7 @@ func TestDeviceService(t *testing.T) {
 }
 
 // settled waits until nothing of a broken conversation runs there any more.
-func settled(t *testing.T, r *remote) {
+func settled(t testing.TB, r *remote) {
 	t.Helper()
 	waitFor(t, "the far side to end", func() bool { return len(processesOf(t, deviceUID)) == 0 })
 }
@@ -247,7 +246,7 @@ func lastLine(text, begin string) string {
 }
 
 // chown gives a tree to the user there.
-func chown(t *testing.T, dir string) {
+func chown(t testing.TB, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
 		if err == nil {
@@ -261,7 +260,7 @@ func chown(t *testing.T, dir string) {
 }
 
 // processesOf are the command lines of a user's processes.
-func processesOf(t *testing.T, uid int) []string {
+func processesOf(t testing.TB, uid int) []string {
 	t.Helper()
 	dirs, err := os.ReadDir("/proc")
 	if err != nil {
