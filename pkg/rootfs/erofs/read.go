@@ -16,9 +16,9 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
-// batch is how many names of a directory are read at once. A directory may
+// namesAtOnce is how many names of a directory are read at once. A directory may
 // claim any number of them.
-const batch = 1024
+const namesAtOnce = 1024
 
 // Read reads an uncompressed image into a tree, within rootfs.DefaultLimits.
 // The tree's contents read from r when they are opened, so r must stay open as
@@ -133,7 +133,7 @@ func (w *walk) directory(name string) error {
 		return fault.Errorf(fault.Internal, "%.255s: the reader gives %T for a directory", name, opened)
 	}
 	for {
-		list, err := dir.ReadDir(batch)
+		list, err := dir.ReadDir(namesAtOnce)
 		for _, d := range list {
 			if err := w.child(name, d); err != nil {
 				return err
