@@ -31,8 +31,14 @@ const (
 	maxCluster = 1 << 20
 )
 
-// algorithms by their number in the format.
-var algorithms = map[string]byte{"lz4": 0, "zstd": 3}
+// Algorithms of the format. Deflate is only read.
+const (
+	algorithmLZ4     = 0
+	algorithmDeflate = 2
+	algorithmZstd    = 3
+)
+
+var algorithms = map[string]byte{"lz4": algorithmLZ4, "zstd": algorithmZstd}
 
 // Algorithms lists those of Compression.
 func Algorithms() []string { return []string{"zstd", "lz4"} }

@@ -16,6 +16,8 @@ const (
 	compatChecksum = 1
 	compatMtime    = 2 // the one time of an inode is that of its contents
 
+	superBlockBits  = 12
+	superInodes     = 40
 	superIncompat   = 80
 	superAlgorithms = 84
 	superSize       = 128
@@ -42,12 +44,12 @@ func (p *plan) superblock(o Options) []byte {
 	le := binary.LittleEndian
 	le.PutUint32(b, superMagic)
 	le.PutUint32(b[8:], compatChecksum|compatMtime)
-	b[12] = 12 // 1 << 12 = BlockSize
+	b[superBlockBits] = 12 // 1 << 12 = BlockSize
 	le.PutUint16(b[14:], uint16(p.nodes[0].nid()))
 	le.PutUint64(b[16:], p.inodes)
 	le.PutUint64(b[24:], uint64(o.Epoch))
 	le.PutUint32(b[36:], p.blocks)
-	le.PutUint32(b[40:], p.meta)
+	le.PutUint32(b[superInodes:], p.meta)
 	o.Compression.describe(b)
 	return b
 }
