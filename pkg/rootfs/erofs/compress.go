@@ -10,7 +10,7 @@ import (
 // Compression says how files are compressed.
 type Compression struct {
 	// Algorithm is "zstd" or "lz4"; the empty one is none. Linux reads zstd
-	// from 6.10 on, with CONFIG_EROFS_FS_ZIP_ZSTD, and lz4 from 5.13 on, with
+	// from 6.10 on, with CONFIG_EROFS_FS_ZIP_ZSTD, and lz4 from 5.17 on, with
 	// CONFIG_EROFS_FS_ZIP.
 	Algorithm string
 	// Level is how much time is spent: 1, the fastest, to 4, the smallest
@@ -75,7 +75,7 @@ func (c Compression) describe(sb []byte) {
 		return
 	}
 	le := binary.LittleEndian
-	le.PutUint32(sb[superIncompat:], incompatPadding|incompatClusters)
+	le.PutUint32(sb[superIncompat:], incompatPadding|incompatClusters|incompatInline)
 	le.PutUint16(sb[superAlgorithms:], 1<<algorithms[c.Algorithm])
 	config := sb[superSize:]
 	if c.Algorithm == "lz4" {
@@ -92,9 +92,9 @@ func (c Compression) describe(sb []byte) {
 type compressor interface {
 	// begin begins a piece, which must not change until the next one.
 	begin(src []byte) error
-	// next compresses what begins at start and ends where the cluster is
+	// next compresses what begins at start and ends where limit bytes are
 	// full, and says how much that is. out is valid until the next call.
-	next(start int) (out []byte, taken int, err error)
+	next(start, limit int) (out []byte, taken int, err error)
 }
 
 func (c Compression) compressor() (compressor, error) {
@@ -104,25 +104,51 @@ func (c Compression) compressor() (compressor, error) {
 	return newZstd(c.Level, c.ClusterSize)
 }
 
-// compressPiece appends the blocks of a part of a file to out and returns its
-// extents, whose block numbers count from there. What does not become smaller
-// is stored as it is, block by block.
-func compressPiece(c compressor, data, out []byte) (_ []byte, extents []extent, err error) {
-	if err := c.begin(data); err != nil {
-		return nil, nil, err
+const (
+	// maxInline is what may be with an inode, bytes: a block, without what
+	// else belongs to an inode of the usual size.
+	maxInline = BlockSize - 256
+	// splitGain is what a block less has to save for the end of a file to
+	// be an extent of its own, bytes.
+	splitGain = BlockSize / 4
+)
+
+// packer makes extents of pieces.
+type packer struct {
+	compressor
+	limit int
+	// of the end of a file, as long as it is not known where that goes
+	whole, head []byte
+}
+
+// piece appends the blocks of a part of a file to out and returns its extents,
+// whose block numbers count from there, and the data of the last extent if
+// that is to be with the inode; last says that this is the end of the file.
+// What does not become smaller is stored as it is, block by block.
+func (p *packer) piece(data, out []byte, last bool) (_ []byte, extents []extent, inline []byte, err error) {
+	if err := p.begin(data); err != nil {
+		return nil, nil, nil, err
 	}
 	first := len(out)
 	for at := 0; at < len(data); {
-		b, n, err := c.next(at)
+		b, n, err := p.next(at, p.limit)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
-		blocks := blocksOf(len(b))
-		e := extent{size: int64(n), block: uint32((len(out) - first) / BlockSize), blocks: blocks}
-		if blocks >= blocksOf(n) || n < BlockSize && at+n < len(data) {
+		if last && at+n == len(data) {
+			if b, n, inline, err = p.finish(data, at, b); err != nil {
+				return nil, nil, nil, err
+			}
+			if n == 0 {
+				return out, append(extents, extent{size: int64(len(data) - at)}), inline, nil
+			}
+		}
+		e := extent{size: int64(n), block: uint32((len(out) - first) / BlockSize), blocks: blocksOf(len(b))}
+		if e.blocks >= blocksOf(n) || n < BlockSize && at+n < len(data) {
 			// Where one extent is stored as it is, the rest of its data is
 			// likely to be. The first ends with a block of the file: the kernel
 			// takes no such extent that has parts of two.
+			inline = nil
 			for end := min(at+max(n, BlockSize), len(data)); at < end; at += int(e.size) {
 				e = extent{size: int64(min(BlockSize-at%BlockSize, len(data)-at)), block: uint32((len(out) - first) / BlockSize), blocks: 1, plain: true}
 				out = append(out, data[at:at+int(e.size)]...)
@@ -131,12 +157,45 @@ func compressPiece(c compressor, data, out []byte) (_ []byte, extents []extent, 
 			}
 			continue
 		}
-		// The data ends with its last block: before it are zeros.
-		out = append(append(out, make([]byte, -len(b)&(BlockSize-1))...), b...)
+		out = appendCluster(out, b)
 		extents = append(extents, e)
-		at += n
+		if at += n; inline != nil {
+			return out, append(extents, extent{size: int64(len(data) - at)}), inline, nil
+		}
 	}
-	return out, extents, nil
+	return out, extents, nil, nil
+}
+
+// finish decides how a file ends, of which all from at on was compressed to b.
+// It may be with the inode: no bytes of what is returned as n are in blocks
+// then. Or a part of it may be, so that no block is there for a few bytes: then
+// b is less than it was.
+func (p *packer) finish(data []byte, at int, b []byte) (_ []byte, n int, inline []byte, err error) {
+	n = len(data) - at
+	if len(b) <= maxInline && len(b) < n {
+		return nil, 0, b, nil
+	}
+	over := len(b) % BlockSize
+	if over == 0 || over > BlockSize-splitGain || len(b) < BlockSize || blocksOf(len(b)) > blocksOf(n) {
+		return b, n, nil, nil
+	}
+	p.whole = append(p.whole[:0], b...)
+	b, head, err := p.next(at, len(b)-over)
+	if err != nil || head < BlockSize || head >= n {
+		return p.whole, n, nil, err
+	}
+	p.head = append(p.head[:0], b...)
+	end, rest, err := p.next(at+head, maxInline)
+	if err != nil || rest < n-head || len(end) > over+splitGain || len(end) >= rest {
+		return p.whole, n, nil, err
+	}
+	return p.head, head, end, nil
+}
+
+// appendCluster appends compressed data as blocks. It ends with the last of
+// them; before it are zeros.
+func appendCluster(out, b []byte) []byte {
+	return append(append(out, make([]byte, -len(b)&(BlockSize-1))...), b...)
 }
 
 func blocksOf(n int) int { return (n + BlockSize - 1) / BlockSize }

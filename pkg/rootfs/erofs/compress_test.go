@@ -401,7 +401,7 @@ func TestLZ4(t *testing.T) {
 					t.Fatal(err)
 				}
 				for at := 0; at < len(in); {
-					out, n, err := c.next(at)
+					out, n, err := c.next(at, limit)
 					if err != nil || n <= 0 || len(out) > limit {
 						t.Fatalf("%d bytes in %d, limit %d: %v", n, len(out), limit, err)
 					}

@@ -116,7 +116,7 @@ func indexEntries(extents []extent, size int64) []indexEntry {
 		for n := head + 1; n < next; n++ {
 			in := indexEntry{kind: entryInside, value: uint16(min(n-head, blockCount-1)), ahead: uint16(min(next-n, blockCount-1)), block: after}
 			if n == head+1 {
-				in.value, in.block = blockCount|uint16(e.blocks), e.block
+				in.value, in.block = blockCount|uint16(max(e.blocks, 1)), e.block
 			}
 			list = append(list, in)
 		}

@@ -34,7 +34,6 @@ const (
 // lengths of a match, so that the longest one at each place is all that the
 // cheapest way through a window has to know.
 type lz4Compressor struct {
-	limit int
 	depth int // candidates that are compared at each place
 	src   []byte
 	prev  []int32 // the place before with the same hash
@@ -51,7 +50,7 @@ type lz4Match struct{ length, distance int32 }
 var lz4Depths = [...]int{1: 2, 2: 12, 3: 48, 4: 192}
 
 func newLZ4(level, limit int) *lz4Compressor {
-	return &lz4Compressor{limit: limit, depth: lz4Depths[level], head: make([]int32, 1<<lz4HashBits), out: make([]byte, 0, limit)}
+	return &lz4Compressor{depth: lz4Depths[level], head: make([]int32, 1<<lz4HashBits), out: make([]byte, 0, limit)}
 }
 
 // begin implements compressor.
@@ -72,7 +71,7 @@ func (c *lz4Compressor) begin(src []byte) error {
 }
 
 // next implements compressor.
-func (c *lz4Compressor) next(start int) (out []byte, taken int, err error) {
+func (c *lz4Compressor) next(start, limit int) (out []byte, taken int, err error) {
 	c.out = c.out[:0]
 	literals := start // where those begin that are not yet written
 	for at := start; at < len(c.src); {
@@ -84,13 +83,13 @@ func (c *lz4Compressor) next(start int) (out []byte, taken int, err error) {
 			if step == 1 {
 				i++
 				// More literals than fit end the block.
-				if len(c.out)+i-literals > c.limit {
-					return c.finish(start, literals)
+				if len(c.out)+i-literals > limit {
+					return c.finish(start, literals, limit)
 				}
 				continue
 			}
-			if len(c.out)+lz4Size(i-literals, step)+lz4Reserve > c.limit {
-				return c.finish(start, literals)
+			if len(c.out)+lz4Size(i-literals, step)+lz4Reserve > limit {
+				return c.finish(start, literals, limit)
 			}
 			c.sequence(c.src[literals:i], step, int(c.match[i-at].distance))
 			i += step
@@ -98,7 +97,7 @@ func (c *lz4Compressor) next(start int) (out []byte, taken int, err error) {
 		}
 		at = end
 	}
-	return c.finish(start, literals)
+	return c.finish(start, literals, limit)
 }
 
 // find looks for the longest match at each place from at to end that begins
@@ -223,8 +222,8 @@ func (c *lz4Compressor) more(n int) {
 }
 
 // finish ends a block with as many literals as there is room for.
-func (c *lz4Compressor) finish(start, literals int) ([]byte, int, error) {
-	room := c.limit - len(c.out)
+func (c *lz4Compressor) finish(start, literals, limit int) ([]byte, int, error) {
+	room := limit - len(c.out)
 	n := min(len(c.src)-literals, room)
 	for lz4Size(n, 0) > room {
 		n--

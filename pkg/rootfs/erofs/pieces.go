@@ -20,6 +20,8 @@ const (
 	// most often images of disks, which are mostly holes: those take no room
 	// in an image that is not compressed.
 	maxCompressed = 4 << 30
+	// minCompressed is the smallest. The index has 16 bytes and more.
+	minCompressed = 128
 )
 
 // piece is a part of a file, compressed in its batch.
@@ -28,7 +30,8 @@ type piece struct {
 	end     int // in the batch's data
 	first   bool
 	last    bool
-	out     int // end in the batch's blocks
+	out     int // end of its blocks in the batch's
+	inline  int // and of what is to be with the inode, behind those
 	extents []extent
 }
 
@@ -81,11 +84,12 @@ func (w *writer) batches(c Compression, each func(*batch) error) error {
 			if err != nil {
 				return err
 			}
+			p := &packer{compressor: z, limit: c.ClusterSize}
 			for b := range todo {
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
-				b.done <- b.compress(z)
+				b.done <- b.compress(p)
 			}
 			return nil
 		})
@@ -111,20 +115,23 @@ func (w *writer) batches(c Compression, each func(*batch) error) error {
 }
 
 // compress compresses the pieces of a batch.
-func (b *batch) compress(z compressor) error {
+func (b *batch) compress(z *packer) error {
 	at := 0
 	b.blocks = b.blocks[:0]
 	for i := range b.pieces {
 		p := &b.pieces[i]
 		data := b.data[at:p.end]
 		at = p.end
-		if alone := p.first && len(data) <= BlockSize; !alone && !p.file.plain.Load() {
+		var inline []byte
+		if tiny := p.first && len(data) < minCompressed; !tiny && !p.file.plain.Load() {
 			var err error
-			if b.blocks, p.extents, err = compressPiece(z, data, b.blocks); err != nil {
+			if b.blocks, p.extents, inline, err = z.piece(data, b.blocks, p.last); err != nil {
 				return err
 			}
 		}
 		p.out = len(b.blocks)
+		b.blocks = append(b.blocks, inline...)
+		p.inline = len(b.blocks)
 	}
 	return nil
 }

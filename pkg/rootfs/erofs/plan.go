@@ -34,10 +34,12 @@ type node struct {
 	kind     byte
 	extended bool
 	inline   bool // the part of a block at the end is with the inode
-	// compressed contents have an index with the inode, of that many bytes,
-	// and data is how many blocks they have.
+	// compressed contents have an index with the inode and, if inline is set,
+	// the data of the last extent, of that many bytes; data is how many
+	// blocks they have.
 	compressed bool
-	index      int
+	index      int32
+	end        int32
 	links      uint32
 	xattrs     int    // bytes
 	size       int64  // of the contents
@@ -54,10 +56,18 @@ func (n *node) inodeSize() int {
 	return compactInode
 }
 
+// rest is how much of the contents can be with the inode.
+func (n *node) rest() int64 {
+	if n.compressed {
+		return int64(n.end)
+	}
+	return n.size % BlockSize
+}
+
 // tail is how much of the contents is with the inode.
 func (n *node) tail() int {
 	if n.inline {
-		return int(n.size % BlockSize)
+		return int(n.rest())
 	}
 	return 0
 }
@@ -198,10 +208,7 @@ func (n *node) place(at int64) (next int64) {
 	if at%BlockSize+size > BlockSize {
 		at = (at + BlockSize - 1) / BlockSize * BlockSize
 	}
-	head, tail := size+int64(n.xattrs+n.index), n.size%BlockSize
-	if n.compressed {
-		tail = 0
-	}
+	head, tail := size+int64(n.xattrs)+int64(n.index), n.rest()
 	if tail > 0 {
 		room := BlockSize - (at+head)%BlockSize
 		if room >= tail {

@@ -91,15 +91,15 @@ func (z *zWriter) batch(b *batch) error {
 	data, out := 0, 0
 	for i := range b.pieces {
 		p := &b.pieces[i]
-		if err := z.piece(p, b.data[data:p.end], b.blocks[out:p.out]); err != nil {
+		if err := z.piece(p, b.data[data:p.end], b.blocks[out:p.out], b.blocks[p.out:p.inline]); err != nil {
 			return err
 		}
-		data, out = p.end, p.out
+		data, out = p.end, p.inline
 	}
 	return nil
 }
 
-func (z *zWriter) piece(p *piece, data, out []byte) error {
+func (z *zWriter) piece(p *piece, data, out, inline []byte) error {
 	n := &z.p.nodes[p.file.node]
 	if p.first {
 		if err := z.others(int(p.file.node)); err != nil {
@@ -107,7 +107,7 @@ func (z *zWriter) piece(p *piece, data, out []byte) error {
 		}
 		z.p.complete(z.next)
 		z.next++
-		n.compressed = worthIt(p.extents, n, len(data))
+		n.compressed = worthIt(p.extents, len(inline), len(data))
 		if !n.compressed {
 			p.file.plain.Store(true)
 			z.inodes = n.place(z.inodes)
@@ -124,8 +124,8 @@ func (z *zWriter) piece(p *piece, data, out []byte) error {
 		err = z.plain(p.file.node, data)
 	}
 	if z.written += int64(len(data)); p.last {
-		if n.compressed {
-			z.finish(p.file.node)
+		if n.compressed && err == nil {
+			err = z.finish(p.file.node, inline)
 		}
 		z.written = 0
 	}
@@ -133,12 +133,16 @@ func (z *zWriter) piece(p *piece, data, out []byte) error {
 }
 
 // worthIt says whether a file is compressed, by its first piece.
-func worthIt(extents []extent, n *node, size int) bool {
-	blocks := 0
+func worthIt(extents []extent, inline, size int) bool {
+	cost := inline + int(indexSize(0, int64(size)))
 	for _, e := range extents {
-		blocks += e.blocks
+		cost += e.blocks * BlockSize
 	}
-	return len(extents) > 0 && blocks*BlockSize+int(indexSize(0, int64(size))) < size
+	if size <= BlockSize {
+		// There is nothing less to read, and more to do.
+		cost += size / 8
+	}
+	return len(extents) > 0 && cost < size
 }
 
 // compressed writes a compressed piece.
@@ -150,6 +154,11 @@ func (z *zWriter) compressed(n *node, extents []extent, out []byte) error {
 		e.block += uint32(z.data)
 		z.extents = append(z.extents, e)
 	}
+	return z.append(n, out)
+}
+
+// append writes blocks of a compressed file.
+func (z *zWriter) append(n *node, out []byte) error {
 	for len(out) > 0 {
 		part := out[:min(len(out), blocks.Chunk)]
 		if err := z.put(uint64(z.data), part); err != nil {
@@ -185,11 +194,22 @@ func (z *zWriter) plain(i int32, data []byte) error {
 	return nil
 }
 
-// finish places the inode of a compressed file.
-func (z *zWriter) finish(i int32) {
+// finish places the inode of a compressed file. The data of the last extent
+// gets a block after all if there is no room for it.
+func (z *zWriter) finish(i int32, inline []byte) error {
 	n := &z.p.nodes[i]
-	z.behind[i] = encodeIndex(int64(n.inodeSize()+n.xattrs), z.extents, n.size, z.algorithm, 0)
-	n.index = len(z.behind[i])
+	start := int64(n.inodeSize() + n.xattrs)
+	n.index, n.end = int32(indexSize(start, n.size)), int32(len(inline))
 	z.inodes = n.place(z.inodes)
+	if len(inline) > 0 && !n.inline {
+		last := &z.extents[len(z.extents)-1]
+		last.block, last.blocks = uint32(z.data), 1
+		if err := z.append(n, appendCluster(nil, inline)); err != nil {
+			return err
+		}
+		inline = nil
+	}
+	z.behind[i] = append(encodeIndex(start, z.extents, n.size, z.algorithm, len(inline)), inline...)
 	z.extents = z.extents[:0]
+	return nil
 }

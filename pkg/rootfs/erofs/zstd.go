@@ -29,7 +29,6 @@ var zstdLevels = [...]zstd.EncoderLevel{1: zstd.SpeedFastest, 2: zstd.SpeedDefau
 // fill most of the room, then what is expected to fill the last block that was
 // begun. Nothing is compressed twice unless the guess was too high.
 type zstdCompressor struct {
-	limit int
 	enc   *zstd.Encoder
 	out   bytes.Buffer
 	src   []byte
@@ -43,7 +42,7 @@ func newZstd(level, limit int) (*zstdCompressor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("zstd: %w", err)
 	}
-	return &zstdCompressor{limit: limit, enc: enc}, nil
+	return &zstdCompressor{enc: enc}, nil
 }
 
 // zstdWindowLog is the window of an image: eight clusters, at most what the
@@ -63,16 +62,16 @@ func (c *zstdCompressor) begin(src []byte) error {
 }
 
 // next implements compressor.
-func (c *zstdCompressor) next(start int) (out []byte, taken int, err error) {
+func (c *zstdCompressor) next(start, limit int) (out []byte, taken int, err error) {
 	src := c.src[start:]
-	target := max(c.limit-zstdMargin, c.limit*7/8)
+	target := max(limit-zstdMargin, limit*7/8)
 	first := target * c.ratio / ratioUnit
 	for {
 		first = min(max(first, BlockSize), len(src))
 		if err := c.parts(src, first); err != nil {
 			return nil, 0, err
 		}
-		if c.out.Len()+zstdEnd <= c.limit || first <= BlockSize {
+		if c.out.Len()+zstdEnd <= limit || first <= BlockSize {
 			break
 		}
 		// As much less as that was too much.
@@ -81,13 +80,13 @@ func (c *zstdCompressor) next(start int) (out []byte, taken int, err error) {
 	for len(c.ends) < zstdSteps {
 		at, used := c.ends[len(c.ends)-1], c.out.Len()+zstdEnd
 		room := max(-used&(BlockSize-1), target-used)
-		if at == len(src) || room < zstdRest || used > c.limit {
+		if at == len(src) || room < zstdRest || used > limit {
 			break
 		}
 		if err := c.part(src, min(at+room*at/used*7/8, len(src))); err != nil {
 			return nil, 0, err
 		}
-		if c.out.Len()+zstdEnd > c.limit {
+		if c.out.Len()+zstdEnd > limit {
 			if err := c.parts(src, c.ends[:len(c.ends)-1]...); err != nil {
 				return nil, 0, err
 			}
