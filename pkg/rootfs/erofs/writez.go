@@ -125,7 +125,7 @@ func (z *zWriter) piece(p *piece, data, out, inline []byte) error {
 	}
 	if z.written += int64(len(data)); p.last {
 		if n.compressed && err == nil {
-			err = z.finish(p.file.node, inline)
+			err = z.finish(p.file.node, data, inline)
 		}
 		z.written = 0
 	}
@@ -195,8 +195,9 @@ func (z *zWriter) plain(i int32, data []byte) error {
 }
 
 // finish places the inode of a compressed file. The data of the last extent
-// gets a block after all if there is no room for it.
-func (z *zWriter) finish(i int32, inline []byte) error {
+// gets a block after all if there is no room for it; data is the file's last
+// piece.
+func (z *zWriter) finish(i int32, data, inline []byte) error {
 	n := &z.p.nodes[i]
 	start := int64(n.inodeSize() + n.xattrs)
 	n.index, n.end = int32(indexSize(start, n.size)), int32(len(inline))
@@ -204,7 +205,14 @@ func (z *zWriter) finish(i int32, inline []byte) error {
 	if len(inline) > 0 && !n.inline {
 		last := &z.extents[len(z.extents)-1]
 		last.block, last.blocks = uint32(z.data), 1
-		if err := z.append(n, appendCluster(nil, inline)); err != nil {
+		// Compressed data of one block of the file in one of the image is
+		// what no other writer makes, and older readers do not take it.
+		cluster := appendCluster(nil, inline)
+		if (n.size-last.size)/BlockSize == (n.size-1)/BlockSize {
+			last.plain = true
+			cluster = append(data[int64(len(data))-last.size:len(data):len(data)], make([]byte, BlockSize-last.size)...)
+		}
+		if err := z.append(n, cluster); err != nil {
 			return err
 		}
 		inline = nil
