@@ -14,7 +14,7 @@ type Compression struct {
 	// CONFIG_EROFS_FS_ZIP.
 	Algorithm string
 	// Level is how much time is spent: 1, the fastest, to 4, the smallest
-	// image; 0 is 3. How fast an image is read does not depend on it.
+	// image; 0 is 2. How fast an image is read does not depend on it.
 	Level int
 	// ClusterSize is the most that is compressed into one piece, and so has
 	// to be read and decompressed for any byte in it: bytes of the image, a
@@ -24,7 +24,7 @@ type Compression struct {
 }
 
 const (
-	defaultLevel   = 3
+	defaultLevel   = 2
 	maxLevel       = 4
 	defaultCluster = 64 << 10
 	// maxCluster is the kernel's Z_EROFS_PCLUSTER_MAX_SIZE.

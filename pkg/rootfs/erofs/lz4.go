@@ -24,17 +24,13 @@ const (
 	// lz4Window is how much is planned at once. The rest of a window in
 	// which an extent ends is searched again.
 	lz4Window = 16 << 10
-	// lz4Long is a match that is not looked for a better one.
-	lz4Long = 256
-	// lz4Try is up to which length all shorter ones of a match are weighed.
-	lz4Try = 24
 )
 
 // lz4Compressor fills blocks of a given size. There is one distance for all
 // lengths of a match, so that the longest one at each place is all that the
 // cheapest way through a window has to know.
 type lz4Compressor struct {
-	depth int // candidates that are compared at each place
+	lz4Effort
 	src   []byte
 	prev  []int32 // the place before with the same hash
 	head  []int32
@@ -46,11 +42,17 @@ type lz4Compressor struct {
 
 type lz4Match struct{ length, distance int32 }
 
-// lz4Depths are the candidates by level.
-var lz4Depths = [...]int{1: 2, 2: 12, 3: 48, 4: 192}
+// lz4Effort is what a level does.
+type lz4Effort struct {
+	depth int   // candidates that are compared at each place
+	long  int32 // a match that long is taken without a look for a better one
+	try   int32 // lengths up to that are weighed of a longer match
+}
+
+var lz4Efforts = [...]lz4Effort{1: {2, 12, 6}, 2: {8, 32, 10}, 3: {32, 64, 18}, 4: {192, 256, 24}}
 
 func newLZ4(level, limit int) *lz4Compressor {
-	return &lz4Compressor{depth: lz4Depths[level], head: make([]int32, 1<<lz4HashBits), out: make([]byte, 0, limit)}
+	return &lz4Compressor{lz4Effort: lz4Efforts[level], head: make([]int32, 1<<lz4HashBits), out: make([]byte, 0, limit)}
 }
 
 // begin implements compressor.
@@ -115,7 +117,7 @@ func (c *lz4Compressor) find(start, at, end int) {
 			c.match[i-at] = lz4Match{}
 			continue
 		}
-		if m.length < lz4Long {
+		if m.length < c.long {
 			m = c.longest(i, max(start, i-lz4Distance), stop, m)
 		}
 		c.match[i-at] = m
@@ -125,16 +127,24 @@ func (c *lz4Compressor) find(start, at, end int) {
 // longest is the longest match at a place, or m.
 func (c *lz4Compressor) longest(i, from, stop int, m lz4Match) lz4Match {
 	src := c.src
-	first := binary.LittleEndian.Uint32(src[i:])
+	// A longer match has the bytes around the end of the best one too.
+	key := max(int(m.length)-3, 0)
+	if i+key+lz4MinMatch > stop {
+		return m
+	}
+	want := binary.LittleEndian.Uint32(src[i+key:])
 	for p, n := int(c.prev[i]), c.depth; p >= from && n > 0; p, n = int(c.prev[p]), n-1 {
-		if at := i + int(m.length); at >= stop || src[p+int(m.length)] != src[at] || binary.LittleEndian.Uint32(src[p:]) != first {
+		if binary.LittleEndian.Uint32(src[p+key:]) != want {
 			continue
 		}
-		length := lz4MinMatch + common(src[p+lz4MinMatch:], src[i+lz4MinMatch:stop])
-		if length > int(m.length) {
-			if m = (lz4Match{int32(length), int32(i - p)}); length >= lz4Long {
+		length := common(src[p:], src[i:stop])
+		if length > int(m.length) && length >= lz4MinMatch {
+			m = lz4Match{int32(length), int32(i - p)}
+			if length >= int(c.long) || i+length >= stop {
 				return m
 			}
+			key = length - 3
+			want = binary.LittleEndian.Uint32(src[i+key:])
 		}
 	}
 	return m
@@ -166,7 +176,7 @@ func (c *lz4Compressor) plan(n int) {
 			if v := c.cost[i+int(length)] + 3 + (length-lz4MinMatch+255-15)/255; v < cost {
 				cost, step = v, length
 			}
-			for l := min(length-1, lz4Try); l >= lz4MinMatch && step > 1; l-- {
+			for l := min(length-1, c.try); l >= lz4MinMatch && step > 1; l-- {
 				v := c.cost[i+int(l)] + 3
 				if l-lz4MinMatch >= 15 {
 					v++
