@@ -105,12 +105,25 @@ func TestCompressed(t *testing.T) {
 			path, _ := write(t, tree, Options{Epoch: epoch, Compression: c})
 			sameAs(t, path, tree)
 			t.Run("fsck", func(t *testing.T) {
-				out, err := exec.Command(tool(t, "fsck.erofs"), "--extract", path).CombinedOutput()
+				dir := filepath.Join(t.TempDir(), "extracted")
+				out, err := exec.Command(tool(t, "fsck.erofs"), "--extract="+dir, path).CombinedOutput()
 				if strings.Contains(string(out), "unknown compression format") {
 					t.Skipf("this fsck.erofs has no %s", c.Algorithm)
 				}
 				if err != nil {
-					t.Errorf("%v\n%s", err, out)
+					t.Fatalf("%v\n%s", err, out)
+				}
+				for e := range tree.All() {
+					if !e.IsRegular() {
+						continue
+					}
+					var want bytes.Buffer
+					if err := e.CopyTo(&want); err != nil {
+						t.Fatal(err)
+					}
+					if got, err := os.ReadFile(filepath.Join(dir, e.Path)); err != nil || !bytes.Equal(got, want.Bytes()) {
+						t.Errorf("%s: %d bytes, want %d: %v", e.Path, len(got), want.Len(), err)
+					}
 				}
 			})
 			t.Run("kernel", func(t *testing.T) { treetest.Compare(t, mount(t, path), tree, epoch) })
