@@ -79,12 +79,12 @@ LONG := TestTorture|TestTransfer
 
 test-e2e: test-build ## everything else that a booted machine shows
 	@echo "== boots of all kinds"
-	@$(E2E) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./pkg/runtime ./pkg/runtime/guest/initd
+	@$(E2E) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./internal/machine ./pkg/runtime/guest/initd
 	@$(E2E) go test -count=1 -v -timeout 40m -skip '$(LONG)|TestPostgreSQL' ./e2e
 
 test-modules: test-build ## programs that import the packages, and other programs on what they make
 	@echo "== modules of their own"
-	@for module in examples/embed compat/apko; do \
+	@for module in examples/* compat/apko; do \
 		(cd $$module && go vet ./... && $(E2E) go test -count=1 -v -timeout 30m ./...) || exit 1; done
 
 test-tailnet: test-build ## the guest in a tailnet of this machine's own

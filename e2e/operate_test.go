@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
+	engine "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -238,10 +238,10 @@ func (m *machine) process() vm.Process {
 	return *rec.Process
 }
 
-func (m *machine) status() runtime.Supervision {
+func (m *machine) status() engine.Supervision {
 	m.t.Helper()
 	var all struct {
-		Machines []struct{ Supervision *runtime.Supervision }
+		Machines []struct{ Supervision *engine.Supervision }
 	}
 	out := m.ok("status", "sql", "--json")
 	if err := json.Unmarshal([]byte(out), &all); err != nil || len(all.Machines) != 1 || all.Machines[0].Supervision == nil {
@@ -260,7 +260,7 @@ func (m *machine) signal(p vm.Process, sig syscall.Signal) {
 // killSupervisor kills the sovereignd of the test, if one runs.
 func (m *machine) killSupervisor() bool {
 	m.t.Helper()
-	p, ok, err := (local.Device{}).Listener(context.Background(), filepath.Join(m.stateDir(), runtime.SupervisorSocket))
+	p, ok, err := (local.Device{}).Listener(context.Background(), filepath.Join(m.stateDir(), engine.SupervisorSocket))
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -14,9 +14,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	engine "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
@@ -24,18 +24,18 @@ import (
 type guest struct {
 	t        *testing.T
 	state    string // of the runtime
-	instance *runtime.Instance
+	instance *engine.Instance
 }
 
 // boot starts the bundle, on the data disk of the boot before.
 func (g *guest) boot(ctx context.Context, dir string) {
 	g.t.Helper()
-	r, err := runtime.Open(g.state)
+	r, err := engine.Open(g.state)
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	report := func(e runtime.Event) { g.t.Logf("%-8s %s", e.Phase, e.Text) }
-	i, err := r.Start(ctx, dir, runtime.StartOptions{Outbound: true, Report: report})
+	report := func(e engine.Event) { g.t.Logf("%-8s %s", e.Phase, e.Text) }
+	i, err := r.Start(ctx, dir, engine.StartOptions{Outbound: true, Report: report})
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func (g *guest) url(ctx context.Context) string {
 // setSecret hands a secret of the tailscale service over.
 func (g *guest) setSecret(ctx context.Context, name, value string) {
 	g.t.Helper()
-	if err := g.instance.SetSecret(ctx, runtime.SecretRef{Service: "tailscale", Name: name}, value); err != nil {
+	if err := g.instance.SetSecret(ctx, engine.SecretRef{Service: "tailscale", Name: name}, value); err != nil {
 		g.t.Fatal(err)
 	}
 }

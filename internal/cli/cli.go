@@ -137,7 +137,7 @@ system built from pinned sources, and runs the bundle as a virtual machine.`,
 	})
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
 	root.AddCommand(
-		s.buildCommand(), s.runCommand(), s.stopCommand(), s.dsnCommand(), s.statusCommand(),
+		s.buildCommand(), s.planCommand(), s.runCommand(), s.stopCommand(), s.dsnCommand(), s.statusCommand(),
 		s.upCommand(), s.downCommand(), s.restartCommand(), s.updateCommand(), s.rollbackCommand(), s.removeCommand(),
 		s.lockCommand(), s.storeCommand(), s.reproCommand(), s.diffCommand(), s.ociCommand(), s.kernelCommand(), s.imageCommand(),
 		s.execCommand(), s.psqlCommand(), s.consoleCommand(), s.logsCommand(), s.bootChartCommand(), s.doctorCommand(),

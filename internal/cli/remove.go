@@ -10,9 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	runtime "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/terminal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
 // RemoveResult is what remove --json prints.

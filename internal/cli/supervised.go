@@ -6,7 +6,7 @@ import (
 	"io"
 	"time"
 
-	"github.com/sovereign-build/sovereign/pkg/runtime"
+	runtime "github.com/sovereign-build/sovereign/internal/machine"
 )
 
 // Supervised is the part of Runtime that works by way of sovereignd.

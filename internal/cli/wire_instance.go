@@ -4,8 +4,8 @@ import (
 	"context"
 	"io"
 
+	runtime "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
-	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 

@@ -7,9 +7,9 @@ import (
 	"strings"
 	"time"
 
+	runtime "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/supervisor"
 )
 
@@ -33,9 +33,9 @@ func (m machines) Up(ctx context.Context, q UpRequest, report func(string)) (*Ma
 	}
 	o := runtime.UpOptions{
 		MemoryMiB: q.MemoryMiB, CPUs: q.CPUs, Ports: q.Ports, Accel: q.Accel, Outbound: q.Outbound,
-		Restart: runtime.Restart(q.Restart), Limit: q.Limit, NewData: q.NewData, Report: c.Report,
+		Restart: runtime.Restart(q.Restart), Limit: q.Limit, NewData: q.NewData,
 	}
-	i, err := m.want(ctx, c.Runtime, q.Target, o)
+	i, err := m.want(ctx, c, q.Target, o)
 	if err != nil {
 		return nil, err
 	}
@@ -52,12 +52,12 @@ func (m machines) Up(ctx context.Context, q UpRequest, report func(string)) (*Ma
 }
 
 // want writes down that the target is wanted up: an instance, or a bundle.
-func (machines) want(ctx context.Context, r *runtime.Runtime, target string, o runtime.UpOptions) (*runtime.Instance, error) {
+func (machines) want(ctx context.Context, c *supervisor.Client, target string, o runtime.UpOptions) (*runtime.Instance, error) {
 	_, statErr := os.Stat(filepath.Join(target, bundle.ManifestFile))
 	if statErr != nil && !strings.ContainsRune(target, filepath.Separator) {
-		_, err := r.Instance(ctx, target)
+		_, err := c.Runtime.Instance(ctx, target)
 		if err == nil {
-			return r.Up(ctx, target, o)
+			return c.Runtime.Up(ctx, target, o, c.Report)
 		}
 		if fault.ClassOf(err) != fault.Usage {
 			return nil, err
@@ -67,7 +67,7 @@ func (machines) want(ctx context.Context, r *runtime.Runtime, target string, o r
 	if err != nil {
 		return nil, err
 	}
-	return r.Install(ctx, dir, "", o)
+	return c.Runtime.Install(ctx, dir, "", o, c.Report)
 }
 
 func (m machines) Restart(ctx context.Context, name string, grace, timeout time.Duration, report func(string)) (*RestartResult, error) {

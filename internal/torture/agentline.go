@@ -18,7 +18,7 @@ import (
 )
 
 // rawLine opens the bare serial line to the guest's agent, on which this
-// program says what pkg/runtime never would, and says nothing. QEMU serves one
+// program says what internal/machine never would, and says nothing. QEMU serves one
 // at a time.
 func (m *machine) rawLine(ctx context.Context) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)

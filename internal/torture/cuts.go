@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sovereign-build/sovereign/pkg/runtime"
+	engine "github.com/sovereign-build/sovereign/internal/machine"
 )
 
 // deepEvery is the number of power cuts between two looks at every block.
@@ -234,11 +234,11 @@ func (m *machine) watchFor(ctx context.Context, d time.Duration) (phase string, 
 	phase = "firmware"
 	watched, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	err = m.inst.WaitReady(watched, func(e runtime.Event) {
+	err = m.inst.WaitReady(watched, func(e engine.Event) {
 		mu.Lock()
 		defer mu.Unlock()
 		phase = string(e.Phase)
-		if e.Phase == runtime.PhaseService {
+		if e.Phase == engine.PhaseService {
 			phase, _, _ = strings.Cut(e.Text, ",")
 			phase, _, _ = strings.Cut(phase, " (")
 		}

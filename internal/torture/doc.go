@@ -3,7 +3,7 @@
 //
 // A bundle, a number of rounds and a seed come in; a Report goes out, with a
 // row for each kind of fault. Machines are started, watched and stopped through
-// pkg/runtime alone, as any other program would; only the faults come from
+// internal/machine alone, as any other program would; only the faults come from
 // outside it: QEMU is killed, its network cut, its disk full, its clock wrong.
 //
 // # What is held to be true

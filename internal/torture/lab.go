@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
+	"runtime"
 	"strings"
 	"time"
 
+	engine "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
 )
@@ -20,7 +20,7 @@ import (
 type lab struct {
 	Options
 	dir      string
-	rt       *runtime.Runtime
+	rt       *engine.Runtime
 	seam     *seam
 	manifest *bundle.Manifest
 	digest   string
@@ -64,7 +64,7 @@ func newLab(ctx context.Context, o Options) (*lab, error) {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
 	here := device{local.Device{}, l.seam}
-	l.rt, err = runtime.Open(l.dir, runtime.WithHypervisor(here, qemu.New(here, cache)))
+	l.rt, err = engine.Open(l.dir, engine.WithHypervisor(here, qemu.New(here, cache)))
 	return l, err
 }
 
@@ -76,7 +76,7 @@ func (l *lab) begin() *Report {
 
 // host is this machine in a few words.
 func host() string {
-	model := goruntime.GOARCH
+	model := runtime.GOARCH
 	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil { // for people; unknown is fine
 		for line := range strings.SplitSeq(string(text), "\n") {
 			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
@@ -85,7 +85,7 @@ func host() string {
 			}
 		}
 	}
-	return fmt.Sprintf("%d × %s", goruntime.NumCPU(), model)
+	return fmt.Sprintf("%d × %s", runtime.NumCPU(), model)
 }
 
 func (l *lab) say(format string, args ...any) { l.Report(fmt.Sprintf(format, args...)) }

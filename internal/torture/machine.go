@@ -16,9 +16,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	engine "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/torture/nbd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qmp"
@@ -52,7 +52,7 @@ type machine struct {
 	l    *lab
 	name string
 	dir  string
-	inst *runtime.Instance // nil while it does not run
+	inst *engine.Instance // nil while it does not run
 
 	// What is different about it, set before the start.
 	extra  []string // arguments to QEMU
@@ -144,7 +144,7 @@ func (m *machine) start(ctx context.Context) error {
 	m.begun = time.Now()
 	m.ending.Store(false)
 	var err error
-	m.inst, err = m.l.rt.Start(ctx, m.l.Bundle, runtime.StartOptions{Name: m.name, Accel: m.l.Accel, Bounce: m.bounce})
+	m.inst, err = m.l.rt.Start(ctx, m.l.Bundle, engine.StartOptions{Name: m.name, Accel: m.l.Accel, Bounce: m.bounce})
 	return err
 }
 
@@ -198,7 +198,7 @@ func (m *machine) startDisk(ctx context.Context) error {
 
 // ready waits until every service is healthy and returns the time since the
 // start.
-func (m *machine) ready(ctx context.Context, report runtime.Report) (time.Duration, error) {
+func (m *machine) ready(ctx context.Context, report engine.Report) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
 	if err := m.inst.WaitReady(ctx, report); err != nil {

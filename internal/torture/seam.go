@@ -11,9 +11,9 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// seam is where the faults get between pkg/runtime and QEMU: its device
+// seam is where the faults get between internal/machine and QEMU: its device
 // changes the command line on the way and remembers the process, and nothing
-// in pkg/runtime knows. A disk that loses data or a clock that is wrong is not
+// in internal/machine knows. A disk that loses data or a clock that is wrong is not
 // something a product should be able to ask for.
 type seam struct {
 	mu      sync.Mutex

@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"time"
 
+	engine "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/supervisor"
@@ -22,7 +22,7 @@ import (
 // of their own.
 type supervised struct {
 	*machine
-	rt     *runtime.Runtime
+	rt     *engine.Runtime
 	client supervisor.Client
 	home   string // XDG_STATE_HOME for which rt's directory is the state directory
 }
@@ -33,7 +33,7 @@ const supervisedName = "sup"
 // waits until sovereignd has it ready. It is the caller's to close.
 func (l *lab) supervise(ctx context.Context, name string) (*supervised, error) {
 	home := filepath.Join(l.dir, name)
-	rt, err := runtime.Open(filepath.Join(home, "sovereign"))
+	rt, err := engine.Open(filepath.Join(home, "sovereign"))
 	if err != nil {
 		return nil, err
 	}
@@ -43,8 +43,8 @@ func (l *lab) supervise(ctx context.Context, name string) (*supervised, error) {
 		return nil, err
 	}
 	never := 0
-	o := runtime.UpOptions{Accel: l.accel, Limit: &never}
-	if _, err := rt.Install(ctx, l.Bundle, supervisedName, o); err != nil {
+	o := engine.UpOptions{Accel: l.accel, Limit: &never}
+	if _, err := rt.Install(ctx, l.Bundle, supervisedName, o, nil); err != nil {
 		return nil, err
 	}
 	if err := s.settled(ctx); err != nil {
@@ -69,7 +69,7 @@ func (s *supervised) settled(ctx context.Context) error {
 
 // sovereignd is the process that supervises.
 func (s *supervised) sovereignd(ctx context.Context) (vm.Process, bool, error) {
-	return local.Device{}.Listener(ctx, filepath.Join(s.rt.Dir(), runtime.SupervisorSocket))
+	return local.Device{}.Listener(ctx, filepath.Join(s.rt.Dir(), engine.SupervisorSocket))
 }
 
 // qemu is the process that runs the machine.
@@ -199,7 +199,7 @@ func (s *supervised) killDaemon(ctx context.Context, rng *rand.Rand) (time.Durat
 
 // shared says whether sovereignd gives streams to the guest.
 func (s *supervised) shared(ctx context.Context) bool {
-	c, err := local.Device{}.Dial(ctx, "unix", filepath.Join(s.dir, runtime.GuestSocket))
+	c, err := local.Device{}.Dial(ctx, "unix", filepath.Join(s.dir, engine.GuestSocket))
 	if err != nil {
 		return false
 	}
@@ -210,7 +210,7 @@ func (s *supervised) shared(ctx context.Context) bool {
 // again. The ends in a row are forgotten first: the pauses that grow with them
 // are not what is measured.
 func (s *supervised) killMachine(ctx context.Context) (time.Duration, error) {
-	if _, err := s.rt.Up(ctx, supervisedName, runtime.UpOptions{}); err != nil {
+	if _, err := s.rt.Up(ctx, supervisedName, engine.UpOptions{}, nil); err != nil {
 		return 0, err
 	}
 	begin := time.Now()

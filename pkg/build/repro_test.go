@@ -1,12 +1,16 @@
 package build
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
 // TestReproSteps has a step that came out the same, one that did not, and one
@@ -70,4 +74,42 @@ func TestReproSteps(t *testing.T) {
 
 func outputsOf(image, metas store.Digest) map[string]store.Digest {
 	return map[string]store.Digest{"bzImage": image, metasOutput: metas}
+}
+
+// What a step of the second build left stays where its log is: the error names
+// that. Nothing else that goes wrong leaves anything.
+func TestReproKeepsTheLog(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		err  error
+		kept int
+	}{
+		{"a step that fails", fault.Errorf(fault.Step, "%w", &engine.StepError{Name: "lib 1.0-r1", ExitCode: 1}), 1},
+		{"an engine that is gone", fault.Errorf(fault.Environment, "the engine is gone"), 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			built := false
+			w.step = func(_ context.Context, name string) error {
+				switch {
+				case name != "lib 1.0-r1":
+					return nil
+				case !built:
+					built = true
+					return nil
+				}
+				return c.err
+			}
+			if _, err := w.open().Repro(t.Context()); !errors.Is(err, c.err) {
+				t.Fatalf("got %v", err)
+			}
+			left, err := os.ReadDir(filepath.Join(w.cache, "repro"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(left) != c.kept {
+				t.Errorf("left: %v", left)
+			}
+		})
+	}
 }

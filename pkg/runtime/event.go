@@ -16,15 +16,9 @@ const (
 
 // Event is a line of progress.
 type Event struct {
-	Phase Phase
-	Text  string // for people: "postgresql: starting"
+	Phase Phase  `json:"phase"`
+	Text  string `json:"text"` // for people: "postgresql: starting"
 }
 
 // Report takes events, in order, from one goroutine at a time. It may be nil.
 type Report func(Event)
-
-func (r Report) tell(p Phase, text string) {
-	if r != nil {
-		r(Event{p, text})
-	}
-}

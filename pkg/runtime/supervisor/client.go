@@ -9,8 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	runtime "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/local"
 	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"

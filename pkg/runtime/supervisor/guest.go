@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sovereign-build/sovereign/pkg/runtime"
+	runtime "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )

@@ -3,7 +3,7 @@ package supervisor
 import (
 	"time"
 
-	"github.com/sovereign-build/sovereign/pkg/runtime"
+	runtime "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sovereign-build/sovereign/pkg/runtime"
+	runtime "github.com/sovereign-build/sovereign/internal/machine"
 )
 
 const (

@@ -2,9 +2,9 @@
 // wanted: it starts, heals, updates and stops their machines, and shares the
 // one session that each guest's agent has.
 //
-// What is wanted comes in by the instances' records, which package runtime
+// What is wanted comes in by the instances' records, which package machine
 // writes; a connection to the supervisor's socket only makes it look at once.
-// Running machines go out. It decides nothing that package runtime's Step does
+// Running machines go out. It decides nothing that package machine's Step does
 // not decide from what is on the disk, so that it can be killed at any moment:
 // the machines run on, and the next supervisor adopts them. It never writes
 // into a record or a bundle itself, and touches no instance that was started
@@ -20,8 +20,8 @@ import (
 	"sync"
 	"time"
 
+	runtime "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
 const (

@@ -1,0 +1,99 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+)
+
+// superviseLimit is how long a new supervisor waits for an old one that is
+// about to end.
+const superviseLimit = 10 * time.Second
+
+// Supervise makes the caller the one supervisor of the state directory and
+// listens at SupervisorSocket. Closing the listener ends that. While another
+// program is the supervisor, it is an error of class fault.Usage.
+func (r *Runtime) Supervise(ctx context.Context) (*Listener, error) {
+	limit, cancel := context.WithTimeout(ctx, superviseLimit)
+	defer cancel()
+	unlock, err := lockFile(limit, filepath.Join(r.dir, "locks", ".supervisor"))
+	if err != nil {
+		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			return nil, fault.Errorf(fault.Usage, "another sovereignd supervises %s", r.dir).
+				Hintf("end that one first, or let it do the work")
+		}
+		return nil, err
+	}
+	l, err := listen(filepath.Join(r.dir, SupervisorSocket))
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+	l.unlock = unlock
+	return l, nil
+}
+
+// ListenGuest listens at GuestSocket of an instance. Only its supervisor may.
+func (i *Instance) ListenGuest() (*Listener, error) {
+	return listen(filepath.Join(i.dir, GuestSocket))
+}
+
+// Listener is a socket file for this user only.
+type Listener struct {
+	net.Listener
+	path   string
+	info   os.FileInfo
+	unlock func()
+}
+
+// listen makes the socket, in the place of one that a killed program left. The
+// path may be longer than the 107 bytes of a socket's address.
+func listen(path string) (*Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	defer dir.Close()
+	address := &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))}
+	l, err := net.ListenUnix("unix", address)
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	// That name is gone with dir; Close removes the file by its own.
+	l.SetUnlinkOnClose(false)
+	info, err := os.Lstat(path)
+	if err == nil {
+		err = os.Chmod(path, 0o600)
+	}
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, errors.Join(err, l.Close()))
+	}
+	return &Listener{Listener: l, path: path, info: info, unlock: func() {}}, nil
+}
+
+// Lost says whether the file is not this listener's any more: somebody removed
+// the directory.
+func (l *Listener) Lost() bool {
+	info, err := os.Lstat(l.path)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(info, l.info)
+}
+
+// Close ends the listener and removes its file.
+func (l *Listener) Close() error {
+	defer l.unlock()
+	var err error
+	if !l.Lost() {
+		err = os.Remove(l.path)
+	}
+	return errors.Join(err, l.Listener.Close())
+}

@@ -1,0 +1,147 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/local"
+	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+// Runtime is the instances of one state directory, on one device.
+type Runtime struct {
+	dir    string
+	device vm.Device
+	hv     vm.Hypervisor
+	// did is told of every change that is on the disk or done to a machine,
+	// so that tests can cut the power there.
+	did func(what string)
+	// soak is that of trials; tests have a shorter one.
+	soak time.Duration
+}
+
+// An Option changes how Open sets a Runtime up.
+type Option func(*Runtime)
+
+// WithHypervisor replaces QEMU on this machine by another driver and the
+// device it runs on.
+func WithHypervisor(device vm.Device, hv vm.Hypervisor) Option {
+	return func(r *Runtime) { r.device, r.hv = device, hv }
+}
+
+// Open opens a state directory, making it when absent. An empty stateDir is
+// runtime.DefaultStateDir. Errors are of class fault.Environment.
+func Open(stateDir string, opts ...Option) (*Runtime, error) {
+	if stateDir == "" {
+		var err error
+		if stateDir, err = runtime.DefaultStateDir(); err != nil {
+			return nil, err
+		}
+	}
+	stateDir, err := filepath.Abs(stateDir)
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	r := &Runtime{dir: stateDir, did: func(string) {}, soak: soak}
+	for _, sub := range []string{"instances", "locks", "cache"} {
+		if err := os.MkdirAll(filepath.Join(stateDir, sub), 0o700); err != nil {
+			return nil, fault.Errorf(fault.Environment, "the state directory: %w", err).
+				Hintf("set XDG_STATE_HOME to a directory you may write to")
+		}
+	}
+	device := local.Device{}
+	r.device, r.hv = device, qemu.New(device, filepath.Join(stateDir, "cache"))
+	for _, o := range opts {
+		o(r)
+	}
+	return r, nil
+}
+
+// Dir is the state directory.
+func (r *Runtime) Dir() string { return r.dir }
+
+var nameForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+
+func (r *Runtime) instanceDir(name string) string { return filepath.Join(r.dir, "instances", name) }
+
+// Instance returns an instance that was started before, running or not. An
+// unknown name is of class fault.Usage and lists the known ones.
+func (r *Runtime) Instance(ctx context.Context, name string) (*Instance, error) {
+	if !nameForm.MatchString(name) {
+		return nil, fault.Errorf(fault.Usage, "%q is not an instance's name", name).
+			Hintf("names are lower case letters, digits and dashes")
+	}
+	i, err := r.load(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		known, listErr := r.Names()
+		e := fault.Errorf(fault.Usage, "there is no instance %q", name)
+		if listErr != nil || len(known) == 0 {
+			return nil, e.Hintf("start one with sovereign-build run BUNDLE")
+		}
+		return nil, e.Hintf("choose one of: %s", strings.Join(known, ", "))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if i.proc, _, err = i.running(ctx); err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+// Names lists the instances, sorted.
+func (r *Runtime) Names() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(r.dir, "instances")) // sorted
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		if !nameForm.MatchString(e.Name()) {
+			continue
+		}
+		// One without a record was removed, and kept its data.
+		if _, err := os.Lstat(filepath.Join(r.instanceDir(e.Name()), recordFile)); err == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// List returns the status of every instance, sorted by name, without asking
+// the guests. One whose record cannot be read is Unreadable, and hides no other.
+func (r *Runtime) List(ctx context.Context) ([]Status, error) {
+	names, err := r.Names()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]Status, 0, len(names))
+	for _, name := range names {
+		s, err := r.listed(ctx, name)
+		if err != nil && ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err != nil {
+			s = Status{Name: name, State: Unreadable, Message: err.Error()}
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+func (r *Runtime) listed(ctx context.Context, name string) (Status, error) {
+	i, err := r.load(name)
+	if err != nil {
+		return Status{}, err
+	}
+	return i.hostStatus(ctx)
+}

@@ -1,0 +1,350 @@
+package machine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
+	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
+)
+
+// startLimit bounds the start of a machine up to its hypervisor's answer. A
+// probe of KVM is in it.
+const startLimit = 2 * time.Minute
+
+// Seen is what the caller of Step knows of a guest.
+type Seen struct {
+	Process vm.Process    // the machine that was asked
+	Guest   *agent.Status // its last answer; nil: none
+	// Healthy is for how long the guest has been (see Healthy), without a
+	// break, and Services for how long each of its services; one that is not
+	// healthy is absent.
+	Healthy  time.Duration
+	Services map[string]time.Duration
+	// Silent is for how long it has been asked without an answer.
+	Silent time.Duration
+}
+
+// silentMoment is the silence after which the hypervisor is asked whether the
+// machine runs at all, and hypervisorLimit how long that may take.
+const (
+	silentMoment    = 3 * time.Second
+	hypervisorLimit = 2 * time.Second
+)
+
+// Step is what was done.
+type Step struct {
+	// Did says it, for people; empty when there was nothing to do. Otherwise
+	// call Step again at once.
+	Did string
+	// Wait is the time after which there is something to do although nothing
+	// changes; 0: none.
+	Wait time.Duration
+	// Process runs the machine; nil where nobody does.
+	Process *vm.Process
+	Wanted  Wanted
+}
+
+// Step brings an instance one step nearer to what is wanted of it, under its
+// lock; the comment of the package has the table. Every step begins at what is
+// on the disk, so that a supervisor may be killed at any moment, and another
+// goes on. An instance that is not there is fs.ErrNotExist.
+//
+// A start that has begun is not given up when ctx ends; a shutdown goes on in
+// the guest.
+func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error) {
+	unlock, err := r.lock(ctx, name)
+	if err != nil {
+		return Step{}, err
+	}
+	defer unlock()
+	i, err := r.load(name)
+	if err != nil {
+		return Step{}, err
+	}
+	if i.rec.Wanted == Unsupervised {
+		return Step{}, nil
+	}
+	w, err := i.look(ctx, seen)
+	if err != nil {
+		return Step{}, err
+	}
+	d := decide(&i.rec, w)
+	did, err := i.do(ctx, d, w)
+	step := Step{Did: did, Wait: d.wait, Wanted: i.rec.Wanted}
+	if i.proc != (vm.Process{}) {
+		step.Process = &i.proc
+	}
+	return step, err
+}
+
+// look gathers the world, and with it the process.
+func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
+	w := world{}
+	var err error
+	if w.awake, err = awake(); err != nil {
+		return w, err
+	}
+	if w.boot, err = i.r.device.Boot(ctx); err != nil {
+		return w, err
+	}
+	if i.proc, w.alive, err = i.running(ctx); err != nil {
+		return w, err
+	}
+	switch {
+	case w.alive:
+		if seen.Process == i.proc {
+			w.guest, w.healthy, w.services, w.silent = seen.Guest, seen.Healthy, seen.Services, seen.Silent
+		}
+		// The guest has mounted it: before, it may still make another. An image
+		// that cannot be read now is for the next start to tell of.
+		if w.guest != nil && w.guest.Data != nil {
+			w.disk, _ = i.newFileSystem()
+		}
+		if w.silent >= silentMoment {
+			return w, i.lookHeld(ctx, &w)
+		}
+	case i.rec.Process != nil && i.rec.Process.Boot != w.boot:
+		w.end = "the host was started anew"
+	case i.rec.Process != nil:
+		w.end = i.endReason()
+	}
+	return w, nil
+}
+
+// lookHeld asks the hypervisor why the guest is silent. One that does not
+// answer hangs with it, and that is for decide to judge.
+func (i *Instance) lookHeld(ctx context.Context, w *world) error {
+	limit, cancel := context.WithTimeout(ctx, hypervisorLimit)
+	defer cancel()
+	if s, err := i.r.hv.Status(limit, i.dir); err == nil {
+		w.full, w.held = s.Full, !s.Running && !s.Full
+	}
+	if !w.full {
+		return nil
+	}
+	_, room, err := roomAt(i.dataPath())
+	w.room = room
+	return err
+}
+
+// awake is the device's time awake since its boot.
+func awake() (time.Duration, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0, fault.Wrap(fault.Environment, err)
+	}
+	return time.Duration(now.Nano()), nil
+}
+
+// moment is the world's, as records have it.
+func (w world) moment() Moment {
+	return Moment{Boot: w.boot, Awake: Duration(w.awake.Truncate(time.Millisecond))}
+}
+
+// endReason looks in the console log for why the machine ended.
+func (i *Instance) endReason() string {
+	lines := strings.Split(tail.Lines(40, i.consoleFiles()...), "\n")
+	for _, line := range lines {
+		if strings.Contains(line, "Kernel panic") {
+			return line
+		}
+	}
+	// An end by the guest's own will is said after its reason.
+	last, itself := len(lines)-1, false
+	for ; last > 0 && ownEnd(lines[last]); last-- {
+		itself = true
+	}
+	switch {
+	case lines[last] == "":
+		return "its process is gone, and the guest printed nothing"
+	case itself:
+		return "the guest ended itself; what it said before: " + lines[last]
+	}
+	return "its process is gone (killed, or it crashed); the console's last line: " + lines[last]
+}
+
+// ownEnd says whether a line of the console is of an orderly reboot or end, the
+// kernel's or init's.
+func ownEnd(line string) bool {
+	return strings.Contains(line, "reboot: ") || strings.HasSuffix(line, "] reboot") || strings.HasSuffix(line, "] power off")
+}
+
+// do carries a decision out. Each case ends in one write of the record.
+func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err error) {
+	rec := &i.rec
+	now := time.Now().UTC().Truncate(time.Second)
+	switch d.act {
+	case actNothing:
+		return "", nil
+	case actAdopt:
+		rec.Process = &i.proc
+		did = fmt.Sprintf("adopted: process %d, %s", i.proc.PID, d.why)
+	case actStart:
+		return i.startSlot(ctx, d.why, now, w.moment())
+	case actHalt:
+		res, err := i.stop(ctx, DefaultGrace)
+		if err != nil {
+			return "", err
+		}
+		rec.Process, i.proc = nil, vm.Process{}
+		did = fmt.Sprintf("stopped after %.1f s (%s)", res.Seconds, d.why)
+		if res.Forced {
+			did += ", its power was cut: " + res.Why
+		}
+	case actResume:
+		if err := i.r.hv.Resume(ctx, i.dir); err != nil {
+			return "", err
+		}
+		did = "goes on: " + d.why
+		if rec.Trial == nil {
+			return did, nil
+		}
+		// What it was held for does not count for its time.
+		rec.Trial.Began = w.moment().Awake
+	case actCut:
+		if err := i.cutPower(ctx, i.proc); err != nil {
+			return "", err
+		}
+		noteEnd(&rec.Ends, End{Time: now, At: w.moment(), Why: d.why})
+		rec.Process, i.proc = nil, vm.Process{}
+		did = "its power was cut: " + d.why
+	case actNoteEnd:
+		// Only what ends on a host that goes on counts against it.
+		if rec.Process.Boot == w.boot {
+			noteEnd(&rec.Ends, End{Time: now, At: w.moment(), Why: d.why})
+		}
+		rec.Process = nil
+		did = "ended: " + d.why
+	case actKnowDisk:
+		rec.Data.FileSystem = w.disk
+		did = d.why
+	case actForget:
+		rec.Ends.InARow = 0
+		did = d.why
+	case actCommit:
+		t := rec.Trial
+		i.outcome(true, "", now)
+		former := rec.Active
+		rec.Previous, rec.Active, rec.Ends.InARow = former, t.Slot, 0
+		if rec.Slots[former].Digest == rec.Slots[t.Slot].Digest {
+			// It was damaged, and is nothing to go back to.
+			rec.Previous = ""
+			delete(rec.Slots, former)
+		}
+		did = t.Kind + " to slot " + string(t.Slot) + " committed: " + d.why
+	case actFail:
+		rec.Trial.Why, rec.Waiting = d.why, nil
+		did = rec.Trial.Kind + " failed: " + d.why
+	case actReturn:
+		t := rec.Trial
+		i.outcome(false, t.Why, now)
+		rec.Process = nil
+		if rec.Previous != t.Slot {
+			// What failed as an update is no slot to go back to.
+			delete(rec.Slots, t.Slot)
+		}
+		did = "back to slot " + string(rec.Active)
+	}
+	return did, i.saveRecord()
+}
+
+// noteEnd counts an end.
+func noteEnd(e *Ends, end End) {
+	e.Total++
+	e.InARow++
+	e.Last = &end
+}
+
+// outcome ends the trial.
+func (i *Instance) outcome(committed bool, why string, now time.Time) {
+	t := i.rec.Trial
+	i.rec.Outcome = &Outcome{
+		Kind: t.Kind, From: i.rec.Slots[i.rec.Active].Digest, To: i.rec.Slots[t.Slot].Digest,
+		Time: now, Committed: committed, Why: why,
+	}
+	i.rec.Trial = nil
+}
+
+// startSlot starts the slot that is to run. What keeps a machine from starting
+// is written down, like an end or as what is waited for: the next step decides
+// what follows from it.
+func (i *Instance) startSlot(ctx context.Context, why string, now time.Time, at Moment) (did string, err error) {
+	slot, waiting := i.rec.Active, i.rec.Waiting
+	i.rec.Waiting = nil
+	if t := i.rec.Trial; t != nil {
+		slot = t.Slot
+		t.Attempt++
+		t.Began = at.Awake
+	}
+	// Killed half-way it would only have to be started again.
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), startLimit)
+	defer cancel()
+	err = i.boot(limited, slot)
+	if err == nil {
+		return fmt.Sprintf("started from slot %s as process %d under %s (%s)", slot, i.proc.PID, i.rec.Machine.Hypervisor, why), nil
+	}
+	if errors.Is(limited.Err(), context.DeadlineExceeded) {
+		err = fault.Errorf(fault.Environment, "this machine did not start it within %v: %w", startLimit, err).
+			Hintf("see what keeps this machine busy")
+	}
+	i.proc, i.rec.Process = vm.Process{}, nil
+	switch t := i.rec.Trial; {
+	case fault.ClassOf(err) == fault.Environment:
+		i.rec.Waiting = waitAgain(waiting, now, at, err)
+		if t != nil {
+			t.Attempt--
+		}
+	case t != nil:
+		t.Why = "it does not start: " + err.Error()
+	default:
+		noteEnd(&i.rec.Ends, End{Time: now, At: at, Why: err.Error(), Class: fault.ClassOf(err), Hint: fault.HintOf(err)})
+	}
+	return "does not start: " + err.Error(), i.saveRecord()
+}
+
+// boot starts the machine from a slot.
+func (i *Instance) boot(ctx context.Context, slot SlotName) error {
+	dir := i.slotDir(slot)
+	m, err := loadSlot(dir, i.rec.Slots[slot].Digest)
+	if err != nil {
+		return i.damaged(slot, err)
+	}
+	o := i.rec.Options
+	i.manifest, i.rec.Slot = m, slot
+	i.rec.Bundle = BundleRef{Path: dir, Digest: i.rec.Slots[slot].Digest}
+	return i.damaged(slot, i.start(ctx, StartOptions{MemoryMiB: o.MemoryMiB, CPUs: o.CPUs, Ports: o.Ports, Accel: o.Accel, Outbound: o.Outbound}))
+}
+
+// damaged says of an error about the content of a slot what mends it.
+func (i *Instance) damaged(slot SlotName, err error) error {
+	if err == nil || fault.ClassOf(err) != fault.Verification && fault.ClassOf(err) != fault.Usage {
+		return err
+	}
+	return fault.Errorf(fault.Verification, "the bundle in slot %s is damaged: %w", slot, err).
+		Hintf("repair it with the same bundle, or take another: sovereign-build update %s %s", i.Name(), i.rec.Slots[slot].Source)
+}
+
+func (i *Instance) slotDir(s SlotName) string { return filepath.Join(i.dir, slotsDir, string(s)) }
+
+// Supervised says whether a supervisor has anything to do for the instance,
+// without taking its lock. One that is not there has none.
+func (r *Runtime) Supervised(name string) (Wanted, error) {
+	i, err := r.load(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Unsupervised, nil
+	}
+	if err != nil {
+		return Unsupervised, err
+	}
+	return i.rec.Wanted, nil
+}

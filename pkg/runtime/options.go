@@ -1,0 +1,67 @@
+package runtime
+
+import "time"
+
+// DefaultTrialLimit is how long a guest has to become healthy after an update
+// or a rollback. A first boot under emulation on a busy machine took a third
+// of it.
+const DefaultTrialLimit = 5 * time.Minute
+
+// Wanted is what the owner wants of a machine.
+type Wanted string
+
+// What can be wanted.
+const (
+	Up   Wanted = "up"
+	Down Wanted = "down"
+)
+
+// Restart says when a machine that ended by itself is started again.
+type Restart string
+
+// Restart policies.
+const (
+	RestartAlways Restart = "always"
+	RestartNever  Restart = "never"
+)
+
+// Policy is what is done about ends that nobody asked for.
+type Policy struct {
+	Restart Restart `json:"restart"`
+	// Limit is the number of such ends in a row, each before the guest had
+	// been ready for a minute, after which the machine is given up. 0: never.
+	Limit int `json:"limit"`
+}
+
+// DefaultPolicy is that of a machine whose owner asked for no other. Ten ends
+// in a row are about four minutes of pauses and ten boots.
+func DefaultPolicy() Policy { return Policy{Restart: RestartAlways, Limit: 10} }
+
+// Options are what every start of a machine uses.
+type Options struct {
+	MemoryMiB int         `json:"memory_mib,omitempty"` // 0: the manifest's
+	CPUs      int         `json:"cpus,omitempty"`       // 0: the manifest's
+	Ports     map[int]int `json:"ports,omitempty"`      // guest to host, those asked for
+	Accel     string      `json:"accel,omitempty"`
+	Outbound  bool        `json:"outbound,omitempty"`
+}
+
+// UpOptions are what wanting a machine up changes of it. What is zero stays as
+// it was, or as a new machine has it.
+type UpOptions struct {
+	MemoryMiB int `json:"memory_mib,omitempty"` // from 64 to 1048576
+	CPUs      int `json:"cpus,omitempty"`       // from 1 to 64
+	// Ports are ports of the guest and the loopback ports that are to lead to
+	// them. Each port of the manifest that is not here gets a free one, the
+	// same as last time where that is possible.
+	Ports map[int]int `json:"ports,omitempty"`
+	Accel string      `json:"accel,omitempty"` // "auto", "kvm" or "tcg"
+	// Outbound lets the guest open connections to the world.
+	Outbound *bool   `json:"outbound,omitempty"`
+	Restart  Restart `json:"restart,omitempty"`
+	Limit    *int    `json:"limit,omitempty"` // of ends in a row; 0: none
+	// NewData is the owner's word that the data disk may be another one than
+	// the machine had: what is there is taken, or a blank one is made where
+	// nothing is. The machine must not run.
+	NewData bool `json:"new_data,omitempty"`
+}
