@@ -24,11 +24,13 @@ type Compression struct {
 }
 
 const (
+	// MaxLevel of compression.
+	MaxLevel = 4
+	// MaxClusterSize is the kernel's Z_EROFS_PCLUSTER_MAX_SIZE, bytes.
+	MaxClusterSize = 1 << 20
+
 	defaultLevel   = 2
-	maxLevel       = 4
 	defaultCluster = 64 << 10
-	// maxCluster is the kernel's Z_EROFS_PCLUSTER_MAX_SIZE.
-	maxCluster = 1 << 20
 )
 
 // Algorithms of the format. Deflate is only read.
@@ -57,14 +59,14 @@ func (c Compression) withDefaults() (Compression, error) {
 	if c.Level == 0 {
 		c.Level = defaultLevel
 	}
-	if c.Level < 1 || c.Level > maxLevel {
-		return c, fault.Errorf(fault.Usage, "compression level %d is not from 1 to %d", c.Level, maxLevel)
+	if c.Level < 1 || c.Level > MaxLevel {
+		return c, fault.Errorf(fault.Usage, "compression level %d is not from 1 to %d", c.Level, MaxLevel)
 	}
 	if c.ClusterSize == 0 {
 		c.ClusterSize = defaultCluster
 	}
-	if c.ClusterSize < BlockSize || c.ClusterSize > maxCluster || c.ClusterSize%BlockSize != 0 {
-		return c, fault.Errorf(fault.Usage, "cluster size %d is not a multiple of %d up to %d bytes", c.ClusterSize, BlockSize, maxCluster)
+	if c.ClusterSize < BlockSize || c.ClusterSize > MaxClusterSize || c.ClusterSize%BlockSize != 0 {
+		return c, fault.Errorf(fault.Usage, "cluster size %d is not a multiple of %d up to %d bytes", c.ClusterSize, BlockSize, MaxClusterSize)
 	}
 	return c, nil
 }

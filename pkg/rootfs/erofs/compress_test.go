@@ -88,7 +88,7 @@ func compressions() []Compression {
 	var list []Compression
 	for _, name := range Algorithms() {
 		list = append(list, Compression{name, 1, BlockSize}, Compression{name, 2, 64 << 10},
-			Compression{name, 3, maxCluster}, Compression{name, 4, 5 * BlockSize})
+			Compression{name, 3, MaxClusterSize}, Compression{name, 4, 5 * BlockSize})
 	}
 	return list
 }

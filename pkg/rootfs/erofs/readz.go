@@ -286,7 +286,7 @@ func (f *zFile) extent() error {
 		at, length = f.after, f.inline
 	}
 	n := end - f.pos
-	if n <= 0 || end > f.size || n > maxDecoded || length > maxCluster {
+	if n <= 0 || end > f.size || n > maxDecoded || length > MaxClusterSize {
 		return fault.Errorf(fault.Source, "an extent of %d bytes in %d", n, length)
 	}
 	f.in = slices.Grow(f.in[:0], length)[:length]

@@ -49,7 +49,7 @@ func newZstd(level, limit int) (*zstdCompressor, error) {
 // kernel takes (Z_EROFS_ZSTD_MAX_DICT_SIZE).
 func zstdWindowLog(limit int) int {
 	log := 10
-	for 1<<(log+1) <= min(8*limit, maxCluster) {
+	for 1<<(log+1) <= min(8*limit, MaxClusterSize) {
 		log++
 	}
 	return log
