@@ -189,6 +189,17 @@ func TestPrivate(t *testing.T) {
 		}
 	})
 
+	t.Run("what it prints is passed on", func(t *testing.T) {
+		var log bytes.Buffer
+		if _, err := run(ctx, e, Step{Name: "talking", Base: base, Log: &log, Script: "echo one; echo two >&2; touch /out/x"}); err != nil {
+			t.Fatal(err)
+		}
+		// The two streams may come in any order.
+		if got := log.String(); got != "one\ntwo\n" && got != "two\none\n" {
+			t.Errorf("got %q", log.String())
+		}
+	})
+
 	t.Run("a step done before is not run again", func(t *testing.T) {
 		step := Step{Name: "once", Base: base, Script: "cat /proc/sys/kernel/random/uuid > /out/uuid", Inputs: []Input{input(t, "/src/x", "x")}}
 		before := e.Stats()
