@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 
@@ -49,19 +50,30 @@ content needs, with an eighth and 8 MiB of free space.`,
 
 func (s *session) imageErofsCommand() *cobra.Command {
 	var o erofs.Options
+	var cluster int64
 	cmd := s.imageFrom(&cobra.Command{
 		Use:   "erofs --from TREE|TAR -o FILE",
 		Short: "Write a read-only EROFS file system",
-		Long: `Erofs writes an uncompressed EROFS image with blocks of 4096 bytes, as the root
-file system of a bundle is.`,
+		Long: `Erofs writes an EROFS image with blocks of 4096 bytes, as the root file system
+of a bundle is.
+
+With --compress files are compressed in clusters, each of which is read and
+decompressed as a whole: zstd makes the smallest images, lz4 is the fastest to
+read. A file that does not become smaller is stored as it is. Linux reads zstd
+from 6.10 on with CONFIG_EROFS_FS_ZIP_ZSTD, and lz4 from 5.17 on with
+CONFIG_EROFS_FS_ZIP.`,
 		Example: `  sovereign-build image erofs --from rootfs/ -o root.erofs
-  sovereign-build image erofs --from root.ext4 -o root.erofs`,
+  sovereign-build image erofs --from root.ext4 -o root.erofs --compress zstd`,
 	}, func(ctx context.Context, f *os.File, t *rootfs.Tree, epoch int64) (imageResult, error) {
-		o.Epoch = epoch
+		o.Epoch, o.Compression.ClusterSize = epoch, int(min(cluster, math.MaxInt32))
 		info, err := erofs.Write(ctx, f, t, o)
 		return imageResult{Size: info.Size, UUID: uuidText(info.UUID)}, err
 	})
-	cmd.Flags().Var((*uuidFlag)(&o.UUID), "uuid", "`UUID` of the file system (default: made from the content)")
+	flags := cmd.Flags()
+	flags.Var((*uuidFlag)(&o.UUID), "uuid", "`UUID` of the file system (default: made from the content)")
+	flags.StringVar(&o.Compression.Algorithm, "compress", "", "`algorithm` to compress files with, "+strings.Join(erofs.Algorithms(), " or ")+" (default: none)")
+	flags.IntVar(&o.Compression.Level, "compress-level", 0, "`level` from 1, the fastest, to 4, the smallest image (default: 2)")
+	flags.Var((*sizeFlag)(&cluster), "cluster-size", "most `bytes` that are compressed into one cluster, up to 1MiB (default: 64KiB)")
 	return cmd
 }
 

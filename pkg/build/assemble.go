@@ -125,6 +125,10 @@ func (b *Builder) assemble(ctx context.Context, packages map[string]Package) (*b
 		"recipe files": ownDigest.String(),
 		"source date":  strconv.FormatInt(b.epoch, 10),
 	}
+	compression := b.compression()
+	if compression.Algorithm != "" {
+		in["compression"] = fmt.Sprintf("%+v", compression)
+	}
 	in.install(c.install)
 	root := &builtRoot{}
 	if root.Unpinned, err = b.unpinned(c.selected, c.unpinned, c.files); err != nil {
@@ -250,6 +254,12 @@ func (b *Builder) writeRoot(ctx context.Context, dir string, t *rootfs.Tree) (*r
 	return out, nil
 }
 
+// compression is the recipe's of the root.
+func (b *Builder) compression() erofs.Compression {
+	r := b.recipe.Root
+	return erofs.Compression{Algorithm: r.Compression, Level: r.Level, ClusterSize: int(r.Cluster)}
+}
+
 // writeErofs writes the tree to a new file.
 func (b *Builder) writeErofs(ctx context.Context, path string, t *rootfs.Tree) (erofs.Info, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
@@ -257,7 +267,7 @@ func (b *Builder) writeErofs(ctx context.Context, path string, t *rootfs.Tree) (
 		return erofs.Info{}, fault.Wrap(fault.Environment, err)
 	}
 	defer f.Close()
-	info, err := erofs.Write(ctx, f, t, erofs.Options{Epoch: b.epoch})
+	info, err := erofs.Write(ctx, f, t, erofs.Options{Epoch: b.epoch, Compression: b.compression()})
 	if err != nil {
 		return erofs.Info{}, err
 	}

@@ -140,11 +140,28 @@ func (b *Builder) verifyConfig(ctx context.Context, merged *kernel.Merged, confi
 	if err := kernel.VerifyError(merged, final, notes); err != nil {
 		return b.explainLost(ctx, err, merged)
 	}
+	if err := b.readsRoot(final); err != nil {
+		return err
+	}
 	report, err := kernel.Check(final, b.recipe.Kernel.Require...)
 	if err != nil {
 		return fmt.Errorf("%s: kernel.require: %w", b.name(), err)
 	}
 	return report.Err()
+}
+
+// readsRoot checks that a kernel can read the root as it is compressed. One
+// that cannot finds that out at its boot only.
+func (b *Builder) readsRoot(config *kernel.Config) error {
+	symbols := map[string][]string{"lz4": {"EROFS_FS_ZIP"}, "zstd": {"EROFS_FS_ZIP", "EROFS_FS_ZIP_ZSTD"}}
+	algorithm := b.recipe.Root.Compression
+	for _, symbol := range symbols[algorithm] {
+		if config.Value(symbol) != "y" {
+			return fault.Errorf(fault.Verification, "%s: root.compression is %s, and the kernel's .config has no CONFIG_%s=y", b.name(), algorithm, symbol).
+				Hintf("add it to a fragment of the recipe, or leave root.compression out")
+		}
+	}
+	return nil
 }
 
 // kernelStep runs one of the kernel's two scripts on the recipe's source and

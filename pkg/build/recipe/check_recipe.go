@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/kernel"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/erofs"
 )
 
 // Smallest sizes that make sense: a kernel with its initramfs does not start
@@ -56,6 +57,7 @@ func checkRecipe(doc *document, r *Recipe) error {
 	users := checkUsers(c, r.Users)
 	checkFiles(c, r.Files, users)
 	if c.given("vm") {
+		checkRoot(c, r.Root)
 		c.mebibytes("vm.memory", r.VM.Memory, minMemory)
 		c.between("vm.cpus", r.VM.CPUs, 1, 64)
 		c.mebibytes("vm.data", r.VM.Data, minData)
@@ -75,6 +77,20 @@ func (c *check) architecture(where, arch string) {
 		c.failf(where, "unknown architecture %q, did you mean %q?", arch, "arm64")
 	default:
 		c.oneOf(where, "architecture", arch, architectures[:]...)
+	}
+}
+
+func checkRoot(c *check, r Root) {
+	if c.given("root.compression") {
+		c.oneOf("root.compression", "compression", r.Compression, erofs.Algorithms()...)
+	} else if r != (Root{}) {
+		c.failf("root", "root has no compression, which its level and cluster are for; it is one of %s", strings.Join(erofs.Algorithms(), ", "))
+	}
+	if c.given("root.level") {
+		c.between("root.level", r.Level, 1, erofs.MaxLevel)
+	}
+	if c.given("root.cluster") && (r.Cluster < erofs.BlockSize || r.Cluster > erofs.MaxClusterSize || r.Cluster%erofs.BlockSize != 0) {
+		c.failf("root.cluster", "root.cluster is %s, allowed are multiples of %s to %s", r.Cluster, Size(erofs.BlockSize), Size(erofs.MaxClusterSize))
 	}
 }
 

@@ -60,6 +60,8 @@ type Recipe struct {
 	// Files are the recipe's own, laid over those of the packages.
 	Files []File `yaml:"files,omitempty"`
 
+	// Root is how the image of the root file system is written.
+	Root Root `yaml:"root,omitempty"`
 	// VM is the machine's size.
 	VM VM `yaml:"vm"`
 	// Services are the programs the guest supervises.
@@ -132,6 +134,20 @@ type File struct {
 	// Mode is octal in quotes: "0644" by default, "0755" for a directory.
 	Mode string `yaml:"mode,omitempty"`
 	User string `yaml:"user,omitempty"` // owner, root by default
+}
+
+// Root is how the image of the root file system is written.
+type Root struct {
+	// Compression of files is zstd or lz4; by default there is none. The
+	// kernel has to have CONFIG_EROFS_FS_ZIP, for zstd also
+	// CONFIG_EROFS_FS_ZIP_ZSTD.
+	Compression string `yaml:"compression,omitempty"`
+	// Level is from 1, the fastest to write, to 4, the smallest image; 2 by
+	// default.
+	Level int `yaml:"level,omitempty"`
+	// Cluster is the most that is read and decompressed at once, a multiple of
+	// 4KiB up to 1MiB; 64KiB by default.
+	Cluster Size `yaml:"cluster,omitempty"`
 }
 
 // VM is the machine's size.

@@ -1,16 +1,20 @@
-// Package erofs writes a tree as an EROFS image: read-only, uncompressed,
+// Package erofs writes a tree as an EROFS image: read-only, compressed or not,
 // blocks of 4096 bytes, the same bytes for the same tree.
 //
 // A rootfs.Tree comes in; an image that the kernel, fsck.erofs and dump.erofs
-// accept goes out, sparse where contents are zeros. Everything is placed
-// before the first byte is written; contents are then read once and streamed.
-// The package mounts nothing and needs no rights.
+// accept goes out, sparse where contents are zeros. Contents are read once and
+// streamed. The package mounts nothing and needs no rights.
 //
 // The image holds the superblock, then the full blocks of files and
 // directories in the order of paths, then the inodes in the same order, each
 // with its attributes and, where there is room, the rest of its contents that
 // is less than a block. The format is the one of the kernel's
 // fs/erofs/erofs_fs.h.
+//
+// Without compression everything is placed before the first byte is written.
+// With it, files are compressed in pieces of 2 MiB by as many goroutines as
+// there are processors; where a piece begins depends on the file alone, so the
+// bytes do not depend on their number.
 package erofs
 
 import (
@@ -41,6 +45,8 @@ type Options struct {
 	// UUID of the file system. All zero derives one from the contents, so
 	// that two images have the same UUID exactly when they are the same.
 	UUID [16]byte
+	// Compression of files; the zero value is none.
+	Compression Compression
 }
 
 // Info describes an image written.
@@ -55,6 +61,11 @@ func Write(ctx context.Context, f File, t *rootfs.Tree, o Options) (Info, error)
 	if o.Epoch < 0 {
 		return Info{}, fault.Errorf(fault.Usage, "erofs: time %d is before 1970", o.Epoch)
 	}
+	c, err := o.Compression.withDefaults()
+	if err != nil {
+		return Info{}, fmt.Errorf("erofs: %w", err)
+	}
+	o.Compression = c
 	p, err := newPlan(t)
 	if err != nil {
 		return Info{}, fmt.Errorf("erofs: %w", err)
@@ -62,15 +73,19 @@ func Write(ctx context.Context, f File, t *rootfs.Tree, o Options) (Info, error)
 	if err := f.Truncate(0); err != nil {
 		return Info{}, fmt.Errorf("erofs: %w", err)
 	}
-	size := int64(p.blocks) * BlockSize
-	if err := f.Truncate(size); err != nil {
-		return Info{}, fmt.Errorf("erofs: %w", err)
-	}
 	w := newWriter(ctx, f, p, o.Epoch)
-	if err := w.write(); err != nil {
+	if c.Algorithm == "" {
+		err = w.write()
+	} else {
+		err = w.compress(c)
+	}
+	if err != nil {
 		return Info{}, fmt.Errorf("erofs: %w", err)
 	}
-	info := Info{Size: size, UUID: o.UUID}
+	info := Info{Size: int64(p.blocks) * BlockSize, UUID: o.UUID}
+	if err := f.Truncate(info.Size); err != nil {
+		return Info{}, fmt.Errorf("erofs: %w", err)
+	}
 	sb := p.superblock(o)
 	if info.UUID == ([16]byte{}) {
 		info.UUID = w.contentUUID(sb)

@@ -16,6 +16,16 @@ const (
 	compatChecksum = 1
 	compatMtime    = 2 // the one time of an inode is that of its contents
 
+	superBlockBits  = 12
+	superInodes     = 40
+	superIncompat   = 80
+	superAlgorithms = 84
+	superSize       = 128
+
+	incompatPadding  = 0x1 // compressed data ends with its last block
+	incompatClusters = 0x2 // and has any number of them; configurations follow the superblock
+	incompatInline   = 0x10
+
 	slot          = 32 // a node number counts units of this
 	compactInode  = 32
 	extendedInode = 64
@@ -34,12 +44,13 @@ func (p *plan) superblock(o Options) []byte {
 	le := binary.LittleEndian
 	le.PutUint32(b, superMagic)
 	le.PutUint32(b[8:], compatChecksum|compatMtime)
-	b[12] = 12 // 1 << 12 = BlockSize
+	b[superBlockBits] = 12 // 1 << 12 = BlockSize
 	le.PutUint16(b[14:], uint16(p.nodes[0].nid()))
 	le.PutUint64(b[16:], p.inodes)
 	le.PutUint64(b[24:], uint64(o.Epoch))
 	le.PutUint32(b[36:], p.blocks)
-	le.PutUint32(b[40:], p.meta)
+	le.PutUint32(b[superInodes:], p.meta)
+	o.Compression.describe(b)
 	return b
 }
 
@@ -55,6 +66,9 @@ func (n *node) encodeInode(e rootfs.Entry, epoch int64, serial uint32) []byte {
 	format := uint16(layoutPlain)
 	if n.inline {
 		format = layoutInline
+	}
+	if n.compressed {
+		format = layoutCompact
 	}
 	data := n.data
 	if e.IsDevice() {

@@ -34,11 +34,17 @@ type node struct {
 	kind     byte
 	extended bool
 	inline   bool // the part of a block at the end is with the inode
-	links    uint32
-	xattrs   int    // bytes
-	size     int64  // of the contents
-	at       int64  // from the first block of the inodes, bytes
-	data     uint32 // first block of the contents
+	// compressed contents have an index with the inode and, if inline is set,
+	// the data of the last extent, of that many bytes; data is how many
+	// blocks they have.
+	compressed bool
+	index      int32
+	end        int32
+	links      uint32
+	xattrs     int    // bytes
+	size       int64  // of the contents
+	at         int64  // from the first block of the inodes, bytes
+	data       uint32 // first block of the contents
 }
 
 func (n *node) nid() uint64 { return uint64(n.at / slot) }
@@ -50,10 +56,18 @@ func (n *node) inodeSize() int {
 	return compactInode
 }
 
+// rest is how much of the contents can be with the inode.
+func (n *node) rest() int64 {
+	if n.compressed {
+		return int64(n.end)
+	}
+	return n.size % BlockSize
+}
+
 // tail is how much of the contents is with the inode.
 func (n *node) tail() int {
 	if n.inline {
-		return int(n.size % BlockSize)
+		return int(n.rest())
 	}
 	return 0
 }
@@ -62,6 +76,12 @@ func (n *node) tail() int {
 func (n *node) fullBlocks() int64 {
 	return (n.size - int64(n.tail()) + BlockSize - 1) / BlockSize
 }
+
+// Kinds of inodes.
+const (
+	direntFile = 1
+	direntDir  = 2
+)
 
 func newPlan(t *rootfs.Tree) (*plan, error) {
 	p := &plan{tree: t, nodes: make([]node, 0, t.Len()+1), children: map[int32][]child{}}
@@ -98,7 +118,7 @@ func newPlan(t *rootfs.Tree) (*plan, error) {
 		}
 		p.children[parent] = append(p.children[parent], child{e.Path, id})
 	}
-	return p, p.place()
+	return p, nil
 }
 
 // add adds an inode with all that is known of it on its own.
@@ -130,25 +150,55 @@ func (p *plan) add(e rootfs.Entry, parent int32, links uint32) error {
 func (p *plan) place() error {
 	at, data := int64(0), int64(1) // the superblock has the first block
 	for i := range p.nodes {
-		n := &p.nodes[i]
-		if n.kind == 2 {
-			n.size = dirSize(p.names(int32(i)))
-			n.extended = n.extended || n.size > math.MaxUint32
-		}
-		n.extended = n.extended || n.links > math.MaxUint16
+		n := p.complete(i)
 		at = n.place(at)
-		if blocks := n.fullBlocks(); blocks > 0 {
-			if data+blocks+at/BlockSize >= math.MaxUint32 {
-				return fault.Errorf(fault.Usage, "%s: the tree is larger than an image of 2³² blocks of %d bytes", n.path, BlockSize)
-			}
-			n.data = uint32(data)
-			data += blocks
+		var err error
+		if data, err = n.placeData(data, at); err != nil {
+			return err
 		}
 	}
+	p.end(data, at)
+	return nil
+}
+
+// complete is a node with what is known of it only when all are there.
+func (p *plan) complete(i int) *node {
+	n := &p.nodes[i]
+	if n.kind == direntDir {
+		n.size = dirSize(p.names(int32(i)))
+		n.extended = n.extended || n.size > math.MaxUint32
+	}
+	n.extended = n.extended || n.links > math.MaxUint16
+	return n
+}
+
+// placeData puts contents that are not compressed at a block and returns the
+// next one. The inodes so far have that many bytes.
+func (n *node) placeData(block, inodes int64) (next int64, err error) {
+	blocks := n.fullBlocks()
+	if blocks == 0 {
+		return block, nil
+	}
+	if err := n.room(block+blocks, inodes); err != nil {
+		return 0, err
+	}
+	n.data = uint32(block)
+	return block + blocks, nil
+}
+
+// room checks that an image can be as large.
+func (n *node) room(blocks, inodes int64) error {
+	if blocks+inodes/BlockSize >= math.MaxUint32 {
+		return fault.Errorf(fault.Usage, "%s: the tree is larger than an image of 2³² blocks of %d bytes", n.path, BlockSize)
+	}
+	return nil
+}
+
+// end says where the inodes are and how large the image is.
+func (p *plan) end(data, inodes int64) {
 	p.inodes = uint64(len(p.nodes))
 	p.meta = uint32(data)
-	p.blocks = uint32(data + (at+BlockSize-1)/BlockSize)
-	return nil
+	p.blocks = uint32(data + (inodes+BlockSize-1)/BlockSize)
 }
 
 // place puts an inode at or after a position and returns where the next one
@@ -158,7 +208,7 @@ func (n *node) place(at int64) (next int64) {
 	if at%BlockSize+size > BlockSize {
 		at = (at + BlockSize - 1) / BlockSize * BlockSize
 	}
-	head, tail := size+int64(n.xattrs), n.size%BlockSize
+	head, tail := size+int64(n.xattrs)+int64(n.index), n.rest()
 	if tail > 0 {
 		room := BlockSize - (at+head)%BlockSize
 		if room >= tail {

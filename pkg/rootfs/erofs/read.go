@@ -16,11 +16,12 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
-// batch is how many names of a directory are read at once. A directory may
+// namesAtOnce is how many names of a directory are read at once. A directory may
 // claim any number of them.
-const batch = 1024
+const namesAtOnce = 1024
 
-// Read reads an uncompressed image into a tree, within rootfs.DefaultLimits.
+// Read reads an image into a tree, within rootfs.DefaultLimits, also one whose
+// files are compressed with zstd, lz4 or deflate.
 // The tree's contents read from r when they are opened, so r must stay open as
 // long as the tree is used. Damage, and what is not supported, is an error of
 // class fault.Source that names the path it was found at.
@@ -32,11 +33,15 @@ func read(ctx context.Context, r io.ReaderAt, limits rootfs.Limits) (*rootfs.Tre
 	if err := checkSuper(r); err != nil {
 		return nil, fmt.Errorf("erofs: %w", err)
 	}
-	image, err := goerofs.Open(r)
+	z, err := newZImage(r)
 	if err != nil {
 		return nil, fmt.Errorf("erofs: %w", explain(err))
 	}
-	w := walk{ctx: ctx, image: image, tree: rootfs.New(), budget: rootfs.NewBudget(limits), first: map[int64]string{}}
+	image, err := goerofs.Open(uncompressed{r})
+	if err != nil {
+		return nil, fmt.Errorf("erofs: %w", explain(err))
+	}
+	w := walk{ctx: ctx, image: image, z: z, tree: rootfs.New(), budget: rootfs.NewBudget(limits), first: map[int64]string{}}
 	root, err := fs.Stat(image, rootfs.Root)
 	if err == nil {
 		err = w.add(rootfs.Root, root)
@@ -59,8 +64,7 @@ var unsupported = []struct {
 	bits uint32
 	name string
 }{
-	{0x1, "compression"}, {0x2, "compression"}, {0x8, "data on other devices"}, {0x10, "compression (ztailpacking)"},
-	{0x80, "block numbers of 48 bits"}, {0x100, "a metabox"},
+	{0x8, "data on other devices, or a second compression"}, {0x80, "block numbers of 48 bits"}, {0x100, "a metabox"},
 }
 
 // checkSuper says why an image cannot be read, better than the reader could.
@@ -73,20 +77,21 @@ func checkSuper(r io.ReaderAt) error {
 	if le.Uint32(sb) != superMagic {
 		return fault.Errorf(fault.Source, "there is no magic number: not an EROFS image")
 	}
-	const incompat, algorithms, blockBits, blockCount = 80, 84, 12, 36
+	const blockCount = 36
+	features := le.Uint32(sb[superIncompat:])
 	for _, f := range unsupported {
-		if le.Uint32(sb[incompat:])&f.bits != 0 {
+		if features&f.bits != 0 {
 			return notSupported("%s is not supported", f.name)
 		}
 	}
-	if le.Uint16(sb[algorithms:]) != 0 {
-		return notSupported("compression is not supported")
+	if known := uint16(1<<algorithmLZ4 | 1<<algorithmDeflate | 1<<algorithmZstd); features&incompatClusters != 0 && le.Uint16(sb[superAlgorithms:])&^known != 0 {
+		return notSupported("compression with other than zstd, lz4 and deflate is not supported")
 	}
 	// A file cut short is found here, not at the first use of what is gone.
-	if sb[blockBits] > 16 {
-		return fault.Errorf(fault.Source, "blocks of 1 << %d bytes", sb[blockBits])
+	if sb[superBlockBits] > 16 {
+		return fault.Errorf(fault.Source, "blocks of 1 << %d bytes", sb[superBlockBits])
 	}
-	end := int64(le.Uint32(sb[blockCount:])) << sb[blockBits]
+	end := int64(le.Uint32(sb[blockCount:])) << sb[superBlockBits]
 	if _, err := r.ReadAt(sb[:1], max(end, 1)-1); errors.Is(err, io.EOF) {
 		return fault.Errorf(fault.Source, "the image ends before byte %d", end)
 	} else if err != nil {
@@ -115,6 +120,7 @@ func explain(err error) error {
 type walk struct {
 	ctx    context.Context
 	image  fs.FS
+	z      *zImage
 	tree   *rootfs.Tree
 	budget *rootfs.Budget
 	first  map[int64]string // first name of each directory, and of each inode that has several
@@ -133,7 +139,7 @@ func (w *walk) directory(name string) error {
 		return fault.Errorf(fault.Internal, "%.255s: the reader gives %T for a directory", name, opened)
 	}
 	for {
-		list, err := dir.ReadDir(batch)
+		list, err := dir.ReadDir(namesAtOnce)
 		for _, d := range list {
 			if err := w.child(name, d); err != nil {
 				return err
@@ -176,7 +182,7 @@ func (w *walk) add(name string, info fs.FileInfo) error {
 	if info.Size() < 0 || stat.Mode.Type() != info.Mode().Type() {
 		return fault.Errorf(fault.Source, "%.255s: inode %d is %v of %d bytes, its directory has it as %v", name, stat.Ino, stat.Mode, uint64(info.Size()), info.Mode().Type())
 	}
-	e, err := entry(w.image, name, info, stat)
+	e, err := w.entry(name, info, stat)
 	if err == nil {
 		err = w.budget.Entry(e)
 	}
@@ -201,7 +207,7 @@ func (w *walk) add(name string, info fs.FileInfo) error {
 	return w.tree.Add(e)
 }
 
-func entry(image fs.FS, name string, info fs.FileInfo, stat *goerofs.Stat) (rootfs.Entry, error) {
+func (w *walk) entry(name string, info fs.FileInfo, stat *goerofs.Stat) (rootfs.Entry, error) {
 	// go-erofs gives the type as Go has it and the other bits as the inode
 	// has them.
 	const regular = 0o100000
@@ -215,11 +221,16 @@ func entry(image fs.FS, name string, info fs.FileInfo, stat *goerofs.Stat) (root
 		// ACLs, with a dot.
 		e.Xattrs[strings.TrimSuffix(key, ".")] = []byte(value)
 	}
+	compressed := stat.InodeLayout<<1 == layoutFull || stat.InodeLayout<<1 == layoutCompact
 	switch {
+	case e.IsRegular() && info.Size() > 0 && compressed:
+		e.Size, e.Content = info.Size(), zContent{w.z, stat.Ino, info.Size()}
 	case e.IsRegular() && info.Size() > 0:
-		e.Size, e.Content = info.Size(), imageFile{image, name}
+		e.Size, e.Content = info.Size(), imageFile{w.image, name}
+	case compressed && info.Size() > 0:
+		return e, notSupported("compressed, which is supported of files only")
 	case e.IsSymlink():
-		links, ok := image.(fs.ReadLinkFS)
+		links, ok := w.image.(fs.ReadLinkFS)
 		if !ok {
 			return e, errors.New("the reader gives no link targets")
 		}
@@ -240,4 +251,21 @@ type imageFile struct {
 	name  string
 }
 
-func (f imageFile) Open() (io.ReadCloser, error) { return f.image.Open(f.name) }
+func (f imageFile) Open() (io.ReadCloser, error) {
+	file, err := f.image.Open(f.name)
+	if err != nil {
+		return nil, explain(err)
+	}
+	return classed{file}, nil
+}
+
+// classed is a file whose errors have their class.
+type classed struct{ fs.File }
+
+func (c classed) Read(p []byte) (int, error) {
+	n, err := c.File.Read(p)
+	if err != nil && err != io.EOF {
+		err = explain(err)
+	}
+	return n, err
+}

@@ -2,6 +2,8 @@ package erofs
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,13 +96,36 @@ func FuzzRead(f *testing.F) {
 	f.Add(whole)
 	f.Add(whole[:1100])
 	f.Add(loop(f))
+	for _, name := range Algorithms() {
+		tree := rootfs.New()
+		for i, b := range [][]byte{bytes.Repeat([]byte("0123456789abcdef"), 3000), []byte(strings.Repeat("one two ", 300)), make([]byte, 100_000)} {
+			if err := tree.Add(rootfs.Regular(fmt.Sprint(i), 0o644, b)); err != nil {
+				f.Fatal(err)
+			}
+		}
+		path, _ := write(f, tree, Options{Compression: Compression{Algorithm: name, ClusterSize: BlockSize}})
+		b, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tree, err := Read(t.Context(), bytes.NewReader(b))
 		if err != nil {
 			return
 		}
-		if _, err := rootfs.Diff(t.Context(), tree, rootfs.New()); err != nil {
-			t.Fatal(err)
+		for e := range tree.All() {
+			if !e.IsRegular() {
+				continue
+			}
+			in, err := e.Open()
+			if err != nil {
+				continue
+			}
+			// An image of a few bytes may say that a file is huge.
+			_, _ = io.CopyN(io.Discard, in, 1<<20)
+			_ = in.Close()
 		}
 	})
 }

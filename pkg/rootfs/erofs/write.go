@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"hash"
 
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/internal/blocks"
 )
 
@@ -29,6 +30,12 @@ func newWriter(ctx context.Context, f File, p *plan, epoch int64) *writer {
 }
 
 func (w *writer) write() error {
+	if err := w.p.place(); err != nil {
+		return err
+	}
+	if err := w.f.Truncate(int64(w.p.blocks) * BlockSize); err != nil {
+		return err
+	}
 	for i := range w.p.nodes {
 		if err := w.ctx.Err(); err != nil {
 			return err
@@ -45,9 +52,19 @@ func (w *writer) write() error {
 
 // node writes one inode and its contents.
 func (w *writer) node(i int32) error {
+	e, _ := w.p.tree.Lookup(w.p.nodes[i].path)
+	tail, err := w.contents(i, e)
+	if err != nil {
+		return err
+	}
+	return w.inode(i, e, tail)
+}
+
+// contents writes what of an inode's contents is in blocks of its own, and
+// returns the rest.
+func (w *writer) contents(i int32, e rootfs.Entry) (tail []byte, err error) {
 	n := &w.p.nodes[i]
-	e, _ := w.p.tree.Lookup(n.path)
-	tail := make([]byte, n.tail())
+	tail = make([]byte, n.tail())
 	full := uint64(n.fullBlocks())
 	put := func(block uint64, data []byte) error {
 		if rest := int(full-min(block, full)) * BlockSize; rest < len(data) {
@@ -59,7 +76,6 @@ func (w *writer) node(i int32) error {
 		}
 		return w.put(uint64(n.data)+block, data)
 	}
-	var err error
 	switch {
 	case e.IsRegular():
 		err = w.in.Read(w.ctx, e, put)
@@ -70,16 +86,19 @@ func (w *writer) node(i int32) error {
 		copy(b, e.Link)
 		err = put(0, b)
 	}
-	if err != nil {
-		return err
-	}
+	return tail, err
+}
+
+// inode writes an inode, its attributes and what is behind them.
+func (w *writer) inode(i int32, e rootfs.Entry, behind []byte) error {
+	n := &w.p.nodes[i]
 	xattrs, err := encodeXattrs(e)
 	if err != nil {
 		return err
 	}
 	w.meta = append(w.meta, make([]byte, n.at-w.metaAt-int64(len(w.meta)))...)
 	w.meta = append(w.meta, n.encodeInode(e, w.epoch, uint32(i+1))...)
-	w.meta = append(append(w.meta, xattrs...), tail...)
+	w.meta = append(append(w.meta, xattrs...), behind...)
 	if len(w.meta) > blocks.Chunk {
 		return w.flushMeta()
 	}

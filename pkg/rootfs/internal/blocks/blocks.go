@@ -72,7 +72,7 @@ func (r *Reader) Read(ctx context.Context, e rootfs.Entry, put func(block uint64
 		}
 		whole := (n + Size - 1) / Size * Size
 		clear(r.buf[n:whole])
-		if err := runs(uint64(off/Size), r.buf[:whole], put); err != nil {
+		if err := Runs(uint64(off/Size), r.buf[:whole], put); err != nil {
 			return fmt.Errorf("%s: %w", e.Path, err)
 		}
 		if off += int64(n); off == e.Size {
@@ -81,8 +81,8 @@ func (r *Reader) Read(ctx context.Context, e rootfs.Entry, put func(block uint64
 	}
 }
 
-// runs splits whole blocks into runs without zeros.
-func runs(block uint64, data []byte, put func(uint64, []byte) error) error {
+// Runs splits whole blocks into runs without zeros.
+func Runs(block uint64, data []byte, put func(uint64, []byte) error) error {
 	for len(data) > 0 {
 		n := 0
 		for n < len(data) && !isZero(data[n:n+Size]) {
