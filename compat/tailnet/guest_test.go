@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,55 +13,72 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	engine "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/daemon"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
 // guest is the machine under test.
 type guest struct {
-	t        *testing.T
-	state    string // of the runtime
-	instance *engine.Instance
+	t       *testing.T
+	state   string // of its sovereignd
+	machine *runtime.Machine
 }
 
 // boot starts the bundle, on the data disk of the boot before.
 func (g *guest) boot(ctx context.Context, dir string) {
 	g.t.Helper()
-	report := func(e engine.Event) { g.t.Logf("%-8s %s", e.Phase, e.Text) }
-	r, err := engine.Open(g.state, engine.WithReport(func(_ string, e engine.Event) { report(e) }))
+	if g.machine == nil {
+		g.keep()
+	}
+	report := func(e runtime.Event) { g.t.Logf("%-8s %s", e.Phase, e.Text) }
+	host, err := runtime.Local(g.state)
 	if err != nil {
 		g.t.Fatal(err)
 	}
+	g.t.Cleanup(func() { host.Close() })
 	outbound := true
-	i, err := r.Install(ctx, dir, "", engine.UpOptions{Outbound: &outbound, Restart: engine.RestartNever, Replace: true}, report)
-	if err == nil {
-		i, err = r.Settle(ctx, i.Name())
-	}
+	g.machine, err = host.Install(ctx, dir, "", runtime.UpOptions{Outbound: &outbound, Restart: runtime.RestartNever, Replace: true}, report)
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.instance = i
 	g.t.Cleanup(func() {
 		if g.t.Failed() {
 			g.logs()
 		}
-		// Stopping what is stopped is no error.
-		if _, err := i.Stop(context.Background(), 0); err != nil {
-			g.t.Error(err)
-		}
 	})
 	wait, cancel := context.WithTimeout(ctx, bootDeadline)
 	defer cancel()
-	if err := i.WaitReady(wait, report); err != nil {
+	if _, err := g.machine.WaitReady(wait, report); err != nil {
 		g.t.Fatalf("%v\nhint: %s", err, fault.HintOf(err))
 	}
 }
 
+// keep keeps the machines of the state directory until the test ends, and takes
+// them down then.
+func (g *guest) keep() {
+	g.t.Helper()
+	if err := os.MkdirAll(g.state, 0o700); err != nil {
+		g.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	kept, err := daemon.Start(ctx, daemon.Options{StateDir: g.state, StopMachines: true})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() {
+		cancel()
+		if err := kept(); err != nil {
+			g.t.Error(err)
+		}
+	})
+}
+
 func (g *guest) stop(ctx context.Context) {
 	g.t.Helper()
-	if res, err := g.instance.Stop(ctx, 0); err != nil || res.Forced {
+	if res, err := g.machine.Down(ctx, 0); err != nil || res.Forced {
 		g.t.Fatalf("stop: %+v, %v", res, err)
 	}
 }
@@ -71,40 +87,32 @@ func (g *guest) stop(ctx context.Context) {
 func (g *guest) logs() {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	a, err := g.instance.Agent(ctx)
-	if err != nil {
-		g.t.Log(err)
-		return
-	}
-	defer a.Close()
 	for _, service := range []string{"init", "postgresql", "tailscale"} {
-		log, err := a.Logs(ctx, service, false)
+		var b strings.Builder
+		err := g.machine.Logs(ctx, []string{service}, false, func(l runtime.LogLine) error {
+			fmt.Fprintln(&b, l.Text)
+			return nil
+		})
 		if err != nil {
 			g.t.Log(err)
-			continue
 		}
-		var b strings.Builder
-		if _, err := io.Copy(&b, log); err != nil {
-			g.t.Log(err)
-		}
-		log.Close()
 		g.t.Logf("%s:\n%s", service, b.String()[max(0, b.Len()-16<<10):])
 	}
 }
 
 func (g *guest) url(ctx context.Context) string {
 	g.t.Helper()
-	url, err := g.instance.URL(ctx, 0)
+	c, err := g.machine.Credentials(ctx, 0)
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	return url
+	return c.URL
 }
 
 // setSecret hands a secret of the tailscale service over.
 func (g *guest) setSecret(ctx context.Context, name, value string) {
 	g.t.Helper()
-	if err := g.instance.SetSecret(ctx, engine.SecretRef{Service: "tailscale", Name: name}, value); err != nil {
+	if err := g.machine.SetSecret(ctx, runtime.SecretRef{Service: "tailscale", Name: name}, value); err != nil {
 		g.t.Fatal(err)
 	}
 }
@@ -119,7 +127,7 @@ func (g *guest) waitTailscale(ctx context.Context, warning string) {
 	defer tick.Stop()
 	var last agent.Service
 	for {
-		if s, err := g.instance.Status(ctx); err == nil && s.Guest != nil {
+		if s, err := g.machine.Status(ctx); err == nil && s.Guest != nil {
 			last, _ = s.Guest.Service("tailscale")
 			if last.Healthy && strings.Contains(last.Warning, warning) && (warning == "") == (last.Warning == "") {
 				return
@@ -137,7 +145,7 @@ func (g *guest) waitTailscale(ctx context.Context, warning string) {
 func (g *guest) shell(ctx context.Context, line string) string {
 	g.t.Helper()
 	var out bytes.Buffer
-	code, err := g.instance.Exec(ctx, agent.ExecRequest{Argv: []string{"sh", "-c", line}}, agent.ExecIO{Stdout: &out, Stderr: &out})
+	code, err := g.machine.Exec(ctx, agent.ExecRequest{Argv: []string{"sh", "-c", line}}, agent.ExecIO{Stdout: &out, Stderr: &out})
 	if err != nil || code != 0 {
 		g.t.Fatalf("%s: exit code %d, %v: %s", line, code, err, out.String())
 	}

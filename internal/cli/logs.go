@@ -20,7 +20,7 @@ func (s *session) logsCommand() *cobra.Command {
 		Short: "Print what services have written",
 		Long: `Logs prints the newest part of what services wrote, as the guest keeps it in
 memory: of all services, each line with its service's name, or of those that are
-named. The service init is the guest's own supervisor. With --follow lines come
+named. The service init is sovereign-init's own. With --follow lines come
 as they are written, until Ctrl-C. Control characters are left out. With --json
 each line is an object.
 

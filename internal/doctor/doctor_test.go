@@ -115,7 +115,7 @@ func TestFindings(t *testing.T) {
 		{"QEMU for arm64", "not installed", "apt-get", Warning, func(_ *examiner, d *fakeDriver) error { d.without = "arm64"; return nil }},
 		{"KVM", "/dev/kvm does not exist; guests are emulated", "lets guests use KVM", Warning, func(_ *examiner, d *fakeDriver) error { d.kvm = errors.New("/dev/kvm does not exist"); return nil }},
 		{"KVM", "not known without a kernel", "doctor BUNDLE", Warning, func(*examiner, *fakeDriver) error { return nil }},
-		{"sovereignd", "neither beside", "make", Warning, func(e *examiner, _ *fakeDriver) error {
+		{"sovereignd", "neither beside", "make", Missing, func(e *examiner, _ *fakeDriver) error {
 			e.daemon = func() (string, error) {
 				return "", fault.Errorf(fault.Environment, "sovereignd is neither beside this program nor in PATH").Hintf("build it with make")
 			}

@@ -106,11 +106,11 @@ func (e *examiner) trial(ctx context.Context) (vm.Machine, error) {
 	return m, nil
 }
 
-// sovereignd is needed by up and what follows from it, not by run.
+// sovereignd keeps every machine.
 func (e *examiner) sovereignd() {
 	path, err := e.daemon()
 	if err != nil {
-		e.fail(ForRun, "sovereignd", Warning, err)
+		e.fail(ForRun, "sovereignd", Missing, err)
 		return
 	}
 	e.add(ForRun, "sovereignd", OK, path, "")

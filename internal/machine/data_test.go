@@ -153,8 +153,8 @@ func TestAnotherDataDisk(t *testing.T) {
 	}
 }
 
-// A supervised machine waits for its disk, and goes on when it is back.
-func TestSupervisedDataDisk(t *testing.T) {
+// A machine that is wanted up waits for its disk, and goes on when it is back.
+func TestWantedDataDisk(t *testing.T) {
 	f, i := silent(t, "quick")
 	format(t, i.dataPath(), 7)
 	ready := &agent.Status{State: agent.StateReady, Data: &agent.Data{}}

@@ -157,7 +157,7 @@ func TestDecideOverTime(t *testing.T) {
 	}
 }
 
-// host is what a supervisor has to do with, in a test's time.
+// host is what a keeper has to do with, in a test's time.
 type host struct {
 	clock time.Time
 	boot  string

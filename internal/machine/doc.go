@@ -20,7 +20,7 @@
 //	machine.log     what the hypervisor printed (.1 likewise)
 //	machine.lock    locked by the hypervisor as long as it lives
 //	agent.sock      the way to the guest's agent, one session at a time
-//	guest.sock      the supervisor's session with it, shared
+//	guest.sock      sovereignd's session with it, shared
 //	control.sock    the runtime's way to QEMU
 //	qmp.sock        the same for people and their programs
 //	slots/a, b      installed bundles

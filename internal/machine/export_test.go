@@ -9,7 +9,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// What the tests of package supervisor over fake machines use.
+// What the tests of sovereignd over fake machines use.
 
 // OpenFake opens a state directory whose machines are fakes.
 func OpenFake(state string) (*Runtime, error) {

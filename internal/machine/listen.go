@@ -11,31 +11,32 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/flock"
+	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// superviseLimit is how long a new supervisor waits for an old one that is
+// keepLimit is how long a new sovereignd waits for an old one that is
 // about to end.
-const superviseLimit = 10 * time.Second
+const keepLimit = 10 * time.Second
 
-// keeperLock is the name of sovereignd's lock.
+// keeperLock is the name of sovereignd's lock, as older versions know it.
 const keeperLock = ".supervisor"
 
-// Supervise makes the caller the one supervisor of the state directory and
-// listens at SupervisorSocket. Closing the listener ends that. While another
-// program is the supervisor, it is an error of class fault.Usage.
-func (r *Runtime) Supervise(ctx context.Context) (*Listener, error) {
-	limit, cancel := context.WithTimeout(ctx, superviseLimit)
+// Keep makes the caller the one sovereignd of the state directory and listens at
+// its socket. Closing the listener ends that. While another program is it, that is
+// an error of class fault.Usage.
+func (r *Runtime) Keep(ctx context.Context) (*Listener, error) {
+	limit, cancel := context.WithTimeout(ctx, keepLimit)
 	defer cancel()
 	unlock, err := lockFile(limit, filepath.Join(r.dir, "locks", keeperLock))
 	if err != nil {
 		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-			return nil, fault.Errorf(fault.Usage, "another sovereignd supervises %s", r.dir).
+			return nil, fault.Errorf(fault.Usage, "another sovereignd keeps the machines of %s", r.dir).
 				Hintf("end that one first, or let it do the work")
 		}
 		return nil, err
 	}
-	l, err := listen(filepath.Join(r.dir, SupervisorSocket))
+	l, err := listen(filepath.Join(r.dir, sovereignd.Socket))
 	if err != nil {
 		unlock()
 		return nil, err
@@ -63,7 +64,7 @@ func (r *Runtime) kept() (bool, error) {
 	return !free, err
 }
 
-// ListenGuest listens at GuestSocket of an instance. Only its supervisor may.
+// ListenGuest listens at GuestSocket of an instance. Only sovereignd may.
 func (i *Instance) ListenGuest() (*Listener, error) {
 	return listen(filepath.Join(i.dir, GuestSocket))
 }

@@ -75,7 +75,7 @@ func operateOn(state string, n int, verb, dir string) error {
 
 func newFakeHV(mode string) machinetest.HV { return machinetest.New(mode) }
 
-// settle does what a supervisor does, until the instance is as wanted.
+// settle does what a keeper does, until the instance is as wanted.
 func settle(ctx context.Context, r *Runtime) error {
 	for {
 		i, err := r.Instance(ctx, "sql")

@@ -74,7 +74,7 @@ const sharedLimit = 2 * time.Second
 
 // shared opens a stream of sovereignd's session. Where there is a
 // sovereignd, its socket is waited for: a session of one's own would keep the
-// supervisor from the guest.
+// sovereignd from the guest.
 func (i *Instance) shared(ctx context.Context) (net.Conn, error) {
 	conn, err := i.dialGuest(ctx)
 	if err == nil || i.rec.Wanted != Up {

@@ -59,7 +59,7 @@ type Step struct {
 
 // Step brings an instance one step nearer to what is wanted of it, under its
 // lock; the comment of the package has the table. Every step begins at what is
-// on the disk, so that a supervisor may be killed at any moment, and another
+// on the disk, so that a sovereignd may be killed at any moment, and another
 // goes on. An instance that is not there is fs.ErrNotExist.
 //
 // A start that has begun is not given up when ctx ends; a shutdown goes on in

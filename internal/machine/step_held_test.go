@@ -10,7 +10,7 @@ import (
 	"github.com/sovereign-build/sovereign/internal/machine/machinetest"
 )
 
-// A supervised machine whose guest says nothing, and that is in the mode.
+// A machine whose guest says nothing, and that is in the mode.
 func silent(t *testing.T, mode string) (*fixture, *Instance) {
 	t.Helper()
 	f := setup(t, mode)

@@ -11,7 +11,7 @@ import (
 )
 
 // Update copies the bundle in dir into the slot that is not active and writes
-// down that it is to be tried: a supervisor restarts the machine into it, and
+// down that it is to be tried: sovereignd restarts the machine into it, and
 // commits it when its services become healthy within limit (0:
 // runtime.DefaultTrialLimit, at most a day) and stay so for half a minute, or else goes
 // back. An optional service counts if it is healthy now. An instance that is

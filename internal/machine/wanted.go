@@ -115,7 +115,3 @@ func (in *installed) check() error {
 	}
 	return nil
 }
-
-// SupervisorSocket is the file in the state directory at which its supervisor
-// listens. A connection, without a word, makes it look at every instance.
-const SupervisorSocket = "sovereignd.sock"

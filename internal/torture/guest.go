@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
+
 	"path/filepath"
 	"regexp"
 	"strconv"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	engine "github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -75,7 +76,7 @@ func (m *machine) refer(ctx context.Context, a *engine.Agent, service, kind, nam
 		text, err := a.Secret(ctx, service, name+".crt")
 		path := filepath.Join(m.dir, name+".crt")
 		if err == nil {
-			err = os.WriteFile(path, []byte(text), 0o600)
+			err = atomicfile.Write(path, []byte(text), 0o600)
 		}
 		return escapeAll(path), err
 	}

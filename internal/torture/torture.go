@@ -55,7 +55,7 @@ func families() []family {
 		{"cuts", "power cuts in the first boot, under load and in recovery", runCuts, false},
 		{"control", "power cuts with a disk that ignores flushes: losses must be seen", runControl, false},
 		{"kills", "processes killed in the guest, connections dropped", runKills, false},
-		{"supervisor", "sovereignd and supervised machines killed", runSupervisor, false},
+		{"supervisor", "sovereignd and its machines killed", runSovereignd, false},
 		{"update", "kills in the middle of updates", runUpdate, false},
 		{"network", "24 hours of an unsteady network, compressed", runNetwork, false},
 		{"full", "a full data disk", runFull, false},

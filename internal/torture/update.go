@@ -16,7 +16,7 @@ import (
 
 // updater is the family's state.
 type updater struct {
-	*supervised
+	*kept
 	rng *rand.Rand
 	// target is each bundle by what it is.
 	one, two, broken target
@@ -113,7 +113,7 @@ func newUpdater(ctx context.Context, l *lab) (*updater, error) {
 	if err != nil {
 		return nil, err
 	}
-	if u.supervised, err = l.supervise(ctx, "update"); err != nil {
+	if u.kept, err = l.keep(ctx, "update"); err != nil {
 		return nil, err
 	}
 	begin := time.Now()
@@ -130,7 +130,7 @@ func newUpdater(ctx context.Context, l *lab) (*updater, error) {
 }
 
 func (u *updater) updateCommand(ctx context.Context, t target) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, u.l.command(), "update", supervisedName, t.dir)
+	cmd := exec.CommandContext(ctx, u.l.command(), "update", keptName, t.dir)
 	cmd.Env = append(os.Environ(), "XDG_STATE_HOME="+u.home)
 	return cmd
 }

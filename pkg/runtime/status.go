@@ -18,7 +18,7 @@ const (
 	Stopped State = "stopped"
 	// Exited: it ended by itself, by a kernel panic or a power cut.
 	Exited State = "exited"
-	// Restarting: it is wanted up, and its supervisor starts it, at once or
+	// Restarting: it is wanted up, and sovereignd starts it, at once or
 	// after a pause. Status.Message says what it waits for, if it cannot start.
 	Restarting State = "restarting"
 	// GaveUp: it is wanted up and ended too often; Status.Message has the last

@@ -113,7 +113,7 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 	if info, ok := debug.ReadBuildInfo(); ok && o.Version == "" {
 		o.Version = info.Main.Version
 	}
-	l, err := r.Supervise(ctx)
+	l, err := r.Keep(ctx)
 	if err != nil {
 		return err
 	}

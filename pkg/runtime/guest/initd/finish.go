@@ -21,7 +21,7 @@ const (
 	// logLimit is how long the logs' last lines may take.
 	logLimit = 5 * time.Second
 	// hangLimit is what a service may take beyond its own stop time: leftovers
-	// and what hangs in the kernel; see package supervise.
+	// and what hangs in the kernel; see package services.
 	hangLimit = 45 * time.Second
 )
 
@@ -31,9 +31,9 @@ func (g *guest) runServices(ctx context.Context, s spec.Spec, beside func()) {
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan struct{})
-	go func() { defer close(ended); g.sup.Run(serving) }()
+	go func() { defer close(ended); g.manager.Run(serving) }()
 	beside()
-	g.logsOpen.Go(func() { g.openLogs(g.sup, s) }) // until then they keep their lines in memory
+	g.logsOpen.Go(func() { g.openLogs(g.manager, s) }) // until then they keep their lines in memory
 	go g.watchData(ctx)
 	<-g.stop
 	// A frozen file system would hold every service that writes.

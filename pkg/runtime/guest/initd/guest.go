@@ -17,8 +17,8 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/datadisk"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/services"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/supervise"
 )
 
 // initLog is the name under which the agent gives init's own log.
@@ -29,7 +29,7 @@ type guest struct {
 	c        *console
 	phases   *phases
 	line     cmdline.Line
-	runner   *supervise.Runner
+	runner   *services.Runner
 	stop     chan struct{} // closed when the machine is to go off
 	stopOnce sync.Once
 	logsOpen sync.WaitGroup                       // opens the logs' files
@@ -46,11 +46,11 @@ type guest struct {
 	mu        sync.Mutex
 	name      string
 	mount     string
-	device    string                // of the data disk; "" before it is mounted
-	sup       *supervise.Supervisor // nil before the services start
-	stopLimit time.Duration         // of the services
-	failed    string                // why they never will
-	troubles  map[string]string     // what else is wrong, by topic
+	device    string            // of the data disk; "" before it is mounted
+	manager   *services.Manager // nil before the services start
+	stopLimit time.Duration     // of the services
+	failed    string            // why they never will
+	troubles  map[string]string // what else is wrong, by topic
 	clock     agent.Clock
 	bootMS    int64
 	files     []*logs.Log
@@ -98,9 +98,9 @@ func (g *guest) setData(device string) {
 	g.device = device
 }
 
-func (g *guest) setSupervisor(s *supervise.Supervisor) {
+func (g *guest) setServices(s *services.Manager) {
 	g.mu.Lock()
-	g.sup = s
+	g.manager = s
 	g.mu.Unlock()
 	g.news.tell()
 	g.noteReady() // a spec without services is ready at once
@@ -148,7 +148,7 @@ func (g *guest) trouble(topic string, err error) {
 	}
 }
 
-// serviceNote is told by the supervisor when a service changes.
+// serviceNote is told by the services when a service changes.
 func (g *guest) serviceNote(text string) {
 	g.c.note("%s", text)
 	g.noteReady()
@@ -157,12 +157,12 @@ func (g *guest) serviceNote(text string) {
 // noteReady takes the boot time when the guest is ready for the first time.
 func (g *guest) noteReady() {
 	g.mu.Lock()
-	sup := g.sup
+	manager := g.manager
 	g.mu.Unlock()
-	if sup == nil {
+	if manager == nil {
 		return
 	}
-	if state, _ := sup.State(); state != agent.StateReady {
+	if state, _ := manager.State(); state != agent.StateReady {
 		return
 	}
 	g.mu.Lock()
@@ -202,9 +202,9 @@ func (g *guest) Status() agent.Status {
 	if g.device != "" {
 		s.Data = dataRoom(g.mount)
 	}
-	if g.sup != nil {
-		s.State, s.Message = g.sup.State()
-		s.Services = g.sup.Services()
+	if g.manager != nil {
+		s.State, s.Message = g.manager.State()
+		s.Services = g.manager.Services()
 	}
 	if g.failed != "" {
 		s.State, s.Message = agent.StateFailed, g.failed
@@ -235,11 +235,11 @@ func (g *guest) Status() agent.Status {
 
 // Secret implements agent.Backend.
 func (g *guest) Secret(ctx context.Context, service, name string) (string, error) {
-	sup, err := g.supervisor()
+	manager, err := g.services()
 	if err != nil {
 		return "", err
 	}
-	return sup.Secret(ctx, service, name)
+	return manager.Secret(ctx, service, name)
 }
 
 // Logs implements agent.Backend.
@@ -247,24 +247,24 @@ func (g *guest) Logs(ctx context.Context, service string, follow bool) (io.ReadC
 	if service == initLog {
 		return g.c.log.Reader(ctx, follow), nil
 	}
-	sup, err := g.supervisor()
+	manager, err := g.services()
 	if err != nil {
 		return nil, err
 	}
-	l, err := sup.Log(service)
+	l, err := manager.Log(service)
 	if err != nil {
 		return nil, err
 	}
 	return l.Reader(ctx, follow), nil
 }
 
-func (g *guest) supervisor() (*supervise.Supervisor, error) {
+func (g *guest) services() (*services.Manager, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.sup == nil {
+	if g.manager == nil {
 		return nil, fmt.Errorf("no service was started yet: %w: see the status", fs.ErrNotExist)
 	}
-	return g.sup, nil
+	return g.manager, nil
 }
 
 // Shutdown implements agent.Backend.
@@ -276,7 +276,7 @@ func (g *guest) Shutdown(ctx context.Context) error {
 
 // openLogs lets the logs of the services and of init go to the data disk. A
 // disk that does not take them is told by the log, and holds up nobody.
-func (g *guest) openLogs(sup *supervise.Supervisor, s spec.Spec) {
+func (g *guest) openLogs(manager *services.Manager, s spec.Spec) {
 	dir := filepath.Join(s.Data.Mount, "log")
 	most := logSize(dataRoom(s.Data.Mount), len(s.Services)+1)
 	open := func(name string, l *logs.Log) {
@@ -294,7 +294,7 @@ func (g *guest) openLogs(sup *supervise.Supervisor, s spec.Spec) {
 		return
 	}
 	for _, v := range s.Services {
-		if l, err := sup.Log(v.Name); err == nil {
+		if l, err := manager.Log(v.Name); err == nil {
 			open(v.Name, l)
 		}
 	}

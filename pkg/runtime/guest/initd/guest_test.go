@@ -14,8 +14,8 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/cmdline"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/services"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/supervise"
 )
 
 func testGuest() *guest { return newGuest(newConsole(), &phases{}, cmdline.Line{}) }
@@ -35,12 +35,12 @@ func TestStatesOfAGuest(t *testing.T) {
 		t.Errorf("thaw of what is not frozen: %v", err)
 	}
 	s := spec.Spec{Schema: 1, Name: "sql", Data: spec.Data{FileSystem: "ext4", Mount: "/data"}}
-	sup, err := supervise.New(supervise.Options{Spec: s})
+	manager, err := services.New(services.Options{Spec: s})
 	if err != nil {
 		t.Fatal(err)
 	}
 	g.setSpec(s)
-	g.setSupervisor(sup)
+	g.setServices(manager)
 	if s := g.Status(); s.Name != "sql" || s.State != agent.StateReady || s.BootMS == 0 || s.Message != "" {
 		t.Errorf("without services: %+v", s)
 	}
@@ -63,7 +63,7 @@ func TestStatesOfAGuest(t *testing.T) {
 	if s := g.Status(); s.State != agent.StateStopping {
 		t.Errorf("after shutdown: %+v", s)
 	}
-	if _, err := g.Exec(t.Context(), agent.ExecRequest{Argv: []string{"true"}}, agent.ExecIO{}); !errors.Is(err, supervise.ErrShutdown) {
+	if _, err := g.Exec(t.Context(), agent.ExecRequest{Argv: []string{"true"}}, agent.ExecIO{}); !errors.Is(err, services.ErrShutdown) {
 		t.Errorf("exec after shutdown: %v", err)
 	}
 	r, err := g.Logs(context.Background(), "init", false)
@@ -158,7 +158,7 @@ func TestChanges(t *testing.T) {
 	g := testGuest()
 	g.freezer.freeze, g.freezer.thaw = func(string) error { return nil }, func(string) error { return nil }
 	s := spec.Spec{Schema: 1, Name: "sql", Data: spec.Data{FileSystem: "ext4", Mount: "/data"}}
-	sup, err := supervise.New(supervise.Options{Spec: s, Changed: g.news.tell})
+	manager, err := services.New(services.Options{Spec: s, Changed: g.news.tell})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestChanges(t *testing.T) {
 		none bool // nothing changes
 	}{
 		{name: "spec", do: func() { g.setSpec(s) }},
-		{name: "supervisor", do: func() { g.setSupervisor(sup) }},
+		{name: "services", do: func() { g.setServices(manager) }},
 		{name: "trouble", do: func() { g.trouble("network", errors.New("gone")) }},
 		{name: "the same trouble", do: func() { g.trouble("network", errors.New("gone")) }, none: true},
 		{name: "another trouble", do: func() { g.trouble("network", errors.New("far gone")) }},

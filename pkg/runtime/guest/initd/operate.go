@@ -18,7 +18,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/datadisk"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/metrics"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/network"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/supervise"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/services"
 )
 
 // dataEvery is how often the room on the data disk is looked at.
@@ -28,7 +28,7 @@ const dataEvery = 10 * time.Second
 func (g *guest) Exec(ctx context.Context, r agent.ExecRequest, std agent.ExecIO) (int, error) {
 	select {
 	case <-g.stop:
-		return 0, supervise.ErrShutdown
+		return 0, services.ErrShutdown
 	default:
 	}
 	g.c.note("exec %s as %s", r.Argv[0], cmp.Or(r.User, "root"))
@@ -37,30 +37,30 @@ func (g *guest) Exec(ctx context.Context, r agent.ExecRequest, std agent.ExecIO)
 
 // SetSecret implements agent.Operator.
 func (g *guest) SetSecret(ctx context.Context, service, name, value string) error {
-	sup, err := g.supervisor()
+	manager, err := g.services()
 	if err != nil {
 		return err
 	}
-	return sup.SetSecret(ctx, service, name, value)
+	return manager.SetSecret(ctx, service, name, value)
 }
 
 // RotateSecret implements agent.Operator.
 func (g *guest) RotateSecret(ctx context.Context, service, name string) error {
-	sup, err := g.supervisor()
+	manager, err := g.services()
 	if err != nil {
 		return err
 	}
-	return sup.RotateSecret(ctx, service, name)
+	return manager.RotateSecret(ctx, service, name)
 }
 
 // RestartService implements agent.Operator.
 func (g *guest) RestartService(ctx context.Context, service string) error {
-	sup, err := g.supervisor()
+	manager, err := g.services()
 	if err != nil {
 		return err
 	}
 	g.c.note("%s: restart asked for by the agent", service)
-	return sup.Restart(ctx, service)
+	return manager.Restart(ctx, service)
 }
 
 // Boot implements agent.Operator.

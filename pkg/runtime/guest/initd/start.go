@@ -22,8 +22,8 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/datadisk"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/network"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/proc"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/services"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/supervise"
 )
 
 const (
@@ -59,7 +59,7 @@ func (g *guest) takeOver() error {
 	if err := setSysctls("/proc/sys", sysctls()); err != nil {
 		return err
 	}
-	g.runner = &supervise.Runner{Procs: procs, Cgroups: cgroupRoot}
+	g.runner = &services.Runner{Procs: procs, Cgroups: cgroupRoot}
 	// Ctrl-Alt-Del becomes SIGINT instead of a reset.
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
 		return fmt.Errorf("ctrl-alt-del: %w", err)
@@ -149,10 +149,10 @@ func (g *guest) start(ctx context.Context) (s spec.Spec, err error) {
 	made, err := imageDate(spec.Path)
 	g.ntp = clock.New(clock.Options{Earliest: made, Servers: g.line.NTP, Note: func(s string) { g.c.note("%s", s) }, Report: g.setClock})
 	close(g.rooted)
-	var sup *supervise.Supervisor
+	var manager *services.Manager
 	if err == nil {
 		go g.ntp.Run(ctx) // without the image's date it could not tell a wrong answer
-		s, sup, err = g.readSpec(made)
+		s, manager, err = g.readSpec(made)
 	}
 	if err == nil {
 		g.openData(ctx, s.Data.Serial)
@@ -173,12 +173,12 @@ func (g *guest) start(ctx context.Context) (s spec.Spec, err error) {
 	if !g.addressed() {
 		g.settle(ctx)
 	}
-	g.setSupervisor(sup)
+	g.setServices(manager)
 	return s, nil
 }
 
 // readSpec reads what the machine is to run.
-func (g *guest) readSpec(made time.Time) (spec.Spec, *supervise.Supervisor, error) {
+func (g *guest) readSpec(made time.Time) (spec.Spec, *services.Manager, error) {
 	defer g.phases.begin("guest spec")()
 	s, err := loadSpec(spec.Path)
 	if err != nil {
@@ -188,9 +188,9 @@ func (g *guest) readSpec(made time.Time) (spec.Spec, *supervise.Supervisor, erro
 	if err := unix.Sethostname([]byte(s.Name)); err != nil {
 		return s, nil, fmt.Errorf("host name %q: %w", s.Name, err)
 	}
-	sup, err := supervise.New(supervise.Options{Spec: s, Procs: g.runner.Procs, Cgroups: cgroupRoot, ImageDate: made,
+	manager, err := services.New(services.Options{Spec: s, Procs: g.runner.Procs, Cgroups: cgroupRoot, ImageDate: made,
 		Machine: g.describe, Settle: g.settle, Phase: g.phases.begin, Note: g.serviceNote, Changed: g.news.tell})
-	return s, sup, err
+	return s, manager, err
 }
 
 // addressed says whether the command line has the machine's addresses. If not,

@@ -28,7 +28,7 @@ type Data struct {
 	Mount      string `json:"mount"`      // absolute path, "/data"
 }
 
-// Service is one supervised program.
+// Service is one program that is kept running.
 type Service struct {
 	Name string `json:"name"`
 	User string `json:"user"` // name from the image's /etc/passwd
@@ -96,7 +96,7 @@ type Stop struct {
 	Seconds int `json:"seconds"`
 }
 
-// Health is how the supervisor knows that a service does its work.
+// Health is how init knows that a service does its work.
 type Health struct {
 	// Command is run as the service's user; its exit status is mapped by
 	// Starting: those codes mean "alive, but not ready yet" and never lead to

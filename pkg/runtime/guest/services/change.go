@@ -1,4 +1,4 @@
-package supervise
+package services
 
 import (
 	"context"
@@ -52,7 +52,7 @@ func (n *service) ask(ctx context.Context, reload bool) error {
 
 // Restart ends a service in order; it starts again by itself, and at once. It
 // returns when the service has taken note.
-func (s *Supervisor) Restart(ctx context.Context, name string) error {
+func (s *Manager) Restart(ctx context.Context, name string) error {
 	n, ok := s.byName[name]
 	if !ok {
 		return unknownService(name)
@@ -63,12 +63,12 @@ func (s *Supervisor) Restart(ctx context.Context, name string) error {
 // SetSecret replaces the value of a secret that the spec declares, and has the
 // service take it up: by its reload command, or else by a restart. When the
 // command fails, the old value is put back, and the service is told again.
-func (s *Supervisor) SetSecret(ctx context.Context, service, name, value string) error {
+func (s *Manager) SetSecret(ctx context.Context, service, name, value string) error {
 	return s.setSecret(ctx, service, name, func(spec.Secret) (string, error) { return value, nil })
 }
 
 // RotateSecret does so with a new generated value.
-func (s *Supervisor) RotateSecret(ctx context.Context, service, name string) error {
+func (s *Manager) RotateSecret(ctx context.Context, service, name string) error {
 	return s.setSecret(ctx, service, name, func(x spec.Secret) (string, error) {
 		if x.Given {
 			return "", fmt.Errorf("secret %q of service %q is given by its owner, and never generated: set it instead: %w", name, service, fs.ErrInvalid)
@@ -77,7 +77,7 @@ func (s *Supervisor) RotateSecret(ctx context.Context, service, name string) err
 	})
 }
 
-func (s *Supervisor) setSecret(ctx context.Context, service, name string, value func(spec.Secret) (string, error)) error {
+func (s *Manager) setSecret(ctx context.Context, service, name string, value func(spec.Secret) (string, error)) error {
 	n, x, err := s.secret(service, name)
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ func (n *service) change(ctx context.Context) (done func(), err error) {
 }
 
 // secret finds a secret of the spec.
-func (s *Supervisor) secret(service, name string) (*service, spec.Secret, error) {
+func (s *Manager) secret(service, name string) (*service, spec.Secret, error) {
 	if n, ok := s.byName[service]; ok {
 		for _, x := range n.spec.Secrets {
 			if x.Name == name {
@@ -152,7 +152,7 @@ func (s *Supervisor) secret(service, name string) (*service, spec.Secret, error)
 // certificate NAME.crt. Keys of certificates stay in the guest. A change that
 // is under way is waited for; a value that the service has not taken up is of
 // no use, and is an error that says why.
-func (s *Supervisor) Secret(ctx context.Context, service, name string) (string, error) {
+func (s *Manager) Secret(ctx context.Context, service, name string) (string, error) {
 	v, err := s.value(service, name)
 	if n, _, unknown := s.secret(service, name); unknown == nil && n.pendingReload() {
 		if err := n.settle(ctx); err != nil {
@@ -164,7 +164,7 @@ func (s *Supervisor) Secret(ctx context.Context, service, name string) (string, 
 }
 
 // value reads a secret or a certificate.
-func (s *Supervisor) value(service, name string) (string, error) {
+func (s *Manager) value(service, name string) (string, error) {
 	if n, ok := s.byName[service]; ok {
 		for _, c := range n.spec.Certificates {
 			if name == c.Name+".crt" {
@@ -215,7 +215,7 @@ func (e *reloadError) Error() string { return e.text }
 func (n *service) reload(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadLimit)
 	defer cancel()
-	r, err := n.sup.opts.Procs.Output(ctx, n.attr(n.spec.Reload, n.sup.opts.Machine()))
+	r, err := n.manager.opts.Procs.Output(ctx, n.attr(n.spec.Reload, n.manager.opts.Machine()))
 	if err != nil {
 		return &reloadError{fmt.Sprintf("%s: reload: %v", n.spec.Name, err)}
 	}
@@ -227,7 +227,7 @@ func (n *service) reload(ctx context.Context) error {
 	n.stale = ""
 	n.mu.Unlock()
 	if was != "" {
-		n.sup.opts.Changed()
+		n.manager.opts.Changed()
 	}
 	return n.unmarkReload()
 }
@@ -269,8 +269,8 @@ func (n *service) becomeStale(err error) {
 	n.stale = text
 	n.mu.Unlock()
 	if news {
-		n.sup.opts.Changed()
-		n.sup.opts.Note(n.spec.Name + ": warning: " + text)
+		n.manager.opts.Changed()
+		n.manager.opts.Note(n.spec.Name + ": warning: " + text)
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package supervise runs the services of a guest spec and keeps them running:
+// Package services runs the services of a guest spec and keeps them running:
 // directories, secrets and setup commands first, then the program, its health
 // checks, restarts with back-off, and an end in order. In come the spec and a
 // process table; out go the state of each service and its log. It mounts
@@ -16,7 +16,7 @@
 // after the twentieth the service is started only every five minutes. But one
 // that was healthy at all is started again after a second at most: somebody may
 // be killing it. A restart asked for, or a new secret, ends a pause.
-package supervise
+package services
 
 import (
 	"context"
@@ -30,7 +30,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
 
-// Options of a Supervisor.
+// Options of a Manager.
 type Options struct {
 	Spec  spec.Spec
 	Procs *proc.Table
@@ -92,15 +92,15 @@ func (t Timing) withDefaults() Timing {
 	return t
 }
 
-// Supervisor runs the services of one spec.
-type Supervisor struct {
+// Manager runs the services of one spec.
+type Manager struct {
 	opts     Options
 	services []*service
 	byName   map[string]*service
 }
 
-// New checks the spec and makes a Supervisor that has started nothing yet.
-func New(o Options) (*Supervisor, error) {
+// New checks the spec and makes a Manager that has started nothing yet.
+func New(o Options) (*Manager, error) {
 	if err := Check(o.Spec); err != nil {
 		return nil, err
 	}
@@ -120,7 +120,7 @@ func New(o Options) (*Supervisor, error) {
 	if o.Phase == nil {
 		o.Phase = func(string) func() { return func() {} }
 	}
-	s := &Supervisor{opts: o, byName: map[string]*service{}}
+	s := &Manager{opts: o, byName: map[string]*service{}}
 	for _, v := range o.Spec.Services {
 		n := newService(s, v)
 		s.services = append(s.services, n)
@@ -138,7 +138,7 @@ func New(o Options) (*Supervisor, error) {
 // Run starts the services and returns when ctx has ended and every service
 // has, in reverse order of the starts: one that comes after another ends
 // first.
-func (s *Supervisor) Run(ctx context.Context) {
+func (s *Manager) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	for _, n := range s.services {
 		all.Go(func() { n.run(ctx) })
@@ -147,7 +147,7 @@ func (s *Supervisor) Run(ctx context.Context) {
 }
 
 // Services returns the status of each service, in the order of the spec.
-func (s *Supervisor) Services() []agent.Service {
+func (s *Manager) Services() []agent.Service {
 	out := make([]agent.Service, 0, len(s.services))
 	for _, n := range s.services {
 		out = append(out, n.snapshot())
@@ -157,7 +157,7 @@ func (s *Supervisor) Services() []agent.Service {
 
 // State sums the services up, but for optional ones, with a message for any
 // state but ready.
-func (s *Supervisor) State() (agent.State, string) {
+func (s *Manager) State() (agent.State, string) {
 	state, message := agent.StateReady, ""
 	rank := map[agent.State]int{agent.StateReady: 0, agent.StateStarting: 1, agent.StateSetup: 2, agent.StateDegraded: 3}
 	for _, n := range s.services {
@@ -173,7 +173,7 @@ func (s *Supervisor) State() (agent.State, string) {
 }
 
 // Log returns a service's log.
-func (s *Supervisor) Log(service string) (*logs.Log, error) {
+func (s *Manager) Log(service string) (*logs.Log, error) {
 	n, ok := s.byName[service]
 	if !ok {
 		return nil, unknownService(service)

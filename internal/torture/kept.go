@@ -17,32 +17,32 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
-// supervised is a machine and its sovereignd, in a state directory of their own.
-type supervised struct {
+// kept is a machine and its sovereignd, in a state directory of their own.
+type kept struct {
 	*machine
 	host *runtime.Host
 	api  *runtime.Machine
 	home string // XDG_STATE_HOME for which host's directory is the state directory
 }
 
-const supervisedName = "sup"
+const keptName = "sup"
 
-// supervise installs the bundle, with a copy of the template as its data, and
+// keep installs the bundle, with a copy of the template as its data, and
 // waits until sovereignd has it ready. It is the caller's to close.
-func (l *lab) supervise(ctx context.Context, name string) (*supervised, error) {
-	s := &supervised{home: filepath.Join(l.dir, name)}
+func (l *lab) keep(ctx context.Context, name string) (*kept, error) {
+	s := &kept{home: filepath.Join(l.dir, name)}
 	var err error
 	if s.host, err = runtime.Local(s.stateDir(), runtime.WithProgram(filepath.Join(l.Programs, sovereignd.Program))); err != nil {
 		return nil, err
 	}
-	s.machine = &machine{l: l, name: supervisedName, dir: filepath.Join(s.stateDir(), "instances", supervisedName)}
+	s.machine = &machine{l: l, name: keptName, dir: filepath.Join(s.stateDir(), "instances", keptName)}
 	s.ask = func(ctx context.Context) (runtime.Status, error) { return s.api.Status(ctx) }
 	if err := s.makeData(ctx, copied); err != nil {
 		return nil, err
 	}
 	never := 0
 	o := runtime.UpOptions{Accel: l.accel, Limit: &never}
-	if s.api, err = s.host.Install(ctx, l.Bundle, supervisedName, o, nil); err != nil {
+	if s.api, err = s.host.Install(ctx, l.Bundle, keptName, o, nil); err != nil {
 		return nil, errors.Join(err, s.close(context.WithoutCancel(ctx)))
 	}
 	if err := s.settled(ctx); err != nil {
@@ -51,11 +51,11 @@ func (l *lab) supervise(ctx context.Context, name string) (*supervised, error) {
 	return s, nil
 }
 
-func (s *supervised) stateDir() string { return filepath.Join(s.home, "sovereign") }
+func (s *kept) stateDir() string { return filepath.Join(s.home, "sovereign") }
 
 // settled waits until no update is under way and every service is healthy.
 // Where no sovereignd runs, it starts one, as every command does.
-func (s *supervised) settled(ctx context.Context) error {
+func (s *kept) settled(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, bootLimit)
 	defer cancel()
 	if _, err := s.api.WaitReady(ctx, nil); err != nil {
@@ -67,17 +67,17 @@ func (s *supervised) settled(ctx context.Context) error {
 }
 
 // sovereignd is the process that keeps the machine.
-func (s *supervised) sovereignd(ctx context.Context) (vm.Process, bool, error) {
+func (s *kept) sovereignd(ctx context.Context) (vm.Process, bool, error) {
 	return process.Listener(ctx, filepath.Join(s.stateDir(), sovereignd.Socket))
 }
 
 // qemu is the process that runs the machine.
-func (s *supervised) qemu(ctx context.Context) (vm.Process, bool, error) {
+func (s *kept) qemu(ctx context.Context) (vm.Process, bool, error) {
 	return process.Listener(ctx, filepath.Join(s.dir, "qmp.sock"))
 }
 
 // killBoth kills what runs of the two.
-func (s *supervised) killBoth(ctx context.Context, daemon, machine bool) error {
+func (s *kept) killBoth(ctx context.Context, daemon, machine bool) error {
 	var victims []vm.Process
 	for _, find := range []struct {
 		wanted bool
@@ -102,20 +102,20 @@ func (s *supervised) killBoth(ctx context.Context, daemon, machine bool) error {
 }
 
 // close ends sovereignd first, so that it does not heal what ends next.
-func (s *supervised) close(ctx context.Context) error {
+func (s *kept) close(ctx context.Context) error {
 	return errors.Join(s.host.Close(), s.killBoth(ctx, true, false), s.killBoth(ctx, false, true), s.closeLog())
 }
 
-// runSupervisor kills sovereignd, which the machine must not notice, and the
+// runSovereignd kills sovereignd, which the machine must not notice, and the
 // machine, which sovereignd must bring back.
-func runSupervisor(ctx context.Context, l *lab) (results []Result, err error) {
+func runSovereignd(ctx context.Context, l *lab) (results []Result, err error) {
 	daemon := Result{Fault: "sovereignd killed (SIGKILL): the machine goes on, the next one adopts it"}
 	machine := Result{Fault: "QEMU killed (SIGKILL): sovereignd brings the machine back"}
 	if l.Programs == "" {
 		daemon.Skipped, machine.Skipped = "no programs given", "no programs given"
 		return []Result{daemon, machine}, nil
 	}
-	s, err := l.supervise(ctx, "supervisor")
+	s, err := l.keep(ctx, "supervisor")
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +161,7 @@ func runSupervisor(ctx context.Context, l *lab) (results []Result, err error) {
 // killDaemon kills sovereignd and returns the time until another one has the
 // guest's session. The machine must be the same, and a connection to its
 // database must not have noticed.
-func (s *supervised) killDaemon(ctx context.Context, rng *rand.Rand) (time.Duration, error) {
+func (s *kept) killDaemon(ctx context.Context, rng *rand.Rand) (time.Duration, error) {
 	// Some of the kills come while it is still adopting.
 	if err := pause(ctx, between(rng, 0, 500*time.Millisecond)); err != nil {
 		return 0, err
@@ -197,7 +197,7 @@ func (s *supervised) killDaemon(ctx context.Context, rng *rand.Rand) (time.Durat
 // killMachine kills QEMU and returns the time until its services are healthy
 // again. The ends in a row are forgotten first: the pauses that grow with them
 // are not what is measured.
-func (s *supervised) killMachine(ctx context.Context) (time.Duration, error) {
+func (s *kept) killMachine(ctx context.Context) (time.Duration, error) {
 	if err := s.api.Up(ctx, runtime.UpOptions{}, nil); err != nil {
 		return 0, err
 	}

@@ -14,14 +14,14 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/proc"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/services"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/supervise"
 )
 
-// supervised runs the server as the guest does, with the scripts, the secret
+// kept runs the server as the guest does, with the scripts, the secret
 // and the certificate of the recipe. Until it has ended, which stop waits for,
-// this process starts no other program: its end would be the supervisor's.
-func (s *server) supervised() (sup *supervise.Supervisor, stop func()) {
+// this process starts no other program: its end would be the manager's.
+func (s *server) kept() (manager *services.Manager, stop func()) {
 	s.t.Helper()
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		s.t.Fatal(err)
@@ -36,7 +36,7 @@ func (s *server) supervised() (sup *supervise.Supervisor, stop func()) {
 		name, value, _ := strings.Cut(kv, "=")
 		environment[name] = value
 	}
-	sup, err = supervise.New(supervise.Options{
+	manager, err = services.New(services.Options{
 		Procs: procs,
 		Spec: spec.Spec{Schema: 1, Name: "sql", Data: spec.Data{FileSystem: "ext4", Mount: s.dir}, Services: []spec.Service{{
 			Name: "postgresql", User: "postgres", Environment: environment,
@@ -56,7 +56,7 @@ func (s *server) supervised() (sup *supervise.Supervisor, stop func()) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); sup.Run(ctx) }()
+	go func() { defer close(done); manager.Run(ctx) }()
 	stop = func() {
 		cancel()
 		<-done
@@ -64,19 +64,19 @@ func (s *server) supervised() (sup *supervise.Supervisor, stop func()) {
 			s.t.Error(err)
 		}
 	}
-	return sup, stop
+	return manager, stop
 }
 
 // until waits for a state of the one service.
-func (s *server) until(sup *supervise.Supervisor, what string, ok func(agent.Service) bool) {
+func (s *server) until(manager *services.Manager, what string, ok func(agent.Service) bool) {
 	s.t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.After(time.Minute); !ok(sup.Services()[0]); {
+	for deadline := time.After(time.Minute); !ok(manager.Services()[0]); {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			s.t.Fatalf("no %s: %+v", what, sup.Services()[0])
+			s.t.Fatalf("no %s: %+v", what, manager.Services()[0])
 		}
 	}
 }
@@ -95,11 +95,11 @@ func TestLostPassword(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	sup, stop := s.supervised()
+	manager, stop := s.kept()
 	defer stop()
 
-	s.until(sup, "warning", func(v agent.Service) bool { return v.Healthy && strings.Contains(v.Warning, "read-only transaction") })
-	if v, err := sup.Secret(t.Context(), "postgresql", "password"); err == nil || !strings.Contains(err.Error(), "read-only transaction") {
+	s.until(manager, "warning", func(v agent.Service) bool { return v.Healthy && strings.Contains(v.Warning, "read-only transaction") })
+	if v, err := manager.Secret(t.Context(), "postgresql", "password"); err == nil || !strings.Contains(err.Error(), "read-only transaction") {
 		t.Errorf("a password that the server refuses: %q, %v", v, err)
 	}
 	old, err := s.connect("first", nil)
@@ -111,8 +111,8 @@ func TestLostPassword(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s.until(sup, "end of the warning", func(v agent.Service) bool { return v.Healthy && v.Warning == "" })
-	password, err := sup.Secret(t.Context(), "postgresql", "password")
+	s.until(manager, "end of the warning", func(v agent.Service) bool { return v.Healthy && v.Warning == "" })
+	password, err := manager.Secret(t.Context(), "postgresql", "password")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package supervise
+package services
 
 import (
 	"context"
@@ -33,7 +33,7 @@ const startSeconds = 300
 // changes by a file is checked at each of them, and little besides.
 func (n *service) watch(ctx context.Context, p *proc.Process, changed <-chan struct{}) error {
 	h := n.spec.Health
-	timing := n.sup.opts.Timing
+	timing := n.manager.opts.Timing
 	interval := n.interval()
 	first := timing.FirstCheck
 	if changed != nil {
@@ -118,7 +118,7 @@ func (n *service) interval() time.Duration {
 	if seconds == 0 {
 		seconds = defaultInterval
 	}
-	return time.Duration(seconds) * n.sup.opts.Timing.Second
+	return time.Duration(seconds) * n.manager.opts.Timing.Second
 }
 
 // check runs the health command; a service without one is healthy. It is cut
@@ -128,7 +128,7 @@ func (n *service) check(ctx context.Context, p *proc.Process) (verdict, string) 
 	if len(h.Command) == 0 {
 		return healthy, ""
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(h.TimeoutSeconds)*n.sup.opts.Timing.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(h.TimeoutSeconds)*n.manager.opts.Timing.Second)
 	defer cancel()
 	done := make(chan struct{})
 	defer close(done)
@@ -139,7 +139,7 @@ func (n *service) check(ctx context.Context, p *proc.Process) (verdict, string) 
 		case <-done:
 		}
 	}()
-	r, err := n.sup.opts.Procs.Output(ctx, n.attr(h.Command, n.sup.opts.Machine()))
+	r, err := n.manager.opts.Procs.Output(ctx, n.attr(h.Command, n.manager.opts.Machine()))
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return failing, fmt.Sprintf("no answer within %d s", h.TimeoutSeconds)
@@ -174,10 +174,10 @@ func (n *service) becomeHealthy(ctx context.Context, warning string) {
 		close(n.ready)
 	}
 	if again {
-		n.sup.opts.Note(n.spec.Name + ": healthy")
+		n.manager.opts.Note(n.spec.Name + ": healthy")
 	}
 	if news {
-		n.sup.opts.Note(n.spec.Name + ": warning: " + warning)
+		n.manager.opts.Note(n.spec.Name + ": warning: " + warning)
 	}
 }
 

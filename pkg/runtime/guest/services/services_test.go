@@ -1,4 +1,4 @@
-package supervise
+package services
 
 import (
 	"context"
@@ -33,9 +33,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// running is a supervisor at work.
+// running is a manager at work.
 type running struct {
-	*Supervisor
+	*Manager
 	t    *testing.T
 	data string
 	stop func() // ends it in order and waits
@@ -80,7 +80,7 @@ func startWith(t *testing.T, cgroups string, change func(*Options), services ...
 			FirstCheck: time.Millisecond, Drain: 100 * time.Millisecond, Second: 50 * time.Millisecond},
 	}
 	change(&o)
-	if r.Supervisor, err = New(o); err != nil {
+	if r.Manager, err = New(o); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

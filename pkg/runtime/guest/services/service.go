@@ -1,4 +1,4 @@
-package supervise
+package services
 
 import (
 	"context"
@@ -22,9 +22,9 @@ import (
 // them, make the guest degraded.
 const crashLoop = 3
 
-// service is one supervised program. One goroutine, run, drives it.
+// service is one program that is kept running. One goroutine, run, drives it.
 type service struct {
-	sup           *Supervisor
+	manager       *Manager
 	spec          spec.Service
 	after, before []*service
 	log           *logs.Log
@@ -47,14 +47,14 @@ type service struct {
 	wasReady bool
 }
 
-func newService(s *Supervisor, v spec.Service) *service {
-	return &service{sup: s, spec: v, log: logs.New(), ready: make(chan struct{}), stopped: make(chan struct{}),
+func newService(s *Manager, v spec.Service) *service {
+	return &service{manager: s, spec: v, log: logs.New(), ready: make(chan struct{}), stopped: make(chan struct{}),
 		changes: make(chan change), changing: make(chan struct{}, 1),
 		status: agent.Service{Name: v.Name, State: agent.ServiceWaiting, Optional: v.Optional}}
 }
 
 func (n *service) secretsDir() string {
-	return filepath.Join(n.sup.opts.Spec.Data.Mount, "secrets", n.spec.Name)
+	return filepath.Join(n.manager.opts.Spec.Data.Mount, "secrets", n.spec.Name)
 }
 
 // run drives the service until ctx ends and its processes have ended.
@@ -64,7 +64,7 @@ func (n *service) run(ctx context.Context) {
 	if !n.awaitOthers(ctx) {
 		return
 	}
-	b := backoff{timing: n.sup.opts.Timing}
+	b := backoff{timing: n.manager.opts.Timing}
 	for first := true; ; first = false {
 		err := n.cycle(ctx, first)
 		if ctx.Err() != nil {
@@ -112,7 +112,7 @@ func (n *service) pauseAfter(ctx context.Context, err error, pause time.Duration
 		n.row = row
 		s.State, s.PID, s.Message = agent.ServiceBackoff, 0, text
 	})
-	n.sup.opts.Note(n.spec.Name + ": " + text)
+	n.manager.opts.Note(n.spec.Name + ": " + text)
 	select {
 	case <-time.After(pause):
 	case c := <-n.changes:
@@ -127,7 +127,7 @@ func (n *service) cycle(ctx context.Context, first bool) (err error) {
 	n.update(func(s *agent.Service) { s.State = agent.ServiceSetup })
 	end := func() {}
 	if first {
-		end = n.sup.opts.Phase(n.spec.Name + ": setup")
+		end = n.manager.opts.Phase(n.spec.Name + ": setup")
 	}
 	closeOutput, err := n.openOutput()
 	if err != nil {
@@ -140,14 +140,14 @@ func (n *service) cycle(ctx context.Context, first bool) (err error) {
 		return err
 	}
 	if n.started == nil {
-		n.started = n.sup.opts.Phase(n.spec.Name + ": start")
+		n.started = n.manager.opts.Phase(n.spec.Name + ": start")
 	}
 	return n.inGroup(ctx, n.live)
 }
 
 // inGroup gives f a control group, and waits until nothing is left in it.
 func (n *service) inGroup(ctx context.Context, f func(context.Context) error) error {
-	opts := &n.sup.opts
+	opts := &n.manager.opts
 	group, err := newCgroup(opts.Cgroups, n.spec.Name, n.spec.Limits)
 	if err != nil {
 		return err
@@ -176,7 +176,7 @@ func (n *service) inGroup(ctx context.Context, f func(context.Context) error) er
 func (n *service) live(ctx context.Context) (err error) {
 	changed, unwatch := n.watchState()
 	defer unwatch()
-	p, err := n.sup.opts.Procs.Start(n.attr(n.spec.Command, n.machine))
+	p, err := n.manager.opts.Procs.Start(n.attr(n.spec.Command, n.machine))
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (n *service) watchState() (changed <-chan struct{}, stop func()) {
 	}
 	changed, stop, err := watchFile(n.spec.Health.Watch)
 	if err != nil {
-		n.sup.opts.Note(n.spec.Name + ": " + err.Error())
+		n.manager.opts.Note(n.spec.Name + ": " + err.Error())
 		return nil, func() {}
 	}
 	return changed, stop
@@ -242,7 +242,7 @@ func (n *service) openOutput() (closeAll func(), err error) {
 func (n *service) prepare(ctx context.Context) error {
 	go readAhead(n.spec.Command[0])
 	var err error
-	if n.user, err = n.sup.account(n.spec.User); err != nil {
+	if n.user, err = n.manager.account(n.spec.User); err != nil {
 		return err
 	}
 	if err := makeSecretsDir(n.secretsDir(), n.user); err != nil {
@@ -257,14 +257,14 @@ func (n *service) prepare(ctx context.Context) error {
 		}
 	}
 	for _, c := range n.spec.Certificates {
-		if err := makeCertificate(n.secretsDir(), c, n.sup.opts.Spec.Name, n.sup.opts.ImageDate, time.Now(), n.user); err != nil {
+		if err := makeCertificate(n.secretsDir(), c, n.manager.opts.Spec.Name, n.manager.opts.ImageDate, time.Now(), n.user); err != nil {
 			return err
 		}
 	}
 	if err := n.ownSecrets(); err != nil {
 		return err
 	}
-	note := func(text string) { n.sup.opts.Note(n.spec.Name + ": " + text) }
+	note := func(text string) { n.manager.opts.Note(n.spec.Name + ": " + text) }
 	for _, d := range n.spec.Directories {
 		if err := makeDirectory(d, n.user, note); err != nil {
 			return err
@@ -279,16 +279,16 @@ func (n *service) prepare(ctx context.Context) error {
 // setUp runs the setup commands, and again where the machine is not what it was
 // described as to them, which is known once it has settled.
 func (n *service) setUp(ctx context.Context) error {
-	n.machine = n.sup.opts.Machine()
+	n.machine = n.manager.opts.Machine()
 	if err := n.runSetup(ctx); err != nil {
 		return err
 	}
-	n.sup.opts.Settle(ctx)
+	n.manager.opts.Settle(ctx)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	described := n.machine
-	n.machine = n.sup.opts.Machine()
+	n.machine = n.manager.opts.Machine()
 	if maps.Equal(described, n.machine) {
 		return nil
 	}
@@ -297,7 +297,7 @@ func (n *service) setUp(ctx context.Context) error {
 
 func (n *service) runSetup(ctx context.Context) error {
 	for _, argv := range n.spec.Setup {
-		p, err := n.sup.opts.Procs.Start(n.attr(argv, n.machine))
+		p, err := n.manager.opts.Procs.Start(n.attr(argv, n.machine))
 		if err != nil {
 			return fmt.Errorf("setup: %w", err)
 		}
@@ -341,11 +341,11 @@ func (n *service) stop(ctx context.Context, p *proc.Process) {
 	if err == nil {
 		err = p.Signal(sig)
 	}
-	if !endsWithin(p, time.Duration(n.spec.Stop.Seconds)*n.sup.opts.Timing.Second) {
-		n.sup.opts.Note(fmt.Sprintf("%s: did not end within %d s of %s: killed", n.spec.Name, n.spec.Stop.Seconds, n.spec.Stop.Signal))
+	if !endsWithin(p, time.Duration(n.spec.Stop.Seconds)*n.manager.opts.Timing.Second) {
+		n.manager.opts.Note(fmt.Sprintf("%s: did not end within %d s of %s: killed", n.spec.Name, n.spec.Stop.Seconds, n.spec.Stop.Signal))
 		err = errors.Join(err, p.Signal(syscall.SIGKILL))
 		for !endsWithin(p, killLimit) {
-			n.sup.opts.Note(fmt.Sprintf("%s: process %d does not end after KILL: it hangs in the kernel", n.spec.Name, p.PID))
+			n.manager.opts.Note(fmt.Sprintf("%s: process %d does not end after KILL: it hangs in the kernel", n.spec.Name, p.PID))
 			if ctx.Err() != nil {
 				break // the end of the guest waits no longer
 			}
@@ -373,7 +373,7 @@ func (n *service) update(f func(*agent.Service)) {
 	changed := n.status != before
 	n.mu.Unlock()
 	if changed {
-		n.sup.opts.Changed()
+		n.manager.opts.Changed()
 	}
 }
 

@@ -1,4 +1,4 @@
-package supervise
+package services
 
 import (
 	"crypto/rand"
@@ -28,7 +28,7 @@ type account struct {
 	home     string
 }
 
-func (s *Supervisor) account(name string) (account, error) {
+func (s *Manager) account(name string) (account, error) {
 	return lookupAccount(s.opts.Lookup, name)
 }
 
@@ -87,7 +87,7 @@ func (n *service) makeSecret(x spec.Secret) error {
 		if err := n.markReload(); err != nil {
 			return err
 		}
-		n.sup.opts.Note(fmt.Sprintf("%s: secret %s is not there, though the service was set up before: a new one is made", n.spec.Name, x.Name))
+		n.manager.opts.Note(fmt.Sprintf("%s: secret %s is not there, though the service was set up before: a new one is made", n.spec.Name, x.Name))
 	}
 	return writeFile(path, value, 0o600, n.user)
 }
@@ -95,7 +95,7 @@ func (n *service) makeSecret(x spec.Secret) error {
 // hasState says whether one of the service's directories on the data disk is
 // there. They are made after the secrets, at the first start.
 func (n *service) hasState() bool {
-	mount := filepath.Clean(n.sup.opts.Spec.Data.Mount) + "/"
+	mount := filepath.Clean(n.manager.opts.Spec.Data.Mount) + "/"
 	return slices.ContainsFunc(n.spec.Directories, func(d spec.Directory) bool {
 		return strings.HasPrefix(d.Path, mount) && exists(d.Path)
 	})

@@ -75,7 +75,7 @@ func startDaemon(t *testing.T, f *machine.Fake, args ...string) *exec.Cmd {
 	})
 	// Else who waits for the machine would start another.
 	until(t, "sovereignd listens", func() bool {
-		_, ok, err := process.Listener(t.Context(), filepath.Join(f.Dir(), machine.SupervisorSocket))
+		_, ok, err := process.Listener(t.Context(), filepath.Join(f.Dir(), sovereignd.Socket))
 		return ok && err == nil
 	})
 	return cmd
@@ -219,7 +219,7 @@ func TestUpHealDown(t *testing.T) {
 
 // A sovereignd that is killed leaves the machine running, and the next one
 // has it; a machine that ends between the two is healed.
-func TestKilledSupervisor(t *testing.T) {
+func TestKilledSovereignd(t *testing.T) {
 	f := machine.SetupFake(t)
 	d := startDaemon(t, f)
 	i := up(t, f, machine.UpOptions{})
@@ -688,7 +688,7 @@ func TestSharedSession(t *testing.T) {
 	}
 }
 
-// Told to, a supervisor takes its machines down with it, and the next brings
+// Told to, a sovereignd takes its machines down with it, and the next brings
 // them back.
 func TestStopMachines(t *testing.T) {
 	f := machine.SetupFake(t)
@@ -751,15 +751,15 @@ func TestUpOfWhatRuns(t *testing.T) {
 	}
 }
 
-func TestOneSupervisor(t *testing.T) {
+func TestOneSovereignd(t *testing.T) {
 	f := machine.SetupFake(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	l, err := f.Supervise(ctx)
+	l, err := f.Keep(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cancel()
-	if _, err := f.Supervise(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := f.Keep(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("a second one: %v", err)
 	}
 	if err := l.Close(); err != nil {
@@ -770,7 +770,7 @@ func TestOneSupervisor(t *testing.T) {
 	go func() {
 		done <- daemon.RunMachines(t.Context(), f.Runtime, daemon.Options{Report: func(string, string) {}})
 	}()
-	socket := filepath.Join(f.Dir(), machine.SupervisorSocket)
+	socket := filepath.Join(f.Dir(), sovereignd.Socket)
 	until(t, "its socket", func() bool { _, err := os.Stat(socket); return err == nil })
 	if err := os.Remove(socket); err != nil {
 		t.Fatal(err)
