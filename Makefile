@@ -20,7 +20,7 @@ PAGE ?=
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-streams test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-streams test-devices test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
 
 all: $(SB) bin/sovereignd bin/buildkitd ## bin/sovereign-build, and sovereignd and the BuildKit daemon beside it
 
@@ -78,15 +78,9 @@ test-boot: test-build ## it boots, and PostgreSQL keeps its promises
 	@$(E2E) go test -count=1 -p 1 -v -timeout 30m -run 'TestPostgreSQL' ./e2e
 
 # Tests that take minutes each have stages of their own.
-LONG := TestTorture|TestTransfer
+LONG := TestTorture|TestTransfer|TestDevice
 
-# Debian's sshd, not installed: for the test of devices.
-bin/debian-sshd: scripts/sshd.sh
-	@echo "== unpacking sshd"
-	@scripts/sshd.sh $@
-	@touch $@
-
-test-e2e: test-build bin/debian-sshd ## everything else that a booted machine shows
+test-e2e: test-build ## everything else that a booted machine shows
 	@echo "== boots of all kinds"
 	@$(E2E) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./internal/machine ./pkg/runtime/guest/initd
 	@$(E2E) go test -count=1 -v -timeout 40m -skip '$(LONG)|TestPostgreSQL' ./e2e
@@ -105,11 +99,20 @@ test-transfer: test-build ## inputs carried to an empty cache
 test-streams: test-build ## 1 GiB through exec, to slow readers
 	@$(E2E) SOVEREIGN_E2E_STREAM_MIB=1024 go test -count=1 -v -timeout 60m -run TestStreams ./e2e
 
+# Debian's sshd, not installed: for the test of devices.
+bin/debian-sshd: scripts/sshd.sh
+	@echo "== unpacking sshd"
+	@scripts/sshd.sh $@
+	@touch $@
+
+test-devices: all bin/debian-sshd ## machines on another computer, behind real ssh and a link that breaks
+	@$(E2E) go test -count=1 -v -timeout 40m -run TestDevice ./e2e
+
 test-torture: test-build ## a few rounds of each fault
 	@$(E2E) go test -count=1 -v -timeout 60m -run TestTorture ./e2e
 
-test-long: setup-build-run-test all ## what takes minutes more than make test: a tailnet, 1 GiB through exec, inputs carried over, faults
-	@scripts/test.sh tailnet streams transfer torture
+test-long: setup-build-run-test all ## what takes minutes more than make test: a tailnet, other computers, 1 GiB through exec, inputs carried over, faults
+	@scripts/test.sh devices tailnet streams transfer torture
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
 	@echo "== build and boot arm64"

@@ -3,7 +3,9 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -15,7 +17,7 @@ const installedProgram = ".local/share/sovereign/sovereignd"
 
 // needSSHD skips a test of devices where it cannot be run, and runs it in a
 // namespace: it says whether this is there.
-func needSSHD(t *testing.T) bool {
+func needSSHD(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv("SOVEREIGN_E2E") == "" {
 		t.Skip("SOVEREIGN_E2E names no bundle")
@@ -36,7 +38,7 @@ func TestDeviceInstall(t *testing.T) {
 	if !needSSHD(t) {
 		return
 	}
-	r := newRemote(t, "", false)
+	r := newRemote(t, nil)
 	program, err := os.ReadFile("../bin/sovereignd")
 	if err != nil {
 		t.Fatal(err)
@@ -61,6 +63,7 @@ func TestDeviceInstall(t *testing.T) {
 		t.Error("what was installed is not what was sent")
 	}
 	bytesOfAll := r.link.passed.Load()
+	settled(t, r)
 	if out := r.ok("device", "list"); out != "local  (default)\nssh:nas\n" {
 		t.Errorf("%q", out)
 	}
@@ -82,7 +85,7 @@ func TestDeviceInstall(t *testing.T) {
 		path := filepath.Join(r.home, installedProgram)
 		before := []byte("#!/bin/sh\n")
 		if i%2 == 0 {
-			err = os.WriteFile(path, before, 0o755)
+			err = errors.Join(os.RemoveAll(path), os.WriteFile(path, before, 0o755))
 		} else {
 			before = nil
 			err = os.RemoveAll(filepath.Dir(path))
@@ -129,10 +132,104 @@ func TestDeviceInstall(t *testing.T) {
 	if !whole() {
 		t.Error("it is not mended")
 	}
+	if out := r.ok("device", "status", "ssh:nas"); !strings.Contains(out, "machines  0, in /home/ann/.local/state/sovereign") {
+		t.Error(out)
+	}
+	if _, errs, code := r.call("device", "remove", "ssh:nas"); code != 2 || !strings.Contains(errs, "say --yes") {
+		t.Errorf("exit %d, %q", code, errs)
+	}
+	if out := r.ok("device", "remove", "ssh:nas", "--yes"); !strings.Contains(out, "are kept: /home/ann/.local/state/sovereign") {
+		t.Error(out)
+	}
+	if got := strings.Join(r.files(), " "); strings.Contains(got, "share") || !strings.Contains(got, ".local/state/sovereign/") {
+		t.Errorf("left: %s", got)
+	}
+	settled(t, r)
+}
+
+// fakeSystemd are as much of systemctl and loginctl as is asked for, with files
+// for what they know, and a log of what changes something.
+var fakeSystemd = map[string]string{
+	"systemctl": `#!/bin/sh
+cd /run/fake
+[ "$1" = --user ] || exit 1
+shift
+case $1 in
+is-enabled) [ -f enabled ] && echo enabled ;;
+is-active) [ -f active ] && echo active ;;
+show-environment) ;;
+*) echo "systemctl $*" >>log ;;
+esac
+case $1 in
+enable) : >enabled ;;
+start) : >active ;;
+disable) rm -f enabled active ;;
+esac
+`,
+	"loginctl": `#!/bin/sh
+cd /run/fake
+case $1 in
+show-user) [ -f linger ] && echo Linger=yes || echo Linger=no ;;
+enable-linger) [ -f allowed ] && : >linger && echo "loginctl $*" >>log ;;
+disable-linger) rm -f linger; echo "loginctl $*" >>log ;;
+esac
+`,
+}
+
+// TestDeviceService has sovereignd be started with a computer that has systemd,
+// where its user may, and leaves nothing of that.
+func TestDeviceService(t *testing.T) {
+	if !needSSHD(t) {
+		return
+	}
+	r := newRemote(t, fakeSystemd)
+	there := func(command string) string {
+		t.Helper()
+		cmd := exec.Command(r.ssh, "-T", "-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes", "nas", command)
+		cmd.Env = r.env
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v", command, err)
+		}
+		return string(out)
+	}
+	// Who may not linger has no service that outlives the login.
+	out := r.ok("device", "install", "ssh:nas")
+	if !strings.Contains(out, "as root, run loginctl enable-linger ann, and install again") || slices.Contains(r.files(), ".config") {
+		t.Errorf("%s, %s", out, r.files())
+	}
+	there(": >/run/fake/allowed")
+	out = r.ok("device", "install", "ssh:nas")
+	if !strings.Contains(out, "started with the device, as a service of the user: /home/ann/.config/systemd/user/sovereignd.service") {
+		t.Error(out)
+	}
+	unit := filepath.Join(r.home, ".config/systemd/user/sovereignd.service")
+	text, err := os.ReadFile(unit)
+	if err != nil || !strings.Contains(string(text), "\nExecStart=/home/ann/.local/share/sovereign/sovereignd --stop-machines\n") {
+		t.Errorf("%v\n%s", err, text)
+	}
+	if out := r.ok("device", "status", "ssh:nas", "--json"); !strings.Contains(out, `"service":"user"`) {
+		t.Error(out)
+	}
+	want := "loginctl enable-linger\nsystemctl daemon-reload\nsystemctl enable sovereignd.service\nsystemctl start sovereignd.service\n"
+	if got := there("cat /run/fake/log"); got != want {
+		t.Errorf("done there:\n%s", got)
+	}
+	r.ok("device", "remove", "ssh:nas", "--data", "--yes")
+	if got := there("ls /run/fake"); got != "allowed\nlog\n" {
+		t.Errorf("left there: %s", got)
+	}
+	if left := r.files(); len(left) > 0 {
+		t.Errorf("left: %s", left)
+	}
+	if out := r.ok("device", "list"); out != "local  (default)\n" {
+		t.Error(out)
+	}
+	settled(t, r)
 }
 
 // settled waits until nothing of a broken conversation runs there any more.
-func settled(t *testing.T, r *remote) {
+func settled(t testing.TB, r *remote) {
 	t.Helper()
 	waitFor(t, "the far side to end", func() bool { return len(processesOf(t, deviceUID)) == 0 })
 }
@@ -149,7 +246,7 @@ func lastLine(text, begin string) string {
 }
 
 // chown gives a tree to the user there.
-func chown(t *testing.T, dir string) {
+func chown(t testing.TB, dir string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
 		if err == nil {
@@ -163,7 +260,7 @@ func chown(t *testing.T, dir string) {
 }
 
 // processesOf are the command lines of a user's processes.
-func processesOf(t *testing.T, uid int) []string {
+func processesOf(t testing.TB, uid int) []string {
 	t.Helper()
 	dirs, err := os.ReadDir("/proc")
 	if err != nil {

@@ -1,15 +1,20 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/sovereign-build/sovereign/internal/daemontest"
@@ -29,9 +34,9 @@ func TestMain(m *testing.M) {
 
 // fakeMachines has sovereignd over fake machines there, and one machine, sql,
 // that is ready.
-func fakeMachines(t *testing.T) *remote {
+func fakeMachines(t testing.TB) *remote {
 	t.Helper()
-	r := newRemote(t, "", false)
+	r := newRemote(t, nil)
 	self, err := os.ReadFile(daemontest.Program(t))
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +66,7 @@ func fakeMachines(t *testing.T) *remote {
 }
 
 // bundle writes another bundle, of some 100 KiB.
-func (r *remote) bundle(t *testing.T, name string) string {
+func (r *remote) bundle(t testing.TB, name string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), name)
 	random := rand.New(rand.NewPCG(uint64(len(name)), uint64(name[len(name)-1])))
@@ -75,7 +80,7 @@ func (r *remote) bundle(t *testing.T, name string) string {
 
 // active is the digest of the bundle that the machine has, once nothing is under
 // way.
-func (r *remote) active(t *testing.T) string {
+func (r *remote) active(t testing.TB) string {
 	t.Helper()
 	digest := ""
 	waitFor(t, "the machine to be ready", func() bool {
@@ -101,7 +106,7 @@ func (r *remote) active(t *testing.T) string {
 
 // said holds the words of a command that a broken link has ended to what they
 // are to be.
-func (r *remote) said(t *testing.T, what string, n int64, want, code int, errs string) {
+func (r *remote) said(t testing.TB, what string, n int64, want, code int, errs string) {
 	t.Helper()
 	words := lastLine(errs, "sovereign-build: ")
 	if code != want || !strings.Contains(words, "ssh:nas: ") {
@@ -206,8 +211,95 @@ func TestDeviceStreams(t *testing.T) {
 	settledButDaemon(t, r)
 }
 
+// started is a command that goes on until Ctrl-C.
+type started struct {
+	*exec.Cmd
+	lines *bufio.Scanner
+	errs  bytes.Buffer
+}
+
+// start starts one in a process group of its own, as a shell does.
+func (r *remote) start(t testing.TB, args ...string) *started {
+	t.Helper()
+	s := &started{Cmd: exec.Command("../bin/sovereign-build", args...)}
+	s.Env, s.Stderr, s.SysProcAttr = r.env, &s.errs, &syscall.SysProcAttr{Setpgid: true}
+	out, err := s.StdoutPipe()
+	if err == nil {
+		err = s.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.lines = bufio.NewScanner(out)
+	return s
+}
+
+// interrupt is Ctrl-C: every process of the group gets it, ssh too.
+func (s *started) interrupt(t testing.TB) int {
+	t.Helper()
+	if err := syscall.Kill(-s.Process.Pid, syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	for s.lines.Scan() {
+	}
+	s.Wait() //nolint:errcheck // its code tells
+	return s.ProcessState.ExitCode()
+}
+
+// TestDeviceInterrupt ends commands by Ctrl-C: each has its last words with the
+// device, and ends with its own code.
+func TestDeviceInterrupt(t *testing.T) {
+	if !needSSHD(t) {
+		return
+	}
+	r := fakeMachines(t)
+	logs := r.start(t, "logs", "sql", "init", "--follow")
+	if !logs.lines.Scan() || logs.lines.Text() != "line 0" {
+		t.Errorf("%q, %s", logs.lines.Text(), logs.errs.String())
+	}
+	if code := logs.interrupt(t); code != 0 || logs.errs.Len() > 0 {
+		t.Errorf("logs: exit %d, %s", code, logs.errs.String())
+	}
+
+	forward := r.start(t, "forward", "sql", "5432", "--json")
+	var at struct{ Address string }
+	if !forward.lines.Scan() || json.Unmarshal(forward.lines.Bytes(), &at) != nil {
+		t.Fatalf("%q, %s", forward.lines.Text(), forward.errs.String())
+	}
+	conn, err := net.Dial("tcp", at.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "SELECT 1"); err != nil {
+		t.Error(err)
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Error(err)
+	}
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "SELECT 1" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if code := forward.interrupt(t); code != 0 || forward.errs.Len() > 0 {
+		t.Errorf("forward: exit %d, %s", code, forward.errs.String())
+	}
+
+	// In the foreground, its last words are the stop of the machine.
+	run := r.start(t, "run", r.bundle(t, "first"), "--json")
+	if !run.lines.Scan() {
+		t.Fatal(run.errs.String())
+	}
+	if code := run.interrupt(t); code != 0 || !strings.Contains(run.errs.String(), "sql is stopped, after ") {
+		t.Errorf("run: exit %d, %s", code, run.errs.String())
+	}
+	if out := r.ok("status", "sql", "--json"); !strings.Contains(out, `"state":"stopped"`) {
+		t.Error(out)
+	}
+	settledButDaemon(t, r)
+}
+
 // settledButDaemon waits until no conversation is carried there any more.
-func settledButDaemon(t *testing.T, r *remote) {
+func settledButDaemon(t testing.TB, r *remote) {
 	t.Helper()
 	waitFor(t, "the conversations to end", func() bool {
 		for _, line := range processesOf(t, deviceUID) {
@@ -216,5 +308,28 @@ func settledButDaemon(t *testing.T, r *remote) {
 			}
 		}
 		return true
+	})
+}
+
+// BenchmarkDevice is status of a machine on another computer, against the way
+// there alone.
+func BenchmarkDevice(b *testing.B) {
+	if !needSSHD(b) {
+		return
+	}
+	r := fakeMachines(b)
+	b.Run("ssh alone", func(b *testing.B) {
+		for b.Loop() {
+			cmd := exec.Command(r.ssh, "-T", "-o", "RemoteCommand=none", "-o", "ClearAllForwardings=yes", "nas", "true")
+			cmd.Env = r.env
+			if out, err := cmd.CombinedOutput(); err != nil {
+				b.Fatalf("%v: %s", err, out)
+			}
+		}
+	})
+	b.Run("status", func(b *testing.B) {
+		for b.Loop() {
+			r.ok("status", "sql")
+		}
 	})
 }

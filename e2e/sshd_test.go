@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -35,7 +36,7 @@ const (
 
 // inNamespace runs the test again in a network namespace of its own, and says
 // whether this is that run.
-func inNamespace(t *testing.T) bool {
+func inNamespace(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv(namespaceEnv) != "" {
 		if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
@@ -43,9 +44,15 @@ func inNamespace(t *testing.T) bool {
 		}
 		return true
 	}
-	args := []string{"--net", os.Args[0], "-test.run=^" + t.Name() + "$", "-test.v"}
-	if deadline, ok := t.Deadline(); ok {
-		args = append(args, "-test.timeout="+time.Until(deadline).String())
+	args := []string{"--net", os.Args[0], "-test.v"}
+	switch t := t.(type) {
+	case *testing.T:
+		args = append(args, "-test.run=^"+t.Name()+"$")
+		if deadline, ok := t.Deadline(); ok {
+			args = append(args, "-test.timeout="+time.Until(deadline).String())
+		}
+	case *testing.B:
+		args = append(args, "-test.run=^$", "-test.bench=^"+t.Name()+"$", "-test.benchtime="+flag.Lookup("test.benchtime").Value.String())
 	}
 	cmd := exec.Command("unshare", args...)
 	cmd.Env = append(os.Environ(), namespaceEnv+"=1")
@@ -62,16 +69,17 @@ func inNamespace(t *testing.T) bool {
 
 // remote is the other computer, and the command line that reaches it as ssh:nas.
 type remote struct {
-	t    *testing.T
+	t    testing.TB
 	home string // the user's home there, seen from here
 	link *link
 	env  []string // of the command line
 	keys string   // directory of keys and configuration
+	ssh  string   // the program, with that configuration
 }
 
-// newRemote starts sshd. bin is a directory of programs that come first there;
-// units says that systemd is there, as far as a directory shows it.
-func newRemote(t *testing.T, bin string, units bool) *remote {
+// newRemote starts sshd. fakes are shell scripts that come first in PATH there,
+// by their names; with any, systemd is there as far as a directory shows it.
+func newRemote(t testing.TB, fakes map[string]string) *remote {
 	t.Helper()
 	sshd, err := filepath.Abs("../bin/debian-sshd")
 	if err != nil {
@@ -92,9 +100,13 @@ func newRemote(t *testing.T, bin string, units bool) *remote {
 			t.Fatalf("ssh-keygen: %v: %s", err, out)
 		}
 	}
-	path := "/usr/local/bin:/usr/bin:/bin"
-	if bin != "" {
-		path = bin + ":" + path
+	if err := os.Mkdir(filepath.Join(r.keys, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range fakes {
+		if err := os.WriteFile(filepath.Join(r.keys, "bin", name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	r.file("sshd_config", fmt.Sprintf(`Port %d
 ListenAddress 127.0.0.1
@@ -105,17 +117,17 @@ UsePAM no
 StrictModes no
 PasswordAuthentication no
 PrintMotd no
-SetEnv PATH=%s
-`, sshdPort, r.keys, path))
+SetEnv PATH=/run/bin:/usr/local/bin:/usr/bin:/bin
+`, sshdPort, r.keys))
 	r.file("passwd", fmt.Sprintf("root:x:0:0::/root:/bin/sh\nsshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n%s:x:%d:%[2]d::/home/%[1]s:/bin/bash\n", deviceUser, deviceUID))
 	r.file("shadow", "root:*:19000::::::\nsshd:*:19000::::::\n"+deviceUser+":*:19000::::::\n")
 	marks := "/run/sshd"
-	if units {
+	if len(fakes) > 0 {
 		marks += " /run/systemd/system"
 	}
 	script := fmt.Sprintf(`set -e
 mount --make-rprivate /
-mount -t tmpfs none /run; mkdir -p %s; chmod 755 /run; cp %s/user.pub /run
+mount -t tmpfs none /run; mkdir -p %s; chmod 755 /run; cp -r %s/user.pub %[2]s/bin /run; mkdir -m 777 /run/fake
 mount --bind %[2]s/passwd /etc/passwd
 mount --bind %[2]s/shadow /etc/shadow
 mount --bind %[3]s /mnt
@@ -150,7 +162,8 @@ LD_LIBRARY_PATH=$lib exec %[5]s/usr/sbin/sshd -D -e -f %[2]s/sshd_config
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(bins, "ssh"), []byte(fmt.Sprintf("#!/bin/sh\nexec %s -F %s/ssh_config \"$@\"\n", real, r.keys)), 0o755); err != nil {
+	r.ssh = filepath.Join(bins, "ssh")
+	if err := os.WriteFile(r.ssh, []byte(fmt.Sprintf("#!/bin/sh\nexec %s -F %s/ssh_config \"$@\"\n", real, r.keys)), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	r.file("ssh_config", fmt.Sprintf(`Host nas
@@ -203,7 +216,7 @@ func (r *remote) waitSSH() {
 }
 
 // waitFor waits for a condition that nothing tells of.
-func waitFor(t *testing.T, what string, is func() bool) {
+func waitFor(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for limit := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(limit) {
@@ -265,7 +278,7 @@ type link struct {
 	passed   atomic.Int64
 }
 
-func newLink(t *testing.T, to string) *link {
+func newLink(t testing.TB, to string) *link {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -350,7 +363,7 @@ func (k *link) carry(conn net.Conn, to string) {
 
 // points are random amounts of bytes at which a link that carries most in all is
 // to break, from a seed that is printed.
-func points(t *testing.T, n int, most int64) []int64 {
+func points(t testing.TB, n int, most int64) []int64 {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("SOVEREIGN_E2E_SEED"); text != "" {

@@ -57,5 +57,5 @@ takes it again when it runs short. The next start is with all of it.`,
 			})
 		},
 	}
-	return exits(cmd, fault.Device)
+	return exits(cmd, fault.Environment, fault.Device)
 }

@@ -41,7 +41,7 @@ console.log in the instance's directory has everything in any case.`,
 			return s.runConsole(ctx, args[0])
 		},
 	}
-	return exits(cmd, fault.Device)
+	return exits(cmd, fault.Environment, fault.Device)
 }
 
 func (s *session) runConsole(ctx context.Context, name string) (err error) {

@@ -80,7 +80,7 @@ the guest's data disk and nowhere on this machine; mind where the output goes.`,
 			})
 		},
 	}
-	return exits(cmd, fault.Device)
+	return exits(cmd, fault.Environment, fault.Device)
 }
 
 func (c *credentials) urls(ctx context.Context, m *runtime.Machine) error {

@@ -26,5 +26,5 @@ bundles and an update that was not tried yet are kept.`,
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", stopTime, "`time` the guest has")
-	return exits(cmd, fault.Device)
+	return exits(cmd, fault.Environment, fault.Device)
 }

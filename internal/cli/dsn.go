@@ -36,7 +36,7 @@ command, and goes on until Ctrl-C: use the URL meanwhile, elsewhere.`,
 		},
 	}
 	cmd.Flags().IntVar(&port, "port", 0, "`port` of the guest (default: the first that has a URL)")
-	return exits(cmd, fault.Device)
+	return exits(cmd, fault.Environment, fault.Device)
 }
 
 func (s *session) runDSN(ctx context.Context, name string, port int) error {

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -156,8 +155,8 @@ func (l *link) explain(err error, conn *device.Conn) error {
 		limit = transportLimit
 	}
 	why := conn.Why(limit)
-	if why == nil || errors.Is(err, why) {
+	if why == nil || strings.Contains(err.Error(), why.Error()) {
 		return err
 	}
-	return fault.Errorf(fault.ClassOf(err), "%w\n%s", err, fmt.Sprintf("%s: %v", l.device.Short(), why)).Hintf("%s", fault.HintOf(err))
+	return fault.Errorf(fault.ClassOf(err), "%w\n%s: %v", err, l.device.Short(), why).Hintf("%s", fault.HintOf(err))
 }

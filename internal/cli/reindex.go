@@ -50,5 +50,5 @@ again.`,
 			return nil
 		},
 	}
-	return exits(cmd, fault.Device)
+	return exits(cmd, fault.Environment, fault.Device)
 }

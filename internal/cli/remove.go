@@ -47,7 +47,7 @@ It asks first; without a terminal to ask at, --yes is needed.`,
 	}
 	cmd.Flags().BoolVar(&data, "data", false, "remove the data disk as well")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
-	return exits(cmd, fault.Environment)
+	return exits(cmd, fault.Environment, fault.Device)
 }
 
 // confirmRemove asks whether a machine is to be removed.

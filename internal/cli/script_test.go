@@ -48,7 +48,7 @@ func exitsWith(ts *testscript.TestScript, neg bool, args []string) {
 	cmd := exec.Command(args[1], args[2:]...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
-	for _, name := range []string{"HOME", "PATH", "TMPDIR", "SOURCE_DATE_EPOCH", "XDG_STATE_HOME", "XDG_CACHE_HOME"} {
+	for _, name := range []string{"HOME", "PATH", "TMPDIR", "SOURCE_DATE_EPOCH", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"} {
 		if value := ts.Getenv(name); value != "" {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}

@@ -70,7 +70,7 @@ name.`,
 			})
 		},
 	}
-	return exits(cmd, fault.Device)
+	return exits(cmd, fault.Environment, fault.Device)
 }
 
 func (s *session) secretSetCommand() *cobra.Command {

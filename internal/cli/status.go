@@ -56,7 +56,7 @@ with --json as one object a line.`,
 	}
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on, and show what changes and what the services do")
 	cmd.Flags().DurationVar(&interval, "interval", time.Second, "`time` between two measurements with --watch")
-	return exits(cmd, fault.Device)
+	return exits(cmd, fault.Environment, fault.Device)
 }
 
 // status is that of the named machine, or of all.

@@ -30,7 +30,7 @@ machine that does not run is no error.`,
 		},
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", stopTime, "`time` the guest has")
-	return exits(cmd, fault.Device)
+	return exits(cmd, fault.Environment, fault.Device)
 }
 
 func (s *session) runStop(ctx context.Context, name string, grace time.Duration) error {

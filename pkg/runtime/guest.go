@@ -188,17 +188,17 @@ func readLog(ctx context.Context, c *agent.Client, service string, follow bool, 
 	r := bufio.NewReaderSize(log, maxLogLine)
 	for {
 		text, err := r.ReadSlice('\n')
+		over := errors.Is(err, io.EOF)
+		if err != nil && !over && !errors.Is(err, bufio.ErrBufferFull) {
+			return brokenLog(ctx, service, err) // half a line is not given
+		}
 		if len(text) > 0 {
 			if err := line(LogLine{service, strings.TrimSuffix(string(text), "\n")}); err != nil {
 				return err
 			}
 		}
-		switch {
-		case err == nil || errors.Is(err, bufio.ErrBufferFull):
-		case errors.Is(err, io.EOF):
+		if over {
 			return nil
-		default:
-			return brokenLog(ctx, service, err)
 		}
 	}
 }

@@ -172,7 +172,8 @@ func (c *Conn) Err() error {
 // failed is the error for a program that ended with status, after it has said
 // something.
 func (d Device) failed(status error, said string) error {
-	why := strings.TrimSpace(printable.Text(said))
+	said = strings.TrimSpace(printable.Text(said))
+	why := said
 	if why == "" {
 		why = status.Error()
 	}
@@ -190,10 +191,13 @@ func (d Device) failed(status error, said string) error {
 		return e.Hintf("the command must lead to: sovereignd connect")
 	case d.kind == bySSH && code == 255:
 		return fault.Errorf(fault.Device, "ssh: %s", why).Hintf("see whether this works: ssh %s true", d.to)
-	case d.kind == bySSH && fault.Class(code) >= fault.Internal && fault.Class(code) <= fault.Device:
-		// The codes of sovereignd are the classes of its errors.
+	case strings.HasPrefix(why, "sovereignd: ") && fault.Class(code) >= fault.Internal && fault.Class(code) <= fault.Device:
+		// Its codes are the classes of its errors.
 		text, hint, _ := strings.Cut(why, "\nhint: ")
 		return fault.Errorf(fault.Class(code), "%s", text).Hintf("%s", hint)
+	}
+	if said == "" {
+		return fault.Wrap(fault.Device, status)
 	}
 	return fault.Errorf(fault.Device, "%s: %s", status, why)
 }

@@ -57,7 +57,7 @@ func TestConnFails(t *testing.T) {
 		hint       string
 	}{
 		{"exec:echo no link >&2; exit 4", "exit status 4: no link", fault.Device, ""},
-		{"exec:exit 1", "exit status 1: exit status 1", fault.Device, ""},
+		{"exec:exit 1", "exit status 1", fault.Device, ""},
 		{"exec:exec /nowhere/sovereignd", "there is no sovereignd: ", fault.Environment, "sovereignd connect"},
 		{"exec:kill -9 $$", "signal: killed", fault.Device, ""},
 		{"ssh:refuses", "ssh: ssh: connect to host refuses port 22: Connection refused", fault.Device, "ssh refuses true"},
