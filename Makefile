@@ -87,7 +87,7 @@ test-e2e: test-build ## everything else that a booted machine shows
 
 test-modules: test-build ## programs that import the packages, and other programs on what they make
 	@echo "== modules of their own"
-	@for module in examples/embed compat/apko; do \
+	@for module in examples/* compat/apko; do \
 		(cd $$module && go vet ./... && $(E2E) go test -count=1 -v -timeout 30m ./...) || exit 1; done
 
 test-tailnet: test-build ## the guest in a tailnet of this machine's own

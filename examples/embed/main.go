@@ -21,6 +21,9 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/build"
+	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/lock"
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/kernel"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
@@ -56,14 +59,26 @@ func run(ctx context.Context, greeting string, out io.Writer) (err error) {
 		return err
 	}
 
-	// pkg/build: from the recipe to a bundle.
-	made, err := build.Build(ctx, "hello",
-		build.WithLock("../../recipes/sql/sovereign.lock"),
-		build.WithBuildkitd("../../bin/buildkitd"),
+	// pkg/build: from the recipe and a lock to a bundle.
+	hello, err := recipe.Load("hello")
+	if err != nil {
+		return err
+	}
+	pins, err := lock.Load("../../recipes/sql/sovereign.lock")
+	if err != nil {
+		return err
+	}
+	builder, err := build.New(hello, pins,
+		build.WithEngineOptions(engine.WithBuildkitd("../../bin/buildkitd")),
 		build.WithFiles(files),
 		build.WithOutput(work),
-		build.WithProgress("plain", out),
+		build.WithEvents(func(e build.Event) { fmt.Fprintln(out, e) }),
 	)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, builder.Close()) }()
+	made, err := builder.Bundle(ctx)
 	if err != nil {
 		return err
 	}

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -20,6 +22,10 @@ func (s *session) buildCommand() *cobra.Command {
 		Long: `Build makes the bundle of a recipe, given the recipe's directory or file: the
 kernel, the packages and the root file system, from the sources the lock pins.
 What has not changed since an earlier build is not done again; a miss says why.
+
+A build that had to lock something (packages of the recipe's repositories, or
+with --relock-missing what is gone) saves the lock when it ends. With --frozen
+that is an error instead, and so is whatever no lock pins.
 
 Where sovereign.sums stands beside the recipe, each output is compared with what
 it was on the machine that wrote the file; the first that differs is named.
@@ -41,6 +47,7 @@ directory and digest, the number of steps run and cached, and the seconds.`,
 	cmd.Flags().BoolVar(&r.DryRun, "dry-run", false, "say what would be done and why, and do nothing")
 	cmd.Flags().BoolVar(&r.CheckSums, "check-sums", false, "fail when a step, or the bundle, is not what the recipe's sovereign.sums says")
 	cmd.Flags().BoolVar(&r.WriteSums, "write-sums", false, "write what this build made into the recipe's sovereign.sums")
+	cmd.Flags().BoolVar(&r.Frozen, "frozen", false, "refuse to change the lock, and to build in what no lock pins")
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "check-sums", "write-sums")
 	return exits(cmd, fault.Environment, fault.Source, fault.Step, fault.Verification, fault.Differ)
 }
@@ -48,8 +55,7 @@ directory and digest, the number of steps run and cached, and the seconds.`,
 // addFlags adds the flags of every command that builds.
 func (r *BuildRequest) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&r.Arch, "arch", "", "`architecture`, amd64 or arm64 (default: this machine's)")
-	f.StringVarP(&r.Output, "output", "o", "dist", "`directory` that gets the bundle NAME-ARCH")
+	r.addInputFlags(cmd)
 	f.StringVar(&r.Engine, "engine", "", "`address` of a BuildKit daemon: unix://, tcp://, docker-container://, kube-pod://, ssh:// (default: a private daemon)")
 	f.StringVar(&r.EngineTLS.CA, "engine-ca", "", "`file` with the certificate that a tcp:// engine's is signed by")
 	f.StringVar(&r.EngineTLS.Cert, "engine-cert", "", "`file` with the certificate that a tcp:// engine knows this client by")
@@ -62,6 +68,13 @@ func (r *BuildRequest) addFlags(cmd *cobra.Command) {
 	f.BoolVar(&r.Offline, "offline", false, "make no network call; every input must be in the store")
 	f.BoolVar(&r.RelockMissing, "relock-missing", false, "lock another version of an input that every mirror says it does not have, once, and say so")
 	f.IntVarP(&r.Jobs, "jobs", "j", 2, "`number` of steps that run at once")
+}
+
+// addInputFlags adds those that say what is built, and where to.
+func (r *BuildRequest) addInputFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&r.Arch, "arch", "", "`architecture`, amd64 or arm64 (default: this machine's)")
+	f.StringVarP(&r.Output, "output", "o", "dist", "`directory` that gets the bundle NAME-ARCH")
 	f.StringArrayVar(&r.Repositories, "repository", nil, "further apk repository, a `URL` or directory; may be given more than once")
 	f.StringArrayVar(&r.Keys, "key", nil, "public key `file` of a further repository; may be given more than once")
 }
@@ -71,11 +84,86 @@ func (s *session) runBuild(cmd *cobra.Command, r BuildRequest) error {
 	if err != nil {
 		return err
 	}
+	if r.DryRun {
+		return s.runDry(cmd, r)
+	}
 	result, err := s.Builder.Build(cmd.Context(), r)
 	if err != nil {
 		return err
 	}
-	return s.printer().result(result, func(w io.Writer) error { return writeBuild(w, result, r.DryRun) })
+	return s.printer().result(result, func(w io.Writer) error { return writeBuild(w, result) })
+}
+
+// runDry prints a plan in the form of a build's result.
+func (s *session) runDry(cmd *cobra.Command, r BuildRequest) error {
+	began := time.Now()
+	plan, err := s.Builder.Plan(cmd.Context(), r)
+	if err != nil {
+		return err
+	}
+	result := &BuildResult{Name: plan.Name, Arch: plan.Arch, Bundle: plan.Bundle, Digest: plan.Digest, Reasons: plan.Reasons(),
+		Changed: plan.Changed, Seconds: time.Since(began).Seconds()}
+	for _, step := range plan.Steps {
+		if step.Engine && step.Cached {
+			result.StepsCached++
+		}
+	}
+	return s.printer().result(result, func(w io.Writer) error { return writePlan(w, plan) })
+}
+
+func (s *session) planCommand() *cobra.Command {
+	r := BuildRequest{ProgressMode: "quiet", Jobs: 1}
+	cmd := &cobra.Command{
+		Use:   "plan RECIPE",
+		Short: "Say what a build would do, and why",
+		Long: `Plan finds out what build would do with a recipe: the steps that would run, and
+what has changed since they ran last. It has no effects: nothing is fetched or
+started, no lock is changed, and nothing is written.
+
+What comes after a step that would run is not known before that has run: the
+plan names the first step of each chain, and ports that wait for it. With --json
+it lists the steps that are in the cache as well.
+
+It is what build --dry-run prints.`,
+		Example: `  sovereign-build plan recipes/sql
+  sovereign-build plan recipes/sql --arch arm64 --json`,
+		Args: operands("RECIPE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.Recipe = args[0]
+			r, err := s.checkBuild(r)
+			if err != nil {
+				return err
+			}
+			plan, err := s.Builder.Plan(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			return s.printer().result(plan, func(w io.Writer) error { return writePlan(w, plan) })
+		},
+	}
+	r.addInputFlags(cmd)
+	cmd.Flags().BoolVar(&r.Frozen, "frozen", false, "refuse what build --frozen refuses")
+	return exits(cmd, fault.Environment, fault.Source, fault.Verification)
+}
+
+func writePlan(w io.Writer, p *build.Plan) error {
+	var b strings.Builder
+	reasons := p.Reasons()
+	if len(reasons) == 0 {
+		b.WriteString("nothing to do\n")
+	}
+	for _, reason := range reasons {
+		fmt.Fprintf(&b, "would run: %s\n", reason)
+	}
+	writeChanged(&b, p.Changed)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func writeChanged(w io.Writer, changed []string) {
+	if len(changed) > 0 {
+		fmt.Fprintf(w, "built from a changed lock: %s\n", strings.Join(changed, ", "))
+	}
 }
 
 // checkBuild finds out what is wrong with a request at once, and completes it.
@@ -85,6 +173,13 @@ func (s *session) checkBuild(r BuildRequest) (BuildRequest, error) {
 	}
 	if err := oneOf("--progress", r.ProgressMode, "auto", "plain", "tty", "rawjson", "quiet"); err != nil {
 		return r, err
+	}
+	switch {
+	case r.Frozen && r.RelockMissing:
+		return r, fault.Errorf(fault.Usage, "--frozen and --relock-missing exclude each other")
+	case r.Frozen && len(r.Repositories) > 0:
+		return r, fault.Errorf(fault.Usage, "--frozen and --repository exclude each other: no lock pins what is in %s", r.Repositories[0]).
+			Hintf("name the repository in the recipe")
 	}
 	if r.Jobs < 1 || r.Jobs > 64 {
 		return r, fault.Errorf(fault.Usage, "--jobs %d is not between 1 and 64", r.Jobs)
@@ -99,24 +194,13 @@ func (s *session) checkBuild(r BuildRequest) (BuildRequest, error) {
 	return r, nil
 }
 
-func writeBuild(w io.Writer, r *BuildResult, dry bool) error {
+func writeBuild(w io.Writer, r *BuildResult) error {
 	var b strings.Builder
-	if dry {
-		if len(r.Reasons) == 0 {
-			b.WriteString("nothing to do\n")
-		}
-		for _, reason := range r.Reasons {
-			fmt.Fprintf(&b, "would run: %s\n", reason)
-		}
-	} else {
-		fmt.Fprintf(&b, "bundle  %s\ndigest  %s\nsteps   %d run, %d cached, %.1f s\n", r.Bundle, r.Digest, r.StepsRun, r.StepsCached, r.Seconds)
-		for _, reason := range r.Reasons {
-			fmt.Fprintf(&b, "ran     %s\n", reason)
-		}
+	fmt.Fprintf(&b, "bundle  %s\ndigest  %s\nsteps   %d run, %d cached, %.1f s\n", r.Bundle, r.Digest, r.StepsRun, r.StepsCached, r.Seconds)
+	for _, reason := range r.Reasons {
+		fmt.Fprintf(&b, "ran     %s\n", reason)
 	}
-	if len(r.Changed) > 0 {
-		fmt.Fprintf(&b, "built from a changed lock: %s\n", strings.Join(r.Changed, ", "))
-	}
+	writeChanged(&b, r.Changed)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -12,6 +12,8 @@ import (
 // Builder makes bundles and locks; pkg/build does it for the real program.
 type Builder interface {
 	Build(ctx context.Context, r BuildRequest) (*BuildResult, error)
+	// Plan says what Build would do, and does nothing.
+	Plan(ctx context.Context, r BuildRequest) (*build.Plan, error)
 	// Repro builds twice; only names the steps to do again, none is all.
 	Repro(ctx context.Context, r BuildRequest, only []string) (*ReproResult, error)
 	Lock(ctx context.Context, r LockRequest) (*LockResult, error)
@@ -35,6 +37,7 @@ type BuildRequest struct {
 	Keys            []string
 	Offline         bool
 	RelockMissing   bool
+	Frozen          bool
 	DryRun          bool
 	CheckSums       bool
 	WriteSums       bool
@@ -56,8 +59,9 @@ type LockRequest struct {
 	// Update names inputs to look for a newer version of; empty keeps what is
 	// locked and adds what is missing.
 	Update []string
-	// Check compares and writes nothing.
+	// Check compares and writes nothing, Outdated looks and writes nothing.
 	Check    bool
+	Outdated bool
 	Progress io.Writer
 }
 

@@ -43,6 +43,14 @@ func (f *fake) Build(_ context.Context, r BuildRequest) (*BuildResult, error) {
 		Reasons: []string{"zlib 1.3.1 (amd64): build.sh changed"}, Changed: []string{"tzdata"}}, nil
 }
 
+func (f *fake) Plan(_ context.Context, r BuildRequest) (*build.Plan, error) {
+	f.build = r
+	f.calls = append(f.calls, "plan")
+	return &build.Plan{Name: "sql", Arch: "amd64", Steps: []build.PlannedStep{
+		{Step: "kernel amd64", Reason: "config changed", Engine: true}, {Step: "port zlib amd64", Cached: true, Engine: true},
+	}}, f.err
+}
+
 func (f *fake) Repro(_ context.Context, r BuildRequest, only []string) (*ReproResult, error) {
 	f.build = r
 	f.calls = append(f.calls, "repro "+strings.Join(only, ","))
@@ -99,6 +107,35 @@ built from a changed lock: tzdata
 	wantOut = `{"name":"sql","arch":"amd64","bundle":"dist/sql-amd64","digest":"sha256:12","steps_run":1,"steps_cached":20,"seconds":2.5,"reasons":["zlib 1.3.1 (amd64): build.sh changed"],"changed":["tzdata"]}` + "\n"
 	if out != wantOut {
 		t.Errorf("\ngot  %s\nwant %s", out, wantOut)
+	}
+}
+
+func TestPlan(t *testing.T) {
+	f := &fake{}
+	code, out, errs := call(t, t.Context(), f, "plan", "recipes/sql", "--arch", "arm64", "--frozen")
+	if code != 0 || errs != "" || out != "would run: kernel amd64: config changed\n" || !f.build.Frozen || f.build.Arch != "arm64" || f.calls[0] != "plan" {
+		t.Errorf("exit %d, %v, %+v, %q, stderr %q", code, f.calls, f.build, out, errs)
+	}
+	_, out, _ = call(t, t.Context(), f, "plan", "recipes/sql", "--json")
+	want := `{"name":"sql","arch":"amd64","steps":[{"step":"kernel amd64","cached":false,"reason":"config changed","engine":true},{"step":"port zlib amd64","cached":true,"engine":true}]}` + "\n"
+	if out != want {
+		t.Errorf("\ngot  %s\nwant %s", out, want)
+	}
+	// A dry run is a plan in the form of a build's result.
+	f.calls = nil
+	code, out, _ = call(t, t.Context(), f, "build", "recipes/sql", "--dry-run")
+	if code != 0 || out != "would run: kernel amd64: config changed\n" || f.calls[0] != "plan" {
+		t.Errorf("exit %d, %v, %q", code, f.calls, out)
+	}
+	_, out, _ = call(t, t.Context(), f, "build", "recipes/sql", "--dry-run", "--json")
+	var result BuildResult
+	if err := json.Unmarshal([]byte(out), &result); err != nil || result.StepsCached != 1 || len(result.Reasons) != 1 || result.Arch != "amd64" {
+		t.Errorf("%s, %v", out, err)
+	}
+	for _, args := range [][]string{{"build", "r", "--frozen", "--relock-missing"}, {"build", "r", "--frozen", "--repository", "x"}, {"plan", "r", "--frozen", "--repository", "x"}} {
+		if code, _, errs := call(t, t.Context(), f, args...); code != int(fault.Usage) {
+			t.Errorf("%v: exit %d, %s", args, code, errs)
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/anytree"
 )
 
 func (s *session) imageCommand() *cobra.Command {
@@ -61,17 +62,17 @@ func (s *session) imageFrom(cmd *cobra.Command, write func(ctx context.Context, 
 		if limit == 0 {
 			limit = sizeFlag(rootfs.DefaultLimits().Bytes)
 		}
-		tree, done, err := s.readTree(cmd.Context(), from, filepath.Dir(output), int64(limit))
+		tree, err := s.readTree(cmd.Context(), from, filepath.Dir(output), int64(limit))
 		if errors.Is(err, rootfs.ErrBytes) {
 			return fault.Errorf(fault.Source, "%w", err).Hintf("if it is to be so large, raise --limit")
 		}
 		if err != nil {
 			return err
 		}
-		defer done()
+		defer tree.Close() // only read
 		var result imageResult
 		err = replaceFile(output, func(f *os.File) error {
-			result, err = write(cmd.Context(), f, tree, epoch)
+			result, err = write(cmd.Context(), f, tree.Tree, epoch)
 			return environment(err)
 		})
 		if err != nil {
@@ -84,6 +85,25 @@ func (s *session) imageFrom(cmd *cobra.Command, write func(ctx context.Context, 
 	cmd.Flags().StringVarP(&output, "output", "o", "", "`file` to write; one that is there is replaced")
 	cmd.Flags().Var(&limit, "limit", "most `bytes` that an archive or compressed image may have when it is uncompressed, holes apart (default: 64GiB)")
 	return exits(cmd, fault.Environment, fault.Source)
+}
+
+// readTree reads a directory, an archive or an image, compressed or not;
+// temporary files go to tempDir, and limit is the most that an archive may
+// have. The tree is usable until it is closed.
+func (s *session) readTree(ctx context.Context, from, tempDir string, limit int64) (t *anytree.Tree, err error) {
+	o := anytree.Options{TempDir: tempDir, Limit: limit}
+	operand := from
+	if from == "-" {
+		operand = "FILE"
+		t, err = anytree.Read(ctx, s.Stdin, "standard input", o)
+	} else {
+		t, err = anytree.Open(ctx, from, o)
+	}
+	var packed *anytree.PackedError
+	if errors.As(err, &packed) {
+		return nil, fault.Errorf(fault.ClassOf(err), "%w", err).Hintf("pipe it: %s %s | sovereign-build image … --from -", packed.Unpack, operand)
+	}
+	return t, err
 }
 
 // environment gives the machine's own errors, of files, their class.

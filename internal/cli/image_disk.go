@@ -5,21 +5,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sovereign-build/sovereign/pkg/build/disk"
-	"github.com/sovereign-build/sovereign/pkg/build/disk/qcow2"
-	"github.com/sovereign-build/sovereign/pkg/build/disk/terminal"
+	"github.com/sovereign-build/sovereign/pkg/build/disk/bootable"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-)
-
-// Formats of a disk.
-const (
-	formatRaw      = "raw"
-	formatQCOW2    = "qcow2"
-	formatTerminal = "images.tar.gz"
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
 // diskFlags are those of image disk.
@@ -68,7 +62,7 @@ Terminal app installs: it boots from the esp, or without one from the kernel.`,
 	flags.Var(&f.data, "data", "`size` of an empty data partition")
 	flags.StringArrayVar(&f.guids, "guid", nil, "GUID of a partition or of the disk, `NAME=GUID`; may be given more than once")
 	flags.StringVar(&f.arch, "arch", "", "`architecture`, amd64 or arm64 (default: the bundle's, or this machine's)")
-	flags.StringVar(&f.format, "format", formatRaw, "raw, qcow2 or images.tar.gz")
+	flags.StringVar(&f.format, "format", string(bootable.Raw), "raw, qcow2 or images.tar.gz")
 	flags.StringVar(&f.name, "name", "", "`name` of the machine in images.tar.gz (default: the bundle's)")
 	flags.Var(&f.memory, "memory", "memory `size` of the machine in images.tar.gz (default: the bundle's, or 1GiB)")
 	flags.StringVarP(&f.output, "output", "o", "", "`file` to write; one that is there is replaced")
@@ -97,7 +91,7 @@ func (s *session) runImageDisk(ctx context.Context, f diskFlags) error {
 	if f.output == "" {
 		return fault.Errorf(fault.Usage, "sovereign-build image disk: --output is needed").Hintf("name the file to write with -o FILE")
 	}
-	if err := oneOf("--format", f.format, formatRaw, formatQCOW2, formatTerminal); err != nil {
+	if err := oneOf("--format", f.format, string(bootable.Raw), string(bootable.QCOW2), string(bootable.Terminal)); err != nil {
 		return err
 	}
 	if err := oneOf("--arch", f.arch, "", "amd64", "arm64"); err != nil {
@@ -106,16 +100,28 @@ func (s *session) runImageDisk(ctx context.Context, f diskFlags) error {
 	if err := f.check(); err != nil {
 		return err
 	}
-	p := &diskParts{diskFlags: f}
-	defer p.close()
-	if err := p.gather(ctx, s); err != nil {
+	spec, err := f.spec(s)
+	if err != nil {
 		return err
 	}
+	if f.esp != "" {
+		tree, err := s.readTree(ctx, f.esp, spec.TempDir, rootfs.DefaultLimits().Bytes)
+		if err != nil {
+			return err
+		}
+		defer tree.Close() // only read
+		spec.ESP = tree.Tree
+	}
+	d, err := bootable.Open(ctx, spec)
+	if err != nil {
+		return err
+	}
+	defer d.Close() // only read
 	var layout []disk.Layout
 	var size int64
-	err := replaceFile(f.output, func(out *os.File) error {
+	err = replaceFile(f.output, func(out *os.File) error {
 		var err error
-		if layout, err = p.write(ctx, out); err != nil {
+		if layout, err = d.Write(ctx, out, bootable.Format(f.format)); err != nil {
 			return err
 		}
 		size, err = out.Seek(0, io.SeekEnd)
@@ -124,8 +130,8 @@ func (s *session) runImageDisk(ctx context.Context, f diskFlags) error {
 	if err != nil {
 		return err
 	}
-	r := diskResult{File: f.output, Format: f.format, Size: size, GUID: p.disk.GUID.String()}
-	for i, part := range p.disk.Partitions {
+	r := diskResult{File: f.output, Format: f.format, Size: size, GUID: d.GUID.String()}
+	for i, part := range d.Partitions {
 		out := diskResultPartition{Label: part.Label, Type: part.Type.String(), GUID: part.GUID.String(), Size: part.Size}
 		if layout != nil {
 			out.Start, out.Size = &layout[i].Start, layout[i].Size
@@ -138,7 +144,7 @@ func (s *session) runImageDisk(ctx context.Context, f diskFlags) error {
 // check refuses flags that would have no effect, and pairs that exclude each
 // other.
 func (f diskFlags) check() error {
-	boots := f.stub != "" || f.format == formatTerminal && f.esp == ""
+	boots := f.stub != "" || bootable.Format(f.format) == bootable.Terminal && f.esp == ""
 	for _, rule := range []struct {
 		wrong bool
 		text  string
@@ -146,7 +152,7 @@ func (f diskFlags) check() error {
 		{f.espSize != 0 && f.esp == "" && f.stub == "", "--esp-size is for --esp or --stub"},
 		{f.kernel+f.initrd+f.cmdline != "" && !boots, "--kernel, --initrd and --cmdline are for --stub, or for images.tar.gz without --esp"},
 		{f.stub != "" && f.kernel == "" && f.bundle == "", "--stub needs --kernel or --bundle"},
-		{f.memory != 0 && f.format != formatTerminal, "--memory is for images.tar.gz"},
+		{f.memory != 0 && bootable.Format(f.format) != bootable.Terminal, "--memory is for images.tar.gz"},
 		{f.verity != "" && f.root == "", "--verity needs --root"},
 		{f.rootHash != "" && f.verity == "", "--root-hash needs --verity"},
 		{f.bundle != "" && f.kernel+f.initrd+f.root+f.verity != "", "--bundle brings its own kernel, initramfs, root and verity"},
@@ -156,7 +162,7 @@ func (f diskFlags) check() error {
 			return fault.Errorf(fault.Usage, "%s", rule.text).Hintf("run sovereign-build image disk --help for the flags")
 		}
 	}
-	if f.bundle != "" && f.esp == "" && f.stub == "" && f.format != formatTerminal {
+	if f.bundle != "" && f.esp == "" && f.stub == "" && bootable.Format(f.format) != bootable.Terminal {
 		return fault.Errorf(fault.Usage, "a disk of a bundle needs something to boot from").
 			Hintf("give --stub FILE, an EFI stub such as linuxx64.efi.stub of systemd, or --esp")
 	}
@@ -177,57 +183,24 @@ func (r diskResult) writeText(w io.Writer) error {
 	return err
 }
 
-// write writes the disk in its format. Only the formats that are one disk have
-// a layout.
-func (p *diskParts) write(ctx context.Context, out *os.File) ([]disk.Layout, error) {
-	switch p.format {
-	case formatQCOW2:
-		raw, err := p.temporary()
+// spec is what the flags say, without the files of the esp.
+func (f diskFlags) spec(s *session) (bootable.Spec, error) {
+	spec := bootable.Spec{
+		Bundle: f.bundle, Arch: f.arch, ESPSize: int64(f.espSize), Stub: f.stub, Kernel: f.kernel, Initrd: f.initrd, Cmdline: f.cmdline,
+		Root: f.root, Verity: f.verity, RootHash: f.rootHash, Data: int64(f.data), Name: f.name, Memory: int64(f.memory),
+		GUIDs: map[string]disk.GUID{}, TempDir: filepath.Dir(f.output), Epoch: -1,
+	}
+	for _, flag := range f.guids {
+		name, text, _ := strings.Cut(flag, "=")
+		id, err := disk.ParseGUID(text)
 		if err != nil {
-			return nil, err
+			return spec, fault.Errorf(fault.Usage, "--guid %s: %w", flag, err)
 		}
-		layout, err := disk.WriteFile(ctx, raw, p.disk)
-		if err != nil {
-			return nil, err
-		}
-		size, err := raw.Seek(0, io.SeekEnd)
-		if err != nil {
-			return nil, err
-		}
-		return layout, qcow2.Write(ctx, out, raw, size)
-	case formatTerminal:
-		return nil, terminal.Write(ctx, out, p.terminalImage())
-	default:
-		return disk.WriteFile(ctx, out, p.disk)
+		spec.GUIDs[name] = id
 	}
-}
-
-// terminalImage is the disk's partitions as the Terminal app takes them.
-func (p *diskParts) terminalImage() terminal.Image {
-	i := terminal.Image{
-		Name: p.name, BuildID: p.disk.GUID.String(), MemoryMiB: int(p.memory >> 20), Epoch: p.epoch,
+	epoch, err := s.imageEpoch()
+	if s.env("SOURCE_DATE_EPOCH") != "" {
+		spec.Epoch = epoch
 	}
-	if !p.has(labelESP) && p.linux != nil && p.ramdisk != nil {
-		i.Kernel = terminal.File{Content: p.linux, Size: p.linux.Size()}
-		i.Initrd = terminal.File{Content: p.ramdisk, Size: p.ramdisk.Size()}
-		i.Params = p.cmdline
-	}
-	for _, part := range p.disk.Partitions {
-		i.Partitions = append(i.Partitions, terminal.Partition{
-			File: terminalFiles(part.Label), Label: part.Label, GUID: part.GUID, Writable: part.Label == labelData,
-			Contents: terminal.File{Content: part.Content, Size: part.Size},
-		})
-	}
-	return i
-}
-
-// terminalFiles is a partition's file in the archive.
-func terminalFiles(label string) string {
-	switch label {
-	case labelESP:
-		return terminal.EFIFile
-	case labelRoot:
-		return terminal.RootFile
-	}
-	return strings.ReplaceAll(label, "-", "_") + "_part"
+	return spec, err
 }

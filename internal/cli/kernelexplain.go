@@ -148,12 +148,8 @@ func isRecipe(arg string) bool {
 
 func recipeFragments(r *recipe.Recipe, arch string) ([]*kernel.Config, error) {
 	var out []*kernel.Config
-	for _, path := range r.Fragments(arch) {
-		name, err := filepath.Rel(r.Dir, path)
-		if err != nil {
-			return nil, fault.Wrap(fault.Environment, err)
-		}
-		c, err := kernel.ReadFragment(path, name)
+	for _, name := range r.Fragments(arch) {
+		c, err := kernel.ReadFragment(r.Resolve(name).String(), filepath.Clean(name))
 		if err != nil {
 			return nil, err
 		}

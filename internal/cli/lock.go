@@ -16,7 +16,6 @@ import (
 
 func (s *session) lockCommand() *cobra.Command {
 	r := LockRequest{}
-	var outdated bool
 	cmd := &cobra.Command{
 		Use:   "lock RECIPE",
 		Short: "Pin a recipe's inputs, or look for newer ones",
@@ -51,10 +50,10 @@ locked, and two that lock one input otherwise end with an error that names it.`,
 			switch {
 			case r.Check && len(r.Update) > 0:
 				return fault.Errorf(fault.Usage, "--check and --update exclude each other")
-			case outdated && (r.Check || len(r.Update) > 0):
+			case r.Outdated && (r.Check || len(r.Update) > 0):
 				return fault.Errorf(fault.Usage, "--outdated excludes --check and --update")
 			}
-			if outdated {
+			if r.Outdated {
 				result, err := s.Builder.Outdated(cmd.Context(), r)
 				if err != nil {
 					return err
@@ -70,7 +69,7 @@ locked, and two that lock one input otherwise end with an error that names it.`,
 	}
 	cmd.Flags().StringArrayVarP(&r.Update, "update", "u", nil, "`NAME` of an input to look for a newer version of; may be given more than once")
 	cmd.Flags().BoolVar(&r.Check, "check", false, "compare the lock with the recipe, write nothing; exit 2 if it is stale")
-	cmd.Flags().BoolVar(&outdated, "outdated", false, "list the newer versions there are, write nothing")
+	cmd.Flags().BoolVar(&r.Outdated, "outdated", false, "list the newer versions there are, write nothing")
 	// The error is that of a flag which is not there.
 	_ = cmd.RegisterFlagCompletionFunc("update", completeInputs)
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification)

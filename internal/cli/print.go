@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/hints"
 	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -67,7 +68,7 @@ func (p textPrinter) fail(_ fault.Class, _ int, err error) {
 			fmt.Fprintf(p.err, "  | %s\n", printable.Line(line))
 		}
 	}
-	if hint := fault.HintOf(err); hint != "" {
+	if hint := hints.Of(err); hint != "" {
 		fmt.Fprintf(p.err, "hint: %s\n", printable.Line(hint))
 	}
 }
@@ -108,7 +109,7 @@ type failure struct {
 
 // newFailure is what programs are told of an error.
 func newFailure(class fault.Class, code int, err error) failure {
-	f := failure{Error: err.Error(), Class: className(class), Code: code, Hint: fault.HintOf(err)}
+	f := failure{Error: err.Error(), Class: className(class), Code: code, Hint: hints.Of(err)}
 	var step *engine.StepError
 	if errors.As(err, &step) {
 		f.Log, f.Tail = step.Log, step.Tail

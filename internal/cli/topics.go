@@ -15,7 +15,7 @@ type topic struct {
 func (s *session) topics() []topic {
 	return []topic{
 		{"build", "Build", "From a recipe and its lock to a bundle: a verified kernel and root file system, built from pinned sources.", []*cobra.Command{
-			s.buildCommand(), s.lockCommand(), s.reproCommand(), s.diffCommand(), s.storeCommand(), s.schemaCommand(),
+			s.buildCommand(), s.planCommand(), s.lockCommand(), s.reproCommand(), s.diffCommand(), s.storeCommand(), s.schemaCommand(),
 		}},
 		{"images", "Images", "Disk and file system images of your own making, and registries.", []*cobra.Command{
 			s.imageCommand(), s.ociCommand(),

@@ -2,9 +2,16 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"path/filepath"
 
 	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/lock"
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // Wire connects the commands to pkg/build.
@@ -13,16 +20,79 @@ func (c *CLI) Wire() { c.Builder = builder{} }
 // builder is pkg/build as the commands see it.
 type builder struct{}
 
-func (builder) Build(ctx context.Context, r BuildRequest) (*BuildResult, error) {
-	return build.Build(ctx, r.Recipe, r.options()...)
+// opened is a recipe of this machine's and the lock beside it.
+type opened struct {
+	*build.Builder
+	lock     *lock.File
+	progress *buildProgress
 }
 
-func (builder) Repro(ctx context.Context, r BuildRequest, only []string) (*ReproResult, error) {
-	return build.Repro(ctx, r.Recipe, only, r.options()...)
+// open reads a recipe and its lock. One that is not there is an error, unless
+// the command can do without.
+func (r BuildRequest) open(needLock bool) (_ *opened, err error) {
+	o := &opened{}
+	rec, err := recipe.Load(r.Recipe)
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(rec.Dir, lock.FileName)
+	switch o.lock, err = lock.Open(path); {
+	case errors.Is(err, fs.ErrNotExist) && !needLock:
+		o.lock = lock.New(path)
+	case err != nil:
+		return nil, err
+	}
+	if o.progress, err = newBuildProgress(r.ProgressMode, r.Progress); err != nil {
+		return nil, err
+	}
+	if o.Builder, err = build.New(rec, o.lock.Lock(), append(r.options(), build.WithEvents(o.progress.event))...); err != nil {
+		return nil, errors.Join(err, o.progress.close())
+	}
+	return o, nil
+}
+
+// close saves the lock, if it is another one by now, and ends everything.
+func (o *opened) close(ctx context.Context) error {
+	var err error
+	if l := o.Lock(); l != nil {
+		// Also after Ctrl-C: what was locked is not lost.
+		err = o.lock.Save(context.WithoutCancel(ctx), l)
+	}
+	return errors.Join(err, o.Close(), o.progress.close())
+}
+
+func (builder) Build(ctx context.Context, r BuildRequest) (_ *BuildResult, err error) {
+	o, err := r.open(true)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, o.close(ctx)) }()
+	return o.Bundle(ctx)
+}
+
+func (builder) Plan(ctx context.Context, r BuildRequest) (_ *build.Plan, err error) {
+	o, err := r.open(true)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, o.close(ctx)) }()
+	return o.Plan(ctx)
+}
+
+func (builder) Repro(ctx context.Context, r BuildRequest, only []string) (_ *ReproResult, err error) {
+	o, err := r.open(true)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, o.close(ctx)) }()
+	return o.Repro(ctx, only...)
 }
 
 func (r BuildRequest) options() []build.Option {
-	engineOptions := []engine.Option{engine.WithTLS(r.EngineTLS), engine.WithStepTimeout(r.StepTimeout)}
+	engineOptions := []engine.Option{engine.WithAddress(r.Engine), engine.WithTLS(r.EngineTLS)}
+	if r.StepTimeout > 0 {
+		engineOptions = append(engineOptions, engine.WithStepTimeout(r.StepTimeout))
+	}
 	for _, spec := range r.CacheFrom {
 		engineOptions = append(engineOptions, engine.WithCacheImport(spec))
 	}
@@ -33,32 +103,34 @@ func (r BuildRequest) options() []build.Option {
 		build.WithArch(r.Arch),
 		build.WithOutput(r.Output),
 		build.WithCacheDir(r.CacheDir),
-		build.WithEngine(r.Engine),
 		build.WithEngineOptions(engineOptions...),
-		build.WithJobs(r.Jobs),
+		build.WithJobs(max(r.Jobs, 1)),
 		build.WithRepositories(r.Repositories, r.Keys),
 		build.WithOffline(r.Offline),
 		build.WithRelockMissing(r.RelockMissing),
-		build.WithDryRun(r.DryRun),
+		build.WithFrozenLock(r.Frozen),
 		build.WithSums(sumsMode(r)),
 		build.WithSourceDateEpoch(r.SourceDateEpoch),
-		build.WithProgress(r.ProgressMode, r.Progress),
 	}
 }
 
-func (builder) Lock(ctx context.Context, r LockRequest) (*LockResult, error) {
-	opts := r.options()
-	var result *build.LockResult
-	var err error
+func (builder) Lock(ctx context.Context, r LockRequest) (_ *LockResult, err error) {
+	o, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, o.close(ctx)) }()
+	result := &build.LockUpdate{}
 	if r.Check {
-		result, err = build.CheckLock(r.Recipe, opts...)
+		err = o.CheckLock()
 	} else {
-		result, err = build.Lock(ctx, r.Recipe, r.Update, opts...)
+		result, err = o.UpdateLock(ctx, r.Update...)
 	}
 	if err != nil {
 		return nil, err
 	}
-	out := &LockResult{Lock: result.Path, Inputs: result.Inputs, Notes: result.Notes}
+	l := o.Builder.Lock()
+	out := &LockResult{Lock: o.lock.Path(), Inputs: l.Count(), Notes: result.Notes}
 	for _, c := range result.Changes {
 		out.Changes = append(out.Changes, c.String())
 	}
@@ -75,10 +147,21 @@ func sumsMode(r BuildRequest) build.SumsMode {
 	return build.SumsCompare
 }
 
-func (builder) Outdated(ctx context.Context, r LockRequest) (*OutdatedResult, error) {
-	return build.Outdated(ctx, r.Recipe, r.options()...)
+func (builder) Outdated(ctx context.Context, r LockRequest) (_ *OutdatedResult, err error) {
+	o, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, o.close(ctx)) }()
+	return o.Outdated(ctx)
 }
 
-func (r LockRequest) options() []build.Option {
-	return []build.Option{build.WithCacheDir(r.CacheDir), build.WithProgress("plain", r.Progress)}
+// open is that of a build for this machine: locking is for all architectures.
+func (r LockRequest) open() (*opened, error) {
+	o, err := BuildRequest{Recipe: r.Recipe, CacheDir: r.CacheDir, ProgressMode: "plain", Progress: r.Progress}.open(false)
+	if err == nil && o.Lock() == nil && (r.Check || r.Outdated) {
+		err = errors.Join(remedy.By(remedy.Remedy{Kind: remedy.Lock, Recipe: r.Recipe},
+			fault.Errorf(fault.Usage, "there is no %s", o.lock.Path()).Hintf("make one")), o.close(context.Background()))
+	}
+	return o, err
 }

@@ -9,8 +9,8 @@ package doctor
 import (
 	"context"
 
+	"github.com/sovereign-build/sovereign/internal/hints"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
-	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -100,7 +100,7 @@ func (e *examiner) add(what, check string, level Level, text, mend string) {
 
 // fail adds an error as a finding.
 func (e *examiner) fail(what, check string, level Level, err error) {
-	e.add(what, check, level, err.Error(), fault.HintOf(err))
+	e.add(what, check, level, err.Error(), hints.Of(err))
 }
 
 // hypervisor is the part of vm.Hypervisor that is asked.

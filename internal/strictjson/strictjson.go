@@ -126,7 +126,9 @@ func (d *decoder) object(v reflect.Value, path string, start, depth int) error {
 	optional := make(map[string]bool)
 	for i := range v.NumField() {
 		name, opts, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-		fields[name], optional[name] = i, opts == "omitempty"
+		if name != "-" {
+			fields[name], optional[name] = i, opts == "omitempty"
+		}
 	}
 	seen := make(map[string]bool)
 	for d.json.More() {
@@ -153,7 +155,7 @@ func (d *decoder) object(v reflect.Value, path string, start, depth int) error {
 	}
 	for i := range v.NumField() {
 		name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-		if !seen[name] && !optional[name] {
+		if name != "-" && !seen[name] && !optional[name] {
 			return d.errorf(start, "%s lacks the key %q", d.name(path), name)
 		}
 	}

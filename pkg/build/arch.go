@@ -7,6 +7,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/kernel"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // arch is an architecture under the names the field has for it.
@@ -21,8 +22,9 @@ func HostArch() string { return runtime.GOARCH }
 // findArch returns the architecture named, if the recipe is made for it.
 func findArch(name string, declared []string) (arch, error) {
 	if !slices.Contains(declared, name) {
-		return arch{}, fault.Errorf(fault.Usage, "architecture %q is not one the recipe is made for (%s)", name, strings.Join(declared, ", ")).
-			Hintf("choose one with --arch")
+		return arch{}, remedy.By(remedy.Remedy{Kind: remedy.ChooseArch},
+			fault.Errorf(fault.Usage, "architecture %q is not one the recipe is made for (%s)", name, strings.Join(declared, ", ")).
+				Hintf("choose one of these"))
 	}
 	k, err := kernel.ArchOf(name)
 	if err != nil {

@@ -84,7 +84,7 @@ func TestOverlay(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b := &builder{opts: &options{files: handed}, recipe: r, store: st}
+	b := &Builder{opts: &options{files: handed}, recipe: r, store: st}
 	files, err := b.readOverlay(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ func both(f, g func() error) error {
 		wg.Go(func() { errs[i] = fn() })
 	}
 	wg.Wait()
-	failures := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil || errors.Is(err, errDryRun) })
+	failures := slices.DeleteFunc(slices.Clone(errs), func(err error) bool { return err == nil || errors.Is(err, errPlanned) })
 	switch {
 	case len(failures) == 2 && failures[0].Error() == failures[1].Error():
 		return failures[0] // a cancelled build, say, which is said once

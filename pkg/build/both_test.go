@@ -11,7 +11,7 @@ func TestBoth(t *testing.T) {
 	boom := errors.New("boom")
 	ok := func() error { return nil }
 	fails := func() error { return boom }
-	dry := func() error { return errDryRun }
+	dry := func() error { return errPlanned }
 	for name, c := range map[string]struct {
 		f, g func() error
 		want error
@@ -19,9 +19,9 @@ func TestBoth(t *testing.T) {
 		"both well":         {ok, ok, nil},
 		"one fails":         {fails, ok, boom},
 		"the other fails":   {ok, fails, boom},
-		"one would run":     {dry, ok, errDryRun},
+		"one would run":     {dry, ok, errPlanned},
 		"failure over plan": {dry, fails, boom},
-		"both would run":    {dry, dry, errDryRun},
+		"both would run":    {dry, dry, errPlanned},
 	} {
 		if err := both(c.f, c.g); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
@@ -41,7 +41,7 @@ func TestBoth(t *testing.T) {
 	if err := both(fails, fails); err != boom {
 		t.Errorf("one failure of both: %v", err)
 	}
-	if err := both(dry, fails); errors.Is(err, errDryRun) {
+	if err := both(dry, fails); errors.Is(err, errPlanned) {
 		t.Error("a failure that counts as a dry run's end")
 	}
 

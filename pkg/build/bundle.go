@@ -10,6 +10,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // Serials of the two disks, by which the guest finds them whatever order the
@@ -21,13 +22,17 @@ const (
 
 // writeBundle writes the bundle's directory, unless what is there already is
 // this bundle.
-func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *builtRoot) error {
+func (b *Builder) writeBundle(ctx context.Context, kernel Kernel, root *builtRoot) error {
+	locked, err := b.lock.Digest()
+	if err != nil {
+		return err
+	}
 	m := bundle.Manifest{
 		Schema:     bundle.Schema,
 		Name:       b.recipe.Name,
 		Arch:       b.arch.Go,
 		SourceDate: b.epoch,
-		Lock:       bundle.Lock{Digest: b.locked.Digest().String(), Changed: b.lock.Changed(), Unpinned: root.Unpinned},
+		Lock:       bundle.Lock{Digest: locked.String(), Changed: b.lock.Changed(), Unpinned: root.Unpinned},
 		Root:       bundle.Root{Serial: rootSerial, Hash: root.Hash},
 		VM: bundle.VM{
 			MemoryMiB: int(b.recipe.VM.Memory >> 20),
@@ -65,7 +70,6 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 	}
 
 	dir := filepath.Join(b.opts.output, fmt.Sprintf("%s-%s", b.recipe.Name, b.arch.Go))
-	var err error
 	if b.result.Bundle, err = filepath.Abs(dir); err != nil {
 		return err
 	}
@@ -78,15 +82,15 @@ func (b *builder) writeBundle(ctx context.Context, kernel builtKernel, root *bui
 	if isBundle(dir, b.result.Digest, &m) {
 		return nil
 	}
-	if b.opts.dryRun {
-		b.miss(fmt.Sprintf("bundle: %s is to be written", dir))
+	if b.planning {
+		b.miss("bundle", dir+" is to be written", false)
 		return nil
 	}
-	b.note("writing %s", dir)
+	b.tell(Writing{dir})
 	err = bundle.Write(ctx, dir, m, files)
 	if fault.ClassOf(err) == fault.Verification {
-		return fault.Errorf(fault.Verification, "content store %s: %w", b.store.Dir(), err).
-			Hintf("a file of the store is damaged: run sovereign-build store verify --repair, then build again")
+		return remedy.By(remedy.Remedy{Kind: remedy.RepairStore}, fault.Errorf(fault.Verification, "content store %s: %w", b.store.Dir(), err).
+			Hintf("a file of the store is damaged: repair the store, then build again"))
 	}
 	return err
 }

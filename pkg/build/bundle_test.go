@@ -1,7 +1,6 @@
 package build
 
 import (
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,17 +36,12 @@ func TestDamagedStoreMakesNoBundle(t *testing.T) {
 		}
 		return d
 	}
-	lockPath := filepath.Join(dir, LockFile)
-	locked := lock.New(lockPath)
-	if err := locked.Save(t.Context(), &lock.Lock{SourceDate: 1}); err != nil {
-		t.Fatal(err)
-	}
-	kernel := builtKernel{Image: put("kernel"), Config: put("config")}
+	kernel := Kernel{Image: put("kernel"), Config: put("config")}
 	root := &builtRoot{Disk: put("root"), Initramfs: put("initramfs"), Hash: strings.Repeat("a", 64)}
-	b := &builder{
-		opts:   &options{output: filepath.Join(dir, "dist"), progress: io.Discard},
+	b := &Builder{
+		opts:   &options{output: filepath.Join(dir, "dist")},
 		recipe: &recipe.Recipe{Name: "demo", VM: recipe.VM{Memory: 64 << 20, CPUs: 1, Data: 1 << 30}},
-		arch:   testArch(t), lock: locked.Lock(), locked: locked, lockPath: lockPath, store: st, epoch: 1,
+		arch:   testArch(t), lock: &lock.Lock{SourceDate: 1}, store: st, epoch: 1,
 	}
 	if err := b.writeBundle(t.Context(), kernel, root); err != nil {
 		t.Fatal(err)

@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/build/sums"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // SumsMode is what a build does with the sums beside its recipe.
@@ -40,8 +39,16 @@ type Sums struct {
 	Differences []sums.Difference `json:"differences,omitempty"`
 }
 
-// made notes what a step made, for the sums.
-func (b *builder) made(step, key string, out outputs) {
+// maxSums bounds sovereign.sums; a real one is under 100 KiB.
+const maxSums = 8 << 20
+
+// made notes what a step made, for the sums: one that every build of the recipe
+// goes through, and these are of an architecture. What an input is unpacked to
+// (the Go toolchain) is only made where a step that needs it runs.
+func (b *Builder) made(step, key string, out outputs) {
+	if !strings.HasSuffix(step, " "+b.arch.Go) {
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, name := range sortedKeys(out) {
@@ -55,8 +62,9 @@ func (b *builder) made(step, key string, out outputs) {
 // checkSums compares what the steps made with the sums beside the recipe, or
 // writes them. A build with another time stamp, or with inputs from outside the
 // lock, is not comparable.
-func (b *builder) checkSums() error {
-	path := filepath.Join(b.recipe.Dir, sums.File)
+func (b *Builder) checkSums() error {
+	file := b.recipe.Resolve(sums.File)
+	path := file.String()
 	var why string
 	switch {
 	case b.epoch != b.lock.SourceDate:
@@ -71,43 +79,46 @@ func (b *builder) checkSums() error {
 		return fault.Errorf(fault.Usage, "%s: this build has no part in it: %s", path, why)
 	}
 	if changed := b.lock.Changed(); len(changed) > 0 && b.opts.sums != SumsWrite {
-		b.say("%s is not compared: %s had to be locked anew", path, strings.Join(changed, ", "))
+		b.tell(SumsSkipped{path, changed})
 		return nil
 	}
-	text, err := os.ReadFile(path)
+	text, err := file.ReadFile(maxSums)
 	missing := errors.Is(err, fs.ErrNotExist)
 	switch {
 	case missing && b.opts.sums == SumsCompare:
 		return nil
 	case missing && b.opts.sums == SumsCheck:
-		return fault.Errorf(fault.Differ, "there is no %s to compare with", path).Hintf("write it with --write-sums")
+		return remedy.By(remedy.Remedy{Kind: remedy.WriteSums, Recipe: b.recipe.Dir},
+			fault.Errorf(fault.Differ, "there is no %s to compare with", path).Hintf("write it once"))
 	case err != nil && !missing:
 		return fault.Wrap(fault.Environment, err)
 	}
-	file, err := sums.Parse(path, bytes.NewReader(text))
+	known, err := sums.Parse(path, bytes.NewReader(text))
 	if err != nil {
 		return err
 	}
 	all := b.sumsOfAll()
-	if b.opts.sums != SumsWrite && !sums.Has(file, b.arch.Go) {
-		b.say("%s has nothing for %s to compare with; --write-sums writes it", path, b.arch.Go)
+	if b.opts.sums != SumsWrite && !sums.Has(known, b.arch.Go) {
+		b.tell(SumsLacking{path, b.arch.Go})
 		return nil
 	}
 	b.result.Sums = &Sums{Path: path, Outputs: len(all)}
 	if b.opts.sums == SumsWrite {
-		return atomicfile.Write(path, sums.Format(sums.Merge(file, all, b.arch.Go)), 0o644)
+		if _, ok := file.OnDisk(); !ok {
+			return fault.Errorf(fault.Usage, "%s: the recipe is not on this machine's disk, where its sums could be written", path)
+		}
+		return atomicfile.Write(path, sums.Format(sums.Merge(known, all, b.arch.Go)), 0o644)
 	}
-	differences := sums.Compare(file, all, b.arch.Go)
+	differences := sums.Compare(known, all, b.arch.Go)
 	b.result.Sums.Differences = differences
 	if len(differences) == 0 {
 		return nil
 	}
-	differ := &SumsError{b.result.Sums}
 	if b.opts.sums == SumsCheck {
-		return fault.Errorf(fault.Differ, "%w", differ).
-			Hintf("where inputs were changed on purpose, write the sums anew with --write-sums; else something of this machine got into the step")
+		return remedy.By(remedy.Remedy{Kind: remedy.WriteSums, Recipe: b.recipe.Dir}, fault.Errorf(fault.Differ, "%w", &SumsError{b.result.Sums}).
+			Hintf("something of this machine got into the step; or, where inputs were changed on purpose, write the sums anew"))
 	}
-	b.say("%s", differ.Error())
+	b.tell(SumsDiffer{path, differences[0], len(differences)})
 	return nil
 }
 
@@ -116,11 +127,7 @@ type SumsError struct{ *Sums }
 
 // Error names the first output that differs: the others may follow from it.
 func (e *SumsError) Error() string {
-	more := ""
-	if n := len(e.Differences); n > 1 {
-		more = fmt.Sprintf(" (the first of %d)", n)
-	}
-	return fmt.Sprintf("%s: %s%s", e.Path, e.Differences[0], more)
+	return SumsDiffer{e.Path, e.Differences[0], len(e.Differences)}.String()
 }
 
 // Findings are the outputs, for programs.
@@ -128,7 +135,7 @@ func (e *SumsError) Findings() any { return e.Differences }
 
 // sumsOfAll adds the bundle to what the steps made: its key is that of all
 // steps.
-func (b *builder) sumsOfAll() []sums.Sum {
+func (b *Builder) sumsOfAll() []sums.Sum {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var keys []string

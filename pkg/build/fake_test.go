@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,11 +14,15 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 )
 
@@ -103,7 +108,7 @@ packages:
 			Name: name, Version: "1.0", File: name + ".tar.gz", Digest: d, Size: n, Mirrors: []string{"debian:trixie/" + name + "=1.0-1"},
 		})
 	}
-	if err := lock.New(filepath.Join(w.dir, LockFile)).Save(t.Context(), l); err != nil {
+	if err := lock.New(filepath.Join(w.dir, lock.FileName)).Save(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
 	w.useKey(0)
@@ -146,25 +151,64 @@ func (w *world) write(name, text string) {
 	}
 }
 
-// build builds the recipe, offline.
-func (w *world) build(ctx context.Context, opts ...Option) (*Result, error) {
-	w.mu.Lock()
-	w.ran, w.most = nil, 0
-	w.mu.Unlock()
-	return Build(ctx, w.dir, append(w.options(), opts...)...)
+// openDir makes a Builder of the recipe in a directory and the lock beside it,
+// which is closed at the end of the test.
+func openDir(t *testing.T, dir string, opts ...Option) (*Builder, *lock.Lock) {
+	t.Helper()
+	r, err := recipe.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := lock.Load(filepath.Join(dir, lock.FileName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := New(r, l, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return b, l
 }
 
-// options are those of every build.
-func (w *world) options() []Option {
-	return []Option{
-		WithArch("amd64"), WithCacheDir(w.cache), WithOutput(w.output), WithOffline(true), WithOwnEngine(w),
+// options are those of every build here: offline, by the fake engine.
+func (w *world) options(opts ...Option) []Option {
+	return append([]Option{
+		WithArch("amd64"), WithCacheDir(w.cache), WithOutput(w.output), WithOffline(true), WithEngine(w),
 		func(o *options) error {
 			o.image = func() (engine.Image, error) {
 				return engine.Image{Layout: w.dir, Digest: store.FromBytes([]byte("image"))}, nil
 			}
 			return nil
 		},
-	}
+	}, opts...)
+}
+
+// open makes a Builder of the recipe.
+func (w *world) open(opts ...Option) *Builder {
+	w.t.Helper()
+	w.forget()
+	b, _ := openDir(w.t, w.dir, w.options(opts...)...)
+	return b
+}
+
+// forget begins to count steps anew.
+func (w *world) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ran, w.most = nil, 0
+}
+
+// build makes the bundle.
+func (w *world) build(ctx context.Context, opts ...Option) (*Result, error) {
+	w.t.Helper()
+	b := w.open(opts...)
+	r, err := b.Bundle(ctx)
+	return r, errors.Join(err, b.Close())
 }
 
 // Run implements Engine.
@@ -182,6 +226,11 @@ func (w *world) Run(ctx context.Context, s engine.Step, tarball io.Writer) error
 	}()
 	if w.step != nil {
 		if err := w.step(ctx, name); err != nil {
+			return err
+		}
+	}
+	if s.Log != nil {
+		if _, err := fmt.Fprintf(s.Log, "making %s\n", name); err != nil {
 			return err
 		}
 	}
@@ -312,7 +361,7 @@ func TestBuildCancelled(t *testing.T) {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	if _, err := w.build(ctx); err != why { //nolint:errorlint // the very error
+	if _, err := w.open().Bundle(ctx); err != why { //nolint:errorlint // the very error
 		t.Errorf("ended with %v", err)
 	}
 	if entries, err := os.ReadDir(w.output); err == nil && len(entries) > 0 {
@@ -320,36 +369,349 @@ func TestBuildCancelled(t *testing.T) {
 	}
 }
 
-func TestDryRunDoesNothing(t *testing.T) {
+// contents are the files below a directory with what they hold, without the
+// store's own notes of who uses it now.
+func contents(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Name() == "sessions" {
+			return fs.SkipDir
+		}
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		files[path] = string(text)
+		return err
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func TestPlanHasNoEffects(t *testing.T) {
 	w := newWorld(t)
-	r, err := w.build(t.Context(), WithDryRun(true))
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir()) // no signing key yet, and none is made
+	w.open()                                 // which makes the cache's directories
+	plan := func() *Plan {
+		t.Helper()
+		b := w.open()
+		before, lock := contents(t, filepath.Dir(w.dir)), textOf(t, b.Lock())
+		p, err := b.Plan(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(before, contents(t, filepath.Dir(w.dir))); d != "" || textOf(t, b.Lock()) != lock || len(w.ran) != 0 {
+			t.Errorf("a plan had effects: ran %v, %s", w.ran, d)
+		}
+		return p
+	}
+	p := plan()
+	want := []PlannedStep{
+		{Step: "kernel config amd64", Reason: "not built before", Engine: true},
+		{Step: "port headers amd64", Reason: "not built before", Engine: true},
+		{Step: "port lib amd64", Reason: "not built before", Engine: true},
+		{Step: "port program amd64", Reason: "after headers", Engine: true},
+		{Step: "port sovereign-init amd64", Reason: "not built before", Engine: true},
+	}
+	if d := cmp.Diff(want, p.Steps); d != "" || p.Name != "demo" || p.Arch != "amd64" || p.Bundle != "" || p.Digest != "" {
+		t.Errorf("%+v %s", p, d)
+	}
+	if entries, err := os.ReadDir(os.Getenv("XDG_CONFIG_HOME")); err != nil || len(entries) != 0 {
+		t.Errorf("a plan made %v, %v", entries, err)
+	}
+
+	w.useKey(0)
+	made, err := w.build(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(w.ran) != 0 || len(r.Reasons) == 0 {
-		t.Errorf("ran %v, would run %v", w.ran, r.Reasons)
-	}
-	if _, err := w.build(t.Context()); err != nil {
-		t.Fatal(err)
+	if p := plan(); len(p.Reasons()) != 0 || len(p.Steps) != 7 || p.Digest != made.Digest || p.Bundle != made.Bundle {
+		t.Errorf("after a build: %+v", p)
 	}
 	if err := os.RemoveAll(w.output); err != nil {
 		t.Fatal(err)
 	}
-	r, err = w.build(t.Context(), WithDryRun(true))
-	if err != nil {
-		t.Fatal(err)
+	if p := plan(); len(p.Reasons()) != 1 || p.Reasons()[0] != "bundle: "+made.Bundle+" is to be written" || p.Digest != made.Digest {
+		t.Errorf("without the bundle: %+v", p)
 	}
-	if len(w.ran) != 0 {
-		t.Errorf("ran %v", w.ran)
-	}
-	if _, err := os.Stat(w.output); !os.IsNotExist(err) {
-		t.Errorf("a dry run wrote the output: %v", err)
-	}
-	if len(r.Reasons) != 1 || !strings.Contains(r.Reasons[0], "bundle") {
-		t.Errorf("it says %v", r.Reasons)
+	w.write("ports/lib/build.sh", "true # changed\n")
+	if p := plan(); !slices.Equal(p.Reasons(), []string{"port lib amd64: port files changed", "port program amd64: after lib"}) {
+		t.Errorf("after a change of lib: %v", p.Reasons())
 	}
 	if left, err := os.ReadDir(filepath.Join(w.cache, "tmp")); err != nil || len(left) != 0 {
 		t.Errorf("it left %v, %v", left, err)
+	}
+}
+
+// Each phase by itself, from what the others left.
+func TestPhases(t *testing.T) {
+	w := newWorld(t)
+	b := w.open()
+	kernel, err := b.Kernel(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"kernel config 1.0", "kernel 1.0"}; !slices.Equal(w.ran, want) {
+		t.Errorf("a kernel took %v, want %v", w.ran, want)
+	}
+	image, err := readBlob(b.Store(), kernel.Image)
+	if err != nil || string(image) != "a kernel" {
+		t.Errorf("the kernel is %q, %v", image, err)
+	}
+
+	w.forget()
+	packages, err := b.Packages(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, p := range packages {
+		names = append(names, p.Meta.Name)
+		if !b.Store().Has(p.Digest) {
+			t.Errorf("%s is not in the store", p.Meta.ID())
+		}
+	}
+	if want := []string{"headers", "lib", "lib-dev", "program", "sovereign-init"}; !slices.Equal(names, want) || len(w.ran) != 4 {
+		t.Errorf("packages %v, want %v; ran %v", names, want, w.ran)
+	}
+
+	w.forget()
+	tree, err := b.Root(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := content(t, tree, "usr/share/program"); got != "program" || len(w.ran) != 0 {
+		t.Errorf("the root's program is %q; ran %v", got, w.ran)
+	}
+	if err := tree.Set(rootfs.Regular("etc/motd", 0o644, []byte("changed"))); err != nil {
+		t.Fatal(err)
+	}
+	again, err := b.Root(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := again.Lookup("etc/motd"); ok {
+		t.Error("a tree that was given out is given out again")
+	}
+	if _, err := os.Stat(w.output); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("phases wrote the output: %v", err)
+	}
+
+	made, err := b.Bundle(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(w.ran) != 0 || made.StepsCached != 6 || made.StepsRun != 0 {
+		t.Errorf("ran %v, %+v", w.ran, made)
+	}
+	// The same from nothing at once.
+	other := newWorld(t)
+	whole, err := other.build(t.Context())
+	if err != nil || whole.Digest != made.Digest {
+		t.Errorf("in one go it is %+v, %v; by phases %s", whole, err, made.Digest)
+	}
+}
+
+// The exported packages are nobody's input: an image is made of the store.
+func TestExportIsNoInput(t *testing.T) {
+	w := newWorld(t)
+	made, err := w.build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A directory that nothing can be read from, and another recipe's packages.
+	packages := filepath.Join(w.output, "packages", "x86_64")
+	entries, err := os.ReadDir(packages)
+	if err != nil || len(entries) != 6 {
+		t.Fatalf("exported %v, %v", entries, err)
+	}
+	for _, e := range entries {
+		if err := os.WriteFile(filepath.Join(packages, e.Name()), []byte("nonsense"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.write("recipe.yaml", strings.Replace(fakeRecipe, "cpus: 1", "cpus: 2", 1))
+	if _, err := w.open().Root(t.Context()); err != nil {
+		t.Errorf("with nonsense in the export: %v", err)
+	}
+	w.write("recipe.yaml", fakeRecipe)
+	again, err := w.build(t.Context())
+	if err != nil || again.Digest != made.Digest {
+		t.Errorf("%+v, %v", again, err)
+	}
+	text, err := os.ReadFile(filepath.Join(packages, "program-2-r1.apk"))
+	if err != nil || string(text) == "nonsense" {
+		t.Errorf("the export was not mended: %v", err)
+	}
+}
+
+// A recipe made in Go of files in an fs.FS is the one in YAML on the disk.
+func TestBundleWithoutYAML(t *testing.T) {
+	w := newWorld(t)
+	want, err := w.build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, l := openDir(t, w.dir, w.options()...)
+	made := &recipe.Recipe{
+		Name: "demo", Architectures: []string{"amd64"}, FS: os.DirFS(w.dir),
+		Toolchain: "toolchain", Ports: "ports", Sources: "sources.yaml",
+		Kernel:   recipe.Kernel{Source: "linux", Fragments: []string{"base.config"}},
+		Packages: []string{"sovereign-init", "program"},
+		VM:       recipe.VM{Memory: 64 * recipe.MiB, CPUs: 1, Data: recipe.GiB},
+		Users:    []recipe.User{{Name: "web", UID: 80}},
+		Services: []recipe.Service{{Name: "web", User: "web", Command: []string{"/usr/share/program"}, Health: recipe.Health{Command: []string{"/bin/true"}}}},
+	}
+	l.Path = "" // made in Go too, for all anybody knows
+	w.forget()
+	b, err := New(made, l, w.options()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	got, err := b.Bundle(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Digest != want.Digest || len(w.ran) != 0 {
+		t.Errorf("the bundle is %s, in YAML %s; ran %v", got.Digest, want.Digest, w.ran)
+	}
+
+	made.VM, made.Kernel, made.Packages = recipe.VM{}, recipe.Kernel{}, nil
+	nothing, err := New(made, l, w.options()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nothing.Close()
+	_, kernel := nothing.Kernel(t.Context())
+	_, root := nothing.Root(t.Context())
+	_, bundle := nothing.Bundle(t.Context())
+	for _, err := range []error{kernel, root, bundle} {
+		if fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "recipe demo has nothing to make a") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// An image of a repository's packages alone compiles nothing, and the lock it
+// was made from makes it again.
+func TestRootOfARepository(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.build(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	repository := filepath.Join(w.output, "packages")
+	made := &recipe.Recipe{Name: "demo", Architectures: []string{"amd64"}, Repositories: []string{repository}, Packages: []string{"program"}}
+	w.forget()
+	var said []string
+	root := func(l *lock.Lock, opts ...Option) (*lock.Lock, error) {
+		t.Helper()
+		b, err := New(made, l, w.options(append(opts, WithEvents(func(e Event) { said = append(said, e.String()) }))...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.Close()
+		tree, err := b.Root(t.Context())
+		if err == nil && content(t, tree, "usr/share/lib") != "lib" {
+			t.Error("the root has no library")
+		}
+		return b.Lock(), err
+	}
+	empty := &lock.Lock{Schema: lock.Schema, SourceDate: 1}
+	if _, err := root(empty, WithFrozenLock(true)); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "are not locked") {
+		t.Errorf("frozen: %v", err)
+	}
+	l, err := root(empty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(l.Packages) != 2 || len(empty.Packages) != 0 || len(w.ran) != 0 {
+		t.Errorf("locked %v; what New was given has %v; ran %v", l.Packages, empty.Packages, w.ran)
+	}
+	if want := "locked 2 packages for x86_64 from " + repository; !slices.Contains(said, want) {
+		t.Errorf("said %q", said)
+	}
+	if err := os.RemoveAll(repository); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := root(l, WithFrozenLock(true)); err != nil {
+		t.Errorf("from the lock alone: %v", err)
+	}
+	for what, opt := range map[string]Option{"repository": WithRepositories([]string{repository}, nil), "files": WithFiles(rootfs.New())} {
+		if _, err := root(l, WithFrozenLock(true), opt); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), what) {
+			t.Errorf("frozen, with %s: %v", what, err)
+		}
+	}
+	if _, err := New(made, l, w.options(WithFrozenLock(true), WithRelockMissing(true))...); fault.ClassOf(err) != fault.Usage {
+		t.Errorf("frozen and to be locked anew: %v", err)
+	}
+}
+
+// Every step begins and ends with an event, and what its script prints comes in
+// between.
+func TestEvents(t *testing.T) {
+	w := newWorld(t)
+	type story struct{ missed, started, done, cached, log string }
+	steps := map[string]*story{}
+	var written []string
+	listen := WithEvents(func(e Event) { // never two at once
+		of := func(step string) *story {
+			if steps[step] == nil {
+				steps[step] = &story{}
+			}
+			return steps[step]
+		}
+		switch e := e.(type) {
+		case StepMissed:
+			of(e.Step).missed = e.Reason
+		case StepStarted:
+			of(e.Step).started = of(e.Step).missed
+		case StepLog:
+			of(e.Step).log += string(e.Data)
+		case StepDone:
+			of(e.Step).done = of(e.Step).started
+		case StepCached:
+			of(e.Step).cached = "yes"
+		case Writing:
+			written = append(written, e.Dir)
+		}
+	})
+	made, err := w.build(t.Context(), listen, WithJobs(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(steps) != 7 || !slices.Equal(written, []string{made.Bundle}) {
+		t.Errorf("told of %d steps, and of writing %v", len(steps), written)
+	}
+	for name, s := range steps {
+		if s.done != "not built before" || s.cached != "" || strings.HasPrefix(name, "root") != (s.log == "") {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	if log := steps["port lib amd64"].log; log != "making lib 1.0-r1\n" {
+		t.Errorf("the log of lib is %q", log)
+	}
+	clear(steps)
+	if _, err := w.build(t.Context(), listen); err != nil {
+		t.Fatal(err)
+	}
+	for name, s := range steps {
+		if *s != (story{cached: "yes"}) {
+			t.Errorf("the second time %s: %+v", name, s)
+		}
+	}
+	w.write("ports/lib/build.sh", "false\n")
+	w.step = func(context.Context, string) error { return fault.Errorf(fault.Step, "broken") }
+	var failed []string
+	if _, err := w.build(t.Context(), WithEvents(func(e Event) {
+		if e, ok := e.(PartFailed); ok {
+			failed = append(failed, e.String())
+		}
+	})); err == nil || !slices.Equal(failed, []string{"port lib failed, what runs is finished and kept: broken"}) {
+		t.Errorf("%v, told of %q", err, failed)
 	}
 }
 
@@ -372,17 +734,18 @@ func TestBuildLetsGoOfTheStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("a build")
-	if _, err := CheckLock(w.dir, WithCacheDir(w.cache), WithOffline(true)); err != nil {
+	w.write("base.config", "CONFIG_LOST=y\n")
+	if _, err := w.build(t.Context()); err == nil {
+		t.Error("a kernel that lost a symbol was taken")
+	}
+	check("a build that failed")
+	r, err := recipe.Load(w.dir)
+	if err != nil {
 		t.Fatal(err)
 	}
-	check("a look at the lock")
-	w.write(LockFile, "nonsense")
-	if _, err := w.build(t.Context()); err == nil {
-		t.Error("a lock of nonsense was taken")
+	r.Name = "No Name"
+	if _, err := New(r, nil, w.options()...); fault.ClassOf(err) != fault.Usage {
+		t.Errorf("a recipe of nonsense: %v", err)
 	}
-	check("a build that was refused")
-	if _, err := CheckLock(w.dir, WithCacheDir(w.cache), WithOffline(true)); err == nil {
-		t.Error("a lock of nonsense was taken")
-	}
-	check("a lock that was refused")
+	check("a recipe that was refused")
 }

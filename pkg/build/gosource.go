@@ -18,7 +18,7 @@ import (
 
 // goInputs is what a Go port's step needs beside the port's own files.
 type goInputs struct {
-	b             *builder
+	b             *Builder
 	port          *recipe.PortFile
 	toolchainSum  string       // the toolchain module's h1 sum
 	source        store.Digest // of the guest's source, or of the port's files
@@ -27,7 +27,7 @@ type goInputs struct {
 }
 
 // goInputs describes the inputs of a Go port without fetching anything.
-func (b *builder) goInputs(ctx context.Context, p *recipe.PortFile) (*goInputs, error) {
+func (b *Builder) goInputs(ctx context.Context, p *recipe.PortFile) (*goInputs, error) {
 	sum, err := goToolchainSum(b.lock)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (b *builder) goInputs(ctx context.Context, p *recipe.PortFile) (*goInputs, 
 	if err := rootfs.WriteTar(&buf, tree, 0); err != nil {
 		return nil, err
 	}
-	g.source, _, err = b.store.Put(ctx, &buf, "")
+	g.source, _, err = b.keep(ctx, &buf)
 	return g, err
 }
 
@@ -62,12 +62,15 @@ func (g *goInputs) mounts(ctx context.Context) ([]engine.Input, error) {
 	}
 	mounts := []engine.Input{b.mount("/in/go.tar", toolchain)}
 
-	dir := g.port.Dir
-	if g.guestSource {
-		if dir, err = os.MkdirTemp("", "sovereign-guest-"); err != nil {
-			return nil, err
+	dir, onDisk := g.port.Dir.OnDisk()
+	if g.guestSource || !onDisk {
+		if dir, err = os.MkdirTemp("", "sovereign-go-"); err != nil {
+			return nil, fault.Wrap(fault.Environment, err)
 		}
 		defer os.RemoveAll(dir)
+	}
+	switch {
+	case g.guestSource:
 		err := sovereign.GuestSource(func(name string, content []byte) error {
 			path := filepath.Join(dir, filepath.FromSlash(name))
 			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -79,6 +82,14 @@ func (g *goInputs) mounts(ctx context.Context) ([]engine.Input, error) {
 			return nil, err
 		}
 		mounts = append(mounts, b.mount("/in/sovereign.tar", g.source))
+	case !onDisk:
+		files, err := g.port.Dir.Sub()
+		if err != nil {
+			return nil, err
+		}
+		if err := os.CopyFS(dir, files); err != nil {
+			return nil, fault.Wrap(fault.Environment, err)
+		}
 	}
 	modules, err := b.fetcher.GoModules(ctx, dir, g.guestPackages...)
 	if err != nil {
@@ -90,7 +101,7 @@ func (g *goInputs) mounts(ctx context.Context) ([]engine.Input, error) {
 // goToolchain returns the pinned Go toolchain as a tar. The module proxy
 // serves it as a zip, whose format holds no modes: go itself makes what lies
 // in bin and pkg/tool executable when it unpacks one, and so does this.
-func (b *builder) goToolchain(ctx context.Context, sum string) (store.Digest, error) {
+func (b *Builder) goToolchain(ctx context.Context, sum string) (store.Digest, error) {
 	out, err := b.cached(ctx, "go toolchain", inputs{"format": "go-toolchain/1", "sum": sum}, false, func(ctx context.Context) (outputs, error) {
 		archive, err := b.fetcher.GoToolchain(ctx, b.lock.Go)
 		if err != nil {

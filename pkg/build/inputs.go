@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
@@ -18,15 +16,8 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 )
 
-// progressEvery is how often a long download says how far it is.
-const progressEvery = 5 * time.Second
-
-// newFetcher makes the fetcher and turns its events into lines.
-func (b *builder) newFetcher() (*source.Fetcher, error) {
-	var (
-		mu   sync.Mutex
-		said = map[string]time.Time{}
-	)
+// newFetcher makes the fetcher and passes its events on.
+func (b *Builder) newFetcher() (*source.Fetcher, error) {
 	return source.New(append([]source.Option{
 		source.WithStore(b.store),
 		source.WithCacheDir(b.opts.cacheDir),
@@ -34,35 +25,23 @@ func (b *builder) newFetcher() (*source.Fetcher, error) {
 		source.WithProgress(func(e source.Event) {
 			switch e.Kind {
 			case source.Retried:
-				b.note("%s: %s", e.Name, e.Message)
+				b.tell(FetchRetried{e.Name, e.Message})
 			case source.Finished:
-				if e.Name != lock.ToolchainName {
-					b.note("%s: fetched %s", e.Name, mebibytes(e.Done))
-				}
+				b.tell(Fetched{e.Name, e.Done})
 			case source.Progressed:
-				mu.Lock()
-				due := time.Since(said[e.Name]) >= progressEvery
-				if due {
-					said[e.Name] = time.Now()
-				}
-				mu.Unlock()
-				if due {
-					b.note("%s: %s of %s from %s", e.Name, mebibytes(e.Done), mebibytes(e.Total), e.Mirror)
-				}
+				b.tell(Fetching{e.Name, e.Mirror, e.Done, e.Total})
 			}
 		}),
 	}, b.opts.fetch...)...)
 }
 
-func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
-
 // relocking runs a build, and, if the options say so, once more with another
 // lock whenever an input is missing: once for each input.
-func (b *builder) relocking(ctx context.Context, run func(context.Context) error) error {
+func (b *Builder) relocking(ctx context.Context, run func(context.Context) error) error {
 	for {
 		err := run(ctx)
 		var missing *source.MissingError
-		if !b.opts.relockMissing || b.opts.dryRun || !errors.As(err, &missing) {
+		if !b.opts.relockMissing || b.planning || !errors.As(err, &missing) {
 			return err
 		}
 		for _, name := range missing.Names {
@@ -77,9 +56,9 @@ func (b *builder) relocking(ctx context.Context, run func(context.Context) error
 }
 
 // relock locks other versions of inputs that every mirror says it does not
-// have, writes the lock and says so. Packages are locked by the build itself,
+// have, and says so. Packages are locked by the build itself,
 // when it needs them.
-func (b *builder) relock(ctx context.Context, names []string) error {
+func (b *Builder) relock(ctx context.Context, names []string) error {
 	if b.relocked == nil {
 		b.relocked = map[string]bool{}
 	}
@@ -101,17 +80,16 @@ func (b *builder) relock(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
-	if err := b.saveLock(ctx, updated.Lock); err != nil {
+	if err := b.relockTo(updated.Lock); err != nil {
 		return err
 	}
 	for _, c := range updated.Changes {
-		b.say("%s is gone from every mirror; locked anew: %s", c.Name, c)
+		b.tell(InputRelocked{c})
 	}
 	for _, n := range updated.Notes {
-		b.say("%s", n)
+		b.tell(LockRemark{n})
 	}
-	b.epoch, err = lock.SourceDate(b.lock, b.opts.epoch)
-	return err
+	return nil
 }
 
 // goVersion is the Go toolchain a new lock pins for the image's programs: the
@@ -124,18 +102,19 @@ const goVersion = "go1.26.8"
 const firstSourceDate = 1767225600
 
 // declared is what the recipe's files say of its inputs.
-func (b *builder) declared() (source.Declared, error) {
-	image, err := toolchain.LoadSpec(filepath.Join(b.recipe.Resolve(b.recipe.Toolchain), toolchain.SpecFile))
-	if err != nil {
-		return source.Declared{}, err
+func (b *Builder) declared() (source.Declared, error) {
+	d := source.Declared{Sources: b.decls, Go: goVersion, SourceDate: firstSourceDate}
+	if b.recipe.Toolchain == "" {
+		return d, nil
 	}
-	return source.Declared{
-		Sources:           b.decls,
-		ToolchainSuite:    image.Suite,
-		ToolchainPackages: image.Packages,
-		Go:                goVersion,
-		SourceDate:        firstSourceDate,
-	}, nil
+	file := b.recipe.Resolve(b.recipe.Toolchain).Join(toolchain.SpecFile)
+	text, err := file.ReadFile(toolchain.MaxSpec)
+	if err != nil {
+		return d, fault.Errorf(fault.Usage, "toolchain image: %w", err).Hintf("check the recipe's toolchain directory")
+	}
+	image, err := toolchain.ParseSpec(file.String(), text)
+	d.ToolchainSuite, d.ToolchainPackages = image.Suite, image.Packages
+	return d, err
 }
 
 // goToolchainSum is the h1 sum of the Go toolchain the image's programs are
@@ -146,17 +125,17 @@ func goToolchainSum(l *lock.Lock) (string, error) {
 			return m.Sum, nil
 		}
 	}
-	return "", fault.Errorf(fault.Usage, "the lock has no Go toolchain for linux-amd64").
-		Hintf("run sovereign-build lock --update %s RECIPE", lock.GoName)
+	return "", lock.NotLocked(lock.GoName, "", fault.Errorf(fault.Usage, "the lock has no Go toolchain for linux-amd64"))
 }
 
 // keyName is in the name of every signature this machine's key makes.
 const keyName = "sovereign-local"
 
-// signingKey is the user's own key, made at the first build. It signs the
-// packages and the index of the local repository; no image holds it, so that
-// images are the same whoever builds them.
-func signingKey() (*apk.SigningKey, error) {
+// signingKey is the user's own key, made where it is not there and make says
+// so; else that is fs.ErrNotExist. It signs the packages and the index of the
+// exported repository; no image holds it, so that images are the same whoever
+// builds them.
+func signingKey(make bool) (*apk.SigningKey, error) {
 	dir, err := os.UserConfigDir()
 	if err != nil {
 		return nil, fault.Errorf(fault.Environment, "no configuration directory for the signing key: %w", err).
@@ -166,6 +145,8 @@ func signingKey() (*apk.SigningKey, error) {
 	path := filepath.Join(dir, keyName+".rsa")
 	if _, err := os.Stat(path); err == nil {
 		return apk.LoadKey(path)
+	} else if !make {
+		return nil, fault.Wrap(fault.Environment, err)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
@@ -176,11 +157,4 @@ func signingKey() (*apk.SigningKey, error) {
 	}
 	_, err = key.Save(dir)
 	return key, err
-}
-
-// say is note for what must be seen whatever the progress mode is.
-func (b *builder) say(format string, args ...any) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	fmt.Fprintf(b.opts.progress, "sovereign-build: "+format+"\n", args...)
 }

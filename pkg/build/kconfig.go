@@ -111,12 +111,12 @@ func readXZ(ctx context.Context, xz string, f *os.File) (kconfig.Files, error) {
 
 // explainLost adds to an error about lost symbols why each was lost, from the
 // kernel's own Kconfig files.
-func (b *builder) explainLost(ctx context.Context, lost error, merged *kernel.Merged) error {
+func (b *Builder) explainLost(ctx context.Context, lost error, merged *kernel.Merged) error {
 	src, err := b.lockedSource(b.recipe.Kernel.Source, b.recipe.Path)
 	if err != nil {
 		return errors.Join(lost, err)
 	}
-	files, err := KconfigFiles(ctx, b.store, b.store.Path(src.Digest), src.Digest, func(line string) { b.note("%s", line) })
+	files, err := KconfigFiles(ctx, b.store, b.store.Path(src.Digest), src.Digest, func(string) { b.tell(KconfigRead{}) })
 	if err != nil {
 		return errors.Join(lost, err)
 	}

@@ -6,39 +6,34 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/kernel"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
-// builtKernel is the kernel's part of a bundle.
-type builtKernel struct {
-	Image, Config store.Digest
-}
-
 // buildKernel merges the recipe's fragments, has the kernel's own tool make a
 // .config of them, proves that no symbol was lost on the way, and only then
 // compiles.
-func (b *builder) buildKernel(ctx context.Context) (builtKernel, error) {
+func (b *Builder) buildKernel(ctx context.Context) (Kernel, error) {
 	merged, err := b.mergeFragments()
 	if err != nil {
-		return builtKernel{}, err
+		return Kernel{}, err
 	}
-	fragments, _, err := b.store.Put(ctx, bytes.NewReader(merged.Bytes()), "")
+	fragments, _, err := b.keep(ctx, bytes.NewReader(merged.Bytes()))
 	if err != nil {
-		return builtKernel{}, err
+		return Kernel{}, err
 	}
 	source := b.recipe.Kernel.Source
-	src, err := b.lockedSource(source, b.recipe.Path)
+	src, err := b.lockedSource(source, b.name())
 	if err != nil {
-		return builtKernel{}, err
+		return Kernel{}, err
 	}
 
 	config, err := b.kernelStep(ctx, "kernel config", kernel.ConfigScript(b.arch.Arch), src.Version, inputs{
@@ -46,10 +41,10 @@ func (b *builder) buildKernel(ctx context.Context) (builtKernel, error) {
 		"fragments":        fragments.String(),
 	}, fragments, kernel.ConfigFile, kernel.NotesFile)
 	if err != nil {
-		return builtKernel{}, err
+		return Kernel{}, err
 	}
 	if err := b.verifyConfig(ctx, merged, config); err != nil {
-		return builtKernel{}, err
+		return Kernel{}, err
 	}
 
 	out, err := b.kernelStep(ctx, "kernel", kernel.BuildScript(b.arch.Arch), src.Version, inputs{
@@ -59,24 +54,24 @@ func (b *builder) buildKernel(ctx context.Context) (builtKernel, error) {
 		"config": config[kernel.ConfigFile].String(),
 	}, config[kernel.ConfigFile], b.arch.Image, kernel.ConfigFile)
 	if err != nil {
-		return builtKernel{}, err
+		return Kernel{}, err
 	}
 	if out[kernel.ConfigFile] != config[kernel.ConfigFile] {
-		return builtKernel{}, fault.Errorf(fault.Verification, "the kernel was compiled with another .config (%s) than the one that was checked (%s)", out[kernel.ConfigFile], config[kernel.ConfigFile])
+		return Kernel{}, fault.Errorf(fault.Verification, "the kernel was compiled with another .config (%s) than the one that was checked (%s)", out[kernel.ConfigFile], config[kernel.ConfigFile])
 	}
-	return builtKernel{Image: out[b.arch.Image], Config: out[kernel.ConfigFile]}, nil
+	return Kernel{Image: out[b.arch.Image], Config: out[kernel.ConfigFile]}, nil
 }
 
 // kernelPatches puts the recipe's patches into the store, as inputs of a step.
-func (b *builder) kernelPatches(ctx context.Context) ([]engine.Input, error) {
+func (b *Builder) kernelPatches(ctx context.Context) ([]engine.Input, error) {
 	var in []engine.Input
 	for i, name := range b.recipe.Kernel.Patches {
 		path := b.recipe.Resolve(name)
-		f, err := os.Open(path)
+		f, err := path.Open()
 		if err != nil {
-			return nil, fault.Errorf(fault.Usage, "%s: kernel.patches: %w", b.recipe.Path, err)
+			return nil, fault.Errorf(fault.Usage, "%s: kernel.patches: %w", b.name(), err)
 		}
-		digest, _, err := b.store.Put(ctx, f, "")
+		digest, _, err := b.keep(ctx, f)
 		if err := errors.Join(err, f.Close()); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
@@ -87,16 +82,10 @@ func (b *builder) kernelPatches(ctx context.Context) ([]engine.Input, error) {
 
 // mergeFragments reads the recipe's fragments and says where one overrides
 // another.
-func (b *builder) mergeFragments() (*kernel.Merged, error) {
+func (b *Builder) mergeFragments() (*kernel.Merged, error) {
 	var fragments []*kernel.Config
-	for _, path := range b.recipe.Fragments(b.arch.Go) {
-		name, err := filepath.Rel(b.recipe.Dir, path)
-		if err != nil {
-			return nil, err
-		}
-		// The name is what a .config's comments and errors show, so it is
-		// the recipe's, not this machine's.
-		fragment, err := kernel.ReadFragment(path, name)
+	for _, name := range b.recipe.Fragments(b.arch.Go) {
+		fragment, err := readFragment(b.recipe.Resolve(name), name)
 		if err != nil {
 			return nil, err
 		}
@@ -104,14 +93,32 @@ func (b *builder) mergeFragments() (*kernel.Merged, error) {
 	}
 	merged, overrides := kernel.Merge(fragments...)
 	for _, o := range overrides {
-		b.note("kernel: %s", o)
+		b.tell(FragmentOverridden{o})
 	}
 	return merged, nil
 }
 
+// readFragment reads a fragment. The name is what a .config's comments and
+// errors show, so it is the recipe's, not this machine's.
+func readFragment(file recipe.Ref, name string) (_ *kernel.Config, err error) {
+	if path, ok := file.OnDisk(); ok {
+		return kernel.ReadFragment(path, filepath.Clean(name))
+	}
+	f, err := file.Open()
+	if err != nil {
+		return nil, fault.Errorf(fault.Usage, "kernel configuration: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	text, err := kernel.Decompress(name, f)
+	if err != nil {
+		return nil, err
+	}
+	return kernel.ParseFragment(filepath.Clean(name), text)
+}
+
 // verifyConfig fails, naming each symbol, when the final .config is not what
 // the fragments asked for or what the recipe's requirement sets need.
-func (b *builder) verifyConfig(ctx context.Context, merged *kernel.Merged, config outputs) error {
+func (b *Builder) verifyConfig(ctx context.Context, merged *kernel.Merged, config outputs) error {
 	list, err := b.store.Open(config[kernel.NotesFile])
 	if err != nil {
 		return err
@@ -135,7 +142,7 @@ func (b *builder) verifyConfig(ctx context.Context, merged *kernel.Merged, confi
 	}
 	report, err := kernel.Check(final, b.recipe.Kernel.Require...)
 	if err != nil {
-		return fmt.Errorf("%s: kernel.require: %w", b.recipe.Path, err)
+		return fmt.Errorf("%s: kernel.require: %w", b.name(), err)
 	}
 	return report.Err()
 }
@@ -143,7 +150,7 @@ func (b *builder) verifyConfig(ctx context.Context, merged *kernel.Merged, confi
 // kernelStep runs one of the kernel's two scripts on the recipe's source and
 // patches. The file config is at /src/fragments.config, and the named files come
 // out of /out.
-func (b *builder) kernelStep(ctx context.Context, name, script, version string, in inputs, config store.Digest, files ...string) (outputs, error) {
+func (b *Builder) kernelStep(ctx context.Context, name, script, version string, in inputs, config store.Digest, files ...string) (outputs, error) {
 	in["format"] = "kernel/1"
 	in["arch"] = b.arch.Linux
 	in["script"] = store.FromBytes([]byte(script)).String()
@@ -163,7 +170,7 @@ func (b *builder) kernelStep(ctx context.Context, name, script, version string, 
 		}
 		src, _ := b.lock.Source(source)
 		out := outputs{}
-		err := b.runStep(ctx, engine.Step{
+		err := b.runStep(ctx, name+" "+b.arch.Go, engine.Step{
 			Name:   fmt.Sprintf("%s %s (%s)", name, version, b.arch.Go),
 			Script: script,
 			Env:    b.stepEnv(version),
@@ -191,7 +198,7 @@ func (b *builder) kernelStep(ctx context.Context, name, script, version string, 
 }
 
 // storeEntry puts one file of a step's output into the store.
-func (b *builder) storeEntry(ctx context.Context, tree *rootfs.Tree, path string) (store.Digest, error) {
+func (b *Builder) storeEntry(ctx context.Context, tree *rootfs.Tree, path string) (store.Digest, error) {
 	e, ok := tree.Lookup(strings.TrimPrefix(path, "/"))
 	if !ok || !e.Mode.IsRegular() {
 		return "", fault.Errorf(fault.Step, "the step left no file %s in /out", path)

@@ -43,7 +43,7 @@ func TestKeyring(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b := &builder{
+	b := &Builder{
 		opts: &options{repositories: []string{"@edge https://given.example", "/given"}, keys: []string{filepath.Join(dir, "given.rsa.pub")}},
 		recipe: &recipe.Recipe{
 			Dir:          dir,

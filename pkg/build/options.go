@@ -1,7 +1,6 @@
 package build
 
 import (
-	"io"
 	"os"
 	"path/filepath"
 
@@ -9,54 +8,53 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
-// Option changes how Build works; none changes what it builds, except Arch,
-// SourceDateEpoch, Repositories, Lock and Files.
+// Option changes how a [Builder] works; none changes what it makes, except
+// those that give it an architecture, a time or further inputs: WithArch,
+// WithSourceDateEpoch, WithRepositories and WithFiles.
 type Option func(*options) error
 
 type options struct {
 	arch          string
 	output        string
 	cacheDir      string
-	engine        string
+	engine        Engine // nil: one of the Builder's own
 	engineOptions []engine.Option
-	runner        Engine
 	image         func() (engine.Image, error) // what steps run on, in tests
-	buildkitd     string
-	progressMode  string
-	progress      io.Writer
+	events        func(Event)
 	offline       bool
 	relockMissing bool
-	dryRun        bool
+	frozen        bool
 	jobs          int
 	repositories  []string
 	keys          []string
 	epoch         string
-	lock          string
 	files         *rootfs.Tree
 	sums          SumsMode
 	// fetch changes the fetcher, for tests.
 	fetch []source.Option
-	// store replaces the one in cacheDir, and conditions are those its steps
-	// run under: see Repro.
+	// store is the caller's, or the one of a second build, whose steps run
+	// under conditions: see Repro.
 	store      *store.Store
 	conditions *conditions
 }
 
 func newOptions(opts []Option) (*options, error) {
 	o := &options{
-		arch:         HostArch(),
-		progressMode: "quiet",
-		progress:     io.Discard,
-		jobs:         2,
-		epoch:        os.Getenv("SOURCE_DATE_EPOCH"),
+		arch:  HostArch(),
+		jobs:  2,
+		epoch: os.Getenv("SOURCE_DATE_EPOCH"),
 	}
 	for _, opt := range opts {
 		if err := opt(o); err != nil {
 			return nil, err
 		}
+	}
+	if o.frozen && o.relockMissing {
+		return nil, fault.Errorf(fault.Usage, "the lock is frozen, and what is missing is to be locked anew: one excludes the other")
 	}
 	if o.cacheDir == "" {
 		dir, err := DefaultCacheDir()
@@ -75,8 +73,8 @@ func newOptions(opts []Option) (*options, error) {
 func DefaultCacheDir() (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return "", fault.Errorf(fault.Environment, "no cache directory: %w", err).
-			Hintf("set HOME or XDG_CACHE_HOME, or give a directory with --cache-dir")
+		return "", remedy.By(remedy.Remedy{Kind: remedy.ChooseCacheDir}, fault.Errorf(fault.Environment, "no cache directory: %w", err).
+			Hintf("set HOME or XDG_CACHE_HOME, or choose a directory"))
 	}
 	return filepath.Join(dir, "sovereign"), nil
 }
@@ -104,43 +102,30 @@ func WithCacheDir(dir string) Option {
 	return func(o *options) error { o.cacheDir = dir; return nil }
 }
 
-// WithEngine gives the address of a BuildKit daemon: tcp://, unix://,
-// docker-container://, kube-pod:// or ssh://. The default, an empty address,
-// is a private daemon started for the build.
-func WithEngine(address string) Option {
-	return func(o *options) error { o.engine = address; return nil }
+// WithStore has inputs and results in a store of the caller's, which outlives
+// the Builder. The default is the directory store in the cache directory.
+func WithStore(s *store.Store) Option {
+	return func(o *options) error { o.store = s; return nil }
 }
 
-// WithOwnEngine has the steps run by an engine of the caller's, which outlives
-// the build: one that several builds share, or another kind.
-func WithOwnEngine(e Engine) Option {
-	return func(o *options) error { o.runner = e; return nil }
+// WithEngine has the steps run by an engine of the caller's, which outlives the
+// Builder: one that several share, or another kind.
+func WithEngine(e Engine) Option {
+	return func(o *options) error { o.engine = e; return nil }
 }
 
-// WithEngineOptions gives the engine further options: certificates of a tcp://
-// address, caches that engines share, a step's time limit. They come after
-// those that Build gives itself.
+// WithEvents has fn told what the Builder does, one event at a time, from any
+// goroutine. The work waits meanwhile, so fn should be quick; it must not call
+// the Builder.
+func WithEvents(fn func(Event)) Option {
+	return func(o *options) error { o.events = fn; return nil }
+}
+
+// WithEngineOptions gives the Builder's own engine options: the address of a
+// BuildKit daemon instead of a private one, the certificates of a tcp://
+// address, caches that engines share, a step's time limit.
 func WithEngineOptions(opts ...engine.Option) Option {
 	return func(o *options) error { o.engineOptions = append(o.engineOptions, opts...); return nil }
-}
-
-// WithBuildkitd gives the path of the buildkitd program of the private engine.
-// The default is beside the running executable, then in PATH.
-func WithBuildkitd(path string) Option {
-	return func(o *options) error { o.buildkitd = path; return nil }
-}
-
-// WithProgress writes progress to w; mode is auto, plain, tty, rawjson or
-// quiet. The default is quiet.
-func WithProgress(mode string, w io.Writer) Option {
-	return func(o *options) error {
-		switch mode {
-		case "auto", "plain", "tty", "rawjson", "quiet":
-			o.progressMode, o.progress = mode, w
-			return nil
-		}
-		return fault.Errorf(fault.Usage, "progress mode %q is not auto, plain, tty, rawjson or quiet", mode)
-	}
 }
 
 // WithOffline makes any input that is not in the content store an error; no
@@ -151,17 +136,17 @@ func WithOffline(offline bool) Option {
 
 // WithRelockMissing lets the build lock another version of an input that every
 // mirror says it does not have, say so, and go on: once for each input. A
-// mirror that cannot be reached or refuses has not said so. The lock file is
-// changed, and the bundle's manifest names the input.
+// mirror that cannot be reached or refuses has not said so. Lock is then
+// another one, and the bundle's manifest names the input.
 func WithRelockMissing(relock bool) Option {
 	return func(o *options) error { o.relockMissing = relock; return nil }
 }
 
-// WithDryRun only finds out what a build would do: Result.Reasons names the
-// first step of each chain that would run. Nothing is fetched, and nothing
-// written outside the cache directory.
-func WithDryRun(dry bool) Option {
-	return func(o *options) error { o.dryRun = dry; return nil }
+// WithFrozenLock makes it an error of class Usage when the lock would have to
+// change, or when something would be built in that no lock pins:
+// WithRepositories and WithFiles.
+func WithFrozenLock(frozen bool) Option {
+	return func(o *options) error { o.frozen = frozen; return nil }
 }
 
 // WithSums says what to do with the sums beside the recipe; the default is
@@ -193,14 +178,8 @@ func WithRepositories(repositories, keys []string) Option {
 	}
 }
 
-// WithLock uses another lock than the one beside the recipe, for recipes that
-// share their inputs.
-func WithLock(path string) Option {
-	return func(o *options) error { o.lock = path; return nil }
-}
-
 // WithFiles adds a tree to the root image, over packages and the recipe's own
-// files. Its contents must stay readable until Build returns.
+// files. Its contents must stay readable until Close.
 func WithFiles(t *rootfs.Tree) Option {
 	return func(o *options) error { o.files = t; return nil }
 }

@@ -9,13 +9,12 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
-	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 )
 
 // OutdatedResult says which inputs of a lock have newer versions.
 type OutdatedResult struct {
-	// Lock is the lock file, Inputs how many it pins.
+	// Lock is the lock's file, "" for none, and Inputs how many it pins.
 	Lock   string `json:"lock"`
 	Inputs int    `json:"inputs"`
 	// Outdated are the inputs of which newer versions are listed, by name.
@@ -24,20 +23,14 @@ type OutdatedResult struct {
 	Notes []string `json:"notes,omitempty"`
 }
 
-// Outdated looks for newer versions of what the lock beside the recipe at path
-// pins, and changes nothing: of sources in the declared suite and series, of
-// the toolchain's packages, of Go, and of packages in the recipe's
-// repositories. Finding some is no error.
+// Outdated looks for newer versions of what the lock pins, and changes nothing:
+// of sources in the declared suite and series, of the toolchain's packages, of
+// Go, and of packages in the recipe's repositories. Finding some is no error.
 //
-// Errors are those of Lock.
-func Outdated(ctx context.Context, path string, opts ...Option) (*OutdatedResult, error) {
-	b, err := openForLock(path, opts)
-	if err != nil {
-		return nil, err
-	}
-	defer b.close()
+// Errors are those of UpdateLock.
+func (b *Builder) Outdated(ctx context.Context) (*OutdatedResult, error) {
 	if b.lock == nil {
-		return nil, fault.Errorf(fault.Usage, "there is no %s", b.lockPath).Hintf("run sovereign-build lock %s", path)
+		return nil, b.noLock()
 	}
 	declared, err := b.declared()
 	if err != nil {
@@ -51,7 +44,7 @@ func Outdated(ctx context.Context, path string, opts ...Option) (*OutdatedResult
 	if err != nil {
 		return nil, err
 	}
-	r := &OutdatedResult{Lock: b.lockPath, Inputs: b.lockResult(b.lock, nil).Inputs, Outdated: append(outdated, packages...), Notes: notes}
+	r := &OutdatedResult{Lock: b.lock.Path, Inputs: b.lock.Count(), Outdated: append(outdated, packages...), Notes: notes}
 	if r.Outdated == nil {
 		r.Outdated = []source.Outdated{} // an empty list in JSON
 	}
@@ -61,7 +54,7 @@ func Outdated(ctx context.Context, path string, opts ...Option) (*OutdatedResult
 
 // outdatedPackages compares the pins of packages with the indexes that their
 // repositories have now.
-func (b *builder) outdatedPackages(ctx context.Context) ([]source.Outdated, error) {
+func (b *Builder) outdatedPackages(ctx context.Context) ([]source.Outdated, error) {
 	keys, err := b.keyring()
 	if err != nil {
 		return nil, err
@@ -91,7 +84,7 @@ func (b *builder) outdatedPackages(ctx context.Context) ([]source.Outdated, erro
 
 // newerPackages are the versions of a package that its repository lists and
 // that are newer, newest first, down to the first that can be had.
-func (b *builder) newerPackages(ctx context.Context, p lock.Package, at string, r apk.Repository) ([]source.Offer, error) {
+func (b *Builder) newerPackages(ctx context.Context, p lock.Package, at string, r apk.Repository) ([]source.Offer, error) {
 	var newer []apk.Meta
 	for _, m := range r.Packages {
 		if m.Name == p.Name && apk.CompareVersions(m.Version, p.Version) > 0 {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
@@ -29,7 +30,7 @@ func TestOutdatedPackages(t *testing.T) {
 	if err := os.Remove(filepath.Join(repository, "x86_64", "lib-1.10-r0.apk")); err != nil {
 		t.Fatal(err)
 	}
-	b := &builder{opts: &options{cacheDir: t.TempDir()}, recipe: &recipe.Recipe{Dir: dir, Repositories: []string{"repository"}, Keys: []string{"theirs.rsa.pub"}},
+	b := &Builder{opts: &options{cacheDir: t.TempDir()}, key: key, recipe: &recipe.Recipe{Dir: dir, Repositories: []string{"repository"}, Keys: []string{"theirs.rsa.pub"}},
 		lock: &lock.Lock{Packages: []lock.Package{
 			{Name: "lib", Version: "1.0-r0", Arch: "x86_64", Repository: "repository"},
 			{Name: "same", Version: "1.0-r0", Arch: "x86_64", Repository: "repository"}}}}
@@ -61,10 +62,24 @@ func TestOutdatedWithoutLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	sql := filepath.Join(dir, "sql")
-	if err := os.Remove(filepath.Join(sql, LockFile)); err != nil {
+	if err := os.Remove(filepath.Join(sql, lock.FileName)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Outdated(t.Context(), sql, WithCacheDir(t.TempDir())); fault.ClassOf(err) != fault.Usage || fault.HintOf(err) != "run sovereign-build lock "+sql {
-		t.Errorf("%v (%s)", err, fault.HintOf(err))
+	r, err := recipe.Load(sql)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := New(r, nil, WithCacheDir(t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	_, outdated := b.Outdated(t.Context())
+	_, bundle := b.Bundle(t.Context())
+	_, plan := b.Plan(t.Context())
+	for _, err := range []error{outdated, bundle, plan, b.CheckLock()} {
+		if fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "there is no lock for "+sql) || b.Lock() != nil {
+			t.Errorf("%v (%s)", err, fault.HintOf(err))
+		}
 	}
 }

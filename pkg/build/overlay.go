@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +22,7 @@ type overlay struct {
 }
 
 // readOverlay reads the recipe's and the caller's files into the store.
-func (b *builder) readOverlay(ctx context.Context) (*overlay, error) {
+func (b *Builder) readOverlay(ctx context.Context) (*overlay, error) {
 	o := &overlay{}
 	for _, f := range b.recipe.Files {
 		e, err := fileEntry(b.recipe, f)
@@ -31,7 +30,7 @@ func (b *builder) readOverlay(ctx context.Context) (*overlay, error) {
 			e, err = b.keepContent(ctx, e)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: file %s: %w", b.recipe.Path, f.Path, err)
+			return nil, fmt.Errorf("%s: file %s: %w", b.name(), f.Path, err)
 		}
 		o.recipe = append(o.recipe, e)
 	}
@@ -49,7 +48,7 @@ func (b *builder) readOverlay(ctx context.Context) (*overlay, error) {
 }
 
 // keepContent moves the contents of a regular file to the store.
-func (b *builder) keepContent(ctx context.Context, e rootfs.Entry) (rootfs.Entry, error) {
+func (b *Builder) keepContent(ctx context.Context, e rootfs.Entry) (rootfs.Entry, error) {
 	if !e.IsRegular() || e.Hard != "" || e.Content == nil {
 		return e, nil
 	}
@@ -58,8 +57,9 @@ func (b *builder) keepContent(ctx context.Context, e rootfs.Entry) (rootfs.Entry
 		return e, fault.Wrap(fault.Usage, err)
 	}
 	defer r.Close()
-	d, size, err := b.store.Put(ctx, r, "")
-	if err != nil {
+	d, size, err := b.keep(ctx, r)
+	if err != nil || b.planning {
+		e.Size = size
 		return e, err
 	}
 	e.Size, e.Content = size, rootfs.File(b.store.Path(d))
@@ -99,12 +99,12 @@ func fileEntry(r *recipe.Recipe, f recipe.File) (rootfs.Entry, error) {
 	case f.Directory:
 		e.Mode = fs.ModeDir | 0o755
 	case f.From != "":
-		path := r.Resolve(f.From)
-		info, err := os.Stat(path)
+		from := r.Resolve(f.From)
+		info, err := from.Stat()
 		if err != nil {
 			return e, fault.Wrap(fault.Usage, err)
 		}
-		e.Size, e.Content = info.Size(), rootfs.File(path)
+		e.Size, e.Content = info.Size(), from
 	default:
 		e.Size, e.Content = int64(len(f.Content)), rootfs.Bytes([]byte(f.Content))
 	}

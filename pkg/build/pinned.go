@@ -1,52 +1,47 @@
 package build
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
+	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 )
 
 // repositoryAt is where a repository of the recipe is: a URL as it stands, a
 // directory below the recipe's.
-func (b *builder) repositoryAt(location string) string {
-	if strings.Contains(location, "://") {
+func (b *Builder) repositoryAt(location string) string {
+	if strings.Contains(location, "://") || filepath.IsAbs(location) {
 		return location
 	}
-	return b.recipe.Resolve(location)
+	return b.recipe.Resolve(location).String()
 }
 
 // ofRecipe says whether the recipe still has the repository of a pin.
-func (b *builder) ofRecipe(p lock.Package) bool {
+func (b *Builder) ofRecipe(p lock.Package) bool {
 	return slices.ContainsFunc(b.recipe.Repositories, func(r string) bool {
 		tag, location := recipe.SplitTag(r)
 		return tag == p.Tag && location == p.Repository
 	})
 }
 
-// pinnedRepositories are directories with just the packages that the lock pins
-// out of the recipe's repositories, as repositories of their own, one for each
-// tag. A repository moves; what is in these is what was chosen when the lock was made, by
-// digest, and needs no network once it is in the store.
+// pinnedRepositories are repositories of just the packages that the lock pins
+// out of the recipe's, one for each tag. A repository moves; what is in these
+// is what was chosen when the lock was made, by digest, and needs no network
+// once it is in the store, which the packages are read from.
 //
 // A lock without such packages for the architecture gets those that the
 // repositories have now, and so does one of whose packages one is missing,
 // where the options say so.
-func (b *builder) pinnedRepositories(ctx context.Context, local apk.Repository, keys apk.Keyring) ([]string, error) {
+func (b *Builder) pinnedRepositories(ctx context.Context, local apk.Repository, keys apk.Keyring) ([]apk.Repository, error) {
 	pins := b.lock.PackagesOf(b.arch.Apk)
 	if len(pins) == 0 || b.repin {
 		var err error
@@ -60,24 +55,24 @@ func (b *builder) pinnedRepositories(ctx context.Context, local apk.Repository, 
 		resolved[i].Repository = b.repositoryAt(p.Repository)
 		byTag[p.Tag] = append(byTag[p.Tag], p)
 	}
-	if b.opts.dryRun {
+	if b.planning {
 		if i := slices.IndexFunc(resolved, func(p lock.Package) bool { return !b.store.Has(p.Digest) }); i >= 0 {
-			b.miss(fmt.Sprintf("packages %s: %s is not in the store", b.arch.Apk, resolved[i].File()))
-			return nil, errDryRun
+			b.miss("packages "+b.arch.Apk, resolved[i].File()+" is not in the store", false)
+			return nil, errPlanned
 		}
 	}
 	if err := b.fetcher.Packages(ctx, resolved); err != nil {
 		return nil, err
 	}
-	var locations []string
+	var repositories []apk.Repository
 	for _, tag := range sortedKeys(byTag) {
-		dir, err := b.layOutPinned(ctx, byTag[tag], keys)
+		r, err := b.pinnedRepository(tag, byTag[tag], keys)
 		if err != nil {
 			return nil, err
 		}
-		locations = append(locations, tagged(tag, dir))
+		repositories = append(repositories, r)
 	}
-	return locations, nil
+	return repositories, nil
 }
 
 // tagged is a location as OpenRepository takes it.
@@ -89,11 +84,14 @@ func tagged(tag, location string) string {
 }
 
 // pinPackages solves the recipe's packages with what the repositories have now
-// and writes those that are from them into the lock.
-func (b *builder) pinPackages(ctx context.Context, local apk.Repository, keys apk.Keyring) ([]lock.Package, error) {
-	if b.opts.dryRun {
-		b.miss(fmt.Sprintf("packages %s: not locked yet", b.arch.Apk))
-		return nil, errDryRun
+// and locks those that are from them.
+func (b *Builder) pinPackages(ctx context.Context, local apk.Repository, keys apk.Keyring) ([]lock.Package, error) {
+	if b.planning {
+		b.miss("packages "+b.arch.Apk, "not locked yet", false)
+		return nil, errPlanned
+	}
+	if err := b.frozen("the packages for " + b.arch.Apk + " are not locked"); err != nil {
+		return nil, err
 	}
 	opts := []apk.RepositoryOption{apk.WithCache(filepath.Join(b.opts.cacheDir, "apk"))}
 	if b.opts.offline {
@@ -104,6 +102,10 @@ func (b *builder) pinPackages(ctx context.Context, local apk.Repository, keys ap
 	for _, repository := range b.recipe.Repositories {
 		tag, location := recipe.SplitTag(repository)
 		at := b.repositoryAt(location)
+		if at != location && b.recipe.FS != nil {
+			return nil, fault.Errorf(fault.Usage, "%s: repository %s is a directory of a recipe that is not on this machine's disk", b.name(), location).
+				Hintf("give its URL or its absolute path")
+		}
 		given[at] = location
 		r, err := apk.OpenRepository(ctx, tagged(tag, at), b.arch.Apk, keys, opts...)
 		if err != nil {
@@ -113,7 +115,7 @@ func (b *builder) pinPackages(ctx context.Context, local apk.Repository, keys ap
 	}
 	selected, err := apk.Solve(ctx, b.recipe.Packages, repositories)
 	if err != nil {
-		return nil, fmt.Errorf("%s: packages: %w", b.recipe.Path, err)
+		return nil, fmt.Errorf("%s: packages: %w", b.name(), err)
 	}
 	var pins []lock.Package
 	for _, s := range selected {
@@ -131,16 +133,16 @@ func (b *builder) pinPackages(ctx context.Context, local apk.Repository, keys ap
 	updated := b.lock.Clone()
 	updated.DropPackages(b.arch.Apk)
 	updated.Packages = append(updated.Packages, pins...)
-	if err := b.saveLock(ctx, updated); err != nil {
+	if err := b.relockTo(updated); err != nil {
 		return nil, err
 	}
 	b.repin = false
 	b.mu.Lock()
 	b.result.Changed = b.lock.Changed()
 	b.mu.Unlock()
-	b.say("locked %d packages for %s from %s", len(pins), b.arch.Apk, strings.Join(b.recipe.Repositories, ", "))
+	b.tell(PackagesLocked{len(pins), b.arch.Apk, b.recipe.Repositories})
 	for _, n := range notes {
-		b.say("%s", n)
+		b.tell(LockRemark{n})
 	}
 	return pins, nil
 }
@@ -148,7 +150,7 @@ func (b *builder) pinPackages(ctx context.Context, local apk.Repository, keys ap
 // comparePins holds new pins against those in whose place they come, and marks
 // those that the machine replaced by itself. It says which became older, as
 // with a mirror that replays an index of long ago, and which were replaced.
-func (b *builder) comparePins(pins []lock.Package) (notes []string) {
+func (b *Builder) comparePins(pins []lock.Package) (notes []string) {
 	previous := map[string]lock.Package{}
 	for _, p := range slices.Concat(b.lock.ReleasedOf(b.arch.Apk), b.lock.PackagesOf(b.arch.Apk)) {
 		previous[p.Name] = p
@@ -173,7 +175,7 @@ func (b *builder) comparePins(pins []lock.Package) (notes []string) {
 }
 
 // keepPackage puts a package into the store.
-func (b *builder) keepPackage(ctx context.Context, s apk.Selected, p *lock.Package) error {
+func (b *Builder) keepPackage(ctx context.Context, s apk.Selected, p *lock.Package) error {
 	path, remove, err := s.File(ctx)
 	if err != nil {
 		return err
@@ -188,42 +190,32 @@ func (b *builder) keepPackage(ctx context.Context, s apk.Selected, p *lock.Packa
 	return err
 }
 
-// layOutPinned writes the repository. Its index is signed by this machine's
-// key; the packages keep their own signatures, which are verified here and
-// again when they are installed.
-func (b *builder) layOutPinned(ctx context.Context, pins []lock.Package, keys apk.Keyring) (string, error) {
-	text, err := json.Marshal(pins)
-	if err != nil {
-		return "", err
-	}
-	root := filepath.Join(b.opts.cacheDir, "apk", fmt.Sprintf("pinned-%x", sha256.Sum256(text)))
-	dir := filepath.Join(root, b.arch.Apk)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fault.Wrap(fault.Environment, err)
-	}
+// pinnedRepository is a repository of pinned packages, each verified by the keys
+// of the repository it was chosen from.
+func (b *Builder) pinnedRepository(tag string, pins []lock.Package, keys apk.Keyring) (apk.Repository, error) {
 	var metas []apk.Meta
+	files := map[string]store.Digest{}
 	for _, p := range pins {
 		m, err := apk.ReadMeta(b.store.Path(p.Digest), keys.For(b.repositoryAt(p.Repository)))
 		if err != nil {
-			return "", fmt.Errorf("%s of %s: %w", p.File(), p.Repository, err)
+			return apk.Repository{}, fmt.Errorf("%s of %s: %w", p.File(), p.Repository, err)
 		}
 		if m.Name != p.Name || m.Version != p.Version {
-			return "", fault.Errorf(fault.Verification, "%s: %s says that it is %s", b.lockPath, p.File(), m.ID())
+			return apk.Repository{}, fault.Errorf(fault.Verification, "%s: %s says that it is %s", b.lock, p.File(), m.ID())
 		}
 		metas = append(metas, m)
-		path := filepath.Join(root, filepath.FromSlash(p.File()))
-		if info, err := os.Stat(path); err == nil && info.Size() == p.Size {
-			continue
-		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return "", fault.Wrap(fault.Environment, err)
-		}
-		if err := b.export(ctx, p.Digest, path); err != nil {
-			return "", err
-		}
+		files[m.ID()] = p.Digest
 	}
-	var index bytes.Buffer
-	if err := apk.WriteIndex(&index, metas, b.key, b.epoch); err != nil {
-		return "", err
+	return apk.NewRepository("the lock", tag, b.arch.Apk, metas, b.packageFile(files)), nil
+}
+
+// packageFile finds packages in the store, given their digests by ID.
+func (b *Builder) packageFile(digests map[string]store.Digest) func(apk.Meta) (string, error) {
+	return func(m apk.Meta) (string, error) {
+		d, ok := digests[m.ID()]
+		if !ok {
+			return "", fault.Errorf(fault.Internal, "package %s is not among those in the store", m.ID())
+		}
+		return b.store.Path(d), nil
 	}
-	return root, atomicfile.Write(filepath.Join(dir, indexFile), index.Bytes(), 0o644)
 }

@@ -84,29 +84,23 @@ func TestPinnedPackages(t *testing.T) {
 	publish(t, local, ours, apk.Meta{Name: "app", Version: "1.0-r0", Depends: []string{"lib"}})
 	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "1.0-r0"}, apk.Meta{Name: "unused", Version: "1.0-r0"})
 
-	lockPath := filepath.Join(recipeDir, LockFile)
-	if err := lock.New(lockPath).Save(t.Context(), &lock.Lock{SourceDate: 1}); err != nil {
-		t.Fatal(err)
-	}
+	locked := &lock.Lock{SourceDate: 1}
 	var said strings.Builder
+	frozen := false
 	// try is what a build with this cache, "" for a new one, would install, and
-	// the inputs its bundle would name as changed.
+	// the inputs its bundle would name as changed. Whatever it locks is kept.
 	try := func(cache string, offline, relock bool) (string, []string, error) {
 		t.Helper()
 		if cache == "" {
 			cache = t.TempDir()
 		}
 		said.Reset()
-		b := &builder{
-			opts:   &options{cacheDir: cache, offline: offline, relockMissing: relock, progress: &said},
+		b := &Builder{
+			opts:   &options{cacheDir: cache, offline: offline, relockMissing: relock, frozen: frozen, events: func(e Event) { fmt.Fprintln(&said, e) }},
 			recipe: &recipe.Recipe{Dir: recipeDir, Path: "recipe.yaml", Packages: []string{"app", "new@edge"}, Repositories: []string{server.URL, "@edge " + edge}},
-			arch:   arch{Apk: "x86_64"}, lockPath: lockPath, key: ours, epoch: 1,
+			arch:   arch{Apk: "x86_64"}, lock: locked.Clone(), key: ours, epoch: 1,
 		}
 		var err error
-		if b.locked, err = lock.Open(lockPath); err != nil {
-			t.Fatal(err)
-		}
-		b.lock = b.locked.Lock()
 		if b.store, err = store.Open(filepath.Join(cache, "store")); err != nil {
 			t.Fatal(err)
 		}
@@ -118,21 +112,16 @@ func TestPinnedPackages(t *testing.T) {
 			t.Fatal(err)
 		}
 		repositories := []apk.Repository{ports}
-		var pinned []string
+		var pinned []apk.Repository
 		err = b.relocking(t.Context(), func(ctx context.Context) (err error) {
 			pinned, err = b.pinnedRepositories(ctx, ports, keys)
 			return err
 		})
+		locked = b.Lock()
 		if err != nil {
 			return "", nil, err
 		}
-		for _, location := range pinned {
-			r, err := apk.OpenRepository(t.Context(), location, "x86_64", keys)
-			if err != nil {
-				t.Fatal(err)
-			}
-			repositories = append(repositories, r)
-		}
+		repositories = append(repositories, pinned...)
 		selected, err := apk.Solve(t.Context(), b.recipe.Packages, repositories)
 		if err != nil {
 			t.Fatal(err)
@@ -156,12 +145,14 @@ func TestPinnedPackages(t *testing.T) {
 	}
 
 	cache := t.TempDir()
+	frozen = true
+	if _, err := solve(cache, false); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "the packages for x86_64 are not locked") || len(locked.Packages) != 0 {
+		t.Errorf("a frozen lock without packages: %v", err)
+	}
+	frozen = false
 	got, err := solve(cache, false)
 	check("the first build", got, err)
-	l, err := lock.Load(lockPath)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := locked
 	if len(l.Packages) != 2 || l.Packages[0].File() != "x86_64/lib-1.0-r0.apk" || l.Packages[0].Repository != server.URL ||
 		l.Packages[1].Tag != "edge" || l.Packages[1].Repository != edge {
 		t.Fatalf("the lock has %+v", l.Packages)
@@ -169,8 +160,10 @@ func TestPinnedPackages(t *testing.T) {
 
 	// On another machine, while the repository has both.
 	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "1.0-r0"}, apk.Meta{Name: "lib", Version: "2.0-r0"})
+	frozen = true
 	got, err = solve("", false)
 	check("another machine", got, err)
+	frozen = false
 
 	// The old version has left: whoever has it goes on, offline too.
 	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "2.0-r0"})
@@ -178,7 +171,7 @@ func TestPinnedPackages(t *testing.T) {
 	check("offline", got, err)
 	_, err = solve("", false)
 	var missing *source.MissingError
-	if !errors.As(err, &missing) || !strings.Contains(fault.HintOf(err), "lock --update packages") {
+	if !errors.As(err, &missing) || fault.HintOf(err) != "lock other versions of packages" {
 		t.Errorf("a package that is gone: %v (%s)", err, fault.HintOf(err))
 	}
 
@@ -193,7 +186,7 @@ func TestPinnedPackages(t *testing.T) {
 	if _, _, err = try("", false, true); fault.ClassOf(err) != fault.Verification {
 		t.Errorf("other bytes are no reason to lock others: %v", err)
 	}
-	before := read(t, lockPath)
+	before := textOf(t, locked)
 	if err := os.Remove(filepath.Join(remote, "x86_64", "lib-1.0-r0.apk")); err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +196,7 @@ func TestPinnedPackages(t *testing.T) {
 	if _, _, err = try("", false, true); fault.ClassOf(err) != fault.Source || !strings.Contains(err.Error(), "403") {
 		t.Errorf("refused: %v", err)
 	}
-	if read(t, lockPath) != before {
+	if textOf(t, locked) != before {
 		t.Error("a refusal changed the lock")
 	}
 	refused.Store(false)
@@ -216,12 +209,12 @@ func TestPinnedPackages(t *testing.T) {
 	if !strings.Contains(said.String(), "x86_64/lib-1.0-r0.apk is gone from its repository; locked anew: 2.0-r0") {
 		t.Errorf("said %q", said.String())
 	}
-	if l, err = lock.Load(lockPath); err != nil || l.Packages[0].Relocked != "1.0-r0" || l.Packages[1].Relocked != "" || len(l.Packages) != 2 {
-		t.Errorf("the lock has %+v, %v", l, err)
+	if l = locked; l.Packages[0].Relocked != "1.0-r0" || l.Packages[1].Relocked != "" || len(l.Packages) != 2 {
+		t.Errorf("the lock has %+v", l)
 	}
 
 	// Gone with nothing in its place: it ends, and the lock stays.
-	before = read(t, lockPath)
+	before = textOf(t, locked)
 	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "2.0-r0"})
 	if err := os.Remove(filepath.Join(remote, "x86_64", "lib-2.0-r0.apk")); err != nil {
 		t.Fatal(err)
@@ -229,25 +222,19 @@ func TestPinnedPackages(t *testing.T) {
 	if _, _, err = try("", false, true); fault.ClassOf(err) != fault.Source {
 		t.Errorf("nothing in its place: %v", err)
 	}
-	if read(t, lockPath) != before {
+	if textOf(t, locked) != before {
 		t.Error("the lock was changed for nothing")
 	}
 
 	// Let go of the pins, the next build takes what is there.
-	b := &builder{recipe: &recipe.Recipe{Repositories: []string{server.URL, "@edge " + edge}}}
+	b := &Builder{recipe: &recipe.Recipe{Repositories: []string{server.URL, "@edge " + edge}}}
 	if dropped := b.dropPackages(l, false); len(dropped) != 0 {
 		t.Errorf("dropped %v of a repository the recipe has", dropped)
 	}
 	if dropped := b.dropPackages(l, true); len(dropped) != 2 {
 		t.Errorf("dropped %v", dropped)
 	}
-	f, err := lock.Open(lockPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Save(t.Context(), l); err != nil {
-		t.Fatal(err)
-	}
+	locked = l
 	// An index of long ago shows.
 	publish(t, remote, theirs, apk.Meta{Name: "lib", Version: "1.5-r0"})
 	if got, err = solve(cache, false); err != nil || !strings.Contains(got, "lib-1.5-r0") {
@@ -256,9 +243,18 @@ func TestPinnedPackages(t *testing.T) {
 	if !strings.Contains(said.String(), "lib: 1.5-r0 is older than 2.0-r0, which was locked") {
 		t.Errorf("said %q", said.String())
 	}
-	if l, err = lock.Load(lockPath); err != nil || len(l.Released) != 0 || len(l.Changed()) != 0 || len(l.Packages) != 2 {
-		t.Errorf("the lock has %+v, %v", l, err)
+	if l = locked; len(l.Released) != 0 || len(l.Changed()) != 0 || len(l.Packages) != 2 {
+		t.Errorf("the lock has %+v", l)
 	}
+}
+
+func textOf(t *testing.T, l *lock.Lock) string {
+	t.Helper()
+	text, err := l.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 func read(t *testing.T, path string) string {

@@ -9,8 +9,8 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// plan is the ports a recipe needs, each after those it is built with.
-type plan struct {
+// portPlan is the ports a recipe needs, each after those it is built with.
+type portPlan struct {
 	ports []*recipe.PortFile
 	// byPackage finds the port that makes a package.
 	byPackage map[string]*recipe.PortFile
@@ -20,8 +20,8 @@ type plan struct {
 // those to what they are built with and depend on. A package no port makes is
 // left to the other repositories; where there are none it is an error here,
 // before an hour of compiling.
-func makePlan(r *recipe.Recipe, ports map[string]*recipe.PortFile, otherRepositories bool) (*plan, error) {
-	p := &plan{byPackage: map[string]*recipe.PortFile{}}
+func makePlan(r *recipe.Recipe, ports map[string]*recipe.PortFile, otherRepositories bool) (*portPlan, error) {
+	p := &portPlan{byPackage: map[string]*recipe.PortFile{}}
 	for _, name := range sortedKeys(ports) {
 		p.byPackage[name] = ports[name]
 	}
@@ -100,13 +100,13 @@ func makePlan(r *recipe.Recipe, ports map[string]*recipe.PortFile, otherReposito
 
 // builtWith are the ports whose packages may be in the sysroot of a port: all
 // that has to be built before it, sorted by name.
-func (p *plan) builtWith(port *recipe.PortFile) []*recipe.PortFile {
+func (p *portPlan) builtWith(port *recipe.PortFile) []*recipe.PortFile {
 	return port.Needs(p.byPackage)
 }
 
 // before are the names of the ports that are built whenever a port can be:
 // those it is built with, those that these are built with, and so on.
-func (p *plan) before(port *recipe.PortFile) map[string]bool {
+func (p *portPlan) before(port *recipe.PortFile) map[string]bool {
 	names := map[string]bool{}
 	var visit func(*recipe.PortFile)
 	visit = func(port *recipe.PortFile) {
@@ -122,7 +122,7 @@ func (p *plan) before(port *recipe.PortFile) map[string]bool {
 }
 
 // byWeight lists the ports by how many others wait for them, most first.
-func (p *plan) byWeight() []*recipe.PortFile {
+func (p *portPlan) byWeight() []*recipe.PortFile {
 	weight := map[string]int{}
 	for _, port := range p.ports {
 		for name := range p.before(port) {
@@ -134,10 +134,9 @@ func (p *plan) byWeight() []*recipe.PortFile {
 	return sorted
 }
 
-// sourceNames lists the sources that the plan and the recipe's kernel use,
-// sorted.
-func (p *plan) sourceNames(r *recipe.Recipe) []string {
-	names := []string{r.Kernel.Source}
+// sourceNames lists the sources that the ports use, sorted.
+func (p *portPlan) sourceNames() []string {
+	var names []string
 	for _, port := range p.ports {
 		names = append(names, port.Sources...)
 	}

@@ -41,7 +41,7 @@ func TestMakePlan(t *testing.T) {
 	if got := p.byWeight()[0].Name; got != "lib" {
 		t.Errorf("%s is built first; lib is what another waits for", got)
 	}
-	if got, want := p.sourceNames(r), []string{"linux", "tarball"}; !slices.Equal(got, want) {
+	if got, want := p.sourceNames(), []string{"tarball"}; !slices.Equal(got, want) {
 		t.Errorf("sources %v, want %v", got, want)
 	}
 }
@@ -91,8 +91,8 @@ func TestSysroot(t *testing.T) {
 		t.Errorf("built with %v, want %v", before, want)
 	}
 
-	made := func(origin string, m apk.Meta) built { m.Origin = origin; return built{Meta: m} }
-	packages := map[string]built{
+	made := func(origin string, m apk.Meta) Package { m.Origin = origin; return Package{Meta: m} }
+	packages := map[string]Package{
 		"lib":     made("lib", apk.Meta{Name: "lib", Provides: []string{"so:lib.so.1=1"}, Depends: []string{"so:libc.so=1"}}),
 		"lib-dev": made("lib", apk.Meta{Name: "lib-dev", Depends: []string{"lib=1-r0", "some-headers", "cmd:pkgconf", "!old"}}),
 		"libc":    made("libc", apk.Meta{Name: "libc", Provides: []string{"so:libc.so=1"}}),

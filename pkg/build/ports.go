@@ -8,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,19 +32,10 @@ var runPort string
 // program alone, which may write it in other words in its next version.
 const metasOutput = "metas"
 
-// built is one package made from source.
-type built struct {
-	// Meta is of the package as it is in the store.
-	Meta apk.Meta
-	// Digest is of the package without a signature: a signature is of whoever
-	// builds, and the cache's keys are the same everywhere.
-	Digest store.Digest
-}
-
 // portResult is what a port's build came to.
 type portResult struct {
 	port     *recipe.PortFile
-	packages []built
+	packages []Package
 	err      error
 }
 
@@ -53,14 +44,14 @@ type portResult struct {
 // one that most others wait for goes first: a long chain (libc, C++ library,
 // ICU, PostgreSQL) decides how long it all takes. After a failure nothing new
 // starts.
-func (b *builder) buildPorts(ctx context.Context, p *plan) (map[string]built, error) {
+func (b *Builder) buildPorts(ctx context.Context, p *portPlan) (map[string]Package, error) {
 	var err error
 	if b.packer, err = packer(b.arch.Apk); err != nil {
 		return nil, err
 	}
-	packages := map[string]built{}
+	packages := map[string]Package{}
 	done := map[*recipe.PortFile]bool{}
-	// dry are the ports that a dry run would build, or that wait for one.
+	// dry are the ports that a plan would build, or that wait for one.
 	dry := map[*recipe.PortFile]bool{}
 	waiting := p.byWeight()
 	results := make(chan portResult)
@@ -78,7 +69,7 @@ func (b *builder) buildPorts(ctx context.Context, p *plan) (map[string]built, er
 			waiting = slices.Delete(waiting, i, i+1)
 			if j := slices.IndexFunc(p.builtWith(port), func(d *recipe.PortFile) bool { return dry[d] }); j >= 0 {
 				done[port], dry[port] = true, true
-				b.miss(fmt.Sprintf("port %s %s: after %s", port.Name, b.arch.Go, p.builtWith(port)[j].Name))
+				b.miss("port "+port.Name+" "+b.arch.Go, "after "+p.builtWith(port)[j].Name, true)
 				continue
 			}
 			sysroot, err := p.sysroot(port, packages)
@@ -98,7 +89,7 @@ func (b *builder) buildPorts(ctx context.Context, p *plan) (map[string]built, er
 		r := <-results
 		running--
 		switch {
-		case errors.Is(r.err, errDryRun):
+		case errors.Is(r.err, errPlanned):
 			dry[r.port] = true
 		case r.err != nil && failed == nil:
 			failed = r.err
@@ -113,7 +104,7 @@ func (b *builder) buildPorts(ctx context.Context, p *plan) (map[string]built, er
 	case failed != nil:
 		return nil, failed
 	case len(dry) > 0:
-		return nil, errDryRun
+		return nil, errPlanned
 	}
 	return packages, nil
 }
@@ -123,7 +114,7 @@ func (b *builder) buildPorts(ctx context.Context, p *plan) (map[string]built, er
 // looked at, whatever else is, so that it is the same at any number of jobs.
 // Ports have one version of each package, so names, shared libraries and
 // commands each have one provider.
-func (p *plan) sysroot(port *recipe.PortFile, packages map[string]built) ([]built, error) {
+func (p *portPlan) sysroot(port *recipe.PortFile, packages map[string]Package) ([]Package, error) {
 	before := p.before(port)
 	provider := map[string]string{}
 	for _, name := range sortedKeys(packages) {
@@ -161,7 +152,7 @@ func (p *plan) sysroot(port *recipe.PortFile, packages map[string]built) ([]buil
 		in[name] = true
 		todo = append(todo, packages[name].Meta.Depends...)
 	}
-	var out []built
+	var out []Package
 	for _, name := range sortedKeys(in) {
 		out = append(out, packages[name])
 	}
@@ -169,7 +160,7 @@ func (p *plan) sysroot(port *recipe.PortFile, packages map[string]built) ([]buil
 }
 
 // buildPort returns the packages of one port, from the cache or the engine.
-func (b *builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []built) ([]built, error) {
+func (b *Builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []Package) ([]Package, error) {
 	version, err := b.portVersion(p)
 	if err != nil {
 		return nil, err
@@ -237,14 +228,14 @@ func (b *builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []b
 }
 
 // compilePort runs the port's script in the engine and packs what it made.
-func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version string, mounts []engine.Input) (outputs, error) {
+func (b *Builder) compilePort(ctx context.Context, p *recipe.PortFile, version string, mounts []engine.Input) (outputs, error) {
 	spool, err := b.spool()
 	if err != nil {
 		return nil, err
 	}
 	defer spool.Close()
 	var tree *rootfs.Tree
-	err = b.runStep(ctx, engine.Step{
+	err = b.runStep(ctx, "port "+p.Name+" "+b.arch.Go, engine.Step{
 		Name:   fmt.Sprintf("%s %s (%s)", p.Name, version, b.arch.Go),
 		Script: runPort,
 		Env:    b.stepEnv(version),
@@ -292,7 +283,7 @@ func (b *builder) compilePort(ctx context.Context, p *recipe.PortFile, version s
 }
 
 // packagesOf reads a port step's outputs back.
-func packagesOf(st *store.Store, out outputs) ([]built, error) {
+func packagesOf(st *store.Store, out outputs) ([]Package, error) {
 	text, err := readBlob(st, out[metasOutput])
 	if err != nil {
 		return nil, err
@@ -301,16 +292,16 @@ func packagesOf(st *store.Store, out outputs) ([]built, error) {
 	if err := json.Unmarshal(text, &metas); err != nil {
 		return nil, fault.Errorf(fault.Internal, "store: package metadata %s: %w", out[metasOutput], err)
 	}
-	var made []built
+	var made []Package
 	for _, m := range metas {
-		made = append(made, built{Meta: m, Digest: out["apk "+m.Name]})
+		made = append(made, Package{Meta: m, Digest: out["apk "+m.Name]})
 	}
 	return made, nil
 }
 
 // portVersion is the apk version: upstream's, from the port or from the lock,
 // and the port's release.
-func (b *builder) portVersion(p *recipe.PortFile) (string, error) {
+func (b *Builder) portVersion(p *recipe.PortFile) (string, error) {
 	version := p.Version
 	if version == "" && len(p.Sources) > 0 {
 		src, err := b.lockedSource(p.Sources[0], p.Path)
@@ -326,7 +317,7 @@ func (b *builder) portVersion(p *recipe.PortFile) (string, error) {
 }
 
 // stepEnv is the environment of every compile step, sorted.
-func (b *builder) stepEnv(version string) []string {
+func (b *Builder) stepEnv(version string) []string {
 	upstream, _, _ := strings.Cut(version, "-r")
 	env := []string{
 		"ARCH=" + b.arch.Apk,
@@ -348,22 +339,22 @@ func (b *builder) stepEnv(version string) []string {
 }
 
 // mount makes a stored file an input of a step.
-func (b *builder) mount(dest string, d store.Digest) engine.Input {
+func (b *Builder) mount(dest string, d store.Digest) engine.Input {
 	return engine.Input{Dest: dest, Path: b.store.Path(d), Digest: d}
 }
 
 // dirTar puts a directory into the store as a deterministic tar: sorted, owned
 // by root, modes reduced to whether a file is executable, since a checkout
 // carries no more.
-func (b *builder) dirTar(ctx context.Context, dir string) (store.Digest, error) {
+func (b *Builder) dirTar(ctx context.Context, dir recipe.Ref) (store.Digest, error) {
 	tree, err := readDir(dir)
 	if err != nil {
 		return "", err
 	}
 	var buf bytes.Buffer
 	if err := rootfs.WriteTar(&buf, tree, 0); err != nil {
-		return "", fmt.Errorf("%s: %w", filepath.Base(dir), err)
+		return "", fmt.Errorf("%s: %w", path.Base(dir.Name), err)
 	}
-	d, _, err := b.store.Put(ctx, &buf, "")
+	d, _, err := b.keep(ctx, &buf)
 	return d, err
 }

@@ -2,24 +2,18 @@ package build
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
-	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
-// LockResult says what a lock holds and what changed in it.
-type LockResult struct {
-	// Path is the lock file.
-	Path string
-	// Inputs counts sources, the toolchain and the Go toolchain.
-	Inputs int
+// LockUpdate says what changed in a lock.
+type LockUpdate struct {
 	// Changes are the changed inputs, by name.
 	Changes []source.Change
 	// Notes are what people should know of it: versions that are listed and
@@ -27,19 +21,15 @@ type LockResult struct {
 	Notes []string
 }
 
-// Lock pins the inputs of the recipe at path in the lock beside it: those
-// named, or, when none is, those that are not locked yet or whose entry is not
-// of what is declared, letting go of those not declared any more. The lock is
-// written only when something changed, and a lock that is not there is begun.
-// An entry for which nothing newer can be had stays as it is, and is no error.
+// UpdateLock pins the recipe's inputs: those named, or, when none is, those
+// that are not locked yet or whose entry is not of what is declared, letting go
+// of those not declared any more. A lock that is not there is begun. An entry
+// for which nothing newer can be had stays as it is, and is no error. Lock is
+// the result; nothing is saved.
 //
-// Errors are those of Build that belong to fetching.
-func Lock(ctx context.Context, path string, names []string, opts ...Option) (*LockResult, error) {
-	b, err := openForLock(path, opts)
-	if err != nil {
-		return nil, err
-	}
-	defer b.close()
+// Errors are those of Kernel that belong to fetching.
+func (b *Builder) UpdateLock(ctx context.Context, names ...string) (*LockUpdate, error) {
+	b.begin()
 	declared, err := b.declared()
 	if err != nil {
 		return nil, err
@@ -73,20 +63,62 @@ func Lock(ctx context.Context, path string, names []string, opts ...Option) (*Lo
 	}
 	changes := append(result.Changes, dropped...)
 	if len(changes) > 0 {
-		if err := b.saveLock(ctx, updated); err != nil {
+		if err := b.relockTo(updated); err != nil {
 			return nil, err
 		}
 	}
-	r := b.lockResult(updated, changes)
-	r.Notes = result.Notes
-	return r, nil
+	return &LockUpdate{Changes: changes, Notes: result.Notes}, nil
+}
+
+// relockTo goes on with another lock.
+func (b *Builder) relockTo(l *lock.Lock) error {
+	if err := b.frozen("it would be changed"); err != nil {
+		return err
+	}
+	text, err := l.Marshal()
+	if err != nil {
+		return err
+	}
+	path := ""
+	if b.lock != nil {
+		path = b.lock.Path
+	}
+	if b.lock, err = lock.Parse(path, text); err != nil {
+		return fault.Wrap(fault.Internal, err)
+	}
+	b.epoch, err = lock.SourceDate(b.lock, b.opts.epoch)
+	return err
+}
+
+// frozen refuses a change of a lock that is to stay as it is.
+func (b *Builder) frozen(why string) error {
+	if !b.opts.frozen {
+		return nil
+	}
+	return remedy.By(remedy.Remedy{Kind: remedy.Thaw, Recipe: b.recipe.Dir}, fault.Errorf(fault.Usage, "%s is frozen, and %s", b.lock, why).
+		Hintf("build once with a lock that may change, and keep the lock it leaves"))
+}
+
+// checkFrozen refuses what no lock pins, where the lock is frozen.
+func (b *Builder) checkFrozen() error {
+	switch {
+	case !b.opts.frozen:
+		return nil
+	case len(b.opts.repositories) > 0:
+		return fault.Errorf(fault.Usage, "the lock is frozen, and no lock pins what is in the repository %s", b.opts.repositories[0]).
+			Hintf("name the repository in the recipe")
+	case b.opts.files != nil:
+		return fault.Errorf(fault.Usage, "the lock is frozen, and no lock pins the files that were handed in").
+			Hintf("name the files in the recipe")
+	}
+	return nil
 }
 
 // dropPackages removes the pins of packages from a lock: all, or those of
 // repositories the recipe no longer has. Which versions take their place only
 // shows when the ports are built, so the next build locks them, and compares
 // them with those that are released here.
-func (b *builder) dropPackages(l *lock.Lock, all bool) (dropped []source.Change) {
+func (b *Builder) dropPackages(l *lock.Lock, all bool) (dropped []source.Change) {
 	l.Packages = slices.DeleteFunc(l.Packages, func(p lock.Package) bool {
 		drop := all || !b.ofRecipe(p)
 		if drop {
@@ -100,32 +132,29 @@ func (b *builder) dropPackages(l *lock.Lock, all bool) (dropped []source.Change)
 	return dropped
 }
 
-// CheckLock compares the lock beside the recipe at path with what the recipe
-// declares and writes nothing. A lock that is stale is an error of class
-// fault.Usage that says what changed.
-func CheckLock(path string, opts ...Option) (*LockResult, error) {
-	b, err := openForLock(path, opts)
-	if err != nil {
-		return nil, err
-	}
-	defer b.close()
+// CheckLock compares the lock with what the recipe declares. One that is stale
+// is an error of class fault.Usage that says what changed.
+func (b *Builder) CheckLock() error {
 	if b.lock == nil {
-		return nil, fault.Errorf(fault.Usage, "there is no %s", b.lockPath).Hintf("run sovereign-build lock %s", path)
+		return b.noLock()
 	}
-	if err := b.checkLock(func(source.Stale) bool { return true }); err != nil {
-		return nil, err
-	}
-	return b.lockResult(b.lock, nil), nil
+	return b.checkLock(func(source.Stale) bool { return true })
+}
+
+// noLock is the error of what needs a lock.
+func (b *Builder) noLock() error {
+	return remedy.By(remedy.Remedy{Kind: remedy.Lock, Recipe: b.recipe.Dir},
+		fault.Errorf(fault.Usage, "there is no lock for %s", b.name()).Hintf("make one"))
 }
 
 // checkLock is an error when the lock is not of what is declared, in a way
 // that matters.
-func (b *builder) checkLock(matters func(source.Stale) bool) error {
+func (b *Builder) checkLock(matters func(source.Stale) bool) error {
 	declared, err := b.declared()
 	if err != nil {
 		return err
 	}
-	e := &StaleError{Lock: b.lockPath}
+	e := &StaleError{Lock: b.lock.String()}
 	for _, s := range declared.Stale(b.lock) {
 		if matters(s) {
 			e.Stale = append(e.Stale, s)
@@ -140,7 +169,7 @@ func (b *builder) checkLock(matters func(source.Stale) bool) error {
 	if len(e.Stale) == 0 {
 		return nil
 	}
-	return fault.Errorf(fault.Usage, "%w", e).Hintf("run sovereign-build lock %s", b.recipe.Dir)
+	return remedy.By(remedy.Remedy{Kind: remedy.Lock, Recipe: b.recipe.Dir}, fault.Errorf(fault.Usage, "%w", e).Hintf("lock what has changed"))
 }
 
 // StaleError is the error of a lock that is not of what its recipe declares.
@@ -160,32 +189,3 @@ func (e *StaleError) Error() string {
 
 // Findings are the inputs, for programs.
 func (e *StaleError) Findings() any { return e.Stale }
-
-// openForLock prepares what locking needs of a builder; its lock is nil when
-// there is none yet.
-func openForLock(path string, opts []Option) (*builder, error) {
-	o, err := newOptions(opts)
-	if err != nil {
-		return nil, err
-	}
-	b := &builder{opts: o}
-	if b.recipe, err = recipe.Load(path); err != nil {
-		return nil, err
-	}
-	if err := b.openStore(); err != nil {
-		return nil, err
-	}
-	b.locked, err = lock.Open(b.lockPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		b.locked, err = lock.New(b.lockPath), nil
-	}
-	if err != nil {
-		return nil, errors.Join(err, b.close())
-	}
-	b.lock = b.locked.Lock()
-	return b, nil
-}
-
-func (b *builder) lockResult(l *lock.Lock, changes []source.Change) *LockResult {
-	return &LockResult{Path: b.lockPath, Inputs: len(l.Sources) + len(l.Packages) + 2, Changes: changes}
-}

@@ -45,7 +45,7 @@ func newRelockable(t *testing.T) *relockable {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := lock.Open(filepath.Join(r.recipe, LockFile))
+	f, err := lock.Open(filepath.Join(r.recipe, lock.FileName))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,18 +66,26 @@ func newRelockable(t *testing.T) *relockable {
 	return r
 }
 
-func (r *relockable) lock() string { return read(r.t, filepath.Join(r.recipe, LockFile)) }
+// build is Bundle, and the lock it ended with.
+func (r *relockable) build() (*lock.Lock, error) {
+	r.t.Helper()
+	b, _ := openDir(r.t, r.recipe, r.opts...)
+	_, err := b.Bundle(r.t.Context())
+	return b.Lock(), err
+}
+
+func (r *relockable) lock() string { return read(r.t, filepath.Join(r.recipe, lock.FileName)) }
 
 // A package of the toolchain that the lists have and the archive has not: the
 // build ends, once the lists have been asked, and the lock is as it was.
 func TestRelockOfTheToolchainEnds(t *testing.T) {
 	r := newRelockable(t)
 	before := r.lock()
-	_, err := Build(t.Context(), r.recipe, r.opts...)
+	l, err := r.build()
 	if fault.ClassOf(err) != fault.Source || !strings.Contains(err.Error(), "nothing else that can be had") || !strings.Contains(err.Error(), "make_1_amd64.deb") {
 		t.Errorf("error %v", err)
 	}
-	if r.lock() != before {
+	if r.lock() != before || textOf(t, l) != before {
 		t.Error("the lock was changed")
 	}
 	if n := r.archive.Asked("dists/bookworm/main/binary-amd64/Packages"); n != 1 {
@@ -92,12 +100,12 @@ func TestRefusedToolchainIsNotRelocked(t *testing.T) {
 	r.archive.Answer("pool/main/m/make/make_1_amd64.deb", http.StatusForbidden)
 	r.archive.Clear("bookworm")
 	r.archive.Put(r.archive.Package("bookworm", "make", "2", "make 2"), "make 2")
-	_, err := Build(t.Context(), r.recipe, r.opts...)
+	l, err := r.build()
 	var missing *source.MissingError
 	if fault.ClassOf(err) != fault.Source || errors.As(err, &missing) || !strings.Contains(err.Error(), "403") {
 		t.Errorf("error %v", err)
 	}
-	if r.lock() != before {
+	if r.lock() != before || textOf(t, l) != before {
 		t.Error("the lock was changed")
 	}
 }
@@ -108,12 +116,13 @@ func TestToolchainIsRelocked(t *testing.T) {
 	r := newRelockable(t)
 	r.archive.Clear("bookworm")
 	r.archive.Put(r.archive.Package("bookworm", "make", "2", "make 2"), "make 2")
-	if _, err := Build(t.Context(), r.recipe, r.opts...); err == nil || fault.ClassOf(err) == fault.Source {
+	before := r.lock()
+	l, err := r.build()
+	if err == nil || fault.ClassOf(err) == fault.Source {
 		t.Errorf("error %v", err)
 	}
-	l, err := lock.Load(filepath.Join(r.recipe, LockFile))
-	if err != nil {
-		t.Fatal(err)
+	if r.lock() != before {
+		t.Error("the build wrote the lock")
 	}
 	if l.Toolchain.Packages[0].Version != "2" || l.Toolchain.Relocked == "" {
 		t.Errorf("locked %+v", l.Toolchain)
@@ -123,17 +132,9 @@ func TestToolchainIsRelocked(t *testing.T) {
 // An input is locked anew once, even if there is another version every time.
 func TestRelockOncePerInput(t *testing.T) {
 	r := newRelockable(t)
-	b := &builder{}
-	var err error
-	if b.opts, err = newOptions(r.opts); err != nil {
-		t.Fatal(err)
-	}
-	if err := b.open(t.Context(), r.recipe); err != nil {
-		t.Fatal(err)
-	}
-	defer b.close()
+	b, _ := openDir(t, r.recipe, r.opts...)
 	var versions []string
-	err = b.relocking(t.Context(), func(context.Context) error {
+	err := b.relocking(t.Context(), func(context.Context) error {
 		version := b.lock.Toolchain.Packages[0].Version
 		versions = append(versions, version)
 		r.archive.Clear("bookworm")

@@ -19,49 +19,64 @@ import (
 
 const indexFile = "APKINDEX.tar.gz"
 
-// writeRepository lays the packages out as an apk repository in packages below
-// output, which any apk client can install from, and returns its
-// directory. The directory of an architecture holds exactly the packages of
-// this build until release is called: another build with the same output
-// waits for it.
-func (b *builder) writeRepository(ctx context.Context, output string, packages map[string]built) (_ string, release func() error, err error) {
-	root, err := filepath.Abs(filepath.Join(output, "packages"))
+// portsRepository is the ports' packages, out of the store, as a repository.
+// Their sizes are those of signed packages, which the exported ones are.
+func (b *Builder) portsRepository(packages map[string]Package) (apk.Repository, error) {
+	signature, err := apk.SignatureSize()
 	if err != nil {
-		return "", nil, fault.Wrap(fault.Environment, err)
+		return apk.Repository{}, err
+	}
+	var metas []apk.Meta
+	files := map[string]store.Digest{}
+	for _, name := range sortedKeys(packages) {
+		m := packages[name].Meta
+		files[m.ID()] = packages[name].Digest
+		m.Size += signature
+		metas = append(metas, m)
+	}
+	return apk.NewRepository("the ports", "", b.arch.Apk, metas, b.packageFile(files)), nil
+}
+
+// exportRepository lays the packages out as an apk repository in packages below
+// the output, which any apk client can install from. The directory of an
+// architecture holds exactly the packages of the build that wrote last: while
+// one writes, another waits for it.
+func (b *Builder) exportRepository(ctx context.Context, packages map[string]Package) (err error) {
+	root, err := filepath.Abs(filepath.Join(b.opts.output, "packages"))
+	if err != nil {
+		return fault.Wrap(fault.Environment, err)
 	}
 	dir := filepath.Join(root, b.arch.Apk)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", nil, fault.Wrap(fault.Environment, err)
+		return fault.Wrap(fault.Environment, err)
+	}
+	key, err := b.signing()
+	if err != nil {
+		return err
+	}
+	public, err := key.PublicPEM()
+	if err != nil {
+		return err
 	}
 	unlock, err := b.lockOutput(ctx, dir)
 	if err != nil {
-		return "", nil, err
+		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, unlock())
-		}
-	}()
+	defer func() { err = errors.Join(err, unlock()) }()
 	if err := b.writePackages(ctx, dir, packages); err != nil {
-		return "", nil, err
+		return err
 	}
-	public, err := b.key.PublicPEM()
-	if err != nil {
-		return "", nil, err
+	path := filepath.Join(root, key.Name)
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, public) {
+		return nil
 	}
-	key := filepath.Join(root, b.key.Name)
-	if have, err := os.ReadFile(key); err != nil || !bytes.Equal(have, public) {
-		if err := atomicfile.Write(key, public, 0o644); err != nil {
-			return "", nil, err
-		}
-	}
-	return root, unlock, nil
+	return atomicfile.Write(path, public, 0o644)
 }
 
 // lockOutput locks a directory of the output; where the file system has no
 // locks, it is the user who must not build there twice at once.
-func (b *builder) lockOutput(ctx context.Context, dir string) (release func() error, err error) {
-	l, err := flock.AcquireDir(ctx, dir, func() { b.note("waiting for another build that writes to %s", dir) })
+func (b *Builder) lockOutput(ctx context.Context, dir string) (release func() error, err error) {
+	l, err := flock.AcquireDir(ctx, dir, func() { b.tell(Waiting{dir}) })
 	if flock.Unsupported(err) {
 		return func() error { return nil }, nil
 	}
@@ -73,13 +88,13 @@ func (b *builder) lockOutput(ctx context.Context, dir string) (release func() er
 
 // writePackages makes dir hold the packages and their index, and no other
 // package. What is there already and goes by its size is not written again.
-func (b *builder) writePackages(ctx context.Context, dir string, packages map[string]built) error {
-	signature, err := b.key.SignatureSize()
+func (b *Builder) writePackages(ctx context.Context, dir string, packages map[string]Package) error {
+	signature, err := apk.SignatureSize()
 	if err != nil {
 		return err
 	}
 	var metas []apk.Meta
-	want := map[string]built{}
+	want := map[string]Package{}
 	for _, name := range sortedKeys(packages) {
 		m := packages[name].Meta
 		m.Size += signature
@@ -126,21 +141,8 @@ func (b *builder) writePackages(ctx context.Context, dir string, packages map[st
 	return atomicfile.Write(path, index.Bytes(), 0o644)
 }
 
-// export copies a blob out of the store.
-func (b *builder) export(ctx context.Context, d store.Digest, path string) error {
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	r, err := b.store.Open(d)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	return atomicfile.Copy(path, r, 0o644)
-}
-
 // exportSigned copies a package out of the store and signs it.
-func (b *builder) exportSigned(ctx context.Context, d store.Digest, path string) error {
+func (b *Builder) exportSigned(ctx context.Context, d store.Digest, path string) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}

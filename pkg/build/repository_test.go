@@ -3,7 +3,6 @@ package build
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -15,14 +14,14 @@ import (
 )
 
 // repositoryBuilder makes a builder whose output is dir, and packages in its store.
-func repositoryBuilder(t *testing.T, dir string, key *apk.SigningKey, names ...string) (*builder, map[string]built) {
+func repositoryBuilder(t *testing.T, dir string, key *apk.SigningKey, names ...string) (*Builder, map[string]Package) {
 	t.Helper()
 	st, err := store.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &builder{opts: &options{output: dir, progress: io.Discard}, arch: arch{Apk: "x86_64"}, store: st, key: key, epoch: 1}
-	packages := map[string]built{}
+	b := &Builder{opts: &options{output: dir}, arch: arch{Apk: "x86_64"}, store: st, key: key, epoch: 1}
+	packages := map[string]Package{}
 	for _, name := range names {
 		w, err := st.Create(t.Context())
 		if err != nil {
@@ -40,13 +39,13 @@ func repositoryBuilder(t *testing.T, dir string, key *apk.SigningKey, names ...s
 		if err != nil {
 			t.Fatal(err)
 		}
-		packages[name] = built{Meta: m, Digest: d}
+		packages[name] = Package{Meta: m, Digest: d}
 	}
 	return b, packages
 }
 
 // check reads the whole repository, as assembling an image does.
-func check(t *testing.T, root string, key *apk.SigningKey, packages map[string]built) error {
+func check(t *testing.T, root string, key *apk.SigningKey, packages map[string]Package) error {
 	t.Helper()
 	r, err := apk.OpenRepository(t.Context(), root, "x86_64", key.Keyring())
 	if err != nil {
@@ -73,13 +72,10 @@ func TestRepositoryHeals(t *testing.T) {
 	b, packages := repositoryBuilder(t, filepath.Join(t.TempDir(), "dist"), key, "a", "b")
 	write := func() string {
 		t.Helper()
-		root, release, err := b.writeRepository(t.Context(), b.opts.output, packages)
-		if err != nil {
+		if err := b.exportRepository(t.Context(), packages); err != nil {
 			t.Fatal(err)
 		}
-		if err := release(); err != nil {
-			t.Error(err)
-		}
+		root := filepath.Join(b.opts.output, "packages")
 		if err := check(t, root, key, packages); err != nil {
 			t.Error(err)
 		}
@@ -118,30 +114,56 @@ func TestRepositoryHeals(t *testing.T) {
 	}
 }
 
-// Two builds with one output directory: neither sees the other's packages
-// while it reads its own.
+// Two builds with one output directory: neither is hurt, as neither reads what
+// is there, and in the end it has all that one of them made.
 func TestRepositoryShared(t *testing.T) {
 	key, err := apk.GenerateKey("ours")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	var wg sync.WaitGroup
+	var (
+		wg       sync.WaitGroup
+		packages []map[string]Package
+	)
 	for _, names := range [][]string{{"a", "b"}, {"a", "c", "d"}} {
-		b, packages := repositoryBuilder(t, dir, key, names...)
+		b, made := repositoryBuilder(t, dir, key, names...)
+		packages = append(packages, made)
 		wg.Go(func() {
 			for range 20 {
-				root, release, err := b.writeRepository(t.Context(), b.opts.output, packages)
+				if err := b.exportRepository(t.Context(), made); err != nil {
+					t.Error(err)
+					return
+				}
+				local, err := b.portsRepository(made)
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				if err := errors.Join(check(t, root, key, packages), release()); err != nil {
-					t.Error(err)
+				selected, err := apk.Solve(t.Context(), names, []apk.Repository{local})
+				if err != nil || len(selected) != len(names) {
+					t.Errorf("%v: %v, %v", names, selected, err)
 					return
+				}
+				for _, s := range selected {
+					spool, err := rootfs.NewSpool(t.TempDir())
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_, err = s.Open(t.Context(), spool)
+					if err := errors.Join(err, spool.Close()); err != nil {
+						t.Error(err)
+					}
 				}
 			}
 		})
 	}
 	wg.Wait()
+	root := filepath.Join(dir, "packages")
+	if err := check(t, root, key, packages[0]); err != nil {
+		if err := check(t, root, key, packages[1]); err != nil {
+			t.Errorf("what is left is neither build's: %v", err)
+		}
+	}
 }

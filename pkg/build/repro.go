@@ -56,29 +56,32 @@ type ReproOutput struct {
 	Changes []rootfs.Change `json:"changes,omitempty"`
 }
 
-// Repro builds the recipe at path as Build does, from the cache where it can,
+// Repro makes the recipe's bundle as Bundle does, from the cache where it can,
 // and then a second time under other conditions: another cache, engine,
 // toolchain image, working directory, order of files, umask, locale, time
 // zone, user, number of jobs and, where libfaketime is installed, clock. Only
-// names the steps to do again ("kernel", "port zlib"); empty is all of them.
-// It reports what came out differently.
+// names the steps to do again ("kernel", "port zlib"); none is all of them. It
+// reports what came out differently.
 //
 // Two builds that differ are no error: look at Same. When a step of the second
 // build fails, what it left stays, the step's log among it.
-func Repro(ctx context.Context, path string, only []string, opts ...Option) (_ *ReproResult, err error) {
-	o, err := newOptions(opts)
+func (b *Builder) Repro(ctx context.Context, only ...string) (_ *ReproResult, err error) {
+	first, err := b.Bundle(ctx)
 	if err != nil {
 		return nil, err
 	}
-	first, err := Build(ctx, path, opts...)
-	if err != nil {
+	// Two engines at once take the memory of two.
+	if err := b.stopEngine(); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Join(o.cacheDir, "repro"), 0o755); err != nil {
+	if err := b.startEngine(); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(b.opts.cacheDir, "repro")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	dir, err := os.MkdirTemp(filepath.Join(o.cacheDir, "repro"), first.Name+"-"+first.Arch+"-")
-	if err != nil {
+	if dir, err = os.MkdirTemp(dir, first.Name+"-"+first.Arch+"-"); err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
 	keep := false
@@ -88,25 +91,18 @@ func Repro(ctx context.Context, path string, only []string, opts ...Option) (_ *
 		}
 	}()
 
-	main, err := store.Open(filepath.Join(o.cacheDir, "store"))
-	if err != nil {
-		return nil, err
-	}
-	defer main.Close()
 	again := func(name string) bool { return doneAgain(name, only) }
-	blank, err := main.Forgetful(filepath.Join(dir, "memory"), again)
+	blank, err := b.store.Forgetful(filepath.Join(dir, "memory"), again)
 	if err != nil {
 		return nil, err
 	}
-	where, list, err := elsewhere(ctx, main, findFaketime())
+	where, list, err := elsewhere(ctx, b.store, findFaketime())
 	if err != nil {
 		return nil, err
 	}
-	second, err := Build(ctx, path, append(slices.Clone(opts), func(o *options) error {
-		o.cacheDir, o.output = dir, filepath.Join(dir, "out")
-		o.store, o.conditions = blank, &where
-		return nil
-	})...)
+	o := *b.opts
+	o.cacheDir, o.output, o.store, o.conditions = dir, filepath.Join(dir, "out"), blank, &where
+	second, err := b.again(ctx, &o)
 	if err != nil {
 		// The error names the step's log, which lies there.
 		var failed *engine.StepError
@@ -115,7 +111,7 @@ func Repro(ctx context.Context, path string, only []string, opts ...Option) (_ *
 	}
 
 	r := &ReproResult{Name: first.Name, Arch: first.Arch, First: first.Digest, Second: second.Digest, Conditions: list, Seconds: second.Seconds}
-	if r.Steps, err = reproSteps(ctx, main, blank, again); err != nil {
+	if r.Steps, err = reproSteps(ctx, b.store, blank, again); err != nil {
 		return nil, err
 	}
 	if len(r.Steps) == 0 {
@@ -130,9 +126,19 @@ func Repro(ctx context.Context, path string, only []string, opts ...Option) (_ *
 	}
 	if !r.Same {
 		keep, r.Kept = true, dir
-		err = diffoscope(ctx, dir, main, r.Steps)
+		err = diffoscope(ctx, dir, b.store, r.Steps)
 	}
 	return r, err
+}
+
+// again makes the same bundle with other options.
+func (b *Builder) again(ctx context.Context, o *options) (_ *Result, err error) {
+	second, err := open(b.recipe, b.lock, o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, second.Close()) }()
+	return second.Bundle(ctx)
 }
 
 // doneAgain says whether a second build does the step again. Fetching and
@@ -191,7 +197,7 @@ func changesOf(ctx context.Context, st *store.Store, out ReproOutput, first, sec
 			if err != nil {
 				return nil, err
 			}
-			j := slices.IndexFunc(packages, func(p built) bool { return p.Meta.Name == name })
+			j := slices.IndexFunc(packages, func(p Package) bool { return p.Meta.Name == name })
 			if j < 0 {
 				return nil, fault.Errorf(fault.Internal, "store: %s %s is not in the metadata of %s", out.Name, d, run.Name)
 			}

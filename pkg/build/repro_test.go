@@ -100,7 +100,7 @@ func TestReproKeepsTheLog(t *testing.T) {
 				}
 				return c.err
 			}
-			if _, err := Repro(t.Context(), w.dir, nil, w.options()...); !errors.Is(err, c.err) {
+			if _, err := w.open().Repro(t.Context()); !errors.Is(err, c.err) {
 				t.Fatalf("got %v", err)
 			}
 			left, err := os.ReadDir(filepath.Join(w.cache, "repro"))

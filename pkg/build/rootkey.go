@@ -39,7 +39,7 @@ func packageIdentity(s apk.Selected, digest store.Digest) string {
 
 // packageDigest is the digest of a selected package, "" where only its index
 // vouches for it.
-func (b *builder) packageDigest(s apk.Selected, ports map[string]built) store.Digest {
+func (b *Builder) packageDigest(s apk.Selected, ports map[string]Package) store.Digest {
 	if p, ok := ports[s.Meta.Name]; ok && p.Meta.Checksum == s.Meta.Checksum {
 		return p.Digest
 	}
@@ -54,7 +54,7 @@ func (b *builder) packageDigest(s apk.Selected, ports map[string]built) store.Di
 // unpinned names what is in an image and in no lock: packages of repositories
 // that were given for this build alone, by their locations, and files that were
 // handed in. It names no path or address of this machine.
-func (b *builder) unpinned(selected []apk.Selected, locations []string, files *overlay) ([]string, error) {
+func (b *Builder) unpinned(selected []apk.Selected, locations []string, files *overlay) ([]string, error) {
 	var out []string
 	for _, s := range selected {
 		if slices.Contains(locations, s.Repository) {

@@ -10,11 +10,14 @@ import (
 
 // rememberLock makes what the lock pins stay in the store for as long as the
 // lock is there, also what this build needs none of.
-func (b *builder) rememberLock() error {
-	if b.opts.dryRun {
+func (b *Builder) rememberLock() error {
+	if b.planning {
 		return nil
 	}
-	path, err := filepath.Abs(b.lockPath)
+	if b.lock.Path == "" {
+		return nil // made in Go: nothing on the disk stands for it
+	}
+	path, err := filepath.Abs(b.lock.Path)
 	if err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
@@ -22,7 +25,7 @@ func (b *builder) rememberLock() error {
 }
 
 // rememberBundle does the same for what the finished bundle consists of.
-func (b *builder) rememberBundle() error {
+func (b *Builder) rememberBundle() error {
 	m, err := bundle.Load(b.result.Bundle)
 	if err != nil {
 		return err

@@ -11,7 +11,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 )
 
-// A build tells the store of its lock and its bundle, and a dry run of nothing.
+// A build tells the store of its lock and its bundle, and a plan of nothing.
 func TestRoots(t *testing.T) {
 	dir := t.TempDir()
 	st, err := store.Open(filepath.Join(dir, "store"))
@@ -19,16 +19,16 @@ func TestRoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	source := store.FromBytes([]byte("source"))
-	b := &builder{opts: &options{dryRun: true}, store: st, lockPath: filepath.Join(dir, lock.FileName),
-		lock: &lock.Lock{Sources: []lock.Source{{Name: "zlib", Digest: source}}}}
+	b := &Builder{opts: &options{}, planning: true, store: st,
+		lock: &lock.Lock{Path: filepath.Join(dir, lock.FileName), Sources: []lock.Source{{Name: "zlib", Digest: source}}}}
 	if err := b.rememberLock(); err != nil {
 		t.Fatal(err)
 	}
 	if roots, err := st.Roots(); err != nil || len(roots) != 0 {
-		t.Errorf("a dry run: %v, %v", roots, err)
+		t.Errorf("a plan: %v, %v", roots, err)
 	}
 
-	b.opts.dryRun = false
+	b.planning = false
 	b.result.Bundle = filepath.Join(dir, "dist")
 	w, err := bundle.Create(b.result.Bundle)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // TestStaleLock changes what the project's own recipe declares and wants the
@@ -16,9 +17,13 @@ func TestStaleLock(t *testing.T) {
 	if err := os.CopyFS(dir, os.DirFS("../../recipes")); err != nil {
 		t.Fatal(err)
 	}
-	opts := []Option{WithCacheDir(t.TempDir()), WithOutput(t.TempDir()), WithDryRun(true), WithOffline(true)}
-	sql := filepath.Join(dir, "sql")
-	if _, err := CheckLock(sql, opts...); err != nil {
+	sql, cache := filepath.Join(dir, "sql"), t.TempDir()
+	open := func() *Builder {
+		t.Helper()
+		b, _ := openDir(t, sql, WithCacheDir(cache), WithOutput(t.TempDir()), WithOffline(true))
+		return b
+	}
+	if err := open().CheckLock(); err != nil {
 		t.Fatalf("the lock in the repository: %v", err)
 	}
 	sources := filepath.Join(dir, "sources.yaml")
@@ -33,12 +38,19 @@ func TestStaleLock(t *testing.T) {
 	check := func(what string, err error) {
 		t.Helper()
 		if fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), "is stale: linux: 6.12.") || !strings.Contains(err.Error(), " is not in the series 6.18") ||
-			fault.HintOf(err) != "run sovereign-build lock "+sql {
+			fault.HintOf(err) != "lock what has changed" {
 			t.Errorf("%s: %v (%s)", what, err, fault.HintOf(err))
 		}
+		if r, ok := remedy.Of(err); !ok || r.Kind != remedy.Lock || r.Recipe != sql {
+			t.Errorf("%s: the remedy is %+v", what, r)
+		}
 	}
-	_, err = CheckLock(sql, opts...)
-	check("check", err)
-	_, err = Build(t.Context(), sql, opts...)
-	check("build", err)
+	b := open()
+	check("check", b.CheckLock())
+	_, err = b.Plan(t.Context())
+	check("plan", err)
+	_, err = b.Bundle(t.Context())
+	check("bundle", err)
+	_, err = b.Kernel(t.Context())
+	check("kernel", err)
 }

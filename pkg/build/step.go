@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -39,7 +40,7 @@ type outputs map[string]store.Digest
 // run of that name is compared with this one.
 //
 // engine says that run is a step of the engine, which Result counts.
-func (b *builder) cached(ctx context.Context, name string, in inputs, engine bool, run func(context.Context) (outputs, error)) (outputs, error) {
+func (b *Builder) cached(ctx context.Context, name string, in inputs, engine bool, run func(context.Context) (outputs, error)) (outputs, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
@@ -50,9 +51,8 @@ func (b *builder) cached(ctx context.Context, name string, in inputs, engine boo
 	if action, ok, err := b.store.Action(key); err != nil {
 		return nil, err
 	} else if ok {
-		if engine {
-			b.count(false)
-		}
+		b.hit(name, engine)
+		b.tell(StepCached{name})
 		b.made(name, key, action.Outputs)
 		return action.Outputs, nil
 	}
@@ -60,18 +60,19 @@ func (b *builder) cached(ctx context.Context, name string, in inputs, engine boo
 	if err != nil {
 		return nil, err
 	}
-	b.note("%s: %s", name, reason)
-	b.miss(fmt.Sprintf("%s: %s", name, reason))
-	if b.opts.dryRun {
-		return nil, errDryRun
+	b.tell(StepMissed{name, reason})
+	b.miss(name, reason, engine)
+	if b.planning {
+		return nil, errPlanned
 	}
 
+	b.tell(StepStarted{name})
 	start := time.Now()
 	out, err := run(ctx)
 	if err != nil {
 		return nil, err
 	}
-	b.took(name, time.Since(start))
+	took := time.Since(start)
 	description, err := json.Marshal(in)
 	if err != nil {
 		return nil, err
@@ -79,15 +80,31 @@ func (b *builder) cached(ctx context.Context, name string, in inputs, engine boo
 	if err := b.store.PutAction(key, store.Action{Name: name, Description: description, Outputs: out}); err != nil {
 		return nil, err
 	}
-	if engine {
-		b.count(true)
-	}
+	b.done(name, took, engine)
 	b.made(name, key, out)
 	return out, nil
 }
 
+// done notes a step that ran.
+func (b *Builder) done(step string, took time.Duration, engine bool) {
+	b.mu.Lock()
+	b.result.Took = append(b.result.Took, Took{Step: step, Seconds: took.Seconds()})
+	if engine {
+		b.result.StepsRun++
+	}
+	b.mu.Unlock()
+	b.tell(StepDone{step, took})
+}
+
+// digestOf reads to the end.
+func digestOf(r io.Reader) (store.Digest, int64, error) {
+	h := sha256.New()
+	n, err := io.Copy(h, r)
+	return store.Digest(fmt.Sprintf("sha256:%x", h.Sum(nil))), n, err
+}
+
 // whyMissed compares in with the last run of the step called name.
-func (b *builder) whyMissed(name string, in inputs) (string, error) {
+func (b *Builder) whyMissed(name string, in inputs) (string, error) {
 	last, ok, err := b.store.LastAction(name)
 	if err != nil {
 		return "", err

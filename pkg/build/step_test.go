@@ -9,7 +9,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 )
 
-func newTestBuilder(t *testing.T) *builder {
+func newTestBuilder(t *testing.T) *Builder {
 	t.Helper()
 	st, err := store.Open(t.TempDir())
 	if err != nil {
@@ -19,13 +19,13 @@ func newTestBuilder(t *testing.T) *builder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &builder{opts: o, store: st}
+	return &Builder{opts: o, store: st}
 }
 
 func TestCachedSaysWhyItMissed(t *testing.T) {
 	b := newTestBuilder(t)
-	ran := 0
-	run := func(ctx context.Context) (outputs, error) {
+	var ran, run, cached int
+	do := func(ctx context.Context) (outputs, error) {
 		ran++
 		d, _, err := b.store.Put(ctx, strings.NewReader("made"), "")
 		return outputs{"file": d}, err
@@ -40,8 +40,8 @@ func TestCachedSaysWhyItMissed(t *testing.T) {
 		{inputs{"a": "2", "c": "1"}, 2, "a changed, b removed, c added"},
 		{inputs{"a": "1", "b": "1"}, 2, ""},
 	} {
-		b.result.Reasons = nil
-		out, err := b.cached(t.Context(), "a step", step.in, true, run)
+		b.begin()
+		out, err := b.cached(t.Context(), "a step", step.in, true, do)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,13 +51,14 @@ func TestCachedSaysWhyItMissed(t *testing.T) {
 		if !b.store.Has(out["file"]) {
 			t.Errorf("%v: output %s is not in the store", step.in, out["file"])
 		}
+		run, cached = run+b.result.StepsRun, cached+b.result.StepsCached
 		got := strings.Join(b.result.Reasons, "; ")
 		if want := step.reason; got != want && got != "a step: "+want {
 			t.Errorf("%v: reason %q, want %q", step.in, got, want)
 		}
 	}
-	if b.result.StepsRun != 2 || b.result.StepsCached != 2 {
-		t.Errorf("counted %d run and %d cached, want 2 and 2", b.result.StepsRun, b.result.StepsCached)
+	if run != 2 || cached != 2 {
+		t.Errorf("counted %d run and %d cached, want 2 and 2", run, cached)
 	}
 }
 
@@ -78,14 +79,14 @@ func TestCachedKeepsNothingOfAFailure(t *testing.T) {
 	}
 }
 
-func TestDryRunRunsNothing(t *testing.T) {
+func TestPlanRunsNothing(t *testing.T) {
 	b := newTestBuilder(t)
-	b.opts.dryRun = true
+	b.planning = true
 	_, err := b.cached(t.Context(), "a step", inputs{"a": "1"}, true, func(context.Context) (outputs, error) {
-		t.Error("a dry run ran a step")
+		t.Error("a plan ran a step")
 		return nil, nil
 	})
-	if !errors.Is(err, errDryRun) || len(b.result.Reasons) != 1 {
-		t.Errorf("error %v and reasons %v, want a dry run's with one", err, b.result.Reasons)
+	if reasons := b.plan.Reasons(); !errors.Is(err, errPlanned) || len(reasons) != 1 {
+		t.Errorf("error %v and reasons %v, want a plan's with one", err, reasons)
 	}
 }

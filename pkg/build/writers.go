@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/build/port"
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
@@ -52,7 +55,7 @@ func packer(arch string) (string, error) {
 // what that code makes of a small tree with an entry of every kind. A change
 // of a format then makes new images by itself, and a change that leaves the
 // bytes alone keeps those in the cache.
-func (b *builder) writers(ctx context.Context) (string, error) {
+func (b *Builder) writers(ctx context.Context) (string, error) {
 	t := rootfs.New()
 	block := bytes.Repeat([]byte("0123456789abcdef"), 256)
 	entries := []rootfs.Entry{
@@ -76,9 +79,26 @@ func (b *builder) writers(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	out, err := b.writeRoot(ctx, t)
+	dir, err := b.tempDir("writers-")
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s %s", out["disk"], out["initramfs"]), nil
+	defer os.RemoveAll(dir)
+	out, err := b.writeRoot(ctx, dir, t)
+	if err != nil {
+		return "", err
+	}
+	var sums []string
+	for _, path := range []string{out.disk, out.initramfs} {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", err
+		}
+		d, _, err := digestOf(f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return "", err
+		}
+		sums = append(sums, d.String())
+	}
+	return strings.Join(sums, " "), nil
 }

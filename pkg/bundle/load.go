@@ -13,6 +13,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // Load reads and checks the manifest of the bundle in dir. A directory that
@@ -41,8 +42,8 @@ func Digest(dir string) (string, error) {
 func readManifest(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.Errorf(fault.Usage, "%s is not a bundle: it holds no %s", filepath.Dir(path), ManifestFile).
-			Hintf("build one with sovereign-build build RECIPE")
+		return nil, remedy.By(remedy.Remedy{Kind: remedy.BuildBundle},
+			fault.Errorf(fault.Usage, "%s is not a bundle: it holds no %s", filepath.Dir(path), ManifestFile).Hintf("build one"))
 	}
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)

@@ -176,7 +176,7 @@ func TestPorts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ports, err := recipe.LoadPorts(r.Resolve(r.Ports))
+	ports, err := r.LoadPorts()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestPorts(t *testing.T) {
 			t.Errorf("no port makes %s", p)
 		}
 	}
-	sources, err := recipe.LoadSources(r.Resolve(r.Sources))
+	sources, err := r.LoadSources()
 	if err != nil {
 		t.Fatal(err)
 	}

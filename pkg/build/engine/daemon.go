@@ -19,6 +19,7 @@ import (
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/internal/flock"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 const (
@@ -91,8 +92,9 @@ func (d *daemon) acquire(ctx context.Context) (*lease, error) {
 		return !errors.Is(err, errBusy)
 	})
 	if errors.Is(waitErr, errBusy) {
-		return nil, fault.Errorf(fault.Environment, "the build engine of %s is used by another process and did not answer for %v", d.state, d.patience).
-			Hintf("wait for that process, or end it; a build with another --cache-dir has an engine of its own")
+		return nil, remedy.By(remedy.Remedy{Kind: remedy.ChooseCacheDir},
+			fault.Errorf(fault.Environment, "the build engine of %s is used by another process and did not answer for %v", d.state, d.patience).
+				Hintf("wait for that process, or end it; a build with another cache directory has an engine of its own"))
 	}
 	if errors.Is(err, errBusy) {
 		return nil, waitErr // ctx ended
@@ -239,8 +241,8 @@ func (d *daemon) start(ctx context.Context, config, key, socket string) (process
 	}
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
-		return process{}, fault.Errorf(fault.Environment, "start the build engine %s: %w", d.buildkitd, err).
-			Hintf("build it with make, %s", remoteHint)
+		return process{}, elsewhere(fault.Errorf(fault.Environment, "start the build engine %s: %w", d.buildkitd, err).
+			Hintf("build it with make"))
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -287,8 +289,8 @@ func (d *daemon) start(ctx context.Context, config, key, socket string) (process
 	if dead {
 		what = "ended at once"
 	}
-	return process{}, fault.Errorf(fault.Environment, "the build engine %s %s: %s; its whole log is %s",
-		d.buildkitd, what, lastWords(log.Name(), begin), log.Name()).Hintf("see the log, %s", remoteHint)
+	return process{}, elsewhere(fault.Errorf(fault.Environment, "the build engine %s %s: %s; its whole log is %s",
+		d.buildkitd, what, lastWords(log.Name(), begin), log.Name()).Hintf("see the log"))
 }
 
 // openLog opens buildkitd.log for appending; a long one is moved aside first.

@@ -12,8 +12,7 @@ import (
 
 // Engine runs steps. Its methods may be called concurrently.
 type Engine struct {
-	opts    *options
-	display *display
+	opts *options
 
 	mu     sync.Mutex
 	link   *link // nil: not connected
@@ -43,11 +42,7 @@ func Start(_ context.Context, opts ...Option) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := newDisplay(o)
-	if err != nil {
-		return nil, err
-	}
-	return &Engine{opts: o, display: d}, nil
+	return &Engine{opts: o}, nil
 }
 
 // Stats returns the counts so far.
@@ -57,7 +52,7 @@ func (e *Engine) Stats() Stats {
 	return e.stats
 }
 
-// Close ends the progress display and disconnects; a private daemon is stopped
+// Close disconnects; a private daemon is stopped
 // if no other engine uses it. Runs still going on fail. A second call does
 // nothing.
 func (e *Engine) Close() error {
@@ -74,11 +69,10 @@ func (e *Engine) Close() error {
 		l.users, l.gone = 0, true
 	}
 	e.mu.Unlock()
-	var err error
-	if l != nil {
-		err = l.close()
+	if l == nil {
+		return nil
 	}
-	return errors.Join(err, e.display.close())
+	return l.close()
 }
 
 // connect returns the engine's connection, made anew if the last one is gone.

@@ -124,8 +124,20 @@ func running(t *testing.T, word string) int {
 func TestPrivate(t *testing.T) {
 	base := busyboxImage(t)
 	state := t.TempDir()
-	var shown bytes.Buffer
-	e := start(t, state, WithProgress("plain", &shown))
+	var (
+		mu    sync.Mutex
+		shown strings.Builder
+	)
+	e := start(t, state, WithStatus(func(s Status) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, v := range s.Brief.Vertexes {
+			fmt.Fprintf(&shown, "[%s] cached: %v\n", v.Name, v.Cached)
+		}
+		for _, l := range s.Full.Logs {
+			fmt.Fprintf(&shown, "%s: %s\n", s.Step, l.Data)
+		}
+	}))
 	ctx := t.Context()
 
 	t.Run("output, inputs and environment", func(t *testing.T) {
@@ -174,6 +186,17 @@ func TestPrivate(t *testing.T) {
 			if files[name] != want {
 				t.Errorf("%s: %q, want %q", name, files[name], want)
 			}
+		}
+	})
+
+	t.Run("what it prints is passed on", func(t *testing.T) {
+		var log bytes.Buffer
+		if _, err := run(ctx, e, Step{Name: "talking", Base: base, Log: &log, Script: "echo one; echo two >&2; touch /out/x"}); err != nil {
+			t.Fatal(err)
+		}
+		// The two streams may come in any order.
+		if got := log.String(); got != "one\ntwo\n" && got != "two\none\n" {
+			t.Errorf("got %q", log.String())
 		}
 	})
 
@@ -337,10 +360,13 @@ func TestPrivate(t *testing.T) {
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"[all of it]", "the reason", "CACHED"} {
-		if want = strings.Trim(want, "[]"); !strings.Contains(shown.String(), want) {
-			t.Errorf("the plain progress lacks %q", want)
+	for _, want := range []string{"[all of it]", "the reason", "cached: true"} {
+		if !strings.Contains(shown.String(), want) {
+			t.Errorf("the status lacks %q", want)
 		}
+	}
+	if strings.Contains(shown.String(), "["+inputVertex) {
+		t.Error("the brief status has the inputs")
 	}
 	for _, left := range []string{"buildkitd.sock", "daemon.json", temporary} {
 		if _, err := os.Stat(filepath.Join(state, left)); err == nil {

@@ -13,10 +13,14 @@ import (
 	"syscall"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
-// remoteHint is the way out when this machine cannot run an engine.
-const remoteHint = "or use an engine elsewhere with --engine ADDRESS"
+// elsewhere adds the way out when this machine cannot run an engine.
+func elsewhere(err *fault.Error) error {
+	err.Hint += ", or use an engine elsewhere"
+	return remedy.By(remedy.Remedy{Kind: remedy.UseEngine}, err)
+}
 
 // host is what launching looks at on this machine; tests give their own.
 type host struct {
@@ -57,8 +61,8 @@ func (h host) runtime() (string, error) {
 			return path, nil
 		}
 	}
-	return "", fault.Errorf(fault.Environment, "the private build engine needs runc, which is not installed").
-		Hintf("install it with apt-get install runc, %s", remoteHint)
+	return "", elsewhere(fault.Errorf(fault.Environment, "the private build engine needs runc, which is not installed").
+		Hintf("install it with apt-get install runc"))
 }
 
 // rootless finds rootlesskit, or says everything that keeps a user who is not
@@ -103,8 +107,8 @@ func (h host) rootless() (string, error) {
 	if len(packages) > 0 {
 		hint = "install what is missing with apt-get install " + strings.Join(packages, " ")
 	}
-	return "", fault.Errorf(fault.Environment, "no build engine without root on this machine: %s", strings.Join(missing, "; ")).
-		Hintf("%s, run as root, %s", hint, remoteHint)
+	return "", elsewhere(fault.Errorf(fault.Environment, "no build engine without root on this machine: %s", strings.Join(missing, "; ")).
+		Hintf("%s, run as root", hint))
 }
 
 func (h host) name() string {

@@ -52,9 +52,9 @@ func TestRootless(t *testing.T) {
 		{"works", ids(), all, nil},
 		{"namespaces on", with("proc/sys/kernel/unprivileged_userns_clone", "1\n"), all, nil},
 		{"nothing there", nil, nil, []string{"rootlesskit is not installed", "newuidmap is not installed", "/etc/subuid gives ann no ids",
-			"/etc/subgid gives ann no ids", "apt-get install rootlesskit uidmap", "--engine ADDRESS", "run as root"}},
+			"/etc/subgid gives ann no ids", "apt-get install rootlesskit uidmap", "use an engine elsewhere", "run as root"}},
 		{"no uidmap", ids(), all[:1], []string{"newuidmap is not installed", "apt-get install uidmap"}},
-		{"no ids", map[string]string{"etc/subuid": "bob:1:2\n", "etc/subgid": ""}, all, []string{"/etc/subuid gives ann no ids", "administrator", "--engine ADDRESS"}},
+		{"no ids", map[string]string{"etc/subuid": "bob:1:2\n", "etc/subgid": ""}, all, []string{"/etc/subuid gives ann no ids", "administrator", "use an engine elsewhere"}},
 		{"no namespaces", with("proc/sys/user/max_user_namespaces", "0\n"), all, []string{"user namespaces are off (/proc/sys/user/max_user_namespaces is 0)"}},
 		{"apparmor", with("proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n"), all, []string{"apparmor_restrict_unprivileged_userns is 1"}},
 	} {
@@ -118,7 +118,7 @@ func TestBrokenBuildkitd(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = run(t.Context(), e, Step{Name: "x", Base: base, Script: "true"})
-		if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), want) || !strings.Contains(fault.HintOf(err), "--engine ADDRESS") {
+		if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), want) || !strings.Contains(fault.HintOf(err), "use an engine elsewhere") {
 			t.Errorf("got %v; %s", err, fault.HintOf(err))
 		}
 		if err := e.Close(); err != nil {

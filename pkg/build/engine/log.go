@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,13 +21,14 @@ const (
 // filled the cache alone.
 type stepLog struct {
 	path string
+	also io.Writer // gets it too, nil for nobody
 	f    *os.File
 	tail []string
 	part []byte // of the last line
 }
 
-func newStepLog(dir, step string) *stepLog {
-	return &stepLog{path: filepath.Join(dir, logName(step))}
+func newStepLog(dir, step string, also io.Writer) *stepLog {
+	return &stepLog{path: filepath.Join(dir, logName(step)), also: also}
 }
 
 // logName makes a file name of a step's: "zlib-1.3.1-arm64.log".
@@ -82,7 +84,10 @@ func (l *stepLog) write(data []byte) error {
 	if err := l.open(); err != nil {
 		return err
 	}
-	_, err := l.f.Write(data)
+	if _, err := l.f.Write(data); err != nil || l.also == nil {
+		return err
+	}
+	_, err := l.also.Write(data)
 	return err
 }
 

@@ -3,14 +3,12 @@ package engine
 import (
 	"encoding/csv"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/moby/buildkit/client"
-	"github.com/moby/buildkit/util/progress/progressui"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -38,8 +36,7 @@ type options struct {
 	logDir      string
 	cacheLimit  int64
 	timeout     time.Duration
-	mode        progressui.DisplayMode
-	stream      io.Writer
+	status      func(Status)
 	cacheImport []client.CacheOptionsEntry
 	cacheExport []client.CacheOptionsEntry
 	host        host
@@ -105,19 +102,6 @@ func WithStepTimeout(d time.Duration) Option {
 	}
 }
 
-// WithProgress shows the steps' progress on w. Mode is auto, tty, plain,
-// rawjson or quiet; tty needs w to be a terminal. The default is quiet.
-func WithProgress(mode string, w io.Writer) Option {
-	return func(o *options) error {
-		switch m := progressui.DisplayMode(mode); m {
-		case progressui.AutoMode, progressui.TtyMode, progressui.PlainMode, progressui.RawJSONMode, progressui.QuietMode:
-			o.mode, o.stream = m, w
-			return nil
-		}
-		return fault.Errorf(fault.Usage, "progress %q: want auto, tty, plain, rawjson or quiet", mode)
-	}
-}
-
 // WithCacheImport adds a cache that the engine may take results from, as
 // BuildKit writes it: "type=registry,ref=registry.example.org/sovereign".
 func WithCacheImport(spec string) Option {
@@ -172,8 +156,6 @@ func newOptions(opts []Option) (*options, error) {
 	o := &options{
 		cacheLimit: DefaultCacheLimit,
 		timeout:    DefaultStepTimeout,
-		mode:       progressui.QuietMode,
-		stream:     io.Discard,
 		host:       thisHost(),
 	}
 	for _, opt := range opts {
@@ -214,15 +196,15 @@ func (o *options) findBuildkitd() (string, error) {
 		if path, err := o.host.look("buildkitd"); err == nil {
 			return path, nil
 		}
-		return "", fault.Errorf(fault.Environment, "buildkitd is neither beside this program nor in PATH").
-			Hintf("build it with make, %s", remoteHint)
+		return "", elsewhere(fault.Errorf(fault.Environment, "buildkitd is neither beside this program nor in PATH").
+			Hintf("build it with make"))
 	}
 	path, err := filepath.Abs(o.buildkitd)
 	if err != nil {
 		return "", err
 	}
 	if _, err := os.Stat(path); err != nil {
-		return "", fault.Errorf(fault.Environment, "buildkitd: %w", err).Hintf("build it with make, %s", remoteHint)
+		return "", elsewhere(fault.Errorf(fault.Environment, "buildkitd: %w", err).Hintf("build it with make"))
 	}
 	return path, nil
 }

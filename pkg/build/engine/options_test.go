@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"os"
 	"strings"
 	"testing"
 
@@ -18,8 +19,6 @@ func TestBadOptions(t *testing.T) {
 		{"scheme", WithAddress("http://x"), "SCHEME://"},
 		{"no host", WithAddress("tcp://"), "SCHEME://"},
 		{"plain tcp", WithAddress("tcp://build.example.org:1234"), "no certificates"},
-		{"progress", WithProgress("loud", nil), "want auto, tty, plain, rawjson or quiet"},
-		{"no terminal", WithProgress("tty", &bytes.Buffer{}), "progress tty"},
 		{"cache limit", WithCacheLimit(1), "at least"},
 		{"timeout", WithStepTimeout(0), "more than 0"},
 		{"cache without type", WithCacheImport("ref=x"), "no type"},
@@ -112,7 +111,8 @@ func TestLogNames(t *testing.T) {
 }
 
 func TestTail(t *testing.T) {
-	l := newStepLog(t.TempDir(), "x")
+	var also bytes.Buffer
+	l := newStepLog(t.TempDir(), "x", &also)
 	for _, part := range []string{"one\ntw", "o\n", "10%\r50%\r100%\r\n", strings.Repeat("x", 2*maxTailLine) + "\n", "end"} {
 		if err := l.write([]byte(part)); err != nil {
 			t.Fatal(err)
@@ -124,5 +124,8 @@ func TestTail(t *testing.T) {
 	want := []string{"one", "two", "100%", strings.Repeat("x", maxTailLine), "end"}
 	if strings.Join(l.tail, "|") != strings.Join(want, "|") {
 		t.Errorf("got %q", l.tail)
+	}
+	if text, err := os.ReadFile(l.path); err != nil || !bytes.Equal(text, also.Bytes()) || len(text) == 0 {
+		t.Errorf("the log has %d bytes, who listens got %d: %v", len(text), also.Len(), err)
 	}
 }

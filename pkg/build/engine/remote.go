@@ -17,6 +17,7 @@ import (
 	_ "github.com/moby/buildkit/client/connhelper/ssh"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // dialTimeout is how long a remote engine has to answer.
@@ -35,8 +36,9 @@ func schemes() []string {
 func checkAddress(address string, t TLS) error {
 	if address == "" {
 		if t != (TLS{}) {
-			return fault.Errorf(fault.Usage, "certificates are for an engine at a tcp:// address, and none is given").
-				Hintf("name the engine with --engine tcp://HOST:PORT")
+			return remedy.By(remedy.Remedy{Kind: remedy.UseEngine},
+				fault.Errorf(fault.Usage, "certificates are for an engine at a tcp:// address, and none is given").
+					Hintf("give the engine's address, tcp://HOST:PORT"))
 		}
 		return nil
 	}
@@ -63,8 +65,9 @@ func checkAddress(address string, t TLS) error {
 	}
 	ip := net.ParseIP(u.Hostname())
 	if loopback := u.Hostname() == "localhost" || ip != nil && ip.IsLoopback(); !loopback && (t.CA == "" || t.Cert == "") {
-		return fault.Errorf(fault.Usage, "engine %s is not on this machine and has no certificates", address).
-			Hintf("give the CA, the client's certificate and its key: --engine-ca, --engine-cert, --engine-key")
+		return remedy.By(remedy.Remedy{Kind: remedy.GiveCertificates},
+			fault.Errorf(fault.Usage, "engine %s is not on this machine and has no certificates", address).
+				Hintf("give the CA, the client's certificate and its key"))
 	}
 	return nil
 }

@@ -57,8 +57,8 @@ func (e *Engine) Run(ctx context.Context, s Step, tarball io.Writer) (err error)
 	defer cancel()
 
 	out := &sink{w: tarball}
-	log := newStepLog(e.opts.logDir, s.Name)
-	obs := &observer{name: s.Name, log: log, show: e.display, hidden: map[digest.Digest]bool{}}
+	log := newStepLog(e.opts.logDir, s.Name, s.Log)
+	obs := &observer{name: s.Name, log: log, tell: e.opts.status, hidden: map[digest.Digest]bool{}}
 	ch := make(chan *client.SolveStatus)
 	followed := make(chan struct{})
 	go func() {
@@ -130,7 +130,7 @@ func (e *Engine) explain(ctx, stepCtx context.Context, s *Step, timeout time.Dur
 	if strings.Contains(err.Error(), "blob digest mismatch") {
 		return fault.Errorf(fault.Verification, "%s: an input is not what the lock says: %w", what, err)
 	}
-	return fault.Errorf(fault.Environment, "%s: the build engine: %w", what, err).Hintf("see the engine's log, %s", remoteHint)
+	return elsewhere(fault.Errorf(fault.Environment, "%s: the build engine: %w", what, err).Hintf("see the engine's log"))
 }
 
 // count adds a solve to the statistics. A step that never started counts as

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -47,6 +48,9 @@ type Step struct {
 	// Output is the absolute path of the directory that is exported. It is
 	// there and empty when the script starts.
 	Output string
+	// Log, if not nil, gets what the script prints, as it comes. No part of
+	// what the step computes either.
+	Log io.Writer
 	// Timeout ends the step as failed after this long; 0 is the engine's
 	// default (see [WithStepTimeout]).
 	Timeout time.Duration

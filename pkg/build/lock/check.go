@@ -43,7 +43,7 @@ func (c *checker) input(path string, d store.Digest, size int64) {
 // check finds the first value that no lock may have.
 func (l *Lock) check() *badValue {
 	c := new(checker)
-	c.that(l.Schema == Schema, "schema", "%d is not supported, want %d; use the sovereign-build that wrote it", l.Schema, Schema)
+	c.that(l.Schema == Schema, "schema", "%d is not supported, want %d; use the version of this program that wrote it", l.Schema, Schema)
 	c.that(validDate(l.SourceDate), "source_date", "%d is not from 1 to %d", l.SourceDate, maxDate)
 	seen := make(map[string]bool)
 	for i, s := range l.Sources {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/strictjson"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // FileName is the lock's name beside the recipe.
@@ -32,8 +33,7 @@ func Load(path string) (*Lock, error) {
 func read(path string) ([]byte, *Lock, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fault.Errorf(fault.Usage, "no lock: %w", err).
-			Hintf("make one with sovereign-build lock RECIPE")
+		return nil, nil, remedy.By(remedy.Remedy{Kind: remedy.Lock}, fault.Errorf(fault.Usage, "no lock: %w", err).Hintf("make one"))
 	}
 	if err != nil {
 		return nil, nil, fault.Errorf(fault.Usage, "lock: %w", err)
@@ -50,21 +50,23 @@ func read(path string) ([]byte, *Lock, error) {
 // maxFile bounds a lock; a real one with 300 packages is under 100 KiB.
 const maxFile = 8 << 20
 
-// Parse reads a lock; file is the name used in errors. At most 8 MiB.
+// Parse reads a lock of at most 8 MiB. Errors begin with file, which becomes
+// Path.
 func Parse(file string, data []byte) (*Lock, error) {
 	if len(data) > maxFile {
 		return nil, fault.Errorf(fault.Usage, "%s: larger than %d bytes", file, maxFile)
 	}
 	l := new(Lock)
 	d, err := strictjson.Decode(strictjson.File{Name: file, Data: data, What: "lock",
-		Hint: "mend the file, or make a new one with sovereign-build lock"}, l)
+		Hint: "mend the file, or remove it and make a new one"}, l)
 	if err != nil {
-		return nil, err
+		return nil, remedy.By(remedy.Remedy{Kind: remedy.Lock}, err)
 	}
 	if bad := l.check(); bad != nil {
-		return nil, d.Errorf(bad.path, "%w", bad.err)
+		return nil, remedy.By(remedy.Remedy{Kind: remedy.Lock}, d.Errorf(bad.path, "%w", bad.err))
 	}
 	l.sort()
+	l.Path = file
 	return l, nil
 }
 

@@ -4,7 +4,19 @@ import (
 	"path"
 
 	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
+
+// NotLocked adds to an error about an input that is not locked, or not as it
+// must be, what mends it. Recipe is the recipe's directory where it is known.
+func NotLocked(name, recipe string, err *fault.Error) error {
+	return remedy.By(remedy.Remedy{Kind: remedy.Update, Recipe: recipe, Inputs: []string{name}}, err.Hintf("lock %s", name))
+}
+
+// Count is how many inputs there are for people: the toolchain and the Go
+// toolchain count as one each.
+func (l *Lock) Count() int { return len(l.Sources) + len(l.Packages) + 2 }
 
 // Inputs lists everything the lock pins by digest: sources, toolchain
 // packages, Go toolchains, packages of repositories. Each has a name for

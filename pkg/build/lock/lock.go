@@ -9,6 +9,7 @@
 package lock
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -44,6 +45,23 @@ type Lock struct {
 	// them; the one that locks others in their place compares the versions, so
 	// that a repository that went back in time is noticed, and removes them.
 	Released []Package `json:"released,omitempty"`
+
+	// Path is the file it was read from, for messages; "" for one made in Go.
+	// Not part of the file.
+	Path string `json:"-"`
+}
+
+// String is the lock's name in messages.
+func (l *Lock) String() string { return cmp.Or(l.Path, "the lock") }
+
+// Digest is that of Marshal's text, by which a bundle names the lock it was
+// made from.
+func (l *Lock) Digest() (store.Digest, error) {
+	text, err := l.Marshal()
+	if err != nil {
+		return "", err
+	}
+	return store.FromBytes(text), nil
 }
 
 // Package is one apk package of a repository.

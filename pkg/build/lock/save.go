@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,25 +13,23 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/internal/flock"
-	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
 // File is a lock file as this process last saw or wrote it, which may be an
 // hour ago: saving takes in what others have changed in it since.
 type File struct {
-	path   string
-	lock   *Lock // never changed; nil where there was no file
-	digest store.Digest
+	path string
+	lock *Lock // never changed; nil where there was no file
 }
 
 // Open reads the lock at path. A missing file satisfies fs.ErrNotExist.
 func Open(path string) (*File, error) {
-	text, l, err := read(path)
+	_, l, err := read(path)
 	if err != nil {
 		return nil, err
 	}
-	return &File{path, l, store.FromBytes(text)}, nil
+	return &File{path, l}, nil
 }
 
 // New is a lock file that is not there yet.
@@ -44,10 +43,8 @@ func (f *File) Lock() *Lock {
 	return f.lock.Clone()
 }
 
-// Digest is that of the text that says what Lock gives: the file's own bytes
-// as they were read, or those that were last saved, without what other
-// processes have added to them.
-func (f *File) Digest() store.Digest { return f.digest }
+// Path is where the file is, or will be.
+func (f *File) Path() string { return f.path }
 
 // Save writes l, which is Lock with changes, whole or not at all. Where
 // another process has changed the file meanwhile, both changes are kept: each
@@ -56,8 +53,8 @@ func (f *File) Digest() store.Digest { return f.digest }
 // not to the same, is an error of class fault.Environment that names it, and
 // nothing is written.
 //
-// Lock and Digest are then those of l, even where the file has other parts as
-// well: they are what this process works with.
+// Lock is then l, even where the file has other parts as well: it is what this
+// process works with. One that says what Lock says is not written.
 func (f *File) Save(ctx context.Context, l *Lock) error {
 	text, err := l.Marshal()
 	if err != nil {
@@ -66,6 +63,11 @@ func (f *File) Save(ctx context.Context, l *Lock) error {
 	ours, err := Parse(f.path, text)
 	if err != nil {
 		return fault.Wrap(fault.Internal, err)
+	}
+	if f.lock != nil {
+		if was, err := f.lock.Marshal(); err == nil && bytes.Equal(was, text) {
+			return nil
+		}
 	}
 	held, err := flock.AcquireDir(ctx, filepath.Dir(f.path))
 	switch {
@@ -100,7 +102,7 @@ func (f *File) Save(ctx context.Context, l *Lock) error {
 			return fmt.Errorf("saving the lock: %w", err)
 		}
 	}
-	f.lock, f.digest = ours, store.FromBytes(text)
+	f.lock = ours
 	return nil
 }
 

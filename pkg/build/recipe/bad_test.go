@@ -148,7 +148,7 @@ func TestBadPort(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			file := filepath.Join("ports", tt.file, PortFileName)
 			dir := broken(t, file, tt.old, tt.new)
-			_, err := LoadPorts(filepath.Join(dir, "ports"))
+			_, err := LoadPorts(Ref{Name: filepath.Join(dir, "ports")})
 			at := filepath.Join(dir, file)
 			switch tt.name {
 			case "package of two ports":

@@ -38,6 +38,14 @@ func (c *check) failf(path, format string, args ...any) {
 	}
 }
 
+// first says where a value stood that comes again.
+func (c *check) first(path string) string {
+	if at := c.doc.place(path); at.line > 0 {
+		return fmt.Sprintf("first in line %d", at.line)
+	}
+	return "first as " + path
+}
+
 // place is where the value with a path stands or, where a default or a
 // missing key has none, its parent.
 func (d *document) place(path string) place {
@@ -70,6 +78,13 @@ func (c *check) oneOf(path, what, value string, allowed ...string) {
 func (c *check) notEmpty(path, value string) {
 	if strings.TrimSpace(value) == "" {
 		c.failf(path, "%s is empty", name(path))
+	}
+}
+
+// notBlank is notEmpty for what may be left out in Go.
+func (c *check) notBlank(path, value string) {
+	if c.given(path) {
+		c.notEmpty(path, value)
 	}
 }
 
@@ -134,7 +149,7 @@ func (c *check) dependencies(path string, list []string) {
 			c.failf(index(path, i), "%q is not an apk dependency like %q or %q", d, "icu-libs", "icu-libs>=76")
 		}
 		if first, ok := seen[d]; ok {
-			c.failf(index(path, i), "%q is listed twice, first in line %d", d, c.doc.place(index(path, first)).line)
+			c.failf(index(path, i), "%q is listed twice, %s", d, c.first(index(path, first)))
 		}
 		seen[d] = i
 	}
@@ -143,7 +158,7 @@ func (c *check) dependencies(path string, list []string) {
 // unique fails when a value was seen before under another path.
 func unique[K comparable](c *check, seen map[K]string, path, what string, value K) {
 	if first, ok := seen[value]; ok {
-		c.failf(path, "%s %v is used twice, first in line %d", what, quoted(value), c.doc.place(first).line)
+		c.failf(path, "%s %v is used twice, %s", what, quoted(value), c.first(first))
 		return
 	}
 	seen[value] = path

@@ -1,10 +1,10 @@
 package recipe
 
 import (
+	"errors"
+	"io/fs"
 	"maps"
 	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -20,14 +20,14 @@ const (
 
 func checkRecipe(doc *document, r *Recipe) error {
 	c := &check{doc: doc}
-	if r.Schema != 1 {
-		c.failf("schema", "schema is %d, this program reads 1", r.Schema)
+	if r.Schema != Schema {
+		c.failf("schema", "schema is %d, this program reads %d", r.Schema, Schema)
 	}
 	c.name("name", "recipe name", r.Name)
-	c.notEmpty("summary", r.Summary)
-	c.notEmpty("toolchain", r.Toolchain)
-	c.notEmpty("ports", r.Ports)
-	c.notEmpty("sources", r.Sources)
+	c.notBlank("summary", r.Summary)
+	c.notBlank("toolchain", r.Toolchain)
+	c.notBlank("ports", r.Ports)
+	c.notBlank("sources", r.Sources)
 	if len(r.Architectures) == 0 {
 		c.failf("architectures", "architectures is empty, list amd64, arm64 or both")
 	}
@@ -36,7 +36,9 @@ func checkRecipe(doc *document, r *Recipe) error {
 		c.architecture(index("architectures", i), a)
 		unique(c, seen, index("architectures", i), "architecture", a)
 	}
-	checkKernel(c, r)
+	if c.given("kernel") {
+		checkKernel(c, r)
+	}
 	for i, repo := range r.Repositories {
 		if _, repo = SplitTag(repo); repo == "" {
 			c.failf(index("repositories", i), "repository %q is not a location, or a tag and a location: @edge https://…", r.Repositories[i])
@@ -46,17 +48,21 @@ func checkRecipe(doc *document, r *Recipe) error {
 		}
 	}
 	checkTrust(c, r)
-	if len(r.Packages) == 0 {
+	if len(r.Packages) == 0 && c.given("packages") {
 		c.failf("packages", "packages is empty, an image needs at least sovereign-init")
 	}
 	c.dependencies("packages", r.Packages)
 	checkActions(c, r.Actions)
 	users := checkUsers(c, r.Users)
 	checkFiles(c, r.Files, users)
-	c.mebibytes("vm.memory", r.VM.Memory, minMemory)
-	c.between("vm.cpus", r.VM.CPUs, 1, 64)
-	c.mebibytes("vm.data", r.VM.Data, minData)
-	checkServices(c, r.Services, users)
+	if c.given("vm") {
+		c.mebibytes("vm.memory", r.VM.Memory, minMemory)
+		c.between("vm.cpus", r.VM.CPUs, 1, 64)
+		c.mebibytes("vm.data", r.VM.Data, minData)
+	}
+	if c.given("services") {
+		checkServices(c, r.Services, users)
+	}
 	return c.err
 }
 
@@ -100,7 +106,7 @@ func checkKernel(c *check, r *Recipe) {
 		c.architecture(where+"#key", arch)
 		for i, f := range r.Kernel.Arch[arch] {
 			if first, ok := seen[f]; ok {
-				c.failf(index(where, i), "fragment %q is used twice, first in line %d", f, c.doc.place(first).line)
+				c.failf(index(where, i), "fragment %q is used twice, %s", f, c.first(first))
 			}
 		}
 	}
@@ -151,7 +157,8 @@ func checkFiles(c *check, files []File, users []string) {
 				given = append(given, key)
 			}
 		}
-		if len(given) != 1 {
+		// In Go there is an empty file without any.
+		if len(given) != 1 && (len(given) > 0 || !c.ofGo()) {
 			c.failf(where+".path", "file %q has %s, exactly one of from, content, link and directory is needed", f.Path, orNone(given))
 		}
 		if c.given(where + ".link") {
@@ -198,40 +205,52 @@ func checkTrust(c *check, r *Recipe) {
 	}
 }
 
-// checkRecipeFiles looks at the disk: what a recipe names must be there.
+// checkRecipeFiles looks at the files: what a recipe names must be there.
 func checkRecipeFiles(doc *document, r *Recipe) error {
 	c := &check{doc: doc}
-	c.onDisk("toolchain", "toolchain", r.Resolve(r.Toolchain), true)
-	c.onDisk("ports", "ports directory", r.Resolve(r.Ports), true)
-	c.onDisk("sources", "list of sources", r.Resolve(r.Sources), false)
+	for _, d := range []struct {
+		path, what, name string
+		directory        bool
+	}{
+		{"toolchain", "toolchain", r.Toolchain, true},
+		{"ports", "ports directory", r.Ports, true},
+		{"sources", "list of sources", r.Sources, false},
+	} {
+		if c.given(d.path) {
+			c.there(d.path, d.what, r.Resolve(d.name), d.directory)
+		}
+	}
 	for i, f := range r.Kernel.Patches {
-		c.onDisk(index("kernel.patches", i), "patch", r.Resolve(f), false)
+		c.there(index("kernel.patches", i), "patch", r.Resolve(f), false)
 	}
 	for i, f := range r.Kernel.Fragments {
-		c.onDisk(index("kernel.fragments", i), "fragment", r.Resolve(f), false)
+		c.there(index("kernel.fragments", i), "fragment", r.Resolve(f), false)
 	}
 	for _, arch := range slices.Sorted(slices.Values(keys(r.Kernel.Arch))) {
 		for i, f := range r.Kernel.Arch[arch] {
-			c.onDisk(index("kernel.arch."+arch, i), "fragment", r.Resolve(f), false)
+			c.there(index("kernel.arch."+arch, i), "fragment", r.Resolve(f), false)
 		}
 	}
 	for i, k := range r.Keys {
-		c.onDisk(index("keys", i), "key", r.Resolve(k), false)
+		c.there(index("keys", i), "key", r.Resolve(k), false)
 	}
 	for _, location := range slices.Sorted(maps.Keys(r.Trust)) {
 		for i, k := range r.Trust[location].Keys {
-			c.onDisk(index(join("trust", location)+".keys", i), "key", r.Resolve(k), false)
+			c.there(index(join("trust", location)+".keys", i), "key", r.Resolve(k), false)
 		}
 	}
 	for i, f := range r.Files {
 		if f.From != "" {
-			c.onDisk(index("files", i)+".from", "file", r.Resolve(f.From), false)
+			c.there(index("files", i)+".from", "file", r.Resolve(f.From), false)
 		}
 	}
 	if c.err != nil {
 		return c.err
 	}
-	sources, err := LoadSources(filepath.Join(r.Dir, r.Sources))
+	if !c.given("kernel") {
+		return nil
+	}
+	sources, err := r.LoadSources()
 	if err != nil {
 		return err
 	}
@@ -239,10 +258,10 @@ func checkRecipeFiles(doc *document, r *Recipe) error {
 	return c.err
 }
 
-func (c *check) onDisk(path, what, file string, directory bool) {
-	info, err := os.Stat(file)
+func (c *check) there(path, what string, file Ref, directory bool) {
+	info, err := file.Stat()
 	switch {
-	case os.IsNotExist(err):
+	case errors.Is(err, fs.ErrNotExist):
 		c.failf(path, "%s is missing: there is no %s", what, file)
 	case err != nil:
 		c.failf(path, "%s cannot be read: %v", what, err)

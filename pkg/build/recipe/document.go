@@ -1,10 +1,9 @@
 package recipe
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -31,22 +30,8 @@ type document struct {
 	places map[string]place // by value path: "services[0].ports[1].port"
 }
 
-// place is a line and a column, both from 1.
+// place is a line and a column, both from 1; both are 0 in what was made in Go.
 type place struct{ line, column int }
-
-// readFile reads a file up to maxFile.
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fault.Errorf(fault.Usage, "%w", err)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, fault.Errorf(fault.Usage, "%w", err)
-	}
-	return data, nil
-}
 
 // parse reads data as one YAML document whose top is a mapping.
 func parse(path string, data []byte) (*document, ast.Node, error) {
@@ -123,6 +108,9 @@ func (d *document) limit(tokens token.Tokens) error {
 
 // errorf is an error at a place; Hintf adds what to do.
 func (d *document) errorf(at place, format string, args ...any) *fault.Error {
+	if at.line == 0 {
+		return fault.Errorf(fault.Usage, "%s: %s", cmp.Or(d.path, "recipe"), fmt.Sprintf(format, args...))
+	}
 	return fault.Errorf(fault.Usage, "%s:%d:%d: %s", d.path, at.line, at.column, fmt.Sprintf(format, args...))
 }
 

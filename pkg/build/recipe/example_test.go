@@ -18,10 +18,10 @@ func TestExampleSharesTheKernel(t *testing.T) {
 			}
 			var list []string
 			for _, f := range r.Kernel.Patches {
-				list = append(list, filepath.Clean(r.Resolve(f)))
+				list = append(list, r.Resolve(f).String())
 			}
 			for _, f := range r.Fragments(arch) {
-				list = append(list, filepath.Clean(f))
+				list = append(list, r.Resolve(f).String())
 			}
 			lists = append(lists, list)
 		}

@@ -4,10 +4,14 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	pathpkg "path"
 	"path/filepath"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
+
+// Schema is the version of the format.
+const Schema = 1
 
 // Names of the files in their directories.
 const (
@@ -15,9 +19,9 @@ const (
 	PortFileName = "port.yaml"
 )
 
-// Load reads and checks a recipe, given its file or its directory, with the
-// list of sources it names. Every file and directory it names must exist. The
-// result has the defaults filled in.
+// Load reads and checks a recipe of this machine, given its file or its
+// directory, with the list of sources it names. Every file and directory it
+// names must exist. The result has the defaults filled in.
 //
 // Errors are of class fault.Usage. One about the contents begins with
 // "FILE:LINE:COLUMN: "; only the first problem is reported.
@@ -25,21 +29,33 @@ func Load(path string) (*Recipe, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		path = filepath.Join(path, FileName)
 	}
-	data, err := readFile(path)
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, fault.Errorf(fault.Environment, "%s: %w", path, err)
+	}
+	return load(Ref{Name: path}, dir)
+}
+
+// Parse is Load for a recipe in fsys, given its file's name there. What the
+// recipe names is in fsys too: fsys has to begin above what "../" leads to.
+func Parse(fsys fs.FS, name string) (*Recipe, error) {
+	return load(Ref{fsys, name}, pathpkg.Dir(name))
+}
+
+func load(file Ref, dir string) (*Recipe, error) {
+	data, err := file.ReadFile(maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.Errorf(fault.Usage, "%s: there is no recipe here", path).
+		return nil, fault.Errorf(fault.Usage, "%s: there is no recipe here", file).
 			Hintf("name a recipe's directory, like recipes/sql, or its %s", FileName)
 	}
 	if err != nil {
 		return nil, err
 	}
-	r, doc, err := parseRecipe(path, data)
+	r, doc, err := parseRecipe(file.String(), data)
 	if err != nil {
 		return nil, err
 	}
-	if r.Dir, err = filepath.Abs(filepath.Dir(path)); err != nil {
-		return nil, fault.Errorf(fault.Environment, "%s: %w", path, err)
-	}
+	r.FS, r.Dir = file.FS, dir
 	if err := checkRecipeFiles(doc, r); err != nil {
 		return nil, err
 	}
@@ -64,23 +80,21 @@ func parseRecipe(path string, data []byte) (*Recipe, *document, error) {
 }
 
 // LoadPort reads and checks the port in a directory.
-func LoadPort(dir string) (*PortFile, error) {
-	path := filepath.Join(dir, PortFileName)
-	data, err := readFile(path)
+func LoadPort(dir Ref) (*PortFile, error) {
+	file := dir.Join(PortFileName)
+	data, err := file.ReadFile(maxFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.Errorf(fault.Usage, "%s: there is no port here", path).
+		return nil, fault.Errorf(fault.Usage, "%s: there is no port here", file).
 			Hintf("a port is a directory with a %s and a build.sh", PortFileName)
 	}
 	if err != nil {
 		return nil, err
 	}
-	p, err := parsePort(path, data)
+	p, err := parsePort(file.String(), data)
 	if err != nil {
 		return nil, err
 	}
-	if p.Dir, err = filepath.Abs(dir); err != nil {
-		return nil, fault.Errorf(fault.Environment, "%s: %w", dir, err)
-	}
+	p.Dir = dir
 	return p, nil
 }
 
@@ -100,12 +114,30 @@ func parsePort(path string, data []byte) (*PortFile, error) {
 }
 
 // LoadSources reads and checks sources.yaml: a mapping of names to sources.
-func LoadSources(path string) (map[string]Source, error) {
-	data, err := readFile(path)
+func LoadSources(file Ref) (map[string]Source, error) {
+	data, err := file.ReadFile(maxFile)
 	if err != nil {
 		return nil, err
 	}
-	return parseSources(path, data)
+	return parseSources(file.String(), data)
+}
+
+// LoadSources reads the recipe's list of sources; there are none where it names
+// none.
+func (r *Recipe) LoadSources() (map[string]Source, error) {
+	if r.Sources == "" {
+		return nil, nil
+	}
+	return LoadSources(r.Resolve(r.Sources))
+}
+
+// LoadPorts reads the recipe's ports, as the function of that name does; there
+// are none where it names none.
+func (r *Recipe) LoadPorts() (map[string]*PortFile, error) {
+	if r.Ports == "" {
+		return nil, nil
+	}
+	return LoadPorts(r.Resolve(r.Ports))
 }
 
 func parseSources(path string, data []byte) (map[string]Source, error) {

@@ -37,7 +37,7 @@ func TestLoad(t *testing.T) {
 		if d := cmp.Diff(wantFiles, r.Files); d != "" {
 			t.Error(d)
 		}
-		want := []string{filepath.Join(r.Dir, "base.config"), filepath.Join(r.Dir, "arm64.config")}
+		want := []string{"base.config", "arm64.config"}
 		if d := cmp.Diff(want, r.Fragments("arm64")); d != "" {
 			t.Error(d)
 		}
@@ -92,7 +92,7 @@ func TestSpec(t *testing.T) {
 }
 
 func TestLoadPorts(t *testing.T) {
-	ports, err := LoadPorts(filepath.Join(good, "ports"))
+	ports, err := LoadPorts(Ref{Name: filepath.Join(good, "ports")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func TestLoadPorts(t *testing.T) {
 	if len(needs) != 1 || needs[0].Name != "zlib" {
 		t.Errorf("web needs %v", needs)
 	}
-	sources, err := LoadSources(filepath.Join(good, "sources.yaml"))
+	sources, err := LoadSources(Ref{Name: filepath.Join(good, "sources.yaml")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,8 @@
 package recipe
 
 import (
-	"os"
-	"path/filepath"
+	"errors"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -16,18 +16,25 @@ import (
 //
 // A package made by two ports, a build dependency that no port makes, and
 // ports that need each other to build are errors of class fault.Usage.
-func LoadPorts(dir string) (map[string]*PortFile, error) {
-	entries, err := os.ReadDir(dir)
+func LoadPorts(dir Ref) (map[string]*PortFile, error) {
+	in, err := dir.Sub()
 	if err != nil {
 		return nil, fault.Errorf(fault.Usage, "%w", err)
+	}
+	entries, err := fs.ReadDir(in, ".")
+	if err != nil {
+		return nil, fault.Errorf(fault.Usage, "%s: %w", dir, err)
 	}
 	byPackage := map[string]*PortFile{}
 	var ports []*PortFile
 	for _, e := range entries {
-		if !e.IsDir() || !exists(filepath.Join(dir, e.Name(), PortFileName)) {
+		if !e.IsDir() {
 			continue
 		}
-		p, err := LoadPort(filepath.Join(dir, e.Name()))
+		if _, err := fs.Stat(in, e.Name()+"/"+PortFileName); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		p, err := LoadPort(dir.Join(e.Name()))
 		if err != nil {
 			return nil, err
 		}
@@ -147,11 +154,6 @@ func keys[V any](m map[string]V) []string {
 		out = append(out, k)
 	}
 	return out
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }
 
 // SplitTag takes a repository as a recipe gives it apart: "@edge https://…" has

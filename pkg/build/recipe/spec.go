@@ -1,7 +1,6 @@
 package recipe
 
 import (
-	"path/filepath"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
@@ -62,23 +61,14 @@ func orNumber[N int | Duration](n *N, value N) {
 	}
 }
 
-// Resolve returns the path of a file the recipe names: relative to the
-// recipe's directory, or as it is when absolute.
-func (r *Recipe) Resolve(path string) string {
-	if filepath.IsAbs(path) {
-		return path
-	}
-	return filepath.Join(r.Dir, path)
-}
+// Resolve finds a file that the recipe names: it is relative to the recipe's
+// directory, or on this machine as it is when absolute.
+func (r *Recipe) Resolve(name string) Ref { return Ref{r.FS, r.Dir}.Join(name) }
 
-// Fragments returns the kernel fragments for an architecture, in the order of
-// merging, as paths on this machine.
+// Fragments returns the names of the kernel fragments for an architecture, in
+// the order of merging.
 func (r *Recipe) Fragments(arch string) []string {
-	var paths []string
-	for _, f := range append(append([]string(nil), r.Kernel.Fragments...), r.Kernel.Arch[arch]...) {
-		paths = append(paths, r.Resolve(f))
-	}
-	return paths
+	return append(append([]string(nil), r.Kernel.Fragments...), r.Kernel.Arch[arch]...)
 }
 
 // Spec returns the guest spec of the recipe.

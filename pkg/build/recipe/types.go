@@ -6,7 +6,13 @@
 // unknown key, a wrong type or a missing file is an error of class
 // fault.Usage that begins with file:line:column. The package fetches, builds
 // and writes nothing.
+//
+// Load reads from this machine and Parse from any fs.FS, such as an embed.FS. A
+// [Recipe] may as well be made in Go; Checked then does what Parse does after
+// reading.
 package recipe
+
+import "io/fs"
 
 // Recipe is recipe.yaml: one virtual machine, for every architecture.
 type Recipe struct {
@@ -59,10 +65,14 @@ type Recipe struct {
 	// Services are the programs the guest supervises.
 	Services []Service `yaml:"services"`
 
-	// Dir is the directory the recipe was read from, absolute; paths in the
-	// recipe are relative to it. Not part of the file.
+	// FS holds the files that the recipe names; nil is this machine's own file
+	// system. Not part of the file.
+	FS fs.FS `yaml:"-" json:"-"`
+	// Dir is the recipe's directory: paths in the recipe are relative to it. It
+	// is a name in FS, or absolute on this machine.
 	Dir string `yaml:"-" json:"-"`
-	// Path is the file the recipe was read from.
+	// Path is the file the recipe was read from, for messages; empty for one
+	// that was made in Go.
 	Path string `yaml:"-" json:"-"`
 }
 
@@ -317,7 +327,8 @@ type PortFile struct {
 	// error.
 	Packages []PortPackage `yaml:"packages"`
 
-	Dir  string `yaml:"-" json:"-"`
+	// Dir is the port's directory, and Path its port.yaml, for messages.
+	Dir  Ref    `yaml:"-" json:"-"`
 	Path string `yaml:"-" json:"-"`
 
 	pos *document // where each value stood, for checks after reading

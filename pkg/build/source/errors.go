@@ -9,6 +9,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // MissingError is inputs that are not in the store and that every one of their
@@ -42,15 +43,12 @@ func newMissing(said map[string][]string, unfetched ...string) error {
 		e.Names = append(e.Names, n)
 	}
 	slices.Sort(e.Names)
-	hint := make([]string, len(e.Names))
-	for i, n := range e.Names {
-		hint[i] = fmt.Sprintf("sovereign-build lock --update %s RECIPE", n)
-	}
 	err := error(e)
 	if len(unfetched) > 0 {
 		err = fmt.Errorf("%w; could not be fetched: %s", e, strings.Join(unfetched, ", "))
 	}
-	return fault.Errorf(fault.Source, "%w", err).Hintf("run %s", strings.Join(hint, " and "))
+	return remedy.By(remedy.Remedy{Kind: remedy.Update, Inputs: e.Names},
+		fault.Errorf(fault.Source, "%w", err).Hintf("lock other versions of %s", strings.Join(e.Names, ", ")))
 }
 
 // goneError is a mirror's answer that it does not have the file: HTTP 404 or
@@ -115,8 +113,9 @@ func judge(failed []*attemptError) error {
 	var unfetched []string
 	for _, a := range failed {
 		if err := a.verification(); err != nil {
-			return fault.Errorf(fault.Verification, "%s: %w (mirrors: %s)", a.name, err, strings.Join(a.said, "; ")).
-				Hintf("if the new bytes are right, run sovereign-build lock --update %s RECIPE", a.name)
+			return remedy.By(remedy.Remedy{Kind: remedy.Update, Inputs: []string{a.name}},
+				fault.Errorf(fault.Verification, "%s: %w (mirrors: %s)", a.name, err, strings.Join(a.said, "; ")).
+					Hintf("if the new bytes are right, lock them"))
 		}
 		if a.gone() {
 			missing[a.name] = append(missing[a.name], a.said...)
@@ -132,8 +131,8 @@ func judge(failed []*attemptError) error {
 }
 
 func offlineError(names []string) error {
-	return fault.Errorf(fault.Source, "offline, and not in the content store: %s", strings.Join(names, ", ")).
-		Hintf("run once with a network, without --offline")
+	return remedy.By(remedy.Remedy{Kind: remedy.GoOnline}, fault.Errorf(fault.Source, "offline, and not in the content store: %s", strings.Join(names, ", ")).
+		Hintf("do it once with a network"))
 }
 
 // redirectError is a redirect that is not followed.

@@ -56,8 +56,7 @@ func (f *Fetcher) GoToolchain(ctx context.Context, g lock.Go) (store.Digest, err
 		f.tell(Event{Kind: Finished, Name: lock.GoName, Done: n, Total: n})
 		return d, nil
 	}
-	return "", fault.Errorf(fault.Usage, "the lock has no Go toolchain for %s", goHost).
-		Hintf("run sovereign-build lock --update %s RECIPE", lock.GoName)
+	return "", lock.NotLocked(lock.GoName, "", fault.Errorf(fault.Usage, "the lock has no Go toolchain for %s", goHost))
 }
 
 // goReleases are the Go versions ("go1.26.8") that the module proxy lists

@@ -71,7 +71,7 @@ func (c Contents) sorted() (contents, error) {
 // check says what no archive may have.
 func (c contents) check() error {
 	if c.Schema != archiveSchema {
-		return fmt.Errorf("schema %d is not %d; use the sovereign-build that wrote the archive", c.Schema, archiveSchema)
+		return fmt.Errorf("schema %d is not %d; use the version of this program that wrote the archive", c.Schema, archiveSchema)
 	}
 	if len(c.Blobs) > maxBlobs {
 		return fmt.Errorf("more than %d blobs", maxBlobs)
@@ -122,5 +122,5 @@ func blobName(d Digest) string { return path.Join(blobDir, d.Hex()) }
 
 // notArchive is the error for a file of another kind.
 func notArchive(err error) error {
-	return fault.Errorf(fault.Source, "not an archive of sovereign-build store export: %w", err)
+	return fault.Errorf(fault.Source, "not an archive of a content store: %w", err)
 }

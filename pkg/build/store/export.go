@@ -14,6 +14,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // Transfer says what Export wrote or Import took.
@@ -82,7 +83,8 @@ func (s *Store) exportBlob(ctx context.Context, tw *tar.Writer, b Blob) error {
 		return err
 	}
 	if got := fromSum(h.Sum(nil)); got != b.Digest {
-		return Mismatch(f.Name(), b.Digest, got).(*fault.Error).Hintf("run sovereign-build store verify --repair, and the build again: what is damaged is removed, and fetched or built anew")
+		return remedy.By(remedy.Remedy{Kind: remedy.RepairStore}, Mismatch(f.Name(), b.Digest, got).(*fault.Error).
+			Hintf("repair the store and build again: what is damaged is removed, and fetched or built anew"))
 	}
 	return nil
 }
@@ -165,8 +167,9 @@ func (s *Store) importAll(ctx context.Context, r io.Reader, allow func(Action) b
 	}
 	for key, a := range list.Actions {
 		if !allow(a) {
-			return t, fault.Errorf(fault.Verification, "the archive says what step %q made, which an archive must not", a.Name).
-				Hintf("take archives of sovereign-build store export only")
+			return t, remedy.By(remedy.Remedy{Kind: remedy.ExportStore},
+				fault.Errorf(fault.Verification, "the archive says what step %q made, which an archive must not", a.Name).
+					Hintf("take archives of another store's export only"))
 		}
 		if err := s.PutAction(key, a); err != nil {
 			return t, err

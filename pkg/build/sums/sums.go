@@ -22,6 +22,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // File is the name of the sums beside a recipe.
@@ -60,8 +61,8 @@ func Parse(name string, r io.Reader) ([]Sum, error) {
 	seen := map[[2]string]int{}
 	n := 0
 	fail := func(format string, args ...any) error {
-		return fault.Errorf(fault.Usage, "%s:%d: "+format, append([]any{name, n}, args...)...).
-			Hintf("write it anew with sovereign-build build --write-sums")
+		return remedy.By(remedy.Remedy{Kind: remedy.WriteSums},
+			fault.Errorf(fault.Usage, "%s:%d: "+format, append([]any{name, n}, args...)...).Hintf("write it anew"))
 	}
 	for in.Scan() {
 		n++

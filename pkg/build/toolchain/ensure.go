@@ -141,13 +141,11 @@ func architecture(l lock.Toolchain) (string, error) {
 		case arch == "":
 			arch = p.Arch
 		default:
-			return "", fault.Errorf(fault.Usage, "the locked toolchain has packages for %s and for %s (%s)", arch, p.Arch, p.Name).
-				Hintf("run sovereign-build lock --update %s RECIPE", lock.ToolchainName)
+			return "", lock.NotLocked(lock.ToolchainName, "", fault.Errorf(fault.Usage, "the locked toolchain has packages for %s and for %s (%s)", arch, p.Arch, p.Name))
 		}
 	}
 	if arch == "" {
-		return "", fault.Errorf(fault.Usage, "the locked toolchain has no packages").
-			Hintf("run sovereign-build lock --update %s RECIPE", lock.ToolchainName)
+		return "", lock.NotLocked(lock.ToolchainName, "", fault.Errorf(fault.Usage, "the locked toolchain has no packages"))
 	}
 	return arch, nil
 }

@@ -186,7 +186,7 @@ func TestFull(t *testing.T) {
 	if os.Getenv(fullEnv) == "" {
 		t.Skipf("set %s=1 to make the whole toolchain image", fullEnv)
 	}
-	spec, err := LoadSpec("../../../recipes/toolchain/" + SpecFile)
+	spec, err := realSpec()
 	if err != nil {
 		t.Fatal(err)
 	}

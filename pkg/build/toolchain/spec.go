@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"strings"
 
@@ -17,10 +16,10 @@ import (
 // SpecFile is the name of the file in a recipe's toolchain directory.
 const SpecFile = "image.yaml"
 
-const (
-	maxSpec     = 64 << 10 // bytes
-	maxPackages = 500
-)
+// MaxSpec bounds an image.yaml, in bytes.
+const MaxSpec = 64 << 10
+
+const maxPackages = 500
 
 // Spec is image.yaml.
 type Spec struct {
@@ -31,24 +30,11 @@ type Spec struct {
 	Packages []string `yaml:"packages"`
 }
 
-// LoadSpec reads an image.yaml. Errors are of class fault.Usage and begin with
-// file:line:column where they have a place.
-func LoadSpec(path string) (Spec, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Spec{}, fault.Errorf(fault.Usage, "toolchain image: %w", err).Hintf("check the recipe's toolchain directory")
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxSpec+1))
-	if err != nil {
-		return Spec{}, fault.Errorf(fault.Usage, "%s: %w", path, err)
-	}
-	return parseSpec(path, data)
-}
-
-func parseSpec(path string, data []byte) (Spec, error) {
-	if len(data) > maxSpec {
-		return Spec{}, fault.Errorf(fault.Usage, "%s: longer than %d bytes", path, maxSpec)
+// ParseSpec reads an image.yaml; path is its name in errors, which are of class
+// fault.Usage and begin with file:line:column where they have a place.
+func ParseSpec(path string, data []byte) (Spec, error) {
+	if len(data) > MaxSpec {
+		return Spec{}, fault.Errorf(fault.Usage, "%s: longer than %d bytes", path, MaxSpec)
 	}
 	var s Spec
 	if err := yaml.NewDecoder(bytes.NewReader(data), yaml.Strict()).Decode(&s); err != nil {

@@ -1,6 +1,7 @@
 package toolchain
 
 import (
+	"os"
 	"strings"
 	"testing"
 
@@ -8,7 +9,7 @@ import (
 )
 
 func TestSpec(t *testing.T) {
-	s, err := LoadSpec("../../../recipes/toolchain/" + SpecFile)
+	s, err := realSpec()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,10 +25,10 @@ func TestSpec(t *testing.T) {
 		{"option", "suite: bookworm\npackages: [make, -oDebug=1]\n", `packages[1]: "-oDebug=1" is not the name`},
 		{"path", "suite: bookworm\npackages: [./x.deb]\n", "is not the name"},
 		{"twice", "suite: bookworm\npackages: [make, make]\n", "make is there twice"},
-		{"long", strings.Repeat("#", maxSpec+1), "longer than"},
+		{"long", strings.Repeat("#", MaxSpec+1), "longer than"},
 	} {
 		t.Run(bad.name, func(t *testing.T) {
-			_, err := parseSpec("x.yaml", []byte(bad.text))
+			_, err := ParseSpec("x.yaml", []byte(bad.text))
 			if err == nil || !strings.Contains(err.Error(), bad.want) || fault.ClassOf(err) != fault.Usage {
 				t.Errorf("got %v, want %q", err, bad.want)
 			}
@@ -40,7 +41,7 @@ func FuzzSpec(f *testing.F) {
 	f.Add([]byte("suite: &a x\npackages: [*a]\n"))
 	f.Add([]byte("{"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s, err := parseSpec("x.yaml", data)
+		s, err := ParseSpec("x.yaml", data)
 		if err != nil && fault.ClassOf(err) != fault.Usage {
 			t.Errorf("class %d: %v", fault.ClassOf(err), err)
 		}
@@ -48,4 +49,14 @@ func FuzzSpec(f *testing.F) {
 			t.Errorf("accepted %+v", s)
 		}
 	})
+}
+
+// realSpec is that of the recipes here.
+func realSpec() (Spec, error) {
+	const path = "../../../recipes/toolchain/" + SpecFile
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Spec{}, err
+	}
+	return ParseSpec(path, data)
 }

@@ -71,7 +71,7 @@ func collect(ctx context.Context, s *store.Store, f *source.Fetcher, recipes []s
 			return c, err
 		}
 		c.Blobs = append(c.Blobs, l.Inputs()...)
-		ports, err := recipe.LoadPorts(r.Resolve(r.Ports))
+		ports, err := r.LoadPorts()
 		if err != nil {
 			return c, err
 		}
@@ -109,7 +109,7 @@ func fetch(ctx context.Context, f *source.Fetcher, r *recipe.Recipe, l *lock.Loc
 	for i, p := range packages {
 		// A repository is a URL, or a directory below the recipe's.
 		if !strings.Contains(p.Repository, "://") {
-			packages[i].Repository = r.Resolve(p.Repository)
+			packages[i].Repository = r.Resolve(p.Repository).String()
 		}
 	}
 	if err := f.Packages(ctx, packages); err != nil {
@@ -134,7 +134,7 @@ func distinct(ports map[string]*recipe.PortFile) []*recipe.PortFile {
 // modules fetches the Go modules of a port, described as the build does.
 func modules(ctx context.Context, f *source.Fetcher, port *recipe.PortFile) (key string, digest store.Digest, err error) {
 	if port.Go.Source != "sovereign" {
-		return f.GoModulesAction(ctx, port.Dir)
+		return f.GoModulesAction(ctx, port.Dir.Name)
 	}
 	dir, err := os.MkdirTemp("", "sovereign-guest-")
 	if err != nil {

@@ -49,7 +49,7 @@ func TestModules(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte("module example.org/x\n\ngo 1.26\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	port := &recipe.PortFile{Name: "x", Dir: dir, Go: &recipe.GoPort{Source: "port"}}
+	port := &recipe.PortFile{Name: "x", Dir: recipe.Ref{Name: dir}, Go: &recipe.GoPort{Source: "port"}}
 	key, digest, err := modules(t.Context(), f, port)
 	if err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/registry"
+	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
 
 // maxManifest bounds the bundle's manifest.json in bytes, as package bundle
@@ -57,8 +58,8 @@ func Pull(ctx context.Context, client *registry.Client, ref, dir string, progres
 	}
 	m, ok := parse(got.Manifest)
 	if !ok {
-		return nil, fault.Errorf(fault.Source, "%s is not a bundle but %s", ref, got.MediaType).
-			Hintf("name a reference that sovereign-build oci push has written a bundle to")
+		return nil, remedy.By(remedy.Remedy{Kind: remedy.PushBundle},
+			fault.Errorf(fault.Source, "%s is not a bundle but %s", ref, got.MediaType).Hintf("name a reference that a bundle was pushed to"))
 	}
 	p := &puller{client: client, repo: from.Context(), dir: dir, progress: progress}
 	if p.progress == nil {
@@ -107,7 +108,7 @@ func (p *puller) pull(ctx context.Context, m *v1.Manifest) (*bundle.Manifest, er
 		return nil, err
 	}
 	if !bytes.Equal(canonical, raw) {
-		return nil, fault.Errorf(fault.Verification, "%s is not written as sovereign-build writes it", bundle.ManifestFile)
+		return nil, fault.Errorf(fault.Verification, "%s is not written as this program writes it", bundle.ManifestFile)
 	}
 	for _, a := range want.Artifacts {
 		p.total += a.Size
@@ -144,7 +145,7 @@ func (p *puller) manifest(ctx context.Context, m *v1.Manifest) ([]byte, *bundle.
 		want, err := bundle.Parse(bundle.ManifestFile, raw)
 		if err != nil {
 			// A manifest in somebody's registry is not the caller's input.
-			return nil, nil, fault.Errorf(fault.Source, "%w", err).Hintf("push the bundle again, or use the version of sovereign-build that pushed it")
+			return nil, nil, fault.Errorf(fault.Source, "%w", err).Hintf("push the bundle again, or use the version of this program that pushed it")
 		}
 		return raw, want, nil
 	}

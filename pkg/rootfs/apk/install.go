@@ -75,6 +75,8 @@ func Install(ctx context.Context, t *rootfs.Tree, pkgs []Selected, o InstallOpti
 		if err != nil {
 			return err
 		}
+		// With a signature or without, the package is as long as its index says.
+		p.Meta.Size = s.Meta.Size
 		in := &installed{meta: p.Meta, tag: s.Tag, scripts: p.Scripts, tree: p.Tree, sums: p.sums, owned: map[string]bool{}}
 		if in.replaces, err = parseDependencies("replaces", p.Meta.Replaces); err != nil {
 			return fault.Errorf(fault.Source, "package %s: %w", p.Meta.ID(), err)

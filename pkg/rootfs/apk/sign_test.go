@@ -39,7 +39,7 @@ func TestSizeTellsNothingOfTheKey(t *testing.T) {
 		if !bytes.Equal(at.Bytes(), later.Bytes()) {
 			t.Errorf("key %.5s: a package signed later is another", name)
 		}
-		size, err := key.SignatureSize()
+		size, err := SignatureSize()
 		if err != nil {
 			t.Fatal(err)
 		}

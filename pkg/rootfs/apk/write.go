@@ -92,7 +92,7 @@ func Write(w io.Writer, m Meta, t *rootfs.Tree, key *SigningKey, epoch int64, op
 }
 
 // Sign copies a package that is not signed to w, with a signature before it.
-// It gets longer by the key's SignatureSize.
+// It gets longer by SignatureSize.
 func Sign(w io.Writer, unsigned io.ReadSeeker, key *SigningKey, epoch int64) error {
 	in := &countingReader{r: bufio.NewReader(unsigned)}
 	files, err := readMember(in, maxControl)
