@@ -28,7 +28,12 @@ func BenchmarkRest(b *testing.B) {
 			if err := cmd.Start(); err != nil {
 				b.Fatal(err)
 			}
-			b.Cleanup(func() { _ = cmd.Wait() }) // it is killed
+			b.Cleanup(func() {
+				if err := cmd.Process.Kill(); err != nil {
+					b.Error(err)
+				}
+				_ = cmd.Wait() // says that it was killed
+			})
 			for ok := false; !ok; {
 				_, ok = daemontest.Daemon(b, dir)
 			}

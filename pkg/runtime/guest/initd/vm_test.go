@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -153,6 +154,25 @@ func (v *vm) until(c *agent.Client, what string, ok func(*agent.Status) bool) *a
 	}
 }
 
+// told waits for a status that the guest tells by itself: it is not asked again.
+func (v *vm) told(c *agent.Client, what string, ok func(*agent.Status) bool) *agent.Status {
+	v.t.Helper()
+	ctx, cancel := context.WithTimeout(v.t.Context(), vmDeadline)
+	defer cancel()
+	var last *agent.Status
+	done := errors.New("done")
+	err := c.FollowStatus(ctx, time.Hour, vmDeadline, func(s *agent.Status) error {
+		if last = s; ok(s) {
+			return done
+		}
+		return nil
+	})
+	if !errors.Is(err, done) {
+		v.t.Fatalf("%s was not told: %+v, %v", what, last, err)
+	}
+	return last
+}
+
 func (v *vm) log(c *agent.Client, service string) string {
 	v.t.Helper()
 	r, err := c.Logs(v.t.Context(), service, false)
@@ -192,10 +212,10 @@ func TestVM(t *testing.T) {
 	t.Run("first boot", func(t *testing.T) {
 		v := boot(t, img, data, params)
 		c := v.client()
-		s := v.until(c, "ready", ready)
+		s := v.told(c, "ready", ready)
 		t.Logf("ready %d ms after the kernel's start", s.BootMS)
 		// The service kills itself once in each boot, and is healed.
-		v.until(c, "restart", func(s *agent.Status) bool { b, _ := s.Service("beat"); return b.Restarts == 1 && b.Healthy })
+		v.told(c, "restart", func(s *agent.Status) bool { b, _ := s.Service("beat"); return b.Restarts == 1 && b.Healthy })
 		log := v.log(c, "beat")
 		for _, want := range []string{"boots: 1\n", "10.0.2.15", "127.0.0.1", "nameserver 10.0.2.3", "uid=1000(app)", "files 4096", "oom 7", "secret 43"} {
 			if !strings.Contains(log, want) {
