@@ -307,6 +307,24 @@ func TestRunForeground(t *testing.T) {
 	}
 }
 
+// A machine that does not start is given up by run, and says why; up goes on.
+func TestRunDoesNotStart(t *testing.T) {
+	for verb, want := range map[string]struct{ calls, hint string }{
+		"run": {"install, down sql 2m0s", "hint: choose another\n"},
+		"up":  {"install", "hint: choose another; sovereignd goes on trying\n"},
+	} {
+		f := &fake{}
+		s := f.readyStatus()
+		s.State, s.PID, s.Guest = runtime.Restarting, 0, nil
+		s.Supervision.Waiting = &runtime.Waiting{Tries: 1, Why: "port 5432 is in use", Hint: "choose another"}
+		f.statuses = []runtime.Status{s}
+		code, _, errs := call(t, t.Context(), f, verb, newBundle(t), "--port", "5432:15432")
+		if got := strings.Join(f.calls, ", "); code != int(fault.Environment) || got != want.calls || !strings.HasSuffix(errs, "sovereign-build: sql does not start: port 5432 is in use\n"+want.hint) {
+			t.Errorf("%s: exit %d after %s, %q", verb, code, got, errs)
+		}
+	}
+}
+
 func TestSmallCommands(t *testing.T) {
 	tests := []struct{ args, want string }{
 		{"dsn sql", "postgres://postgres:value%20of%20password@127.0.0.1:40001/5432\n"},

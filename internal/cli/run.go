@@ -136,18 +136,26 @@ func (s *session) runRun(ctx context.Context, o runFlags, name string) error {
 }
 
 // waitStarted waits for the services. A machine that is late may still be of
-// use to whoever looks for the reason, so that it is left as it is; Ctrl-C is
-// another matter.
+// use to whoever looks for the reason, so that it is left as it is. One that did
+// not start is not to start by itself later; and Ctrl-C is another matter.
 func (s *session) waitStarted(ctx context.Context, m *runtime.Machine, limit time.Duration, report runtime.Report) (runtime.Status, error) {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	status, err := m.WaitReady(limited, report)
-	if err == nil || ctx.Err() == nil {
+	if err == nil || ctx.Err() == nil && status.PID != 0 {
 		return status, err
 	}
 	_, stopErr := m.Down(context.WithoutCancel(ctx), stopTime)
+	if hint := fault.HintOf(err); strings.HasSuffix(hint, goesOn) {
+		hint = strings.TrimSuffix(strings.TrimSuffix(hint, goesOn), "; ")
+		err = fault.Errorf(fault.ClassOf(err), "%w", err).Hintf("%s", hint)
+	}
 	return status, errors.Join(err, stopErr)
 }
+
+// goesOn is the end of WaitReady's hints that is not true any more for a machine
+// that was taken down.
+const goesOn = "sovereignd goes on trying"
 
 func (s *session) writeStarted(ctx context.Context, m *runtime.Machine, status runtime.Status, stop string) error {
 	result := newMachine(status)
