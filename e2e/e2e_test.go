@@ -47,6 +47,8 @@ func newMachine(t testing.TB) *machine {
 		}
 		// Stopping what is stopped is no error.
 		m.command("stop", "sql")
+		// It would end by itself in a few seconds, and has files here until then.
+		m.killSupervisor()
 	})
 	return m
 }

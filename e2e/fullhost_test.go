@@ -39,7 +39,6 @@ func TestFullHost(t *testing.T) {
 	})
 	m := newMachine(t)
 	m.env[len(m.env)-1] = "XDG_STATE_HOME=" + host
-	t.Cleanup(func() { m.killSupervisor() })
 	ctx, cancel := context.WithTimeout(t.Context(), 3*bootDeadline)
 	defer cancel()
 	m.up(m.bundle)
