@@ -28,7 +28,6 @@ func TestOperate(t *testing.T) {
 	m := newMachine(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*bootDeadline)
 	defer cancel()
-	t.Cleanup(func() { m.killSupervisor() })
 
 	begin := time.Now()
 	m.up(m.bundle)

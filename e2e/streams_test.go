@@ -46,7 +46,6 @@ func streamSize(t *testing.T) int64 {
 // at readers that take their time, and whatever it holds.
 func TestStreams(t *testing.T) {
 	m := newMachine(t)
-	t.Cleanup(func() { m.killSupervisor() })
 	m.up(m.bundle)
 	size := streamSize(t)
 
