@@ -1,13 +1,17 @@
 package build
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
+)
 
 // TestWriters wants the same answer from two builders, as two machines are.
 func TestWriters(t *testing.T) {
 	var first string
 	for range 2 {
 		b := newTestBuilder(t)
-		b.epoch = 1
+		b.epoch, b.recipe = 1, &recipe.Recipe{}
 		var err error
 		if b.arch, err = findArch("amd64", []string{"amd64"}); err != nil {
 			t.Fatal(err)
