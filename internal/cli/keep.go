@@ -9,14 +9,10 @@ import (
 )
 
 // writeSupervision writes what is wanted of a machine, and what became of that.
-func (s *session) writeSupervision(w io.Writer, m MachineStatus) {
+func writeSupervision(w io.Writer, m MachineStatus) {
 	v := m.Supervision
 	if v == nil {
 		return
-	}
-	by := ""
-	if v.Wanted == runtime.Up && !v.Supervisor {
-		by = ", but no sovereignd runs: " + s.command("up "+m.Name)
 	}
 	wanted := string(v.Wanted)
 	limit := "without a limit"
@@ -24,9 +20,9 @@ func (s *session) writeSupervision(w io.Writer, m MachineStatus) {
 		limit = fmt.Sprintf("at most %d in a row", v.Policy.Limit)
 	}
 	if v.Policy.Restart == runtime.RestartAlways {
-		fmt.Fprintf(w, "  wanted\t%s%s\trestarts %s, %s\n", wanted, by, v.Policy.Restart, limit)
+		fmt.Fprintf(w, "  wanted\t%s\trestarts %s, %s\n", wanted, v.Policy.Restart, limit)
 	} else {
-		fmt.Fprintf(w, "  wanted\t%s%s\trestarts %s\n", wanted, by, v.Policy.Restart)
+		fmt.Fprintf(w, "  wanted\t%s\trestarts %s\n", wanted, v.Policy.Restart)
 	}
 	if e := v.Ends; e.Last != nil {
 		fmt.Fprintf(w, "  ended\t%d times, %d in a row\tlast %s: %s\n", e.Total, e.InARow, e.Last.Time.Format(time.RFC3339), oneLine(e.Last.Why))

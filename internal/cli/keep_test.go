@@ -79,7 +79,7 @@ func TestStatusOfSupervised(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `sql ready
-wanted up, but no sovereignd runs: sovereign-build up sql restarts always, at most 10 in a row
+wanted up restarts always, at most 10 in a row
 ended 3 times, 2 in a row last 2026-01-02T03:04:05Z: Kernel panic not syncing
 waiting 4 tries since 2026-01-02T03:04:05Z: port 5432 is in use
 slot a active, sha256:111111111111 /x

@@ -115,7 +115,7 @@ func (s *session) writeStatus(out io.Writer, machines []MachineStatus) error {
 			}
 			fmt.Fprintf(w, "  %s\t%s, %s\t%s%d restarts %s\n", oneLine(v.Name), oneLine(v.State), v.health(), load, v.Restarts, oneLine(v.said()))
 		}
-		s.writeSupervision(w, m)
+		writeSupervision(w, m)
 	}
 	return w.Flush()
 }
