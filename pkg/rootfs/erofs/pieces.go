@@ -16,13 +16,15 @@ const (
 	// piece does, so that pieces do not depend on each other; the kernel
 	// takes extents of up to 12 MiB (Z_EROFS_PCLUSTER_MAX_DSIZE).
 	pieceSize = 2 << 20
-	// maxCompressed is the largest file that is compressed. Larger ones are
-	// most often images of disks, which are mostly holes: those take no room
-	// in an image that is not compressed.
-	maxCompressed = 4 << 30
-	// minCompressed is the smallest. The index has 16 bytes and more.
+	// minCompressed is the smallest file that is compressed. The index has 16
+	// bytes and more.
 	minCompressed = 128
 )
+
+// maxCompressed is the largest file that is compressed; tests have a smaller
+// limit. Larger ones are most often images of disks, which are mostly holes:
+// those take no room in an image that is not compressed.
+var maxCompressed int64 = 4 << 30
 
 // piece is a part of a file, compressed in its batch.
 type piece struct {
