@@ -51,6 +51,9 @@ func (c *Client) FollowStatus(ctx context.Context, beat, patience time.Duration,
 	if err := lines.Err(); err != nil {
 		return ended(ctx, fault.Errorf(classOf(err), "guest agent: status: %w", err))
 	}
+	if ctx.Err() != nil { // the last line came, and then the end
+		return context.Cause(ctx)
+	}
 	if resp.Header.Get("Content-Type") != follows {
 		return fault.Wrap(fault.Device, fmt.Errorf("guest agent: %w", ErrAnsweredOnce))
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -61,7 +62,7 @@ func TestOutput(t *testing.T) {
 	if err != nil || len(r.Stdout) != maxOutput || !strings.HasSuffix(r.Stdout, "aend\n") || r.Stderr != "err\n" || !strings.HasSuffix(r.Text(), "aend\nerr") {
 		t.Errorf("long output: got %d bytes, %q, %v", len(r.Stdout), r.Stderr, err)
 	}
-	if _, err := tab.Output(t.Context(), Attr{Path: "/nonexistent"}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := tab.Output(t.Context(), Attr{Path: filepath.Join(t.TempDir(), "missing")}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no such program: got %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
