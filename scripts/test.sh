@@ -32,7 +32,7 @@ takes() {
 	modules) echo 4 ;;
 	arm64) if cold arm64; then echo $((cold_build > 30 ? cold_build + 5 : 35)); else echo 6; fi ;;
 	tailnet) echo 6 ;;
-	devices) echo 8 ;;
+	devices) echo 11 ;;
 	streams) echo 4 ;;
 	transfer) echo 4 ;;
 	torture) echo 6 ;;
