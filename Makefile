@@ -105,7 +105,7 @@ bin/debian-sshd: scripts/sshd.sh
 	@scripts/sshd.sh $@
 	@touch $@
 
-test-devices: all bin/debian-sshd ## machines on another computer, behind real ssh and a link that breaks
+test-devices: test-build bin/debian-sshd ## machines on another computer, behind real ssh and a link that breaks
 	@$(E2E) go test -count=1 -v -timeout 40m -run TestDevice ./e2e
 
 test-torture: test-build ## a few rounds of each fault

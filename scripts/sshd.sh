@@ -13,9 +13,15 @@ cd "$part/debs"
 # Its libraries; one that is here already does no harm. Newer suites have
 # another name for the last.
 tirpc=$(apt-cache pkgnames libtirpc3 | grep -x -e libtirpc3 -e libtirpc3t64 | sort | tail -n 1)
-apt-get download -q openssh-server libwrap0 libnsl2 "${tirpc:-libtirpc3}" >&2 || {
-	echo "sshd: the package lists of apt may be old; as root, run: apt-get update" >&2
-	exit 3
+get() { apt-get download -q openssh-server libwrap0 libnsl2 "${tirpc:-libtirpc3}" >&2; }
+get || {
+	echo "sshd: the package lists of apt may be old: apt-get update" >&2
+	sudo=
+	if [ "$(id -u)" != 0 ]; then
+		sudo=$(command -v sudo) || { echo "sshd: not root, and there is no sudo; as root, run: apt-get update" >&2; exit 3; }
+	fi
+	$sudo apt-get update -q >&2
+	get
 }
 for deb in *.deb; do dpkg-deb -x "$deb" ..; done
 cd - >/dev/null

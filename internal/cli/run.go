@@ -185,7 +185,7 @@ func watchMachine(ctx context.Context, m *runtime.Machine, report func(string)) 
 		for _, service := range s.Guest.Services {
 			old, known := last[service.Name]
 			if known && (old.State != service.State || old.Healthy != service.Healthy || old.Restarts != service.Restarts) {
-				report(serviceLine(service))
+				report(service.Line())
 			}
 			now[service.Name] = service
 		}
@@ -196,20 +196,6 @@ func watchMachine(ctx context.Context, m *runtime.Machine, report func(string)) 
 		return nil
 	}
 	return err
-}
-
-func serviceLine(s agent.Service) string {
-	line := s.Name + ": " + string(s.State)
-	if s.Healthy {
-		line += ", healthy"
-	}
-	if s.Restarts > 0 {
-		line += ", " + strconv.Itoa(s.Restarts) + " restarts"
-	}
-	if s.Message != "" {
-		line += " (" + s.Message + ")"
-	}
-	return line
 }
 
 // check checks the flags.

@@ -172,7 +172,7 @@ func condition(s *agent.Status) string {
 	}
 	for _, v := range s.Services {
 		if !v.Healthy {
-			parts = append(parts, describe(v))
+			parts = append(parts, v.Line())
 		}
 	}
 	return strings.Join(parts, "; ")

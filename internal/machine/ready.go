@@ -189,23 +189,9 @@ func (w *waiter) tell(status *agent.Status) {
 		if old.State == s.State && old.Restarts == s.Restarts && old.Healthy == s.Healthy {
 			continue
 		}
-		tell(w.report, PhaseService, describe(s))
+		tell(w.report, PhaseService, s.Line())
 	}
 	w.last = status
-}
-
-func describe(s agent.Service) string {
-	text := s.Name + ": " + string(s.State)
-	if s.Healthy {
-		text += ", healthy"
-	}
-	if s.Restarts > 0 {
-		text += fmt.Sprintf(", %d restarts", s.Restarts)
-	}
-	if s.Message != "" {
-		text += " (" + s.Message + ")"
-	}
-	return text
 }
 
 // giveUp is the error of a wait that ended for the given reason.
@@ -228,7 +214,7 @@ func (w *waiter) giveUp(ctx context.Context, reason error) error {
 		}
 		for _, s := range w.last.Services {
 			if !s.Healthy {
-				b.WriteString("; " + describe(s))
+				b.WriteString("; " + s.Line())
 			}
 		}
 	}

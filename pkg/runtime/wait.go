@@ -147,7 +147,7 @@ func (w *waiter) tell(g *agent.Status) {
 			old, _ = w.guest.Service(s.Name)
 		}
 		if old.State != s.State || old.Restarts != s.Restarts || old.Healthy != s.Healthy {
-			w.report.tell(PhaseService, describe(s))
+			w.report.tell(PhaseService, s.Line())
 		}
 	}
 	w.guest = g
@@ -159,20 +159,6 @@ func (w *waiter) tell(g *agent.Status) {
 		}
 		w.report.tell(PhaseReady, text)
 	}
-}
-
-func describe(s agent.Service) string {
-	text := s.Name + ": " + string(s.State)
-	if s.Healthy {
-		text += ", healthy"
-	}
-	if s.Restarts > 0 {
-		text += fmt.Sprintf(", %d restarts", s.Restarts)
-	}
-	if s.Message != "" {
-		text += " (" + s.Message + ")"
-	}
-	return text
 }
 
 // late is the error of a wait whose time is over.
@@ -211,7 +197,7 @@ func (w *waiter) late(m *Machine) error {
 		}
 		for _, s := range w.guest.Services {
 			if !s.Healthy {
-				why.WriteString("; " + describe(s))
+				why.WriteString("; " + s.Line())
 			}
 		}
 		if w.guest.Healthy() {

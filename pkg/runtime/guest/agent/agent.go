@@ -38,6 +38,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"time"
 
@@ -145,6 +146,21 @@ type Service struct {
 	Warning string `json:"warning,omitempty"`
 	// Optional services do not hold up the guest's readiness nor degrade it.
 	Optional bool `json:"optional,omitempty"`
+}
+
+// Line is the status in one line for people: "postgresql: running, healthy".
+func (s Service) Line() string {
+	line := s.Name + ": " + string(s.State)
+	if s.Healthy {
+		line += ", healthy"
+	}
+	if s.Restarts > 0 {
+		line += fmt.Sprintf(", %d restarts", s.Restarts)
+	}
+	if s.Message != "" {
+		line += " (" + s.Message + ")"
+	}
+	return line
 }
 
 // Service returns the status of the named service.
