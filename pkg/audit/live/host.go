@@ -13,12 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/pkg/audit"
-	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
 // lookAtHost looks at the processes of a host that is this computer. Of another
 // one only its own sovereignd could tell.
-func lookAtHost(ctx context.Context, h *runtime.Host, hypervisor int, here bool) audit.Known[audit.Host] {
+func lookAtHost(ctx context.Context, h daemon, hypervisor int, here bool) audit.Known[audit.Host] {
 	info, err := h.Info(ctx)
 	switch {
 	case err != nil:

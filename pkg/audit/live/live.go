@@ -70,14 +70,14 @@ func Look(ctx context.Context, h *runtime.Host, name string, o Options) (*audit.
 		f.Machine.Supervised = v.Supervisor
 		f.Machine.Restarts = v.Wanted == runtime.Up && v.Policy.Restart == runtime.RestartAlways && !v.GaveUp
 	}
-	l := &look{guest: m, facts: f, status: status}
+	l := &look{machine: m, facts: f, status: status}
 	o.Report("looking at the guest")
 	looking, stop := context.WithTimeoutCause(ctx, lookLimit, fmt.Errorf("the audit's %s are over", lookLimit))
 	l.everything(looking)
 	stop()
 	f.Machine.Host = lookAtHost(ctx, h, status.PID, o.Here)
 	if o.Disturb {
-		t := &trials{look: l, host: h, machine: m, here: o.Here, report: o.Report}
+		t := &trials{look: l, host: h, here: o.Here, kill: kill, report: o.Report}
 		if err := t.all(ctx); err != nil {
 			return nil, err
 		}
@@ -87,9 +87,9 @@ func Look(ctx context.Context, h *runtime.Host, name string, o Options) (*audit.
 
 // look fills the facts in.
 type look struct {
-	guest  guest
-	facts  *audit.Facts
-	status runtime.Status
+	machine machine
+	facts   *audit.Facts
+	status  runtime.Status
 }
 
 // everything has the probes look, a few at a time, and then those that measure.

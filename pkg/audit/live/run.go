@@ -7,16 +7,32 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/pkg/audit"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
-// guest is what runs programs in the guest: a *runtime.Machine.
-type guest interface {
+// machine is what is asked of a *runtime.Machine, and daemon of a *runtime.Host.
+type machine interface {
 	Exec(ctx context.Context, r agent.ExecRequest, std agent.ExecIO) (code int, err error)
+	Status(ctx context.Context) (runtime.Status, error)
+	Watch(ctx context.Context, each func(runtime.Event) error) error
+	Logs(ctx context.Context, services []string, follow bool, line func(runtime.LogLine) error) error
+	Freeze(ctx context.Context, limit time.Duration) error
+	Thaw(ctx context.Context) error
 }
+
+type daemon interface {
+	Info(ctx context.Context) (runtime.HostInfo, error)
+}
+
+var (
+	_ machine = (*runtime.Machine)(nil)
+	_ daemon  = (*runtime.Host)(nil)
+)
 
 const (
 	// maxOutput bounds what a probe takes from the guest, in bytes: the heads of
@@ -31,20 +47,20 @@ var errTooMuch = errors.New("the guest's answer is too long")
 // limited takes so many bytes, and then no more; what is lossy goes on without
 // them.
 type limited struct {
-	bytes.Buffer
+	kept  bytes.Buffer
 	most  int
 	lossy bool
 }
 
 func (l *limited) Write(b []byte) (int, error) {
-	if room := l.most - l.Len(); len(b) > room {
+	if room := l.most - l.kept.Len(); len(b) > room {
 		if !l.lossy {
 			return 0, errTooMuch
 		}
-		l.Buffer.Write(b[:room])
+		l.kept.Write(b[:room])
 		return len(b), nil
 	}
-	return l.Buffer.Write(b)
+	return l.kept.Write(b)
 }
 
 // run runs a program in the guest as root, and returns what it printed. One that
@@ -56,16 +72,16 @@ func (l *look) run(ctx context.Context, argv ...string) ([]byte, error) {
 
 func (l *look) exec(ctx context.Context, r agent.ExecRequest) (stdout, stderr []byte, err error) {
 	out, complaint := &limited{most: maxOutput}, &limited{most: maxComplaint, lossy: true}
-	code, err := l.guest.Exec(ctx, r, agent.ExecIO{Stdout: out, Stderr: complaint})
+	code, err := l.machine.Exec(ctx, r, agent.ExecIO{Stdout: out, Stderr: complaint})
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, nil, context.Cause(ctx)
 	case err != nil:
 		return nil, nil, err
 	case code != 0:
-		return nil, nil, fmt.Errorf("%s in the guest ended with exit code %d: %s", r.Argv[0], code, lastLine(complaint.Bytes()))
+		return nil, nil, fmt.Errorf("%s in the guest ended with exit code %d: %s", r.Argv[0], code, lastLine(complaint.kept.Bytes()))
 	}
-	return out.Bytes(), complaint.Bytes(), nil
+	return out.kept.Bytes(), complaint.kept.Bytes(), nil
 }
 
 // shell runs a script of the guest's shell; args are its positional parameters.

@@ -37,11 +37,13 @@ const (
 // healed.
 type trials struct {
 	*look
-	host    *runtime.Host
-	machine *runtime.Machine
-	here    bool
-	report  func(string)
+	host   daemon
+	here   bool
+	kill   func(pid int) error // ends a process of this computer
+	report func(string)
 }
+
+func kill(pid int) error { return unix.Kill(pid, unix.SIGKILL) }
 
 // all makes every trial. The error is that of ctx: what else goes wrong is what
 // a trial is for.
@@ -354,7 +356,7 @@ func (t *trials) daemon(ctx context.Context) *audit.DaemonTrial {
 	r.Old = info.PID
 	began := time.Now()
 	// It is the process that has just answered.
-	if err := unix.Kill(info.PID, unix.SIGKILL); err != nil {
+	if err := t.kill(info.PID); err != nil {
 		r.Err = err.Error()
 		return r
 	}
