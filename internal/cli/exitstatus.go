@@ -22,7 +22,7 @@ func statusText(c fault.Class) string {
 	case fault.Step:
 		return "a build step failed; its log is named"
 	case fault.Verification:
-		return "a digest, signature or kernel requirement is not met"
+		return "a digest, a signature, a kernel requirement or a row of the audit is not met"
 	case fault.Differ:
 		return "outputs differ"
 	case fault.Device:
