@@ -134,7 +134,7 @@ func (l *look) everything(ctx context.Context) {
 }
 
 func (l *look) kernel(ctx context.Context) audit.Known[*kernel.Config] {
-	packed, err := l.run(ctx, "cat", "/proc/config.gz")
+	packed, err := l.something(ctx, "cat", "/proc/config.gz")
 	if err != nil {
 		return audit.Unseen[*kernel.Config]("%v", err)
 	}

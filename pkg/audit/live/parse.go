@@ -3,6 +3,7 @@ package live
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -27,7 +28,11 @@ func parseConfig(packed []byte) (*kernel.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return kernel.ParseConfig(name, text)
+	c, err := kernel.ParseConfig(name, text)
+	if err == nil && c.Len() == 0 {
+		err = fmt.Errorf("%s sets no symbol", name)
+	}
+	return c, err
 }
 
 // parseFiles reads lines "SIZE NAME".
@@ -87,6 +92,9 @@ func parseDevices(text []byte) ([]audit.Device, error) {
 			return nil, fmt.Errorf("%.100q are no features", f[4])
 		}
 		all = append(all, audit.Device{Name: f[0], ID: int(id), Driver: strings.TrimSuffix(f[2], "-"), PCI: f[3] == "pci", Features: f[4]})
+	}
+	if len(all) == 0 {
+		return nil, errors.New("the guest has no virtio device at all")
 	}
 	return all, nil
 }

@@ -84,6 +84,15 @@ func (l *look) exec(ctx context.Context, r agent.ExecRequest) (stdout, stderr []
 	return out.kept.Bytes(), complaint.kept.Bytes(), nil
 }
 
+// something is what run printed, where nothing at all would be no answer.
+func (l *look) something(ctx context.Context, argv ...string) ([]byte, error) {
+	out, err := l.run(ctx, argv...)
+	if err == nil && len(bytes.TrimSpace(out)) == 0 {
+		err = fmt.Errorf("%s in the guest said nothing", strings.Join(argv, " "))
+	}
+	return out, err
+}
+
 // shell runs a script of the guest's shell; args are its positional parameters.
 func (l *look) shell(ctx context.Context, script string, args ...string) ([]byte, error) {
 	return l.run(ctx, append([]string{"sh", "-c", script, "audit"}, args...)...)
@@ -104,7 +113,7 @@ func lastLine(text []byte) string {
 }
 
 func (l *look) words(ctx context.Context, argv ...string) audit.Known[[]string] {
-	out, err := l.run(ctx, argv...)
+	out, err := l.something(ctx, argv...)
 	return audit.Look(strings.Fields(string(out)), err)
 }
 
