@@ -146,20 +146,18 @@ func parseListeners(text []byte) ([]audit.Listener, error) {
 	return all, nil
 }
 
-var speedForm = regexp.MustCompile(`(?m)^(\d{1,15}) bytes .*copied, (\d{1,6}\.\d{1,9}) seconds`)
-
-// parseSpeed reads what dd of busybox says.
-func parseSpeed(said []byte) (s audit.Speed, err error) {
-	m := speedForm.FindSubmatch(said)
-	if m == nil {
-		return s, fmt.Errorf("dd does not say how long it took: %s", lastLine(said))
+// parseTimes reads "TIMES HUNDREDTHS".
+func parseTimes(text []byte) (times int, took time.Duration, err error) {
+	f := strings.Fields(string(text))
+	if len(f) != 2 {
+		return 0, 0, fmt.Errorf("%.100q are not a number and a time", text)
 	}
-	if s.Bytes, err = strconv.ParseInt(string(m[1]), 10, 64); err != nil {
-		return s, err
+	n, err := strconv.ParseUint(f[0], 10, 16)
+	if err != nil {
+		return 0, 0, err
 	}
-	seconds, err := strconv.ParseFloat(string(m[2]), 64)
-	s.Took = time.Duration(seconds * float64(time.Second))
-	return s, err
+	hundredths, err := strconv.ParseUint(f[1], 10, 32)
+	return int(n), time.Duration(hundredths) * 10 * time.Millisecond, err
 }
 
 // parseTailnet reads tailscale's status and, where it is given, its serve
