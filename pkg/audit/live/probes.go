@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/audit"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
 
