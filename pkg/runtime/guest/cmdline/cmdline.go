@@ -13,6 +13,7 @@
 //	sovereign.net6=DEV,ADDRESS/PREFIX,GATEWAY[,DNS[;DNS…]]
 //	sovereign.net6=DEV,auto[,DNS[;DNS…]]
 //	sovereign.ntp=SERVER[;SERVER…]
+//	sovereign.continuity=LINEAGE:EPOCH:HASH
 //	sovereign.probe         print ProbeLine and power off
 //	panic=SECONDS           the kernel's own; not 0: reboot instead of power off after a failure
 //
@@ -28,6 +29,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/continuity"
 )
 
 // ProbeLine is printed on the console when sovereign.probe is given.
@@ -52,6 +55,7 @@ type Line struct {
 	Net6       *Net     // a static IPv6 address, or Auto
 	NTP        []string // at most 4 names or addresses
 	Probe      bool
+	Witness    *continuity.Witness // what the host remembers of the data disk
 	Panic      string // value of panic=
 }
 
@@ -89,6 +93,11 @@ func Parse(text string) (Line, error) {
 			l.Net6, err = parseNet6(value)
 		case "sovereign.ntp":
 			l.NTP, err = parseNTP(value)
+		case "sovereign.continuity":
+			var w continuity.Witness
+			if w, err = continuity.ParseWitness(value); err == nil {
+				l.Witness = &w
+			}
 		case "sovereign.probe":
 			l.Probe = true
 		case "panic":

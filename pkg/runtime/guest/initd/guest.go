@@ -41,6 +41,7 @@ type guest struct {
 	begin     sync.Once                            // of the network
 	settled   chan struct{}                        // closed when the network was tried, or is late
 	freezer   freezer                              // of the data file system
+	history   history                              // of the data disk
 	snapshots snapshots                            // of the data disk
 	news      news                                 // of the status
 
@@ -203,6 +204,7 @@ func (g *guest) Status() agent.Status {
 	if g.device != "" {
 		s.Data = dataRoom(g.mount)
 	}
+	s.Continuity = g.history.state()
 	if g.manager != nil {
 		s.State, s.Message = g.manager.State()
 		s.Services = g.manager.Services()
