@@ -14,6 +14,7 @@
 //	sovereign.net6=DEV,auto[,DNS[;DNS…]]
 //	sovereign.ntp=SERVER[;SERVER…]
 //	sovereign.continuity=LINEAGE:EPOCH:HASH
+//	sovereign.clone=ID      the data disk is a copy of another machine's: 32 hex digits
 //	sovereign.probe         print ProbeLine and power off
 //	panic=SECONDS           the kernel's own; not 0: reboot instead of power off after a failure
 //
@@ -56,7 +57,8 @@ type Line struct {
 	NTP        []string // at most 4 names or addresses
 	Probe      bool
 	Witness    *continuity.Witness // what the host remembers of the data disk
-	Panic      string // value of panic=
+	Clone      string              // of which copy the data disk is the first
+	Panic      string              // value of panic=
 }
 
 // Net is the network configuration of one device.
@@ -97,6 +99,10 @@ func Parse(text string) (Line, error) {
 			var w continuity.Witness
 			if w, err = continuity.ParseWitness(value); err == nil {
 				l.Witness = &w
+			}
+		case "sovereign.clone":
+			if l.Clone = value; !continuity.IsID(value) {
+				err = fmt.Errorf("want 32 hex digits")
 			}
 		case "sovereign.probe":
 			l.Probe = true

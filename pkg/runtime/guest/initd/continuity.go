@@ -12,10 +12,13 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/blockdev"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/continuity"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/datadisk"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/services"
 )
 
 // noteWritten is what has to be written to the disk for its history to be worth
@@ -43,6 +46,11 @@ func (g *guest) lookBack(device, mount string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	record, err := continuity.Load(mount)
+	if id := g.line.Clone; id != "" && (record == nil || record.Clone != id) {
+		if record, err = g.becomeClone(mount, id); err != nil {
+			return fmt.Errorf("data disk: making it a machine of its own: %w", err)
+		}
+	}
 	h.looked, h.device, h.record, h.at = true, device, record, -1
 	if err != nil {
 		h.verdict = continuity.Unreadable
@@ -66,6 +74,32 @@ func (g *guest) lookBack(device, mount string) error {
 		g.c.note("%v", ro)
 	}
 	return heldError(h.verdict, record, g.line.Witness, err)
+}
+
+// becomeClone makes the copy of another machine's disk one of its own: what that
+// machine is known by is removed, before any service is started, and made anew
+// as each service does at its first start. The record comes last: until it is
+// there, all of it is done again.
+func (g *guest) becomeClone(mount, id string) (*continuity.Record, error) {
+	paths := []string{services.SecretsDir(mount)}
+	for _, s := range g.identities {
+		paths = append(paths, s...)
+	}
+	for _, path := range paths {
+		if !strings.HasPrefix(filepath.Clean(path), filepath.Clean(mount)+"/") {
+			return nil, fmt.Errorf("%s is not on the data disk", path)
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return nil, err
+		}
+	}
+	unix.Sync() // what was removed is not there again after a power cut
+	r := continuity.BeginClone(id, time.Now().UTC())
+	if err := r.Save(mount); err != nil {
+		return nil, err
+	}
+	g.c.note("continuity: a copy of another machine's data disk, with a lineage and secrets of its own from now on")
+	return r, nil
 }
 
 // heldError says in words why a disk is held.
