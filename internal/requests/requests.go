@@ -46,3 +46,8 @@ type Size struct {
 type Removed struct {
 	Kept string `json:"kept,omitempty"` // the data disk's path
 }
+
+// Reason is the body of …/accept-rollback.
+type Reason struct {
+	Reason string `json:"reason"`
+}
