@@ -1,7 +1,7 @@
 #!/bin/sh
-# Unpacks Debian's adbd, the phone's side of adb, and the libraries and the
-# busybox of its suite, into a directory for the test phone. Nothing is
-# installed: the lists of that suite are kept apart from this machine's.
+# Unpacks Debian's adbd, which is the phone's side of adb, its libraries, mksh
+# (Android's sh) and busybox into a directory for the test phone. Nothing is
+# installed, and the lists of that suite are kept apart from this machine's.
 # Usage: scripts/adbd.sh DIRECTORY
 set -eu
 dir=$1
@@ -38,7 +38,7 @@ APT::Sandbox::User "";
 END
 export APT_CONFIG="$apt/apt.conf"
 apt-get update -q >&2
-apt-get install -q --download-only --no-install-recommends -y adbd busybox-static >&2
+apt-get install -q --download-only --no-install-recommends -y adbd busybox-static mksh >&2
 for deb in "$apt"/cache/archives/*.deb; do dpkg-deb -x "$deb" "$part/root"; done
 rm -rf "$part/root/usr/share/doc" "$part/root/usr/share/man" "$part/root/usr/share/locale"
 rm -rf "$dir"
