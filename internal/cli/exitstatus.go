@@ -22,11 +22,13 @@ func statusText(c fault.Class) string {
 	case fault.Step:
 		return "a build step failed; its log is named"
 	case fault.Verification:
-		return "a digest, signature or kernel requirement is not met"
+		return "a digest, a signature, a kernel requirement or a row of the audit is not met"
 	case fault.Differ:
 		return "outputs differ"
 	case fault.Device:
 		return "the hypervisor or the guest did not do its part"
+	case fault.Stale:
+		return "the data disk is not the one the machine had last"
 	case fault.Cancelled:
 		return "cancelled with Ctrl-C"
 	default:

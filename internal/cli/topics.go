@@ -29,7 +29,7 @@ func (s *session) topics() []topic {
 		}},
 		{"inside", "Inside a machine", "What the guest and its services do, and the way in.", []*cobra.Command{
 			s.execCommand(), s.psqlCommand(), s.logsCommand(), s.consoleCommand(), s.bootChartCommand(),
-			s.dsnCommand(), s.forwardCommand(), s.credentialsCommand(), s.secretCommand(), s.reindexCommand(),
+			s.dsnCommand(), s.forwardCommand(), s.credentialsCommand(), s.secretCommand(), s.reindexCommand(), s.auditCommand(),
 		}},
 		{"devices", "Devices", "The computers that machines run on: this one, and others.", []*cobra.Command{
 			s.deviceCommand(), s.doctorCommand(),

@@ -18,13 +18,14 @@ import (
 const (
 	recordFile   = "instance.json"
 	dataFile     = "data.img"
-	recordSchema = 4
+	recordSchema = 5
 	maxRecord    = 1 << 20
 )
 
 // record is instance.json. Schema 1 had none of the fields of installed; schema 2
 // had nothing of the data disk; in those and in schema 3 nothing was wanted of a
-// machine that was started from a bundle's directory.
+// machine that was started from a bundle's directory; schema 4 remembered nothing
+// of the disk's history.
 type record struct {
 	Schema  int       `json:"schema"`
 	Name    string    `json:"name"`
@@ -37,6 +38,12 @@ type record struct {
 	// NewData: the next start takes what is there as the data disk, or makes a
 	// blank one, whatever Data says.
 	NewData bool `json:"new_data,omitempty"`
+	// Continuity is what the guest said last of its disk's history; nil before
+	// the first word.
+	Continuity *Witnessed `json:"continuity,omitempty"`
+	// Clone names the copy of another machine's disk that this one begins with;
+	// empty once the disk has a history of its own.
+	Clone string `json:"clone,omitempty"`
 	// Process is nil when the machine was stopped in order, or is about to
 	// start.
 	Process *vm.Process `json:"process,omitempty"`
@@ -61,7 +68,7 @@ func parseRecord(path string, data []byte) (record, error) {
 		return rec, fault.Errorf(fault.Environment, "%s: schema %d is not one from 1 to %d, which this program reads", path, rec.Schema, recordSchema).
 			Hintf("use the version of this program that wrote it")
 	}
-	if rec.Schema == recordSchema && rec.Wanted == notAdopted {
+	if rec.Schema >= 4 && rec.Wanted == notAdopted {
 		return rec, fault.Errorf(fault.Environment, "%s: it does not say what is wanted", path).Hintf(hint)
 	}
 	rec.Schema = recordSchema

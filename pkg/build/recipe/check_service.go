@@ -51,6 +51,21 @@ func checkServices(c *check, services []Service, users []string) {
 		if c.given(where + ".reload") {
 			c.command(where+".reload", s.Reload)
 		}
+		for _, v := range []struct {
+			name    string
+			command []string
+		}{{"before", s.Backup.Before}, {"marks", s.Backup.Marks}, {"check", s.Backup.Check}} {
+			if at := where + ".backup." + v.name; c.given(at) {
+				c.command(at, v.command)
+			}
+		}
+		for j, path := range s.Backup.Identity {
+			at := index(where+".backup.identity", j)
+			c.absolute(at, path)
+			if !strings.HasPrefix(path, "/data/") {
+				c.failf(at, "%q is not below /data, where all is that a clone has from the other machine", path)
+			}
+		}
 		if c.given(where + ".stop.signal") {
 			c.oneOf(where+".stop.signal", "signal", s.Stop.Signal, stopSignals[:]...)
 		}

@@ -35,6 +35,7 @@ func (d *daemon) handler() http.Handler {
 	mux.HandleFunc("GET /v1/events", d.getEvents)
 	mux.HandleFunc("HEAD /v1/blobs/{digest}", func(w http.ResponseWriter, r *http.Request) { d.blobs.Head(w, r, r.PathValue("digest")) })
 	mux.HandleFunc("PUT /v1/blobs/{digest}", func(w http.ResponseWriter, r *http.Request) { d.blobs.Put(w, r, r.PathValue("digest")) })
+	mux.HandleFunc("POST /v1/phone", d.postPhone)
 	const m = " /v1/machines/{name}"
 	mux.HandleFunc("GET"+m, d.getMachine)
 	mux.HandleFunc("PUT"+m, d.putMachine)
@@ -51,6 +52,7 @@ func (d *daemon) handler() http.Handler {
 	mux.HandleFunc("POST"+m+"/rollback", d.postRollback)
 	mux.HandleFunc("POST"+m+"/balloon", d.postBalloon)
 	mux.HandleFunc("POST"+m+"/grow", d.postGrow)
+	mux.HandleFunc("POST"+m+"/accept-rollback", d.postAcceptRollback)
 	mux.HandleFunc("POST"+m+"/agent", d.postAgent)
 	mux.HandleFunc("POST"+m+"/console", d.postConsole)
 	mux.HandleFunc("POST"+m+"/ports/{port}", d.postPort)
@@ -270,6 +272,18 @@ func (d *daemon) postGrow(w http.ResponseWriter, r *http.Request) {
 	if i := d.instance(w, r); i != nil {
 		g, err := i.Grow(r.Context(), q.Size)
 		answer(w, g, err)
+	}
+}
+
+func (d *daemon) postAcceptRollback(w http.ResponseWriter, r *http.Request) {
+	var q requests.Reason
+	if !control.ReadRequest(w, r, &q) {
+		return
+	}
+	if i := d.running(w, r); i != nil {
+		c, err := i.AcceptRollback(r.Context(), q.Reason)
+		d.look()
+		answer(w, c, err)
 	}
 }
 

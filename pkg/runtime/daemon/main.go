@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/android"
 	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
@@ -30,6 +31,7 @@ const usage = `usage: sovereignd [flags]            keep the machines of a state
        sovereignd [flags] connect    join standard input and output to the
                                      sovereignd of the state directory, which is
                                      started when none runs
+       sovereignd --android undo     put back what was changed on a phone
 `
 
 // Main is the program sovereignd: its arguments come in, its exit code goes
@@ -45,6 +47,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	f.StringVar(&o.StateDir, "state-dir", "", "the `directory` of machines (default: sovereign in $XDG_STATE_HOME or ~/.local/state)")
 	f.BoolVar(&o.StopMachines, "stop-machines", false, "shut the machines down in order when told to end; without it they go on, for the next sovereignd")
 	f.BoolVar(&o.ExitWhenIdle, "exit-when-idle", false, "end when no machine is wanted up any more and nobody is connected")
+	phone := f.Bool("android", false, "this is a phone: stay, whatever becomes of adb, and keep machines as the phone allows")
 	version := f.Bool("version", false, "print the version and end")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -52,17 +55,25 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		}
 		return int(fault.Usage)
 	}
+	if *phone && o.StateDir == "" {
+		o.StateDir = android.StateDir
+	}
 	var err error
 	switch {
 	case *version:
 		_, err = fmt.Fprintln(stdout, "sovereignd", moduleVersion())
 		err = fault.Wrap(fault.Environment, err)
 	case f.NArg() == 1 && f.Arg(0) == "connect":
-		err = connect(ctx, o.StateDir, stdin, stdout)
+		err = connect(ctx, o.StateDir, *phone, stdin, stdout)
+	case *phone && f.NArg() == 1 && f.Arg(0) == "undo":
+		err = undoAndroid(ctx, o)
 	case f.NArg() > 0:
 		err = fault.Errorf(fault.Usage, "%q is not a flag", f.Arg(0)).Hintf("run sovereignd --help for the flags")
+	case *phone:
+		o.StopMachines = true
+		err = runAndroid(ctx, o)
 	default:
-		err = runLogged(ctx, o)
+		err = runLogged(ctx, o, nil)
 	}
 	if err == nil {
 		return 0
@@ -82,7 +93,9 @@ func moduleVersion() string {
 	return ""
 }
 
-func runLogged(ctx context.Context, o Options) error {
+// runLogged is Run with a log in the state directory. guard makes the Guard; it
+// may be nil.
+func runLogged(ctx context.Context, o Options, guard func(report func(string)) (Guard, error)) error {
 	r, err := machine.Open(o.StateDir)
 	if err != nil {
 		return err
@@ -98,7 +111,12 @@ func runLogged(ctx context.Context, o Options) error {
 		// A log that cannot be written must not keep machines from running.
 		fmt.Fprintf(log, "%s %s\n", time.Now().UTC().Format(time.RFC3339), printable.Line(text))
 	}
-	err = RunMachines(ctx, r, o)
+	if guard != nil {
+		o.Guard, err = guard(func(text string) { o.Report("", text) })
+	}
+	if err == nil {
+		err = RunMachines(ctx, r, o)
+	}
 	if err != nil {
 		o.Report("", "ends: "+err.Error())
 	}
@@ -107,7 +125,7 @@ func runLogged(ctx context.Context, o Options) error {
 }
 
 // connect joins two streams to the socket, until either end is closed.
-func connect(ctx context.Context, stateDir string, stdin io.Reader, stdout io.Writer) error {
+func connect(ctx context.Context, stateDir string, phone bool, stdin io.Reader, stdout io.Writer) error {
 	if stateDir == "" {
 		var err error
 		if stateDir, err = runtime.DefaultStateDir(); err != nil {
@@ -125,7 +143,13 @@ func connect(ctx context.Context, stateDir string, stdin io.Reader, stdout io.Wr
 	if err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
-	conn, err := sovereignd.Dial(ctx, stateDir, self)
+	// One that is started here is to stay on a phone, where nobody else starts it
+	// until the next boot.
+	flag := "--exit-when-idle"
+	if phone {
+		flag = "--android"
+	}
+	conn, err := sovereignd.Dial(ctx, stateDir, self, flag)
 	if err != nil {
 		return err
 	}
