@@ -41,6 +41,8 @@ type record struct {
 	// Continuity is what the guest said last of its disk's history; nil before
 	// the first word.
 	Continuity *Witnessed `json:"continuity,omitempty"`
+	// Renamed is the name that the instance has once its directory has it.
+	Renamed string `json:"renamed,omitempty"`
 	// Clone names the copy of another machine's disk that this one begins with;
 	// empty once the disk has a history of its own.
 	Clone string `json:"clone,omitempty"`
@@ -108,7 +110,8 @@ func (r *Runtime) load(name string) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	if rec.Name != name {
+	i := &Instance{r: r, dir: dir, rec: rec}
+	if !i.takeName(name) && rec.Name != name {
 		return nil, fault.Errorf(fault.Environment, "%s: it is the record of %s", path, rec.Name).
 			Hintf("move the directory away")
 	}
@@ -116,7 +119,8 @@ func (r *Runtime) load(name string) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Instance{r: r, dir: dir, rec: rec, manifest: m}, nil
+	i.manifest = m
+	return i, nil
 }
 
 // save writes the record. The manifest is written first: a record without one
