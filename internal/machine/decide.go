@@ -47,6 +47,7 @@ const (
 	actCut          // end a machine whose guest hangs
 	actKnowDisk     // write down which file system its data disk has
 	actTakeOver     // write down what is wanted of what an older version started
+	actSwap         // put the restored disk in its place
 )
 
 // world is what there is besides the record.
@@ -81,6 +82,12 @@ type decision struct {
 // decide is the table in the package comment. It looks at nothing but its
 // arguments, so that whoever has the lock goes on where another left off.
 func decide(rec *record, w world) decision {
+	if rec.Swap != nil {
+		if w.alive {
+			return decision{act: actHalt, why: "it gets the data disk of " + rec.Swap.From}
+		}
+		return decision{act: actSwap, why: "restored from " + rec.Swap.From}
+	}
 	switch rec.Wanted {
 	case notAdopted:
 		if w.alive {

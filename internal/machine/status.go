@@ -54,6 +54,7 @@ func (i *Instance) askStatus(ctx context.Context) (*agent.Status, error) {
 // hostStatus is the status without the guest's own words.
 func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 	s := Status{Name: i.Name(), State: Stopped, Bundle: i.rec.Bundle, Ports: i.Ports(), Machine: i.rec.Machine}
+	s.Isolated = i.rec.Options.Isolated
 	process, alive, err := i.running(ctx)
 	if err != nil {
 		return s, err

@@ -245,6 +245,11 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 	case actKnowDisk:
 		rec.Data.FileSystem = w.disk
 		did = d.why
+	case actSwap:
+		if err := i.finishSwap(now); err != nil {
+			return "", err
+		}
+		return "its data disk is another: " + d.why, nil
 	case actForget:
 		rec.Ends.InARow = 0
 		did = d.why
