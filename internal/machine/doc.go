@@ -14,6 +14,8 @@
 //	instance.json   bundle, ports, process: what this package knows
 //	manifest.json   a copy of the bundle's, as it was at the start
 //	data.img        the data disk: sparse, made blank once, then never replaced
+//	scratch.img     the scratch disk: what a snapshot has to keep, made anew at
+//	                each start
 //	console.log     what the guest printed since its start (.0: the older part,
 //	                where that grew beyond 4 MiB; .1: the boot before)
 //	console.sock    the same as it comes, and the way to type into it

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/snapshot"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -82,6 +83,17 @@ func (i *Instance) start(ctx context.Context) (err error) {
 	}
 	defer data.Close()
 	m := i.machine(o, images, data)
+	info, err := data.Stat()
+	if err != nil {
+		return fault.Wrap(fault.Environment, err)
+	}
+	// A machine goes on without snapshots where there can be no sparse file.
+	if scratch, err := i.openScratch(info.Size()); err == nil {
+		defer scratch.Close()
+		m.Disks = append(m.Disks, vm.Disk{Image: scratch, Serial: snapshot.Serial, Scratch: true})
+	} else {
+		tell(report, PhaseStart, fmt.Sprintf("%s has no scratch disk, and no snapshot of it can be taken: %v", i.Name(), err))
+	}
 	dialer, ok := i.r.hv.(vm.NetworkDialer)
 	if o.Isolated && !ok {
 		return fault.Errorf(fault.Usage, "%s gives every machine a network, and %s was restored to have none", i.r.hv.Name(), i.Name()).
@@ -111,10 +123,10 @@ func (i *Instance) start(ctx context.Context) (err error) {
 	if err = i.rotateLogs(); err != nil {
 		return err
 	}
-	info := plan.Info()
+	found := plan.Info()
 	i.rec.Machine = MachineID{
-		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Hypervisor: i.r.hv.Name() + " " + info.Version,
-		Accel: info.Accel, Why: info.Why, Started: time.Now().UTC().Truncate(time.Second),
+		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Hypervisor: i.r.hv.Name() + " " + found.Version,
+		Accel: found.Accel, Why: found.Why, Started: time.Now().UTC().Truncate(time.Second),
 	}
 	// Written before the start as well: whoever finds the machine by its
 	// socket must find what it runs.
@@ -123,7 +135,7 @@ func (i *Instance) start(ctx context.Context) (err error) {
 		return err
 	}
 	// Why it is not KVM has been said by Prepare, and stands in the record.
-	tell(report, PhaseStart, fmt.Sprintf("starting %s under %s (%s)", i.Name(), i.rec.Machine.Hypervisor, info.Accel))
+	tell(report, PhaseStart, fmt.Sprintf("starting %s under %s (%s)", i.Name(), i.rec.Machine.Hypervisor, found.Accel))
 	if i.proc, err = i.r.hv.Start(ctx, m, plan); err != nil {
 		return err
 	}

@@ -228,7 +228,12 @@ func disk(i int, d vm.Disk, virtio string) []string {
 		// full one pauses the machine rather than failing its writes.
 		file += ",discard=unmap"
 		raw += ",discard=unmap"
-		device += ",write-cache=on,werror=enospc"
+		stop := "enospc"
+		if d.Scratch {
+			file = strings.Replace(file, "cache.no-flush=off", "cache.no-flush=on", 1)
+			stop = "report"
+		}
+		device += ",write-cache=on,werror=" + stop
 	}
 	return []string{"-blockdev", file, "-blockdev", raw, "-device", device}
 }

@@ -57,6 +57,10 @@ type Disk struct {
 	Image    *os.File // open for writing unless ReadOnly
 	Serial   string   // at most 20 bytes
 	ReadOnly bool
+	// Scratch: nothing on it has to outlive the machine. Its flushes need not
+	// reach the host's disk, and what cannot be written, for want of room say, is
+	// told to the guest, which is not held still for it.
+	Scratch bool
 }
 
 // A Card is the guest's network card and what the guest is told of its network,

@@ -40,6 +40,9 @@ func (g *guest) runServices(ctx context.Context, s spec.Spec, beside func()) {
 	if err := g.freezer.Close(); err != nil {
 		g.c.note("%v", err)
 	}
+	if err := g.closeSnapshots(); err != nil {
+		g.c.note("%v", err)
+	}
 	cancel()
 	select {
 	case <-ended:

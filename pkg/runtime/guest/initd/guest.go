@@ -26,22 +26,23 @@ const initLog = "init"
 
 // guest is what the agent tells of; it implements agent.Operator.
 type guest struct {
-	c        *console
-	phases   *phases
-	line     cmdline.Line
-	runner   *services.Runner
-	stop     chan struct{} // closed when the machine is to go off
-	stopOnce sync.Once
-	logsOpen sync.WaitGroup                       // opens the logs' files
-	verified chan struct{}                        // closed when the root is mounted, which dm-verity checks
-	rooted   chan struct{}                        // closed when the root is there, with all its mounts
-	ntp      *clock.Keeper                        // not nil once rooted is closed
-	opened   func() (*datadisk.FileSystem, error) // waits for the data disk; nil before it is being opened
-	devices  []string                             // of the network
-	begin    sync.Once                            // of the network
-	settled  chan struct{}                        // closed when the network was tried, or is late
-	freezer  freezer                              // of the data file system
-	news     news                                 // of the status
+	c         *console
+	phases    *phases
+	line      cmdline.Line
+	runner    *services.Runner
+	stop      chan struct{} // closed when the machine is to go off
+	stopOnce  sync.Once
+	logsOpen  sync.WaitGroup                       // opens the logs' files
+	verified  chan struct{}                        // closed when the root is mounted, which dm-verity checks
+	rooted    chan struct{}                        // closed when the root is there, with all its mounts
+	ntp       *clock.Keeper                        // not nil once rooted is closed
+	opened    func() (*datadisk.FileSystem, error) // waits for the data disk; nil before it is being opened
+	devices   []string                             // of the network
+	begin     sync.Once                            // of the network
+	settled   chan struct{}                        // closed when the network was tried, or is late
+	freezer   freezer                              // of the data file system
+	snapshots snapshots                            // of the data disk
+	news      news                                 // of the status
 
 	mu        sync.Mutex
 	name      string

@@ -71,17 +71,6 @@ func (g *guest) Metrics(w io.Writer) error {
 	return metrics.Write(w, metrics.Source{Proc: "/proc", Cgroups: cgroupRoot, Status: g.Status()})
 }
 
-// Grow implements agent.Operator.
-func (g *guest) Grow(context.Context) error {
-	device, mount, err := g.data()
-	if err != nil {
-		return fmt.Errorf("grow: %w", err)
-	}
-	err = g.grow(device, mount)
-	g.trouble(topicGrowth, err)
-	return err
-}
-
 func (g *guest) data() (device, mount string, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -23,6 +23,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/network"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/proc"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/services"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/snapshot"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
 )
 
@@ -272,6 +273,13 @@ func (g *guest) dataDisk(ctx context.Context, serial string) (*datadisk.FileSyst
 		return nil, fmt.Errorf("data disk: %w", err)
 	}
 	end()
+	end = g.phases.begin("data disk: map")
+	mapped, err := snapshot.Open(disk.Device())
+	if err != nil {
+		return nil, fmt.Errorf("data disk %s: %w", disk.Device(), err)
+	}
+	g.snapshots.disk = mapped
+	end()
 	<-g.verified // no data disk is touched before there is a root to use it
 	run := func(ctx context.Context, argv ...string) (int, string, error) {
 		<-g.rooted // has the program
@@ -285,7 +293,7 @@ func (g *guest) dataDisk(ctx context.Context, serial string) (*datadisk.FileSyst
 		return r.Status.ExitStatus(), r.Text(), err
 	}
 	end = g.phases.begin("data disk: check")
-	if err := datadisk.Prepare(ctx, disk.Device(), run, g.diskNote(disk.Device())); err != nil {
+	if err := datadisk.Prepare(ctx, mapped.Device(), run, g.diskNote(disk.Device())); err != nil {
 		return nil, err
 	}
 	end()
@@ -293,7 +301,7 @@ func (g *guest) dataDisk(ctx context.Context, serial string) (*datadisk.FileSyst
 		return nil, context.Cause(ctx)
 	}
 	defer g.phases.begin("data disk: mount")()
-	return datadisk.Mount(disk.Device())
+	return datadisk.Mount(mapped.Device())
 }
 
 // attach shows the data disk at dir, and makes its file system fill it. One

@@ -48,7 +48,11 @@ func checkService(v spec.Service, known map[string]bool) error {
 	if len(v.Command) == 0 {
 		return fmt.Errorf("command is empty")
 	}
-	for _, argv := range append([][]string{v.Command, v.Health.Command, v.Reload}, v.Setup...) {
+	commands := append([][]string{v.Command, v.Health.Command, v.Reload}, v.Setup...)
+	if b := v.Backup; b != nil {
+		commands = append(commands, b.Before, b.Marks, b.Check)
+	}
+	for _, argv := range commands {
 		if len(argv) > 0 && !filepath.IsAbs(argv[0]) {
 			return fmt.Errorf("command %q: want an absolute path", argv[0])
 		}

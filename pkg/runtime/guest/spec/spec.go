@@ -61,7 +61,21 @@ type Service struct {
 	Limits Limits   `json:"limits"`
 	// Optional: the service's state neither holds up the guest's readiness
 	// nor degrades it.
-	Optional bool `json:"optional,omitempty"`
+	Optional bool    `json:"optional,omitempty"`
+	Backup   *Backup `json:"backup,omitempty"`
+}
+
+// Backup is what a service has to say when its data disk is copied. Each command
+// is run as the service's user and may be absent.
+type Backup struct {
+	// Before is run just before the instant of a snapshot, for what is to be on
+	// the disk by then. Where it fails the snapshot says so, and is taken.
+	Before []string `json:"before,omitempty"`
+	// Marks prints, in at most 16 KiB, what a copy is told by: the same command
+	// has to print the same in a machine that was restored from it.
+	Marks []string `json:"marks,omitempty"`
+	// Check is run in a restored machine, and exits with 0 where all is there.
+	Check []string `json:"check,omitempty"`
 }
 
 // Directory is a directory the service needs.

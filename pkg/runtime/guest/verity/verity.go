@@ -11,12 +11,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
 
-	"github.com/containerd/go-dmverity/pkg/dm"
-	"golang.org/x/sys/unix"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/dm"
 )
 
 // superblockSize is the size of the on-disk superblock in bytes, as in
@@ -110,37 +110,17 @@ func Open(name, data, hashes string, root []byte) (string, error) {
 	if err := s.CheckRoot(f, root); err != nil {
 		return "", fmt.Errorf("%s: %w", hashes, err)
 	}
-	params, err := dm.BuildTargetParams(dm.OpenArgs{
-		Version: 1, DataDevice: data, HashDevice: hashes,
-		DataBlockSize: s.DataBlockSize, HashBlockSize: s.HashBlockSize, DataBlocks: s.DataBlocks,
-		HashName: "sha256", RootDigest: root, Salt: s.Salt,
-		HashStartBytes: uint64(s.hashStart()),
-		Flags:          []string{"panic_on_corruption"},
-	})
-	if err != nil {
-		return "", fmt.Errorf("verity: %w", err)
-	}
-	return activate(name, dm.Target{
-		Length: s.DataBlocks * uint64(s.DataBlockSize) / 512, Type: "verity", Params: params,
-	})
+	return dm.Create(name, dm.Target{
+		Sectors: s.DataBlocks * uint64(s.DataBlockSize) / 512, Type: "verity", Params: s.params(data, hashes, root),
+	}, true)
 }
 
-// activate makes a device-mapper device of one target.
-func activate(name string, target dm.Target) (string, error) {
-	c, err := dm.Open()
-	if err != nil {
-		return "", fmt.Errorf("device mapper: %w: the kernel needs BLK_DEV_DM and DM_VERITY", err)
+// params are those of the target: Documentation/admin-guide/device-mapper/verity.rst.
+func (s Superblock) params(data, hashes string, root []byte) string {
+	salt := "-"
+	if len(s.Salt) > 0 {
+		salt = hex.EncodeToString(s.Salt)
 	}
-	defer c.Close()
-	dev, err := c.CreateDevice(name)
-	if err != nil {
-		return "", err
-	}
-	if err := c.LoadTable(name, []dm.Target{target}); err != nil {
-		return "", fmt.Errorf("verity %s: %w: the kernel log has the reason", name, err)
-	}
-	if err := c.SuspendDevice(name, false); err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("/dev/dm-%d", unix.Minor(dev)), nil
+	return fmt.Sprintf("1 %s %s %d %d %d %d sha256 %x %s 1 panic_on_corruption", data, hashes,
+		s.DataBlockSize, s.HashBlockSize, s.DataBlocks, s.hashStart()/int64(s.HashBlockSize), root, salt)
 }
