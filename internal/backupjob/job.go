@@ -72,10 +72,9 @@ type Job struct {
 
 // Said is a line of the program.
 type Said struct {
-	// Progress in bytes: Done of Total, and what of it was New.
+	// Progress, in bytes of the disk.
 	Done  int64 `json:"done,omitempty"`
 	Total int64 `json:"total,omitempty"`
-	New   int64 `json:"new,omitempty"`
 	// Read: the disk has been read, and an Answer is waited for.
 	Read bool `json:"read,omitempty"`
 
@@ -86,9 +85,7 @@ type Said struct {
 // Answer is what a program hears that has read a disk.
 type Answer struct {
 	// Abort is why what was read is no backup.
-	Abort  string        `json:"abort,omitempty"`
-	Marks  []backup.Mark `json:"marks,omitempty"`
-	HoldMS float64       `json:"hold_ms,omitempty"`
+	Abort string `json:"abort,omitempty"`
 }
 
 // Result is how a run ended well.

@@ -13,7 +13,6 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/internal/backupjob"
-	"github.com/sovereign-build/sovereign/internal/strictjson"
 	"github.com/sovereign-build/sovereign/pkg/backup"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -68,11 +67,10 @@ func (m *Manager) load(name string) (stored, error) {
 	if err != nil {
 		return s, err
 	}
-	_, err = strictjson.Decode(strictjson.File{Path: path, Text: text}, &s)
-	if err == nil && s.Schema != 1 {
+	if err = decode(path, text, &s); err == nil && s.Schema != 1 {
 		err = fault.Errorf(fault.Environment, "%s: schema %d is not one that this program reads", path, s.Schema).Hintf("use the version of this program that wrote it")
 	}
-	return s, fault.Wrap(fault.Environment, err)
+	return s, err
 }
 
 func readBounded(path string, limit int64) ([]byte, error) {

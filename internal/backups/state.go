@@ -1,6 +1,7 @@
 package backups
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
-	"github.com/sovereign-build/sovereign/internal/strictjson"
 	"github.com/sovereign-build/sovereign/pkg/backup"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
@@ -65,8 +65,8 @@ func (m *Manager) State(machine string) (State, error) {
 	if err != nil {
 		return s, err
 	}
-	if _, err := strictjson.Decode(strictjson.File{Path: path, Text: text}, &s); err != nil {
-		return s, fault.Wrap(fault.Environment, err)
+	if err := decode(path, text, &s); err != nil {
+		return s, err
 	}
 	if s.Schema != 1 {
 		return s, fault.Errorf(fault.Environment, "%s: schema %d is not one that this program reads", path, s.Schema).Hintf("use the version of this program that wrote it")
@@ -154,4 +154,15 @@ func (s State) alarms(now time.Time) []string {
 	old("backup", s.Policy.Every(), s.Last)
 	old("drill that passed", s.Policy.Drill(), s.Drill)
 	return list
+}
+// decode reads a file of ours; a key that it does not know is of a newer
+// version, which wants something that this one would not do.
+func decode(path string, text []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fault.Errorf(fault.Environment, "%s: %w", path, err).
+			Hintf("if it was edited, undo that; else use the version of this program that wrote it")
+	}
+	return nil
 }

@@ -39,16 +39,14 @@ type Manifest struct {
 	// Options are the machine's, of runtime.Options; there is no secret in them.
 	Options json.RawMessage `json:"options,omitempty"`
 	Disk    Disk            `json:"disk"`
-	// Marks are what services said of their state at the instant: a number of
-	// rows, a log's position. A drill compares them.
-	Marks []Mark `json:"marks,omitempty"`
-	// Lineage and Epoch are the disk's place in its history, where its guest
-	// keeps one.
-	Lineage string `json:"lineage,omitempty"`
-	Epoch   uint64 `json:"epoch,omitempty"`
-	// New and Stored are what of the disk the repository did not have, and
-	// what it was given, in bytes.
-	New    int64 `json:"new"`
+	// Marks is what services said of their state, each by the words of its
+	// recipe: a drill compares them.
+	Marks map[string]string `json:"marks,omitempty"`
+	// Continuity is the disk's place in its history, where its guest keeps one,
+	// as runtime.Continuity.
+	Continuity json.RawMessage `json:"continuity,omitempty"`
+	// Stored is what the repository was given for it, in bytes: compressed, and
+	// without what it had.
 	Stored int64 `json:"stored"`
 }
 
@@ -59,12 +57,6 @@ type Bundle struct {
 	Digest string `json:"digest"` // of its manifest
 	// Whole: its files are in the backup.
 	Whole bool `json:"whole,omitempty"`
-}
-
-// Mark is a line of a service.
-type Mark struct {
-	Service string `json:"service"`
-	Text    string `json:"text"`
 }
 
 // Disk is the data disk.
@@ -150,8 +142,7 @@ type Snapshot struct {
 	Whole   bool      `json:"whole"`  // with the bundle's files
 	Size    int64     `json:"size"`   // of the disk, bytes
 	Read    int64     `json:"read"`   // of it, but for its holes
-	New     int64     `json:"new"`    // of that, what the repository did not have
-	Stored  int64     `json:"stored"` // by the repository, compressed
+	Stored  int64     `json:"stored"` // by the repository: what it had not, compressed
 	HoldMS  float64   `json:"hold_ms,omitempty"`
 	// Proven is the last drill that passed; nil: none yet.
 	Proven *Proof `json:"proven,omitempty"`
@@ -217,4 +208,44 @@ func (d Drill) Check() error {
 		err = fault.Errorf(fault.Verification, "the report of the drill at %s was changed: it has the digest %.80s, and is %s", d.At.Format(time.RFC3339), d.Digest, sum)
 	}
 	return err
+}
+
+// Step looks at one thing, and returns what is wrong with it.
+func (d *Drill) Step(name string, look func() (said string, err error)) error {
+	begin := time.Now()
+	said, err := look()
+	c := Check{Name: name, Passed: err == nil, Said: said, Seconds: float64(time.Since(begin).Milliseconds()) / 1000}
+	if err != nil {
+		c.Said = err.Error()
+	}
+	d.Checks = append(d.Checks, c)
+	d.Judge()
+	return err
+}
+
+// Judge sums the checks up.
+func (d *Drill) Judge() {
+	d.Passed = len(d.Checks) > 0
+	for _, c := range d.Checks {
+		d.Passed = d.Passed && (c.Passed || c.Skipped != "")
+	}
+}
+
+// Skip notes what was not looked at.
+func (d *Drill) Skip(name, why string) {
+	d.Checks = append(d.Checks, Check{Name: name, Skipped: why})
+}
+
+// Failed is what was wrong, of class fault.Verification; nil where all passed.
+func (d Drill) Failed() error {
+	if d.Passed {
+		return nil
+	}
+	for _, c := range d.Checks {
+		if !c.Passed && c.Skipped == "" {
+			return fault.Errorf(fault.Verification, "the restore of %s@%s is not proven: %s: %s", d.Machine, d.Snapshot, c.Name, c.Said).
+				Hintf("try an older backup, and make a new one")
+		}
+	}
+	return fault.Errorf(fault.Verification, "the restore of %s@%s is not proven: nothing was looked at", d.Machine, d.Snapshot)
 }

@@ -154,7 +154,11 @@ func open(ctx context.Context, c connection, j backupjob.Job, fresh bool) (repo.
 	if err := os.MkdirAll(j.Dir, 0o700); err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
+	// Two runs at a time may differ in nothing else.
 	path := filepath.Join(j.Dir, configFile)
+	if fresh {
+		path += ".fresh"
+	}
 	if err := atomicfile.Write(path, text, 0o600); err != nil {
 		return nil, err
 	}

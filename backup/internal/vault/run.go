@@ -200,7 +200,6 @@ func (v *vault) agree(ctx context.Context, src *openedDisk, m *backup.Manifest) 
 	if a.Abort != "" {
 		return fault.Errorf(fault.Device, "the backup of %s does not count: %s", m.Machine, a.Abort).Hintf("try again; nothing was kept")
 	}
-	m.Marks, m.HoldMS = a.Marks, a.HoldMS
 	return nil
 }
 
