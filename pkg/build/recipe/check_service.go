@@ -51,6 +51,14 @@ func checkServices(c *check, services []Service, users []string) {
 		if c.given(where + ".reload") {
 			c.command(where+".reload", s.Reload)
 		}
+		for _, v := range []struct {
+			name    string
+			command []string
+		}{{"before", s.Backup.Before}, {"marks", s.Backup.Marks}, {"check", s.Backup.Check}} {
+			if at := where + ".backup." + v.name; c.given(at) {
+				c.command(at, v.command)
+			}
+		}
 		if c.given(where + ".stop.signal") {
 			c.oneOf(where+".stop.signal", "signal", s.Stop.Signal, stopSignals[:]...)
 		}

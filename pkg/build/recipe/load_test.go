@@ -74,6 +74,8 @@ func TestSpec(t *testing.T) {
 
 			Certificates: []spec.Certificate{{Name: "server", Hosts: []string{"localhost", "127.0.0.1", "*.example.org"}}},
 			Optional:     true,
+			Backup: &spec.Backup{Before: []string{"/usr/bin/web", "sync"}, Marks: []string{"/usr/bin/web", "count"},
+				Check: []string{"/usr/bin/web", "check", "--all"}},
 		}, {
 			Name: "vpn", User: "root", Command: []string{"/usr/bin/vpn"},
 			Capabilities: []string{"NET_ADMIN", "NET_RAW"}, Devices: []string{"/dev/net/tun"}, Limits: spec.Limits{PIDs: 100},

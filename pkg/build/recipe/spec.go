@@ -112,6 +112,9 @@ func (s Service) spec() spec.Service {
 		},
 		Optional: s.Optional,
 	}
+	if b := s.Backup; len(b.Before)+len(b.Marks)+len(b.Check) > 0 {
+		out.Backup = &spec.Backup{Before: b.Before, Marks: b.Marks, Check: b.Check}
+	}
 	for _, d := range s.Directories {
 		out.Directories = append(out.Directories, spec.Directory(d))
 	}

@@ -203,6 +203,22 @@ type Service struct {
 	Ports []Port `yaml:"ports,omitempty"`
 	// Optional, when true: the machine is ready without this service.
 	Optional bool `yaml:"optional,omitempty"`
+	// Backup is what the service has to say when its data disk is copied.
+	Backup Backup `yaml:"backup,omitempty"`
+}
+
+// Backup are commands that are run, as the service's user, around a copy of the
+// data disk; each may be left out. A copy is what a power cut at one instant had
+// left, with all that was synced by then: most services need none of them.
+type Backup struct {
+	// Before is run just before the instant, for what is to be on the disk by
+	// then: PostgreSQL's checkpoint, which makes a restored copy start sooner.
+	Before []string `yaml:"before,omitempty"`
+	// Marks prints what a copy is told by, at most 16 KiB: the same command has
+	// to print the same in a machine that was restored from it.
+	Marks []string `yaml:"marks,omitempty"`
+	// Check is run in a restored machine, and exits with 0 where all is there.
+	Check []string `yaml:"check,omitempty"`
 }
 
 // Directory is a directory a service needs at run time.
