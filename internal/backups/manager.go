@@ -116,6 +116,7 @@ func (m *Manager) hold(what string) (release func(), err error) {
 		m.busy.Delete(what)
 		m.jobs.add(-1)
 		m.poke()
+		m.o.Changed("") // there may be nothing to do any more
 	}, nil
 }
 
@@ -155,3 +156,6 @@ func cancelled(ctx context.Context, err error) bool {
 }
 
 func now() time.Time { return time.Now().UTC().Truncate(time.Second) }
+
+// Close ends the conversation with the own sovereignd.
+func (m *Manager) Close() error { return m.o.Host.Close() }

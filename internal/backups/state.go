@@ -155,6 +155,7 @@ func (s State) alarms(now time.Time) []string {
 	old("drill that passed", s.Policy.Drill(), s.Drill)
 	return list
 }
+
 // decode reads a file of ours; a key that it does not know is of a newer
 // version, which wants something that this one would not do.
 func decode(path string, text []byte, v any) error {

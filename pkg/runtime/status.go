@@ -47,6 +47,8 @@ type Status struct {
 	GuestError string        `json:"guest_error,omitempty"`
 	// Supervision is nil where the instance was never installed.
 	Supervision *Supervision `json:"supervision,omitempty"`
+	// Backup is nil where no backup of it was ever asked for.
+	Backup *BackupStatus `json:"backup,omitempty"`
 }
 
 // BundleRef is the bundle that an instance was last started from.

@@ -32,6 +32,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/backups"
 	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
@@ -57,6 +58,10 @@ type Options struct {
 	// Network is that of the machines; the zero value lets them to none of this
 	// host's own addresses.
 	Network usernet.Config
+	// BackupProgram is sovereign-backup's path; "" is the one beside this
+	// program, or in PATH. It is needed only where something is backed up,
+	// checked or restored.
+	BackupProgram string
 	// Report takes what is done, for people; the machine is "" where it is
 	// about sovereignd itself. It is called from several goroutines, and may be
 	// nil.
@@ -126,6 +131,7 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 		changing: map[string]bool{}, hub: hub{readers: map[*reader]struct{}{}},
 	}
 	d.hello = control.NewHello(o.Version)
+	d.hello.Can = append(d.hello.Can, canBackup)
 	if d.blobs, err = control.NewBlobs(filepath.Join(r.Dir(), blobsDir), r.FindBlob); err == nil {
 		err = d.sweep()
 	}
@@ -139,8 +145,13 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 	d.report("", "keeps the machines of "+r.Dir())
 	work, cancel := context.WithCancel(ctx)
 	d.work = work
+	if err := d.newBackups(work); err != nil {
+		cancel()
+		return errors.Join(err, l.Close(), r.Close())
+	}
 	var serving sync.WaitGroup
 	serving.Go(func() { d.accept(work, l, &serving) })
+	serving.Go(func() { d.backups.Run(work) })
 	if o.Ready != nil {
 		o.Ready()
 	}
@@ -154,6 +165,7 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 	}
 	err = errors.Join(err, l.Close())
 	serving.Wait()
+	d.closeBackups()
 	err = errors.Join(err, r.Close()) // of the machines' network what is here; they run on
 	if err == nil {
 		d.report("", "ends")
@@ -172,6 +184,8 @@ type daemon struct {
 	work context.Context // the keepers'
 
 	connections connections
+	backups     *backups.Manager
+	talks       sync.WaitGroup // drills' with this sovereignd
 
 	mu       sync.Mutex
 	keepers  map[string]*keeper
@@ -240,7 +254,7 @@ func (d *daemon) run(ctx context.Context, l *machine.Listener) error {
 			return err
 		}
 		var idle <-chan time.Time
-		if wanted || d.connections.open() > 0 {
+		if wanted || d.connections.open() > 0 || d.backups.Busy() {
 			busy = time.Now()
 		} else if d.o.ExitWhenIdle {
 			if time.Since(busy) >= idleFor && d.connections.end() {
