@@ -83,6 +83,10 @@ type MachineStatus struct {
 	Services []ServiceStatus `json:"services,omitempty"`
 	// Supervision is nil for a machine that was never installed.
 	Supervision *runtime.Supervision `json:"supervision,omitempty"`
+	// Isolated: it was restored, and has no network until it is activated.
+	Isolated bool `json:"isolated,omitempty"`
+	// Backup is nil where no backup of it was ever asked for.
+	Backup *runtime.BackupStatus `json:"backup,omitempty"`
 	// Load is what the guest does, with --watch.
 	Load *Load `json:"load,omitempty"`
 }
@@ -111,7 +115,8 @@ type ServiceStatus struct {
 }
 
 func machineStatus(s runtime.Status) MachineStatus {
-	m := MachineStatus{Name: s.Name, State: string(s.State), Message: s.Message, Ports: hostPorts(s.Ports), Supervision: s.Supervision}
+	m := MachineStatus{Name: s.Name, State: string(s.State), Message: s.Message, Ports: hostPorts(s.Ports), Supervision: s.Supervision,
+		Isolated: s.Isolated, Backup: s.Backup}
 	if s.Guest == nil {
 		if m.Message == "" {
 			m.Message = s.GuestError

@@ -115,6 +115,10 @@ func (s *session) writeStatus(out io.Writer, machines []MachineStatus) error {
 			}
 			fmt.Fprintf(w, "  %s\t%s, %s\t%s%d restarts %s\n", oneLine(v.Name), oneLine(v.State), v.health(), load, v.Restarts, oneLine(v.said()))
 		}
+		if m.Isolated {
+			fmt.Fprintf(w, "  isolated\tno network\t%s gives it one\n", s.command("up "+oneLine(m.Name)+" --activate"))
+		}
+		writeBackup(w, m.Backup)
 		writeSupervision(w, m)
 	}
 	return w.Flush()

@@ -31,6 +31,9 @@ func (s *session) topics() []topic {
 			s.execCommand(), s.psqlCommand(), s.logsCommand(), s.consoleCommand(), s.bootChartCommand(),
 			s.dsnCommand(), s.forwardCommand(), s.credentialsCommand(), s.secretCommand(), s.reindexCommand(), s.auditCommand(),
 		}},
+		{"backups", "Backups", "Copies of machines that are known to be restored, and the places they are in.", []*cobra.Command{
+			s.repositoryCommand(), s.backupCommand(), s.backupsCommand(), s.restoreCommand(),
+		}},
 		{"devices", "Devices", "The computers that machines run on: this one, and others.", []*cobra.Command{
 			s.deviceCommand(), s.doctorCommand(),
 		}},
@@ -45,7 +48,7 @@ func (s *session) addTopics(root *cobra.Command) {
 	for _, t := range s.topics() {
 		root.AddGroup(&cobra.Group{ID: t.id, Title: t.title + ":"})
 		for _, cmd := range t.commands {
-			if t.id == "machines" || t.id == "inside" {
+			if t.id == "machines" || t.id == "inside" || t.id == "backups" {
 				s.deviceFlag(cmd)
 			}
 			cmd.GroupID = t.id

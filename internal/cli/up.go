@@ -18,6 +18,7 @@ func (s *session) upCommand() *cobra.Command {
 	o := runFlags{}
 	var restart string
 	var limit int
+	var activate bool
 	cmd := &cobra.Command{
 		Use:   "up NAME|BUNDLE",
 		Short: "Keep a machine running",
@@ -45,7 +46,7 @@ at the last up; they take effect when the machine is started the next time.`,
 			}
 			r := runtime.UpOptions{
 				MemoryMiB: size.MemoryMiB, CPUs: size.CPUs, Ports: size.Ports,
-				Restart: runtime.Restart(restart), NewData: size.NewData,
+				Restart: runtime.Restart(restart), NewData: size.NewData, Activate: activate,
 			}
 			f := cmd.Flags()
 			if f.Changed("accel") {
@@ -67,6 +68,7 @@ at the last up; they take effect when the machine is started the next time.`,
 	o.sizeFlags(f)
 	f.StringVar(&restart, "restart", "", "start a machine that ended by itself again: always or never (default always)")
 	f.IntVar(&limit, "restart-limit", 10, "give up after so many ends in a row, each before the services were healthy for a minute; 0: `never`")
+	f.BoolVar(&activate, "activate", false, "give a restored machine its network")
 	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
 }
 

@@ -48,6 +48,7 @@ const (
 	actKnowDisk     // write down which file system its data disk has
 	actRecord       // have the history of its disk written on, and remember that
 	actTakeOver     // write down what is wanted of what an older version started
+	actSwap         // put the restored disk in its place
 )
 
 // world is what there is besides the record.
@@ -85,6 +86,12 @@ type decision struct {
 // decide is the table in the package comment. It looks at nothing but its
 // arguments, so that whoever has the lock goes on where another left off.
 func decide(rec *record, w world) decision {
+	if rec.Swap != nil {
+		if w.alive {
+			return decision{act: actHalt, why: "it gets the data disk of " + rec.Swap.From}
+		}
+		return decision{act: actSwap, why: "restored from " + rec.Swap.From}
+	}
 	switch rec.Wanted {
 	case notAdopted:
 		if w.alive {

@@ -26,6 +26,9 @@
 //	control.sock    the runtime's way to QEMU
 //	qmp.sock        the same for people and their programs
 //	slots/a, b      installed bundles
+//	restore         a disk that is being restored, and is nobody's yet
+//	data.img.before-TIME
+//	                a data disk whose place a restored one has taken
 //
 // A machine goes on when the program that started it ends. It is found again
 // by its process's number, start time and boot, or, when its starter was
@@ -45,6 +48,8 @@
 // that fits is the one; S is the trial's slot, A the active one.
 //
 //	wanted  trial         machine                     act, and what is written
+//	any     any           runs, a disk was restored   shut down; process: none
+//	any     any           not, a disk was restored    rename the old disk, then the new one; data, swap: none
 //	none    any           runs                        wanted: up, restart: never; process
 //	none    any           does not                    wanted: down
 //	down    any           runs                        shut down; process: none

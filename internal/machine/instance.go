@@ -50,6 +50,17 @@ func (i *Instance) Manifest() *bundle.Manifest { return i.manifest }
 // Ports are the forwarded ports, in the order of the manifest.
 func (i *Instance) Ports() []Port { return slices.Clone(i.rec.Ports) }
 
+// Options are what every start of it uses.
+func (i *Instance) Options() Options { return i.rec.Options }
+
+// FileSystem is the UUID of its data disk's; "" where it is not known.
+func (i *Instance) FileSystem() string {
+	if i.rec.Data == nil {
+		return ""
+	}
+	return i.rec.Data.FileSystem
+}
+
 // HostPort is the loopback port that leads to a port of the guest.
 func (i *Instance) HostPort(guest int) (int, bool) {
 	for _, p := range i.rec.Ports {

@@ -46,6 +46,10 @@ type record struct {
 	// Clone names the copy of another machine's disk that this one begins with;
 	// empty once the disk has a history of its own.
 	Clone string `json:"clone,omitempty"`
+	// Swap is nil but while a restored disk takes the place of another.
+	Swap *swap `json:"swap,omitempty"`
+	// Temporary: a drill made it, and removes it.
+	Temporary bool `json:"temporary,omitempty"`
 	// Process is nil when the machine was stopped in order, or is about to
 	// start.
 	Process *vm.Process `json:"process,omitempty"`

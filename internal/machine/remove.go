@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -82,12 +83,17 @@ func (i *Instance) removable(ctx context.Context) error {
 
 // removeAll removes the directory, and the data disk wherever it lies.
 func (i *Instance) removeAll() error {
-	image, err := filepath.EvalSymlinks(i.dataPath())
-	if err == nil && image != i.dataPath() {
-		err = os.Remove(image)
+	former, err := i.FormerDisks()
+	if err != nil {
+		return err
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fault.Wrap(fault.Environment, err)
+	for _, path := range append(former, i.dataPath()) {
+		if err := removeImage(path); err != nil {
+			return err
+		}
+	}
+	if err := removeStaging(filepath.Join(i.dir, stagingDir)); err != nil {
+		return err
 	}
 	return fault.Wrap(fault.Environment, os.RemoveAll(i.dir))
 }
@@ -100,6 +106,12 @@ func (i *Instance) removeButData() (kept string, err error) {
 	for _, e := range entries {
 		if e.Name() == dataFile {
 			kept = i.dataPath()
+			continue
+		}
+		if strings.HasPrefix(e.Name(), beforePrefix) {
+			if kept == "" {
+				kept = filepath.Join(i.dir, e.Name())
+			}
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(i.dir, e.Name())); err != nil {

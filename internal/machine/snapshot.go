@@ -225,11 +225,16 @@ func (s *Snapshot) Err() error {
 // Check says whether what was read by the image is the disk as it was: call it
 // behind the last read, and believe nothing before.
 func (s *Snapshot) Check(ctx context.Context, i *image.Image) error {
-	if err := s.Err(); err != nil {
-		return err
-	}
 	if err := i.Check(); err != nil {
 		return fault.Wrap(fault.Device, err)
+	}
+	return s.Held(ctx)
+}
+
+// Held is Check for an image that another process has read, and checked.
+func (s *Snapshot) Held(ctx context.Context) error {
+	if err := s.Err(); err != nil {
+		return err
 	}
 	if s.held == nil {
 		return nil

@@ -72,7 +72,9 @@ func (i *Instance) start(ctx context.Context) (err error) {
 		return err
 	}
 	defer images.Close()
-	if err := i.choosePorts(ctx, o.Ports); err != nil {
+	if o.Isolated {
+		i.rec.Ports = nil
+	} else if err := i.choosePorts(ctx, o.Ports); err != nil {
 		return err
 	}
 	data, err := i.openData(time.Now().UTC().Truncate(time.Second))
@@ -93,6 +95,11 @@ func (i *Instance) start(ctx context.Context) (err error) {
 		tell(report, PhaseStart, fmt.Sprintf("%s has no scratch disk, and no snapshot of it can be taken: %v", i.Name(), err))
 	}
 	dialer, ok := i.r.hv.(vm.NetworkDialer)
+	if o.Isolated && !ok {
+		return fault.Errorf(fault.Usage, "%s gives every machine a network, and %s was restored to have none", i.r.hv.Name(), i.Name()).
+			Hintf("activate it, if it may have one: sovereign-build up %s --activate", i.Name())
+	}
+	ok = ok && !o.Isolated
 	if ok {
 		if m.Card, err = i.plugIn(o.Outbound); err != nil {
 			return err

@@ -268,6 +268,11 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 			return "", fmt.Errorf("the history of its disk is not written on: %w", err)
 		}
 		did = fmt.Sprintf("its disk is at epoch %d", rec.Continuity.Epoch)
+	case actSwap:
+		if err := i.finishSwap(now); err != nil {
+			return "", err
+		}
+		return "its data disk is another: " + d.why, nil
 	case actForget:
 		rec.Ends.InARow = 0
 		did = d.why

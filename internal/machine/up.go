@@ -38,6 +38,9 @@ func (in *installed) apply(o UpOptions) {
 	if o.Outbound != nil {
 		in.Options.Outbound = *o.Outbound
 	}
+	if o.Activate {
+		in.Options.Isolated = false
+	}
 	if o.Bounce != nil {
 		in.Options.Bounce = *o.Bounce
 	}
@@ -216,6 +219,10 @@ func (i *Instance) up(ctx context.Context, o UpOptions) error {
 					Hintf("take it down first: sovereign-build down %s", i.Name())
 			}
 		}
+	}
+	if alive && o.Activate && i.rec.Options.Isolated {
+		return fault.Errorf(fault.Usage, "%s runs isolated", i.Name()).
+			Hintf("take it down first: sovereign-build down %s", i.Name())
 	}
 	if alive && o.NewData {
 		return fault.Errorf(fault.Usage, "%s runs, with the data disk that it has", i.Name()).

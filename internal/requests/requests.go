@@ -86,3 +86,55 @@ type Line struct {
 	From string `json:"from,omitempty"`
 	Size int64  `json:"size,omitempty"` // bytes
 }
+
+// AddRepository is the body of PUT /v1/repositories/NAME.
+type AddRepository[Secrets any] struct {
+	URL        string  `json:"url"`
+	Secrets    Secrets `json:"secrets"`
+	Initialize bool    `json:"initialize,omitempty"`
+}
+
+// RepositoryAdded is the answer.
+type RepositoryAdded struct {
+	Key string `json:"key"`
+}
+
+// Backup is the body of …/backup.
+type Backup struct {
+	Repository string `json:"repository,omitempty"`
+	Bundle     bool   `json:"bundle,omitempty"`
+}
+
+// Verify is the body of POST /v1/backups/verify.
+type Verify struct {
+	Machine    string  `json:"machine,omitempty"`
+	Snapshot   string  `json:"snapshot,omitempty"`
+	Repository string  `json:"repository,omitempty"`
+	Percent    float64 `json:"percent,omitempty"`
+}
+
+// Restore is the body of POST …/restore: of the machine that is made, or whose
+// disk another takes the place of.
+type Restore struct {
+	Machine    string  `json:"machine"`
+	Snapshot   string  `json:"snapshot,omitempty"`
+	Repository string  `json:"repository,omitempty"`
+	InPlace    bool    `json:"in_place,omitempty"`
+	Bundle     *Bundle `json:"bundle,omitempty"`
+}
+
+// Forgotten is the answer to DELETE …/restore.
+type Forgotten struct {
+	Disks int `json:"disks"`
+}
+
+// Drill is the body of …/drill.
+type Drill struct {
+	Snapshot   string `json:"snapshot,omitempty"`
+	Repository string `json:"repository,omitempty"`
+}
+
+// Policy is the body of …/backup-policy.
+type Policy[P any] struct {
+	Policy *P `json:"policy,omitempty"`
+}

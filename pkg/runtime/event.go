@@ -17,6 +17,8 @@ const (
 	PhaseStatus Phase = "status"
 	// PhaseKeep: sovereignd did something, which Text says.
 	PhaseKeep Phase = "keep"
+	// PhaseProgress: something has come further, which Progress says.
+	PhaseProgress Phase = "progress"
 	// PhaseRemoved: the machine is no more.
 	PhaseRemoved Phase = "removed"
 )
@@ -29,6 +31,8 @@ type Event struct {
 	Machine string `json:"machine,omitempty"`
 	// Status is what the machine is now, with PhaseStatus.
 	Status *Status `json:"status,omitempty"`
+	// Progress is that of a backup, a restore or a check, with PhaseProgress.
+	Progress *Progress `json:"progress,omitempty"`
 }
 
 // Report takes events, in order, from one goroutine at a time. It may be nil.

@@ -45,6 +45,10 @@ type Options struct {
 	Accel     string      `json:"accel,omitempty"`
 	Outbound  bool        `json:"outbound,omitempty"`
 	Bounce    bool        `json:"bounce,omitempty"`
+	// Isolated: the machine has no network at all, whatever else is asked for.
+	// A restored copy is, until Up activates it: it has the keys and the
+	// identity of a machine that may still be alive.
+	Isolated bool `json:"isolated,omitempty"`
 }
 
 // UpOptions are what wanting a machine up changes of it. What is zero stays as
@@ -69,6 +73,8 @@ type UpOptions struct {
 	// the machine had: what is there is taken, or a blank one is made where
 	// nothing is. The machine must not run.
 	NewData bool `json:"new_data,omitempty"`
+	// Activate gives a restored machine its network. It must not run.
+	Activate bool `json:"activate,omitempty"`
 	// Replace is for a machine that is to run this bundle, with these options,
 	// now: where the machine is down, Install puts the bundle in the place of
 	// another one at once, without a trial; the other one stays as what Rollback

@@ -37,6 +37,8 @@ type Status struct {
 	Ports   []Port    `json:"ports"`
 	Machine MachineID `json:"machine"`
 	PID     int       `json:"pid,omitempty"`
+	// Isolated: it was restored, and has no network until it is activated.
+	Isolated bool `json:"isolated,omitempty"`
 	// Dir is the machine's directory on its host, where console.log is.
 	Dir string `json:"dir,omitempty"`
 	// Guest is what the agent says; nil when it was not asked or did not
@@ -48,6 +50,8 @@ type Status struct {
 	Continuity *Witnessed `json:"continuity,omitempty"`
 	// Supervision is nil where the instance was never installed.
 	Supervision *Supervision `json:"supervision,omitempty"`
+	// Backup is nil where no backup of it was ever asked for.
+	Backup *BackupStatus `json:"backup,omitempty"`
 }
 
 // BundleRef is the bundle that an instance was last started from.

@@ -32,6 +32,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/backups"
 	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
@@ -57,6 +58,10 @@ type Options struct {
 	// Network is that of the machines; the zero value lets them to none of this
 	// host's own addresses.
 	Network usernet.Config
+	// BackupProgram is sovereign-backup's path; "" is the one beside this
+	// program, or in PATH. It is needed only where something is backed up,
+	// checked or restored.
+	BackupProgram string
 	// Report takes what is done, for people; the machine is "" where it is
 	// about sovereignd itself. It is called from several goroutines, and may be
 	// nil.
@@ -150,6 +155,7 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 		changing: map[string]bool{}, hub: hub{readers: map[*reader]struct{}{}},
 	}
 	d.hello = control.NewHello(o.Version)
+	d.hello.Can = append(d.hello.Can, canBackup)
 	if d.blobs, err = control.NewBlobs(filepath.Join(r.Dir(), blobsDir), r.FindBlob); err == nil {
 		err = d.sweep()
 	}
@@ -164,9 +170,14 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	work, cancel := context.WithCancel(ctx)
+	d.work, d.stopWork = context.WithCancel(work)
+	if err := d.newBackups(work); err != nil {
+		cancel()
+		return errors.Join(err, l.Close(), r.Close())
+	}
 	var serving sync.WaitGroup
 	serving.Go(func() { d.accept(work, l, &serving) })
-	d.work, d.stopWork = context.WithCancel(work)
+	serving.Go(func() { d.backups.Run(work) })
 	if o.Guard != nil {
 		serving.Go(func() {
 			o.Guard.Run(work, d.processes, func(why string) {
@@ -188,6 +199,7 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 	}
 	err = errors.Join(err, l.Close())
 	serving.Wait()
+	d.closeBackups()
 	err = errors.Join(err, r.Close()) // of the machines' network what is here; they run on
 	if err == nil {
 		d.report("", "ends")
@@ -208,6 +220,8 @@ type daemon struct {
 	held     string // why there are no keepers
 
 	connections connections
+	backups     *backups.Manager
+	talks       sync.WaitGroup // drills' with this sovereignd
 
 	mu       sync.Mutex
 	keepers  map[string]*keeper
@@ -286,7 +300,7 @@ func (d *daemon) run(ctx context.Context, l *machine.Listener) error {
 			d.o.Guard.Wanted(wanted && d.holds() == "")
 		}
 		var idle <-chan time.Time
-		if wanted || d.connections.open() > 0 {
+		if wanted || d.connections.open() > 0 || d.backups.Busy() {
 			busy = time.Now()
 		} else if d.o.ExitWhenIdle {
 			if time.Since(busy) >= idleFor && d.connections.end() {

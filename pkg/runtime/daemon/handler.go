@@ -60,6 +60,7 @@ func (d *daemon) handler() http.Handler {
 	mux.HandleFunc("POST"+m+"/agent", d.postAgent)
 	mux.HandleFunc("POST"+m+"/console", d.postConsole)
 	mux.HandleFunc("POST"+m+"/ports/{port}", d.postPort)
+	d.backupHandlers(mux)
 	return mux
 }
 

@@ -21,6 +21,7 @@ func (d *daemon) status(ctx context.Context, name string, ask bool) (*runtime.St
 		return nil, err
 	}
 	d.addGuest(ctx, &s, ask)
+	s.Backup = d.backups.Status(name, time.Now())
 	return &s, nil
 }
 
@@ -55,6 +56,7 @@ func (d *daemon) statuses(ctx context.Context) ([]runtime.Status, error) {
 	}
 	for i := range all {
 		d.addGuest(ctx, &all[i], false)
+		all[i].Backup = d.backups.Status(all[i].Name, time.Now())
 	}
 	return all, nil
 }

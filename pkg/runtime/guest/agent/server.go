@@ -33,6 +33,9 @@ func NewHandler(b Backend) http.Handler {
 	if s, ok := b.(Snapshotter); ok {
 		h.snapshots(mux, s)
 	}
+	if c, ok := b.(RestoreChecker); ok {
+		mux.HandleFunc("POST /v1/restored", func(w http.ResponseWriter, r *http.Request) { h.restored(w, r, c) })
+	}
 	return h.paced(mux)
 }
 

@@ -146,3 +146,14 @@ func (g *guest) Grow(context.Context) error {
 	}
 	return err
 }
+
+// CheckRestored implements agent.RestoreChecker.
+func (g *guest) CheckRestored(ctx context.Context) (map[string]agent.RestoredService, error) {
+	manager, err := g.services()
+	if err != nil {
+		return nil, err
+	}
+	ctx, done := g.untilStop(ctx)
+	defer done()
+	return manager.CheckRestored(ctx), nil
+}

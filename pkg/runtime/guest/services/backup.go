@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/proc"
 )
 
@@ -53,10 +54,16 @@ func (n *service) beforeSnapshot(ctx context.Context) (marks string, err error) 
 			return "", fmt.Errorf("before a snapshot: %w", err)
 		}
 	}
-	if len(b.Marks) == 0 {
+	return n.marks(ctx)
+}
+
+// marks is what the service's copy is told by; "" where it has no such command.
+func (n *service) marks(ctx context.Context) (string, error) {
+	argv := n.spec.Backup.Marks
+	if len(argv) == 0 {
 		return "", nil
 	}
-	text, err := n.printed(ctx, b.Marks)
+	text, err := n.printed(ctx, argv)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("marks: %w", err)
@@ -64,6 +71,34 @@ func (n *service) beforeSnapshot(ctx context.Context) (marks string, err error) 
 		return "", fmt.Errorf("marks: %d bytes: want at most %d", len(text), maxMarks)
 	}
 	return text, nil
+}
+
+// CheckRestored has every service with a command for it say whether what it
+// found on a data disk that was restored is whole, one after the other, until
+// ctx ends: each reads all it has. Those without are absent.
+func (s *Manager) CheckRestored(ctx context.Context) map[string]agent.RestoredService {
+	found := map[string]agent.RestoredService{}
+	for _, n := range s.services {
+		b := n.spec.Backup
+		if b == nil || len(b.Check)+len(b.Marks) == 0 {
+			continue
+		}
+		var r agent.RestoredService
+		var err error
+		if r.Marks, err = n.marks(ctx); err != nil {
+			r.MarksError = err.Error()
+		}
+		if len(b.Check) > 0 {
+			begin := time.Now()
+			r.Checked = true
+			if _, err := n.printed(ctx, b.Check); err != nil {
+				r.Error = err.Error()
+			}
+			r.TookMS = time.Since(begin).Milliseconds()
+		}
+		found[n.spec.Name] = r
+	}
+	return found
 }
 
 // printed runs a command of the service to its end.

@@ -1,0 +1,209 @@
+package backups
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/sovereign-build/sovereign/internal/backupjob"
+	"github.com/sovereign-build/sovereign/pkg/backup"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+)
+
+const (
+	// drillPrefix begins the name of a drill's machine.
+	drillPrefix = "drill-"
+	// readyLimit is how long its services have to become healthy.
+	readyLimit = 10 * time.Minute
+	// checkLimit is how long the services' own checks may take.
+	checkLimit = time.Hour
+	// discardLimit is how long the machine may take to be gone.
+	discardLimit = time.Minute
+)
+
+// Drill restores a backup into a machine without a network that is nobody's,
+// has its services checked, and leaves a report in the repository, also of a
+// restore that failed. An error is of the drill itself: what it found is in the
+// report.
+func (m *Manager) Drill(ctx context.Context, name, id, repository string) (*backup.Drill, error) {
+	release, err := m.hold("the drill of " + name)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	state, err := m.State(name)
+	if err != nil {
+		return nil, err
+	}
+	repository, where, err := m.choose(repository, state)
+	if err != nil {
+		return nil, err
+	}
+	begin := time.Now()
+	d := &backup.Drill{Machine: name, At: now()}
+	err = m.drill(ctx, Restore{Machine: name, Snapshot: id, Repository: repository, As: drillName(name)}, d)
+	if err != nil {
+		return nil, m.noteDrill(ctx, name, err)
+	}
+	d.TookS = seconds(begin)
+	j := m.job(repository, where, backupjob.Report)
+	j.Machine, j.Drill = name, d
+	res, err := m.run(ctx, j, talk{})
+	if err == nil && len(res.Drills) != 1 {
+		err = fault.Errorf(fault.Internal, "%s told of %d reports", backupjob.Program, len(res.Drills))
+	}
+	if err != nil {
+		return nil, m.noteDrill(ctx, name, err)
+	}
+	d = &res.Drills[0]
+	if failed := d.Failed(); failed != nil {
+		m.o.Report(name, "the drill failed: "+failed.Error())
+		return d, m.noteState(name, func(s *State) { s.DrillFailed = noteFailure(s.DrillFailed, failed) })
+	}
+	m.o.Report(name, fmt.Sprintf("a restore of %s was proven: %.1f s to the disk, %.1f s to healthy services", d.Snapshot, d.RestoreS, d.BootS))
+	return d, m.noteState(name, func(s *State) {
+		s.Drill, s.DrillFailed = &Done{Snapshot: d.Snapshot, At: d.At, TookS: d.RestoreS + d.BootS}, nil
+	})
+}
+
+// noteState changes the state of a machine that may be none of this device.
+func (m *Manager) noteState(name string, f func(*State)) error {
+	if _, err := m.r.Wanted(name); err != nil {
+		return err
+	}
+	if !m.has(name) {
+		return nil
+	}
+	return m.change(name, f)
+}
+
+func (m *Manager) noteDrill(ctx context.Context, name string, err error) error {
+	if cancelled(ctx, err) || fault.ClassOf(err) == fault.Usage {
+		return err
+	}
+	m.o.Report(name, "no drill: "+err.Error())
+	return errors.Join(err, m.noteState(name, func(s *State) { s.DrillFailed = noteFailure(s.DrillFailed, err) }))
+}
+
+// drillName is the name of the machine of a drill.
+func drillName(name string) string {
+	name = drillPrefix + name
+	return name[:min(len(name), 32)]
+}
+
+// drill restores, boots and checks. What is wrong with the backup stands in the
+// report; what keeps the drill from being done is the error.
+func (m *Manager) drill(ctx context.Context, q Restore, d *backup.Drill) (err error) {
+	if err := m.r.Discard(ctx, q.As); err != nil {
+		return err
+	}
+	defer func() {
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardLimit)
+		defer cancel()
+		err = errors.Join(err, m.r.Discard(limit, q.As))
+	}()
+	about, err := m.fetch(ctx, q, q.As, "", "")
+	if err != nil {
+		return err
+	}
+	d.Snapshot, d.Taken = about.Snapshots[0].ID, about.Manifest.Taken
+	q.Snapshot = d.Snapshot
+	passed := d.Step("read", func() (string, error) {
+		begin := time.Now()
+		res, err := m.restoreNew(ctx, q, true)
+		d.RestoreS = seconds(begin)
+		if err != nil {
+			return "", err
+		}
+		d.Read = res.Read
+		return fmt.Sprintf("%d bytes, each held to its sum", res.Read), nil
+	})
+	if err := blame(ctx, passed); err != nil {
+		return err
+	}
+	if passed != nil {
+		return nil
+	}
+	machine := m.o.Host.Machine(q.As)
+	passed = d.Step("services", func() (string, error) {
+		begin := time.Now()
+		limit, cancel := context.WithTimeout(ctx, readyLimit)
+		defer cancel()
+		if err := machine.Up(limit, runtime.UpOptions{Restart: runtime.RestartNever}, nil); err != nil {
+			return "", err
+		}
+		s, err := machine.WaitReady(limit, nil)
+		d.BootS = seconds(begin)
+		if err != nil {
+			return "", err
+		}
+		return healthy(s), nil
+	})
+	if ctx.Err() != nil || passed != nil {
+		return context.Cause(ctx)
+	}
+	limit, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	m.checks(limit, machine, about.Manifest, d)
+	return context.Cause(ctx)
+}
+
+// blame tells what is wrong with the device, or the way to the repository, from
+// what is wrong with the backup.
+func blame(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err == nil || fault.ClassOf(err) == fault.Verification:
+		return nil
+	}
+	return err
+}
+
+func healthy(s runtime.Status) string {
+	n := 0
+	for _, v := range s.Guest.Services {
+		if v.Healthy {
+			n++
+		}
+	}
+	return fmt.Sprintf("%d of %d services are healthy", n, len(s.Guest.Services))
+}
+
+// checks has the guest's services say whether what they found is whole, and
+// whether it is what they had when the backup was made.
+func (m *Manager) checks(ctx context.Context, machine *runtime.Machine, b *backup.Manifest, d *backup.Drill) {
+	found, err := machine.CheckRestored(ctx)
+	if err != nil {
+		d.Step("checks", func() (string, error) { return "", err }) //nolint:errcheck // it stands in the report
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		c := found[name]
+		if c.Checked {
+			d.Checks = append(d.Checks, backup.Check{Name: name + ": check", Passed: c.Error == "", Said: c.Error, Seconds: float64(c.TookMS) / 1000})
+		}
+		was, marked := b.Marks[name]
+		switch {
+		case c.MarksError != "":
+			d.Checks = append(d.Checks, backup.Check{Name: name + ": marks", Said: c.MarksError})
+		case marked && was != c.Marks:
+			d.Checks = append(d.Checks, backup.Check{Name: name + ": marks", Said: fmt.Sprintf("it had %q when it was backed up, and has %q", was, c.Marks)})
+		case marked:
+			d.Checks = append(d.Checks, backup.Check{Name: name + ": marks", Passed: true, Said: was})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.Marks)) {
+		if _, ok := found[name]; !ok {
+			d.Checks = append(d.Checks, backup.Check{Name: name + ": marks", Said: "the service has none"})
+		}
+	}
+	if len(found) == 0 {
+		d.Skip("checks", "no service has one")
+	}
+	d.Judge()
+}

@@ -1,0 +1,375 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sovereign-build/sovereign/pkg/backup"
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+)
+
+// nameAndID takes NAME@ID apart.
+func nameAndID(text string) (name, id string, err error) {
+	name, id, at := strings.Cut(text, "@")
+	if name == "" || at && id == "" {
+		return "", "", fault.Errorf(fault.Usage, "%q is not NAME or NAME@ID", text).Hintf("see sovereign-build backups")
+	}
+	return name, id, nil
+}
+
+// withProgress does something that the device's events tell the progress of.
+func withProgress[T any](ctx context.Context, s *session, machine, verb string, do func(context.Context) (T, error)) (T, error) {
+	h, err := s.host()
+	if err != nil {
+		var none T
+		return none, err
+	}
+	watch, stop := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		meter := s.meter(verb)
+		// What is lost of the progress is nothing that the result does not say.
+		_ = h.Watch(watch, func(e runtime.Event) error {
+			if p := e.Progress; p != nil && e.Machine == machine {
+				meter(p.Done, p.Total)
+			}
+			return nil
+		})
+	}()
+	v, err := do(ctx)
+	stop()
+	<-watched
+	return v, err
+}
+
+func (s *session) backupCommand() *cobra.Command {
+	var to string
+	var withBundle bool
+	cmd := &cobra.Command{
+		Use:   "backup NAME",
+		Short: "Back a machine up",
+		Long: `Backup keeps a machine's data disk, as it was at one instant, in a repository,
+and what is needed besides to have the machine again. The machine goes on: its
+writes are held for some milliseconds. What the repository has already is not
+sent again; interrupted, the next backup goes on with what was sent. It returns
+when the backup is there and all that it leads to has been looked for.
+
+With --with-bundle the bundle's files are in it as well, so that it is restored
+where nothing else is.`,
+		Example: `  sovereign-build backup sql
+  sovereign-build backup sql --to away --with-bundle --json`,
+		Args: operands("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := s.machine(args[0])
+			if err != nil {
+				return err
+			}
+			begin := time.Now()
+			made, err := withProgress(cmd.Context(), s, m.Name(), "backed up", func(ctx context.Context) (backup.Snapshot, error) {
+				return m.Backup(ctx, to, withBundle)
+			})
+			if err != nil {
+				return err
+			}
+			return s.printer().result(made, func(w io.Writer) error {
+				held := ""
+				if made.Live {
+					held = fmt.Sprintf(", writes were held for %.0f ms", made.HoldMS)
+				}
+				_, err := fmt.Fprintf(w, "%s@%s: %s read, %s new%s (%.1f s)\n", m.Name(), oneLine(made.ID), mebibytes(made.Read), mebibytes(made.Stored), held, time.Since(begin).Seconds())
+				return err
+			})
+		},
+	}
+	cmd.Flags().StringVar(&to, "to", "", "the `repository` (default: that of the machine's policy, or the only one)")
+	cmd.Flags().BoolVar(&withBundle, "with-bundle", false, "keep the bundle's files as well")
+	cmd.AddCommand(s.backupVerifyCommand(), s.backupDrillCommand(), s.backupPolicyCommand())
+	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
+}
+
+func (s *session) backupsCommand() *cobra.Command {
+	var from string
+	cmd := &cobra.Command{
+		Use:   "backups [NAME]",
+		Short: "List backups",
+		Long: `Backups lists the backups of a machine, or without a name of all machines, that
+are in a repository, oldest first: also of machines that are, or were, on
+another device. PROVEN is the last drill that restored it.`,
+		Example: `  sovereign-build backups sql
+  sovereign-build backups --from away --json`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return operands("NAME")(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			h, err := s.host()
+			if err != nil {
+				return err
+			}
+			list, err := h.Backups(cmd.Context(), strings.Join(args, ""), from)
+			if err != nil {
+				return err
+			}
+			return s.printer().result(map[string]any{"backups": list}, func(w io.Writer) error { return writeBackups(w, list) })
+		},
+	}
+	cmd.Flags().StringVar(&from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")
+	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
+}
+
+func writeBackups(out io.Writer, list []backup.Snapshot) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	if len(list) == 0 {
+		fmt.Fprintln(w, "there is no backup")
+		return w.Flush()
+	}
+	fmt.Fprintln(w, "BACKUP\tAT\tDEVICE\tDISK\tNEW\tPROVEN")
+	for _, b := range list {
+		proven := "-"
+		if p := b.Proven; p != nil {
+			proven = fmt.Sprintf("%s, in %.0f s", p.At.Format(time.RFC3339), p.Took)
+		}
+		fmt.Fprintf(w, "%s@%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(b.Machine), oneLine(b.ID), b.At.Format(time.RFC3339), oneLine(b.Host), mebibytes(b.Read), mebibytes(b.Stored), proven)
+	}
+	return w.Flush()
+}
+
+func (s *session) backupVerifyCommand() *cobra.Command {
+	from, percent := "", 5.0
+	cmd := &cobra.Command{
+		Use:   "verify NAME[@ID]",
+		Short: "Look for all that a machine's backups need",
+		Long: `Verify looks whether all that a machine's backups lead to, or one of them, is in
+the repository, and reads a part of it, which is held to the sums that were taken
+from the disk. --read 100 reads all.`,
+		Example: `  sovereign-build backup verify sql --read 100`,
+		Args:    operands("NAME[@ID]"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, id, err := nameAndID(args[0])
+			if err != nil {
+				return err
+			}
+			return s.runVerify(cmd.Context(), name, id, from, percent)
+		},
+	}
+	s.deviceFlag(cmd)
+	cmd.Flags().StringVar(&from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")
+	cmd.Flags().Float64Var(&percent, "read", percent, "`percent` of the disks' content that is read")
+	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
+}
+
+func (s *session) backupDrillCommand() *cobra.Command {
+	var from string
+	cmd := &cobra.Command{
+		Use:   "drill NAME[@ID]",
+		Short: "Prove that a backup can be restored",
+		Long: `Drill restores the newest backup, or that of an ID, into a machine that is
+nobody's and has no network, waits until its services are healthy, and has them
+check what they found: PostgreSQL every index and table, by pg_amcheck. Then the
+machine is removed. What was found stands in the repository, as a report with the
+digest of the one before; status says when a restore was last proven. What is
+wrong ends the command with 6.`,
+		Example: `  sovereign-build backup drill sql
+  sovereign-build backup drill sql --from away --json`,
+		Args: operands("NAME[@ID]"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, id, err := nameAndID(args[0])
+			if err != nil {
+				return err
+			}
+			m, err := s.machine(name)
+			if err != nil {
+				return err
+			}
+			d, err := m.Drill(cmd.Context(), id, from)
+			if err != nil {
+				return err
+			}
+			if err := s.printer().result(d, func(w io.Writer) error { return writeDrill(w, d) }); err != nil {
+				return err
+			}
+			if d.Passed {
+				return nil
+			}
+			return told{int(fault.Verification)}
+		},
+	}
+	s.deviceFlag(cmd)
+	cmd.Flags().StringVar(&from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")
+	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
+}
+
+func writeDrill(out io.Writer, d backup.Drill) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	for _, c := range d.Checks {
+		verdict := "passed"
+		switch {
+		case c.Skipped != "":
+			verdict, c.Said = "skipped", c.Skipped
+		case !c.Passed:
+			verdict = "FAILED"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%.1f s\t%s\n", oneLine(c.Name), verdict, c.Seconds, oneLine(c.Said))
+	}
+	if d.Passed {
+		fmt.Fprintf(w, "a restore of %s@%s is proven: %.1f s to the disk, %.1f s to healthy services\n", oneLine(d.Machine), oneLine(d.Snapshot), d.RestoreS, d.BootS)
+	} else {
+		fmt.Fprintf(w, "a restore of %s@%s is NOT proven\n", oneLine(d.Machine), oneLine(d.Snapshot))
+	}
+	return w.Flush()
+}
+
+func (s *session) backupPolicyCommand() *cobra.Command {
+	var to, every, keep, drill string
+	var off, withBundle bool
+	cmd := &cobra.Command{
+		Use:   "policy NAME",
+		Short: "Say what is backed up by itself",
+		Long: `Policy says how often sovereignd backs a machine up, which backups are kept, and
+how often a restore is proven; without flags it shows what is. Backups that are
+late, that fail, or a repository that is away are alarms in status and in the
+events.
+
+Kept are the newest backups, and the newest of each of so many hours, days,
+weeks, months and years; and always the last one that a drill has restored.`,
+		Example: `  sovereign-build backup policy sql --to home --every 6h --keep latest=3,daily=7,weekly=5 --drill weekly
+  sovereign-build backup policy sql --off`,
+		Args: operands("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := s.machine(args[0])
+			if err != nil {
+				return err
+			}
+			status, err := m.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			p := &backup.Policy{}
+			if status.Backup != nil && status.Backup.Policy != nil {
+				p = status.Backup.Policy
+			} else if off || !cmd.Flags().Changed("every") && !cmd.Flags().Changed("drill") {
+				p = nil
+			}
+			changed := false
+			for _, name := range []string{"to", "every", "keep", "drill", "with-bundle", "off"} {
+				changed = changed || cmd.Flags().Changed(name)
+			}
+			if changed {
+				if p == nil && !off {
+					return fault.Errorf(fault.Usage, "--every or --drill is missing").Hintf("write for example --every 6h --drill weekly")
+				}
+				if p, err = s.changedPolicy(cmd, p, to, every, keep, drill, off, withBundle); err != nil {
+					return err
+				}
+				if err := m.SetBackupPolicy(cmd.Context(), p); err != nil {
+					return err
+				}
+			}
+			return s.printer().result(map[string]any{"name": m.Name(), "policy": p}, func(w io.Writer) error { return writePolicy(w, m.Name(), p) })
+		},
+	}
+	s.deviceFlag(cmd)
+	f := cmd.Flags()
+	f.StringVar(&to, "to", "", "the `repository` (default: the only one)")
+	f.StringVar(&every, "every", "", "the `time` between two backups: 30m, 6h, daily, never")
+	f.StringVar(&keep, "keep", "", "which are `kept`: latest=3,daily=7,weekly=5,monthly=12, or all (default all)")
+	f.StringVar(&drill, "drill", "", "the `time` between two drills: daily, weekly, never")
+	f.BoolVar(&withBundle, "with-bundle", false, "keep the bundle's files as well")
+	f.BoolVar(&off, "off", false, "do nothing by itself any more")
+	return exits(cmd, fault.Environment, fault.Device)
+}
+
+func (s *session) changedPolicy(cmd *cobra.Command, p *backup.Policy, to, every, keep, drill string, off, withBundle bool) (*backup.Policy, error) {
+	if off {
+		return nil, nil
+	}
+	f := cmd.Flags()
+	var errs []error
+	interval := func(flag, text string, into *int64) {
+		if !f.Changed(flag) {
+			return
+		}
+		d, err := backup.ParseInterval(text)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--%s: %w", flag, err))
+		}
+		*into = int64(d / time.Second)
+	}
+	interval("every", every, &p.EveryS)
+	interval("drill", drill, &p.DrillS)
+	if f.Changed("keep") {
+		var err error
+		if p.Keep, err = backup.ParseKeep(keep); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if f.Changed("with-bundle") {
+		p.Bundle = withBundle
+	}
+	if to != "" {
+		p.Repository = to
+	}
+	if p.Repository == "" {
+		h, err := s.host()
+		if err != nil {
+			return nil, err
+		}
+		list, err := h.Repositories(cmd.Context())
+		switch {
+		case err != nil:
+			return nil, err
+		case len(list) != 1:
+			errs = append(errs, fault.Errorf(fault.Usage, "--to is missing: the device has %d repositories", len(list)).
+				Hintf("see sovereign-build repository list"))
+		default:
+			p.Repository = list[0].Name
+		}
+	}
+	return p, errors.Join(errs...)
+}
+
+func writePolicy(w io.Writer, name string, p *backup.Policy) error {
+	if p == nil {
+		_, err := fmt.Fprintf(w, "%s is not backed up by itself\n", name)
+		return err
+	}
+	interval := func(d time.Duration) string {
+		if d == 0 {
+			return "never by itself"
+		}
+		return "every " + d.String()
+	}
+	_, err := fmt.Fprintf(w, "%s: backup %s to %s, keep %s, drill %s\n", name, interval(p.Every()), oneLine(p.Repository), p.Keep, interval(p.Drill()))
+	return err
+}
+
+// writeBackup writes what is known of a machine's backups into its status.
+func writeBackup(w io.Writer, b *runtime.BackupStatus) {
+	if b == nil {
+		return
+	}
+	if d := b.Last; d != nil {
+		fmt.Fprintf(w, "  backup\t%s\t%s, took %.1f s\n", d.At.Format(time.RFC3339), oneLine(d.Snapshot), d.TookS)
+	} else {
+		fmt.Fprintf(w, "  backup\tnone\t\n")
+	}
+	if d := b.Proven; d != nil {
+		fmt.Fprintf(w, "  restore proven\t%s\t%s, in %.1f s\n", d.At.Format(time.RFC3339), oneLine(d.Snapshot), d.TookS)
+	} else {
+		fmt.Fprintf(w, "  restore proven\tnever\t\n")
+	}
+	for _, a := range b.Alarms {
+		fmt.Fprintf(w, "  ALARM\t%s\t\n", oneLine(a))
+	}
+}
