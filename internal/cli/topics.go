@@ -32,7 +32,7 @@ func (s *session) topics() []topic {
 			s.dsnCommand(), s.forwardCommand(), s.credentialsCommand(), s.secretCommand(), s.reindexCommand(),
 		}},
 		{"devices", "Devices", "The computers that machines run on: this one, and others.", []*cobra.Command{
-			s.deviceCommand(), s.doctorCommand(),
+			s.deployCommand(), s.deviceCommand(), s.doctorCommand(),
 		}},
 		{"program", "This program", "Sovereign-build itself.", []*cobra.Command{
 			s.completionCommand(), s.versionCommand(),
@@ -45,7 +45,7 @@ func (s *session) addTopics(root *cobra.Command) {
 	for _, t := range s.topics() {
 		root.AddGroup(&cobra.Group{ID: t.id, Title: t.title + ":"})
 		for _, cmd := range t.commands {
-			if t.id == "machines" || t.id == "inside" {
+			if t.id == "machines" || t.id == "inside" || cmd.Name() == "deploy" {
 				s.deviceFlag(cmd)
 			}
 			cmd.GroupID = t.id

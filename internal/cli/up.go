@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -43,20 +44,9 @@ at the last up; they take effect when the machine is started the next time.`,
 			if limit < 0 {
 				return fault.Errorf(fault.Usage, "--restart-limit %d is below 0", limit)
 			}
-			r := runtime.UpOptions{
-				MemoryMiB: size.MemoryMiB, CPUs: size.CPUs, Ports: size.Ports,
-				Restart: runtime.Restart(restart), NewData: size.NewData,
-			}
 			f := cmd.Flags()
-			if f.Changed("accel") {
-				r.Accel = size.Accel
-			}
-			if f.Changed("outbound") {
-				r.Outbound = &size.Outbound
-			}
-			if f.Changed("bounce") {
-				r.Bounce = &size.Bounce
-			}
+			r := size.upOptions(f)
+			r.Restart = runtime.Restart(restart)
 			if f.Changed("restart-limit") {
 				r.Limit = &limit
 			}
@@ -68,6 +58,22 @@ at the last up; they take effect when the machine is started the next time.`,
 	f.StringVar(&restart, "restart", "", "start a machine that ended by itself again: always or never (default always)")
 	f.IntVar(&limit, "restart-limit", 10, "give up after so many ends in a row, each before the services were healthy for a minute; 0: `never`")
 	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
+}
+
+// upOptions are what the flags of sizeFlags say; those that are not given leave
+// a machine as it is.
+func (o sizes) upOptions(f *pflag.FlagSet) runtime.UpOptions {
+	r := runtime.UpOptions{MemoryMiB: o.MemoryMiB, CPUs: o.CPUs, Ports: o.Ports, NewData: o.NewData}
+	if f.Changed("accel") {
+		r.Accel = o.Accel
+	}
+	if f.Changed("outbound") {
+		r.Outbound = &o.Outbound
+	}
+	if f.Changed("bounce") {
+		r.Bounce = &o.Bounce
+	}
+	return r
 }
 
 func (s *session) runUp(ctx context.Context, target string, o runtime.UpOptions, limit time.Duration) error {

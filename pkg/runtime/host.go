@@ -223,6 +223,9 @@ type HostInfo struct {
 	Arch     string   `json:"arch"`      // "amd64" or "arm64"
 	StateDir string   `json:"state_dir"` // there
 	PID      int      `json:"pid"`       // there
+	// Free is the room in the file system of StateDir, bytes; 0 where an older
+	// sovereignd does not say.
+	Free int64 `json:"free,omitempty"`
 }
 
 // Info asks the host's sovereignd about itself.

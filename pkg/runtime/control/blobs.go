@@ -77,6 +77,9 @@ func freeAt(dir string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
+// Free is the room in the directory's file system, bytes.
+func (b *Blobs) Free() (int64, error) { return b.room(b.dir) }
+
 func (b *Blobs) file(digest string) string {
 	return filepath.Join(b.dir, strings.Replace(digest, ":", "-", 1))
 }

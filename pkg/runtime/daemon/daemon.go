@@ -188,10 +188,14 @@ func (d *daemon) report(name, text string) {
 
 // info is what GET /v1/version says.
 func (d *daemon) info() runtime.HostInfo {
-	return runtime.HostInfo{
+	i := runtime.HostInfo{
 		Version: d.o.Version, Protocol: control.MaxVersion, Can: d.hello.Can,
 		Arch: goruntime.GOARCH, StateDir: d.r.Dir(), PID: os.Getpid(),
 	}
+	if free, err := d.blobs.Free(); err == nil { // who sends is told so anyway
+		i.Free = free
+	}
+	return i
 }
 
 func (d *daemon) keeper(name string) *keeper {

@@ -98,6 +98,10 @@ func (d Device) Local() bool { return d.kind == local }
 // SSH is the destination of a device that is reached by ssh.
 func (d Device) SSH() (destination string, ok bool) { return d.to, d.kind == bySSH }
 
+// Installs says whether Install puts a sovereignd on the device: elsewhere that
+// is its owner's to do.
+func (d Device) Installs() bool { return d.kind == bySSH }
+
 // connect is what ssh runs on a device: the sovereignd that Install has put
 // there, or else that of PATH. The user's login shell reads it, whichever that
 // is, so that it is one line, and has no quotes or backslashes inside.
