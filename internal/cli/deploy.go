@@ -303,15 +303,18 @@ func writeDeployPlan(out io.Writer, r DeployPlan) error {
 	}
 	for _, f := range t.Files {
 		what := mebibytes(f.Bytes)
-		if f.There {
+		switch {
+		case f.There:
 			what = "is there"
+		case f.Chunks > 0:
+			what += fmt.Sprintf(", %d of %d chunks", f.Missing, f.Chunks)
 		}
 		fmt.Fprintf(w, "  %s\t%s\t%s\n", f.File, mebibytes(f.Size), what)
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	line := fmt.Sprintf("%s of %s would travel", mebibytes(t.Bytes), mebibytes(t.Size))
+	line := fmt.Sprintf("%s of %s would travel, compressed", mebibytes(t.Bytes), mebibytes(t.Size))
 	if t.Free > 0 {
 		line += fmt.Sprintf("; %s are free there", mebibytes(t.Free))
 	}

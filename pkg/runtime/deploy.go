@@ -111,7 +111,7 @@ func (h *Host) PlanDeploy(ctx context.Context, bundleDir, name string) (*Deploym
 		return nil, err
 	}
 	p.Transfer = *t
-	if err := h.compare(ctx, &p.Transfer); err != nil {
+	if err := h.compare(ctx, &p.Transfer, true); err != nil {
 		return nil, err
 	}
 	return p, h.room(ctx, &p.Transfer)

@@ -1,8 +1,10 @@
 package runtime_test
 
 import (
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -118,5 +120,44 @@ func TestDeployWithoutRoom(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(filepath.Join(f.dir, "blobs")); err != nil || len(entries) != 0 {
 		t.Errorf("sent: %v, %v", entries, err)
+	}
+}
+
+// After a small change only what is new of an image travels, and the plan says
+// so before; over a host that cannot take chunks, all of it.
+func TestDeployChunks(t *testing.T) {
+	f := setup(t)
+	ctx := deadline(t)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	image := make([]byte, 4<<20)
+	for i := range image {
+		image[i] = byte(rnd.Uint32())
+	}
+	write := func(dir string, image []byte) {
+		t.Helper()
+		if err := machinetest.MakeBundleOf(ctx, dir, image, "fake=quick"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one, two := f.bundle+"-one", f.bundle+"-two"
+	write(one, image)
+	write(two, slices.Concat(image[:1<<20], []byte("what is new in it"), image[1<<20:]))
+	if _, err := f.Deploy(ctx, one, "", runtime.UpOptions{}, 0, nil); err != nil {
+		t.Fatal(err)
+	}
+	p, err := f.PlanDeploy(ctx, two, "")
+	if err != nil || p.Transfer.Bytes == 0 || p.Transfer.Bytes > p.Transfer.Size/20 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	r, err := f.Deploy(ctx, two, "", runtime.UpOptions{}, 0, nil)
+	if err != nil || r.Result != runtime.UpdateCommitted {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	v := r.Status.Supervision
+	if err := bundle.Verify(ctx, filepath.Join(f.dir, "instances", "sql", "slots", string(v.Active))); err != nil {
+		t.Error(err)
+	}
+	if entries, err := os.ReadDir(filepath.Join(f.dir, "blobs")); err != nil || len(entries) != 0 {
+		t.Errorf("left: %v, %v", entries, err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,10 +46,24 @@ type TransferFile struct {
 	Size   int64  `json:"size"`
 	// Bytes is how much of it travels: none where the host has it.
 	Bytes int64 `json:"bytes"`
+	// Chunks is into how many parts it is cut by its content, and Missing how
+	// many of them the host has in none of its images; 0 where it travels in
+	// one piece.
+	Chunks  int `json:"chunks,omitempty"`
+	Missing int `json:"missing,omitempty"`
 	// There: the host has it as a whole.
 	There bool `json:"there"`
 
 	path string
+	room int64 // that it has on the host's disk already, in part
+}
+
+// minChunked is the size from which a file travels in chunks, bytes.
+const minChunked = 64 << 10
+
+// chunked says whether it does.
+func (f *TransferFile) chunked(s *control.Session) bool {
+	return f.Size >= minChunked && s.Peer.Has(control.CanChunks)
 }
 
 // newTransfer is all of a bundle.
@@ -74,9 +89,35 @@ func newTransfer(dir string, m *bundle.Manifest) (*Transfer, error) {
 	return t, nil
 }
 
+// compare asks what the host has of a file, with plan also in its other images.
+func (f *TransferFile) compare(ctx context.Context, s *control.Session, plan bool) error {
+	whole, offset, err := s.HasBlob(ctx, f.Digest)
+	if f.There = whole; err != nil || whole {
+		return err
+	}
+	f.Bytes = f.Size
+	if offset < f.Size {
+		f.Bytes, f.room = f.Size-offset, offset
+	}
+	if !plan || !f.chunked(s) {
+		return nil
+	}
+	content, err := f.open()
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	p, _, err := s.PutChunks(ctx, f.Digest, f.File, f.Size, content, true)
+	if f.There = p.Whole; err == nil {
+		f.Bytes, f.Chunks, f.Missing, f.room = p.Bytes, p.Chunks, p.Missing, max(f.room, p.Room)
+	}
+	return err
+}
+
 // compare asks the host what it has of the files, all at the same time: over a
-// slow link each question is a way there and back.
-func (h *Host) compare(ctx context.Context, t *Transfer) error {
+// slow link each question is a way there and back. With plan it is found out
+// what exactly would travel, for which the host reads its images.
+func (h *Host) compare(ctx context.Context, t *Transfer, plan bool) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
 	var info HostInfo
@@ -84,16 +125,7 @@ func (h *Host) compare(ctx context.Context, t *Transfer) error {
 	for n := range t.Files {
 		f := &t.Files[n]
 		group.Go(func() error {
-			return h.whileLost(ctx, func(s *control.Session) error {
-				whole, offset, err := s.HasBlob(ctx, f.Digest)
-				if f.There = whole; !whole {
-					f.Bytes = f.Size
-					if offset < f.Size {
-						f.Bytes -= offset
-					}
-				}
-				return err
-			})
+			return h.whileLost(ctx, func(s *control.Session) error { return f.compare(ctx, s, plan) })
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -127,9 +159,7 @@ func (h *Host) whileLost(ctx context.Context, request func(*control.Session) err
 func (h *Host) room(ctx context.Context, t *Transfer) error {
 	need := t.Size + sendReserve
 	for _, f := range t.Files {
-		if !f.There {
-			need -= f.Size - f.Bytes // a part has its room already
-		}
+		need -= f.room
 	}
 	if t.Bytes == 0 || t.Free == 0 || t.Free >= need {
 		return nil
@@ -143,7 +173,7 @@ func (h *Host) room(ctx context.Context, t *Transfer) error {
 func (h *Host) send(ctx context.Context, dir string, m *bundle.Manifest, report Report) (digest string, err error) {
 	t, err := newTransfer(dir, m)
 	if err == nil {
-		err = h.compare(ctx, t)
+		err = h.compare(ctx, t, false)
 	}
 	if err == nil {
 		err = h.room(ctx, t)
@@ -161,41 +191,62 @@ func (h *Host) send(ctx context.Context, dir string, m *bundle.Manifest, report 
 	return t.Digest, nil
 }
 
-// sendFile sends a file by its digest. Where the link breaks it goes on where
-// that was, as long as it gets on at all.
-func (h *Host) sendFile(ctx context.Context, t *TransferFile, report Report) error {
-	f, err := os.OpenFile(t.path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+// open opens the file that is to be sent.
+func (f *TransferFile) open() (_ *os.File, err error) {
+	file, err := os.OpenFile(f.path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return unreadable(t.path, err)
+		return nil, unreadable(f.path, err)
 	}
-	defer f.Close()
-	info, err := f.Stat()
+	defer func() {
+		if err != nil {
+			file.Close()
+		}
+	}()
+	info, err := file.Stat()
 	switch {
 	case err != nil:
-		return fault.Wrap(fault.Environment, err)
+		return nil, fault.Wrap(fault.Environment, err)
 	case !info.Mode().IsRegular():
-		return fault.Errorf(fault.Verification, "%s is not a regular file", t.path).Hintf(bundleHint)
-	case info.Size() != t.Size:
-		return fault.Errorf(fault.Verification, "%s: expected %d bytes, got %d", t.path, t.Size, info.Size()).Hintf(bundleHint)
+		return nil, fault.Errorf(fault.Verification, "%s is not a regular file", f.path).Hintf(bundleHint)
+	case info.Size() != f.Size:
+		return nil, fault.Errorf(fault.Verification, "%s: expected %d bytes, got %d", f.path, f.Size, info.Size()).Hintf(bundleHint)
 	}
-	content := &told{r: f, name: t.File, size: t.Size, report: report, said: time.Now()}
+	return file, nil
+}
+
+// sendFile sends a file by its digest. Where the link breaks it goes on where
+// that was, as long as it gets on at all.
+func (h *Host) sendFile(ctx context.Context, f *TransferFile, report Report) error {
+	file, err := f.open()
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	content := &told{r: file, name: f.File, size: f.Size, report: report, said: time.Now()}
+	// An image on the host may have changed while it was taken for a part of this
+	// one; then it is sent in one piece.
+	inOne := false
 	for lost, best := 0, int64(-1); ; {
-		offset, err := h.sendRest(ctx, content, t.Digest, t.Size)
+		there, err := h.sendRest(ctx, content, f, inOne)
 		if err == nil {
 			return nil
 		}
 		if fault.ClassOf(err) == fault.Verification {
-			return fault.Errorf(fault.Verification, "%s: %w", t.path, err).Hintf(bundleHint)
+			if !inOne {
+				inOne = true
+				continue
+			}
+			return fault.Errorf(fault.Verification, "%s: %w", f.path, err).Hintf(bundleHint)
 		}
 		if !errors.Is(err, control.ErrLost) && !errors.Is(err, errElsewhere) || ctx.Err() != nil {
-			return fmt.Errorf("sending %s: %w", t.path, err)
+			return fmt.Errorf("sending %s: %w", f.path, err)
 		}
 		lost++
-		if offset > best {
-			lost, best = 0, offset
+		if there > best {
+			lost, best = 0, there
 		}
 		if lost >= tries {
-			return fmt.Errorf("sending %s: %w", t.path, err)
+			return fmt.Errorf("sending %s: %w", f.path, err)
 		}
 	}
 }
@@ -206,12 +257,20 @@ type told struct {
 	name   string
 	size   int64
 	report Report
-	said   time.Time
+
+	mu   sync.Mutex
+	said time.Time
 }
 
 func (t *told) ReadAt(b []byte, at int64) (int, error) {
-	if now := time.Now(); now.Sub(t.said) >= tellEvery {
+	t.mu.Lock()
+	now := time.Now()
+	tell := now.Sub(t.said) >= tellEvery
+	if tell {
 		t.said = now
+	}
+	t.mu.Unlock()
+	if tell {
 		t.report.tell(PhaseInstall, fmt.Sprintf("sending %s: %d of %d MiB", t.name, at>>20, t.size>>20))
 	}
 	return t.r.ReadAt(b, at)
@@ -232,21 +291,28 @@ func unreadable(path string, err error) error {
 // errElsewhere: another program sends the same blob.
 var errElsewhere = errors.New("another program sends it too")
 
-// sendRest asks what is there of a blob and sends the rest. offset is what was
-// there.
-func (h *Host) sendRest(ctx context.Context, f io.ReaderAt, digest string, size int64) (offset int64, err error) {
+// sendRest asks what is there of a file and sends the rest. there is how many of
+// its bytes were.
+func (h *Host) sendRest(ctx context.Context, content io.ReaderAt, f *TransferFile, inOne bool) (there int64, err error) {
 	s, err := h.open(ctx)
 	if err != nil {
 		return 0, err
 	}
-	whole, offset, err := s.HasBlob(ctx, digest)
+	if !inOne && f.chunked(s) {
+		p, _, err := s.PutChunks(ctx, f.Digest, f.File, f.Size, content, false)
+		if p.Chunks > 0 {
+			there = f.Size - p.Bytes
+		}
+		return there, h.said(ctx, err)
+	}
+	whole, offset, err := s.HasBlob(ctx, f.Digest)
 	if err != nil || whole {
 		return offset, h.said(ctx, err)
 	}
-	if offset >= size && size > 0 {
+	if offset >= f.Size && f.Size > 0 {
 		offset = 0 // it is another's of a wrong size, or what is there is wrong
 	}
-	err = s.PutBlob(ctx, digest, size, offset, f)
+	err = s.PutBlob(ctx, f.Digest, f.Size, offset, content)
 	if errors.Is(err, control.ErrOffset) {
 		err = fmt.Errorf("%w: %w", errElsewhere, err)
 	}

@@ -2,17 +2,16 @@ package control
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"math/bits"
 	"net/url"
 	"strconv"
+	"time"
 
 	chunkers "github.com/PlakarKorp/go-cdc-chunkers"
 	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // registers chunker
@@ -72,8 +71,8 @@ type chunk struct {
 	size   int
 }
 
-// cut cuts what r has, as a blob of that size is cut.
-func cut(r io.Reader, size int64, each func(chunk) error) error {
+// cutChunks cuts what r has, as a blob of that size is cut.
+func cutChunks(r io.Reader, size int64, each func(chunk) error) error {
 	usual := usualChunk(size)
 	c, err := chunkers.NewChunker(chunker, r, &chunkers.ChunkerOpts{MinSize: usual / 4, NormalSize: usual, MaxSize: usual * 8})
 	if err != nil {
@@ -148,11 +147,13 @@ type ChunkPlan struct {
 	// any compression.
 	Missing int   `json:"missing"`
 	Bytes   int64 `json:"bytes"`
+	// Room is what an earlier attempt has taken of the disk already, bytes.
+	Room int64 `json:"room,omitempty"`
 }
 
-// line is what the receiver says: a plan, or why there is none, or that all is
-// there as no error is.
-type line struct {
+// reply is a line of what the receiver says: a plan, or an error; the last one
+// is empty where the blob is there.
+type reply struct {
 	ChunkPlan
 	failure
 }
@@ -160,9 +161,9 @@ type line struct {
 // bitmap says of each chunk whether it is missing.
 type bitmap []byte
 
-func newBitmap(n int) bitmap        { return make(bitmap, (n+7)/8) }
-func (b bitmap) set(i int)          { b[i/8] |= 1 << (i % 8) }
-func (b bitmap) has(i int) bool     { return b[i/8]&(1<<(i%8)) != 0 }
+func newBitmap(n int) bitmap    { return make(bitmap, (n+7)/8) }
+func (b bitmap) set(i int)      { b[i/8] |= 1 << (i % 8) }
+func (b bitmap) has(i int) bool { return b[i/8]&(1<<(i%8)) != 0 }
 func (b bitmap) count() (count int) {
 	for _, v := range b {
 		count += bits.OnesCount8(v)
@@ -170,13 +171,13 @@ func (b bitmap) count() (count int) {
 	return count
 }
 
-// readLine reads what the receiver says.
+// readPlan reads a line of what the receiver says.
 func readPlan(r *bufio.Reader) (ChunkPlan, error) {
 	text, err := readLine(r, maxPlan)
 	if err != nil {
 		return ChunkPlan{}, err
 	}
-	var l line
+	var l reply
 	if err := json.Unmarshal([]byte(text), &l); err != nil {
 		return ChunkPlan{}, fault.Errorf(fault.Device, "sovereignd's answer: %w", err)
 	}
@@ -203,8 +204,7 @@ func (s *Session) PutChunks(ctx context.Context, digest, name string, size int64
 	defer stream.Close()
 	source := &source{r: io.NewSectionReader(content, 0, size)}
 	out := &counted{w: stream}
-	in := bufio.NewReader(stream)
-	p, err = s.putChunks(out, in, size, content, source, plan)
+	p, err = putChunks(out, size, content, source, plan)
 	if sourceErr := source.failed(); sourceErr != nil {
 		return p, out.n, fault.Errorf(fault.Environment, "reading the blob %s: %w", digest, sourceErr)
 	}
@@ -215,32 +215,74 @@ func (s *Session) PutChunks(ctx context.Context, digest, name string, size int64
 	return p, out.n, err
 }
 
-func (s *Session) putChunks(out *counted, in *bufio.Reader, size int64, content io.ReaderAt, source *source, plan bool) (p ChunkPlan, err error) {
+func putChunks(out *counted, size int64, content io.ReaderAt, source *source, plan bool) (ChunkPlan, error) {
 	var list []chunk
-	if err := cut(source, size, func(c chunk) error { list = append(list, c); return nil }); err != nil {
-		return p, err
+	if err := cutChunks(source, size, func(c chunk) error { list = append(list, c); return nil }); err != nil {
+		return ChunkPlan{}, err
 	}
-	if _, err := out.Write(appendChunks(nil, list)); err != nil {
-		return p, said(in, err)
+	// It is listened to all the time: a receiver that has had enough reads no
+	// more, and who only writes would wait for it.
+	answers := listen(out.w)
+	_, err := out.Write(appendChunks(nil, list))
+	a := <-answers
+	switch {
+	case a.err != nil:
+		return ChunkPlan{}, a.err
+	case a.Whole:
+		return a.ChunkPlan, nil
+	case err != nil:
+		return ChunkPlan{}, err
 	}
-	if p, err = readPlan(in); err != nil || p.Whole {
-		return p, err
-	}
-	missing := newBitmap(len(list))
-	if _, err := io.ReadFull(in, missing); err != nil {
-		return p, err
-	}
-	if n := missing.count(); n != p.Missing || p.Chunks != len(list) {
-		return p, fault.Errorf(fault.Device, "sovereignd asks for %d chunks of %d, and names %d of %d", p.Missing, p.Chunks, n, len(list))
+	if n := a.missing.count(); n != a.Missing || a.Chunks != len(list) {
+		return ChunkPlan{}, fault.Errorf(fault.Device, "sovereignd asks for %d chunks of %d, and names %d of %d", a.Missing, a.Chunks, n, len(list))
 	}
 	if plan {
-		return p, nil
+		return a.ChunkPlan, nil
 	}
-	if err := sendChunks(out, list, missing, content, source); err != nil {
-		return p, said(in, err)
+	if err = sendChunks(out, list, a.missing, content, source); err == nil {
+		err = out.w.CloseWrite()
 	}
-	_, err = readPlan(in)
-	return p, err
+	if err != nil && source.failed() != nil {
+		return a.ChunkPlan, err // and the receiver waits for more
+	}
+	if end := <-answers; end.err != nil {
+		err = end.err
+	}
+	return a.ChunkPlan, err
+}
+
+// answer is what a receiver says to a list, or at the end.
+type answer struct {
+	ChunkPlan
+	missing bitmap
+	err     error
+}
+
+// listen gives both answers, or one that is an error: then whoever writes is let
+// go. It ends with the stream.
+func listen(s *Stream) <-chan answer {
+	answers := make(chan answer, 2)
+	go func() {
+		in := bufio.NewReader(s)
+		for n := range 2 {
+			var a answer
+			a.ChunkPlan, a.err = readPlan(in)
+			if n == 0 && a.err == nil && !a.Whole {
+				if a.Chunks < 0 || a.Chunks > maxChunks {
+					a.err = fault.Errorf(fault.Device, "sovereignd speaks of %d chunks", a.Chunks)
+				} else {
+					a.missing = newBitmap(a.Chunks)
+					_, a.err = io.ReadFull(in, a.missing)
+				}
+			}
+			answers <- a
+			if a.err != nil {
+				_ = s.SetWriteDeadline(time.Now()) // or it is closed, which does as well
+				return
+			}
+		}
+	}()
+	return answers
 }
 
 // sendChunks sends those that are missing, one behind the other, compressed.
@@ -261,18 +303,9 @@ func sendChunks(out *counted, list []chunk, missing bitmap, content io.ReaderAt,
 	return w.Close()
 }
 
-// said is why the peer takes no more, where it says so.
-func said(in *bufio.Reader, err error) error {
-	var own *fault.Error
-	if _, said := readPlan(in); errors.As(said, &own) {
-		return said
-	}
-	return err
-}
-
 // counted counts what passes.
 type counted struct {
-	w io.Writer
+	w *Stream
 	n int64
 }
 
@@ -281,6 +314,3 @@ func (c *counted) Write(b []byte) (int, error) {
 	c.n += int64(n)
 	return n, err
 }
-
-var _ = fmt.Sprint
-var _ = bytes.NewReader

@@ -125,8 +125,9 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 		r: r, o: o, keepers: map[string]*keeper{}, broken: map[string]string{}, poked: make(chan struct{}, 1),
 		changing: map[string]bool{}, hub: hub{readers: map[*reader]struct{}{}},
 	}
-	d.hello = control.NewHello(o.Version)
+	d.hello = control.NewHello(o.Version, control.CanChunks)
 	if d.blobs, err = control.NewBlobs(filepath.Join(r.Dir(), blobsDir), r.FindBlob); err == nil {
+		d.blobs.Seeds = r.Seeds
 		err = d.sweep()
 	}
 	if err != nil {
