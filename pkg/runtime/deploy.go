@@ -19,7 +19,7 @@ import (
 // time.
 func (h *Host) Deploy(ctx context.Context, bundleDir, name string, o UpOptions, limit time.Duration, report Report) (UpdateResult, error) {
 	begin := time.Now()
-	p, m, err := h.plan(ctx, bundleDir, name)
+	p, m, err := h.lookAt(ctx, bundleDir, name)
 	if err != nil {
 		return UpdateResult{}, err
 	}
@@ -102,7 +102,7 @@ type Deployment struct {
 
 // PlanDeploy says what Deploy would do, and changes nothing.
 func (h *Host) PlanDeploy(ctx context.Context, bundleDir, name string) (*Deployment, error) {
-	p, m, err := h.plan(ctx, bundleDir, name)
+	p, m, err := h.lookAt(ctx, bundleDir, name)
 	if err != nil {
 		return nil, err
 	}
@@ -110,11 +110,14 @@ func (h *Host) PlanDeploy(ctx context.Context, bundleDir, name string) (*Deploym
 	if err != nil {
 		return nil, err
 	}
-	p.Transfer = *t
-	if err := h.compare(ctx, &p.Transfer, true); err != nil {
-		return nil, err
+	if err = h.compare(ctx, t); err == nil {
+		err = h.room(ctx, t)
 	}
-	return p, h.room(ctx, &p.Transfer)
+	if err == nil {
+		err = h.plan(ctx, t)
+	}
+	p.Transfer = *t
+	return p, err
 }
 
 // PlanFirst is what Deploy does on a host that has no sovereignd yet.
@@ -137,8 +140,8 @@ func PlanFirst(bundleDir, name string) (*Deployment, error) {
 	return &Deployment{Name: name, Kind: "install", Transfer: *t, dir: dir}, nil
 }
 
-// plan finds out which machine a bundle is for, and what there is of it.
-func (h *Host) plan(ctx context.Context, bundleDir, name string) (*Deployment, *bundle.Manifest, error) {
+// lookAt finds out which machine a bundle is for, and what there is of it.
+func (h *Host) lookAt(ctx context.Context, bundleDir, name string) (*Deployment, *bundle.Manifest, error) {
 	dir, m, err := loadBundle(bundleDir)
 	if err != nil {
 		return nil, nil, err

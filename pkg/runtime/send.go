@@ -89,17 +89,55 @@ func newTransfer(dir string, m *bundle.Manifest) (*Transfer, error) {
 	return t, nil
 }
 
-// compare asks what the host has of a file, with plan also in its other images.
-func (f *TransferFile) compare(ctx context.Context, s *control.Session, plan bool) error {
-	whole, offset, err := s.HasBlob(ctx, f.Digest)
-	if f.There = whole; err != nil || whole {
+// compare asks the host what it has of the files, all at the same time: over a
+// slow link each question is a way there and back.
+func (h *Host) compare(ctx context.Context, t *Transfer) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(8)
+	var info HostInfo
+	group.Go(func() (err error) { info, err = h.Info(ctx); return err })
+	for n := range t.Files {
+		f := &t.Files[n]
+		group.Go(func() error {
+			return h.whileLost(ctx, func(s *control.Session) error {
+				whole, offset, err := s.HasBlob(ctx, f.Digest)
+				f.There, f.Bytes, f.room = whole, f.Size, 0
+				if whole {
+					f.Bytes = 0
+				} else if offset < f.Size {
+					f.Bytes, f.room = f.Size-offset, offset
+				}
+				return err
+			})
+		})
+	}
+	if err := group.Wait(); err != nil {
 		return err
 	}
-	f.Bytes = f.Size
-	if offset < f.Size {
-		f.Bytes, f.room = f.Size-offset, offset
+	t.Free, t.Bytes = info.Free, 0
+	for _, f := range t.Files {
+		t.Bytes += f.Bytes
 	}
-	if !plan || !f.chunked(s) {
+	return nil
+}
+
+// plan finds out what exactly would travel, for which the host reads its images.
+func (h *Host) plan(ctx context.Context, t *Transfer) error {
+	t.Bytes = 0
+	for n := range t.Files {
+		f := &t.Files[n]
+		if !f.There {
+			if err := h.whileLost(ctx, func(s *control.Session) error { return f.plan(ctx, s) }); err != nil {
+				return err
+			}
+		}
+		t.Bytes += f.Bytes
+	}
+	return nil
+}
+
+func (f *TransferFile) plan(ctx context.Context, s *control.Session) error {
+	if !f.chunked(s) {
 		return nil
 	}
 	content, err := f.open()
@@ -112,30 +150,6 @@ func (f *TransferFile) compare(ctx context.Context, s *control.Session, plan boo
 		f.Bytes, f.Chunks, f.Missing, f.room = p.Bytes, p.Chunks, p.Missing, max(f.room, p.Room)
 	}
 	return err
-}
-
-// compare asks the host what it has of the files, all at the same time: over a
-// slow link each question is a way there and back. With plan it is found out
-// what exactly would travel, for which the host reads its images.
-func (h *Host) compare(ctx context.Context, t *Transfer, plan bool) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(8)
-	var info HostInfo
-	group.Go(func() (err error) { info, err = h.Info(ctx); return err })
-	for n := range t.Files {
-		f := &t.Files[n]
-		group.Go(func() error {
-			return h.whileLost(ctx, func(s *control.Session) error { return f.compare(ctx, s, plan) })
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	t.Free, t.Bytes = info.Free, 0
-	for _, f := range t.Files {
-		t.Bytes += f.Bytes
-	}
-	return nil
 }
 
 // whileLost makes a request that can be made again, also where its answer was
@@ -173,7 +187,7 @@ func (h *Host) room(ctx context.Context, t *Transfer) error {
 func (h *Host) send(ctx context.Context, dir string, m *bundle.Manifest, report Report) (digest string, err error) {
 	t, err := newTransfer(dir, m)
 	if err == nil {
-		err = h.compare(ctx, t, false)
+		err = h.compare(ctx, t)
 	}
 	if err == nil {
 		err = h.room(ctx, t)
