@@ -70,7 +70,8 @@ type UpOptions struct {
 	// nothing is. The machine must not run.
 	NewData bool `json:"new_data,omitempty"`
 	// Replace is for a machine that is to run this bundle, with these options,
-	// now: where the machine is down, Install puts the bundle in the place of
+	// now: memory, CPUs and ports that are not here are the manifest's, whatever
+	// the machine was told before. Where the machine is down, Install puts the bundle in the place of
 	// another one at once, without a trial; the other one stays as what Rollback
 	// goes back to. A machine that runs at other ports is an error.
 	Replace bool `json:"replace,omitempty"`

@@ -32,10 +32,10 @@ const (
 	// smallestChunk is the usual size of a chunk, bytes: the smaller, the less
 	// of what is the same travels with what is not, and the more chunks are to
 	// be named. Figures are in docs/devices.md.
-	smallestChunk = 8 << 10
+	smallestChunk = 16 << 10
 	// manyChunks is about how many a blob has at most: those of a large one are
 	// larger.
-	manyChunks = 1 << 17
+	manyChunks = 1 << 16
 	// maxChunks bounds the list, and so the memory for it.
 	maxChunks = 4 * manyChunks
 	// chunkNameSize is how much of a chunk's SHA-256 names it. It finds content;

@@ -82,7 +82,7 @@ func TestChunks(t *testing.T) {
 	b := newSeeds(t, old, noise(9, 1<<20))
 	s := blobSession(t, b)
 	plan, packed, err := sendAll(t, s, next, true)
-	if err != nil || plan.Whole || plan.Missing == 0 || plan.Bytes > 300_000 || plan.Chunks < 400 {
+	if err != nil || plan.Whole || plan.Missing == 0 || plan.Bytes > 600_000 || plan.Chunks < 200 {
 		t.Fatalf("%+v, %v", plan, err)
 	}
 	if l := left(t, b); len(l) != 0 {
@@ -203,7 +203,7 @@ func pack(t *testing.T, data []byte) []byte {
 // Senders that say what is not so: an error that says what, and nothing stays
 // that could be taken for the blob.
 func TestChunksHostile(t *testing.T) {
-	data := noise(1, 100_000)
+	data := noise(1, 200_000)
 	digest := digestOf(string(data))
 	var list []chunk
 	if err := cutChunks(bytes.NewReader(data), int64(len(data)), func(c chunk) error { list = append(list, c); return nil }); err != nil {
@@ -223,12 +223,12 @@ func TestChunksHostile(t *testing.T) {
 		"nothing":            {size, nil, "unexpected EOF"},
 		"no list":            {size, [][]byte{[]byte("GET / HTTP/1.1\r\n\r\n")}, "unexpected EOF"},
 		"half a list":        {size, [][]byte{good[:len(good)/2]}, "unexpected EOF"},
-		"too many chunks":    {size, [][]byte{varint(maxChunks + 1)}, "chunks of a blob of 100000 bytes"},
-		"very many":          {size, [][]byte{varint(1 << 63)}, "chunks of a blob of 100000 bytes"},
+		"too many chunks":    {size, [][]byte{varint(maxChunks + 1)}, "chunks of a blob of 200000 bytes"},
+		"very many":          {size, [][]byte{varint(1 << 63)}, "chunks of a blob of 200000 bytes"},
 		"more than bytes":    {"size=3", [][]byte{varint(4)}, "4 chunks of a blob of 3 bytes"},
 		"a varint too long":  {size, [][]byte{bytes.Repeat([]byte{0xff}, 20)}, "overflows"},
-		"too few bytes":      {size, [][]byte{appendChunks(nil, otherSize)}, "the chunks have 99999 bytes"},
-		"a large chunk":      {size, [][]byte{appendChunks(nil, large)}, "a chunk of 100000 bytes at 0"},
+		"too few bytes":      {size, [][]byte{appendChunks(nil, otherSize)}, "the chunks have 199999 bytes"},
+		"a large chunk":      {size, [][]byte{appendChunks(nil, large)}, "a chunk of 200000 bytes at 0"},
 		"no chunks":          {size, [][]byte{good}, "unexpected EOF"},
 		"no zstd":            {size, [][]byte{good, bytes.Repeat([]byte("x"), 1000)}, "magic"},
 		"half of them":       {size, [][]byte{good, pack(t, data)[:50_000]}, "unexpected EOF"},
@@ -385,7 +385,7 @@ func TestChunksSweep(t *testing.T) {
 }
 
 func TestUsualChunk(t *testing.T) {
-	for size, want := range map[int64]int{1: 8 << 10, 1 << 30: 8 << 10, 1<<30 + 1: 16 << 10, MaxBlob: 512 << 10} {
+	for size, want := range map[int64]int{1: 16 << 10, 1 << 30: 16 << 10, 1<<30 + 1: 32 << 10, MaxBlob: 1 << 20} {
 		if got := usualChunk(size); got != want {
 			t.Errorf("%d: %d, and not %d", size, got, want)
 		}
