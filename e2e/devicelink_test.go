@@ -19,6 +19,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/daemontest"
 	"github.com/sovereign-build/sovereign/internal/machine/machinetest"
+	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/runtime/daemon"
 )
 
@@ -332,4 +333,76 @@ func BenchmarkDevice(b *testing.B) {
 			r.ok("status", "sql")
 		}
 	})
+}
+
+// TestDeviceDeploy deploys to a computer that has nothing, over a link that
+// breaks at 50 random points: what is there is whole at every time, the same
+// command done again finishes what was begun, and little of it travels twice.
+func TestDeviceDeploy(t *testing.T) {
+	if !needSSHD(t) {
+		return
+	}
+	r := newRemote(t, nil)
+	r.overFakes(t)
+	t.Cleanup(func() {
+		r.link.breakAfter(0)
+		if _, errs, code := r.call("device", "remove", "ssh:nas", "--data", "--yes"); code != 0 {
+			t.Errorf("device remove: exit %d, %s", code, errs)
+		}
+		settled(t, r)
+		if left := r.files(); len(left) > 0 {
+			t.Errorf("left: %s", left)
+		}
+	})
+	first := r.bundle(t, "first")
+	var plan struct {
+		Sovereignd, Kind string
+		Transfer         struct{ Bytes, Size int64 }
+	}
+	if err := json.Unmarshal([]byte(r.ok("deploy", first, "--dry-run", "--json")), &plan); err != nil {
+		t.Fatal(err)
+	}
+	if plan.Sovereignd != "installed" || plan.Kind != "install" || plan.Transfer.Bytes != plan.Transfer.Size || len(r.files()) > 0 {
+		t.Errorf("%+v, and there is %s", plan, r.files())
+	}
+	r.link.breakAfter(0)
+	if out := r.ok("deploy", first, "--json"); !strings.Contains(out, `"sovereignd":"installed"`) || !strings.Contains(out, `"result":"installed"`) {
+		t.Error(out)
+	}
+	all := r.link.passed.Load()
+	if out := r.ok("deploy", first, "--json"); !strings.Contains(out, `"sovereignd":"kept"`) || !strings.Contains(out, `"result":"unchanged"`) {
+		t.Error(out)
+	}
+	r.link.breakAfter(0)
+	r.ok("deploy", r.bundle(t, "second"))
+	all = min(all, r.link.passed.Load())
+	broken := 0
+	for i, n := range points(t, 50, all) {
+		dir := r.bundle(t, fmt.Sprintf("deploy-%d", i))
+		before := r.active(t)
+		r.link.breakAfter(n)
+		out, errs, code := r.call("deploy", dir, "--json")
+		r.link.breakAfter(0)
+		if code != 0 {
+			broken++
+			if !strings.Contains(out, "ssh:nas") || code != 8 {
+				t.Errorf("cut after %d bytes: exit %d, %q, %q", n, code, out, errs)
+			}
+		}
+		want, err := bundle.Digest(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.active(t); got != before && got != want {
+			t.Errorf("cut after %d bytes: %s runs", n, got)
+		}
+		r.ok("deploy", dir)
+		if got := r.active(t); got != want {
+			t.Errorf("cut after %d bytes, and done again: %s runs, and not %s", n, got, want)
+		}
+	}
+	t.Logf("%d of 50 were broken", broken)
+	if broken < 25 {
+		t.Errorf("only %d of 50 were broken", broken)
+	}
 }

@@ -75,6 +75,7 @@ type remote struct {
 	env  []string // of the command line
 	keys string   // directory of keys and configuration
 	ssh  string   // the program, with that configuration
+	cli  string   // sovereign-build
 }
 
 // newRemote starts sshd. fakes are shell scripts that come first in PATH there,
@@ -86,7 +87,7 @@ func newRemote(t testing.TB, fakes map[string]string) *remote {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	r := &remote{t: t, home: filepath.Join(dir, "home"), keys: filepath.Join(dir, "keys")}
+	r := &remote{t: t, home: filepath.Join(dir, "home"), keys: filepath.Join(dir, "keys"), cli: "../bin/sovereign-build"}
 	for _, d := range []string{r.home, r.keys} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
@@ -235,7 +236,7 @@ func (r *remote) call(args ...string) (stdout, stderr string, code int) {
 func (r *remote) with(in string, args ...string) (stdout, stderr string, code int) {
 	r.t.Helper()
 	var out, errs bytes.Buffer
-	cmd := exec.Command("../bin/sovereign-build", args...)
+	cmd := exec.Command(r.cli, args...)
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = r.env, strings.NewReader(in), &out, &errs
 	err := cmd.Run()
 	var exit *exec.ExitError
@@ -276,6 +277,26 @@ type link struct {
 	listener net.Listener
 	limit    atomic.Int64 // 0 is none
 	passed   atomic.Int64
+	rate     atomic.Int64 // bytes a second, both ways together; 0 is none
+
+	pace sync.Mutex
+	free time.Time // when what has passed so far is through
+}
+
+// wait waits until so many bytes are through, at the link's rate.
+func (k *link) wait(n int) {
+	rate := k.rate.Load()
+	if rate == 0 {
+		return
+	}
+	k.pace.Lock()
+	if now := time.Now(); k.free.Before(now) {
+		k.free = now
+	}
+	k.free = k.free.Add(time.Duration(int64(n) * int64(time.Second) / rate))
+	until := k.free
+	k.pace.Unlock()
+	time.Sleep(time.Until(until))
 }
 
 func newLink(t testing.TB, to string) *link {
@@ -344,6 +365,7 @@ func (k *link) carry(conn net.Conn, to string) {
 					cut()
 					return
 				}
+				k.wait(n)
 				if _, err := to.Write(buf[:n]); err != nil {
 					return
 				}

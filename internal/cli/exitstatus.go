@@ -49,8 +49,19 @@ func exits(cmd *cobra.Command, classes ...fault.Class) *cobra.Command {
 	return cmd
 }
 
-// finish makes the flags' help of all commands alike.
+// finish makes the flags' help of all commands alike, and what cobra itself
+// finds wrong with flags an error of usage.
 func finish(cmd *cobra.Command) {
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		err := cmd.ValidateRequiredFlags()
+		if err == nil {
+			err = cmd.ValidateFlagGroups()
+		}
+		if err != nil {
+			return fault.Errorf(fault.Usage, "%w", err).Hintf("run %s --help for the flags", cmd.CommandPath())
+		}
+		return nil
+	}
 	cmd.DisableAutoGenTag = true
 	cmd.DisableFlagsInUseLine = false
 	cmd.Flags().SortFlags = true

@@ -55,7 +55,8 @@ func (s *session) runCommand() *cobra.Command {
 		Long: `Run boots a bundle under QEMU and waits until its services are healthy. A name
 means the bundle dist/NAME-ARCH for this machine's architecture; a path means
 that bundle, of any architecture QEMU is installed for. Every port of the
-bundle is reachable at a loopback port of this machine.
+bundle is reachable at a loopback port of this machine. What no flag says is as
+the bundle has it, whatever an earlier run or up was told.
 
 Without --detach the command stays, reports what changes, and stops the guest
 in order at Ctrl-C. The data disk is kept and used again by the next run.`,

@@ -35,7 +35,7 @@ func (s *session) topics() []topic {
 			s.repositoryCommand(), s.backupCommand(), s.backupsCommand(), s.restoreCommand(),
 		}},
 		{"devices", "Devices", "The computers that machines run on: this one, and others.", []*cobra.Command{
-			s.deviceCommand(), s.doctorCommand(),
+			s.deployCommand(), s.deviceCommand(), s.doctorCommand(),
 		}},
 		{"program", "This program", "Sovereign-build itself.", []*cobra.Command{
 			s.completionCommand(), s.versionCommand(),
@@ -48,7 +48,7 @@ func (s *session) addTopics(root *cobra.Command) {
 	for _, t := range s.topics() {
 		root.AddGroup(&cobra.Group{ID: t.id, Title: t.title + ":"})
 		for _, cmd := range t.commands {
-			if t.id == "machines" || t.id == "inside" || t.id == "backups" {
+			if t.id == "machines" || t.id == "inside" || t.id == "backups" || cmd.Name() == "deploy" {
 				s.deviceFlag(cmd)
 			}
 			cmd.GroupID = t.id

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -44,20 +45,9 @@ at the last up; they take effect when the machine is started the next time.`,
 			if limit < 0 {
 				return fault.Errorf(fault.Usage, "--restart-limit %d is below 0", limit)
 			}
-			r := runtime.UpOptions{
-				MemoryMiB: size.MemoryMiB, CPUs: size.CPUs, Ports: size.Ports,
-				Restart: runtime.Restart(restart), NewData: size.NewData, Activate: activate,
-			}
 			f := cmd.Flags()
-			if f.Changed("accel") {
-				r.Accel = size.Accel
-			}
-			if f.Changed("outbound") {
-				r.Outbound = &size.Outbound
-			}
-			if f.Changed("bounce") {
-				r.Bounce = &size.Bounce
-			}
+			r := size.upOptions(f)
+			r.Restart, r.Activate = runtime.Restart(restart), activate
 			if f.Changed("restart-limit") {
 				r.Limit = &limit
 			}
@@ -70,6 +60,22 @@ at the last up; they take effect when the machine is started the next time.`,
 	f.IntVar(&limit, "restart-limit", 10, "give up after so many ends in a row, each before the services were healthy for a minute; 0: `never`")
 	f.BoolVar(&activate, "activate", false, "give a restored machine its network")
 	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
+}
+
+// upOptions are what the flags of sizeFlags say; those that are not given leave
+// a machine as it is.
+func (o sizes) upOptions(f *pflag.FlagSet) runtime.UpOptions {
+	r := runtime.UpOptions{MemoryMiB: o.MemoryMiB, CPUs: o.CPUs, Ports: o.Ports, NewData: o.NewData}
+	if f.Changed("accel") {
+		r.Accel = o.Accel
+	}
+	if f.Changed("outbound") {
+		r.Outbound = &o.Outbound
+	}
+	if f.Changed("bounce") {
+		r.Bounce = &o.Bounce
+	}
+	return r
 }
 
 func (s *session) runUp(ctx context.Context, target string, o runtime.UpOptions, limit time.Duration) error {

@@ -63,14 +63,25 @@ func trialTime(limit time.Duration) error {
 // writeUpdate prints a result and says by the exit code whether the former
 // bundle had to come back.
 func (s *session) writeUpdate(name string, u runtime.UpdateResult) error {
+	r := newUpdateResult(name, u)
+	return s.writeOutcome(r, r)
+}
+
+func newUpdateResult(name string, u runtime.UpdateResult) UpdateResult {
 	r := UpdateResult{Name: name, Kind: u.Kind, Result: u.Result, Why: u.Why, From: u.From, To: u.To, Seconds: u.Seconds}
-	if u.Result == runtime.UpdateCommitted || u.Result == runtime.UpdateReverted {
+	switch u.Result {
+	case runtime.UpdateInstalled, runtime.UpdateCommitted, runtime.UpdateReverted:
 		r.Ports = hostPorts(u.Status.Ports)
 	}
-	err := s.printer().result(r, func(w io.Writer) error {
+	return r
+}
+
+// writeOutcome prints v, as text the outcome that is in it.
+func (s *session) writeOutcome(v any, r UpdateResult) error {
+	err := s.printer().result(v, func(w io.Writer) error {
 		var err error
 		switch r.Result {
-		case runtime.UpdateCommitted:
+		case runtime.UpdateInstalled, runtime.UpdateCommitted:
 			_, err = fmt.Fprintf(w, "%s runs %.19s, after %.1f s\n", r.Name, r.To, r.Seconds)
 		case runtime.UpdateReverted:
 			_, err = fmt.Fprintf(w, "%s runs %.19s again, after %.1f s; the %s failed: %s\n", r.Name, r.From, r.Seconds, r.Kind, oneLine(r.Why))

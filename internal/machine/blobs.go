@@ -3,6 +3,9 @@ package machine
 import (
 	"context"
 	"path/filepath"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 )
@@ -48,6 +51,48 @@ func (r *Runtime) FindBlob(ctx context.Context, want string) (path string, err e
 		}
 	}
 	return "", nil
+}
+
+// Seeds are the files of that name in the slots of all machines, the newest
+// bundles first: where a bundle's file is likely to have its content from. A
+// recipe's next build differs little from its last.
+func (r *Runtime) Seeds(_ context.Context, name string) (paths []string, err error) {
+	names, err := r.Names()
+	if err != nil {
+		return nil, err
+	}
+	type seed struct {
+		path      string
+		installed time.Time
+	}
+	var seeds []seed
+	for _, n := range names {
+		i, err := r.load(n)
+		if err != nil {
+			continue // it hides no other
+		}
+		for slot, v := range i.rec.Slots {
+			m, err := bundle.Load(i.slotDir(slot))
+			if err != nil {
+				continue // a damaged one
+			}
+			for _, a := range m.Artifacts {
+				if a.File == name {
+					seeds = append(seeds, seed{filepath.Join(i.slotDir(slot), a.File), v.Installed})
+				}
+			}
+		}
+	}
+	slices.SortFunc(seeds, func(a, b seed) int {
+		if c := b.installed.Compare(a.installed); c != 0 {
+			return c
+		}
+		return strings.Compare(a.path, b.path)
+	})
+	for _, s := range seeds {
+		paths = append(paths, s.path)
+	}
+	return paths, nil
 }
 
 // HostStatus is the status of a machine without its guest's own words.

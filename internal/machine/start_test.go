@@ -164,3 +164,17 @@ func mountSmall(t *testing.T, dir string) {
 		}
 	})
 }
+
+// What a run is told holds for it alone; what an up is told stays.
+func TestApply(t *testing.T) {
+	off := false
+	in := installed{Options: Options{MemoryMiB: 1024, CPUs: 4, Ports: map[int]int{5432: 15432}, Accel: "tcg", Outbound: true}}
+	in.apply(UpOptions{CPUs: 2})
+	if o := in.Options; o.MemoryMiB != 1024 || o.CPUs != 2 || o.Ports[5432] != 15432 || !o.Outbound {
+		t.Errorf("up: %+v", o)
+	}
+	in.apply(UpOptions{Replace: true, Accel: "auto", Outbound: &off, Ports: map[int]int{9187: 19187}})
+	if o := in.Options; o.MemoryMiB != 0 || o.CPUs != 0 || len(o.Ports) != 1 || o.Ports[9187] != 19187 || o.Accel != "auto" || o.Outbound {
+		t.Errorf("run: %+v", o)
+	}
+}

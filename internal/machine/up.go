@@ -16,6 +16,10 @@ func (in *installed) apply(o UpOptions) {
 	if in.Policy == (Policy{}) {
 		in.Policy = DefaultPolicy()
 	}
+	if o.Replace {
+		// With these options, and no older ones.
+		in.Options = Options{Accel: in.Options.Accel, Outbound: in.Options.Outbound, Bounce: in.Options.Bounce}
+	}
 	if o.Restart != "" {
 		in.Policy.Restart = o.Restart
 	}

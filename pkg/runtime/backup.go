@@ -121,7 +121,7 @@ func (h *Host) Restore(ctx context.Context, machine, id, repository, as, bundleD
 			return r, err
 		}
 		report.tell(PhaseInstall, "sending "+dir)
-		digest, err := h.send(ctx, dir, manifest)
+		digest, err := h.send(ctx, dir, manifest, report)
 		if err != nil {
 			return r, err
 		}

@@ -226,6 +226,9 @@ type HostInfo struct {
 	PID      int      `json:"pid"`       // there
 	// Phone is nil on everything but a phone.
 	Phone *PhoneStatus `json:"phone,omitempty"`
+	// Free is the room in the file system of StateDir, bytes; 0 where an older
+	// sovereignd does not say.
+	Free int64 `json:"free,omitempty"`
 }
 
 // Info asks the host's sovereignd about itself.

@@ -76,7 +76,8 @@ type UpOptions struct {
 	// Activate gives a restored machine its network. It must not run.
 	Activate bool `json:"activate,omitempty"`
 	// Replace is for a machine that is to run this bundle, with these options,
-	// now: where the machine is down, Install puts the bundle in the place of
+	// now: memory, CPUs and ports that are not here are the manifest's, whatever
+	// the machine was told before. Where the machine is down, Install puts the bundle in the place of
 	// another one at once, without a trial; the other one stays as what Rollback
 	// goes back to. A machine that runs at other ports is an error.
 	Replace bool `json:"replace,omitempty"`

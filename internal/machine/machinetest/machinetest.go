@@ -5,6 +5,7 @@ package machinetest
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -472,13 +473,26 @@ func MakeBundle(ctx context.Context, dir, root, cmdline string) error {
 	return makeBundle(ctx, dir, root, cmdline, func(*bundle.Manifest) {})
 }
 
+// MakeBundleOf makes a bundle with that root image.
+func MakeBundleOf(ctx context.Context, dir string, image []byte, cmdline string) error {
+	return makeBundleOf(ctx, dir, "one", image, cmdline, func(*bundle.Manifest) {})
+}
+
 func makeBundle(ctx context.Context, dir, root, cmdline string, edit func(*bundle.Manifest)) error {
+	return makeBundleOf(ctx, dir, root, []byte(root+bundle.RoleRoot), cmdline, edit)
+}
+
+func makeBundleOf(ctx context.Context, dir, root string, image []byte, cmdline string, edit func(*bundle.Manifest)) error {
 	w, err := bundle.Create(dir)
 	if err != nil {
 		return err
 	}
 	for name, role := range map[string]string{"bzImage": bundle.RoleKernel, "initramfs": bundle.RoleInitramfs, "root.img": bundle.RoleRoot} {
-		if err := w.Add(ctx, name, role, strings.NewReader(root+role)); err != nil {
+		content := []byte(root + role)
+		if role == bundle.RoleRoot {
+			content = image
+		}
+		if err := w.Add(ctx, name, role, bytes.NewReader(content)); err != nil {
 			return err
 		}
 	}

@@ -39,6 +39,8 @@ const (
 	silence = 2 * time.Minute
 
 	partSuffix = ".part"
+	// chunkSuffix is of a file that chunks are put into at their places.
+	chunkSuffix = ".chunks"
 	// offsetHeader says how much of a blob is there already.
 	offsetHeader = "Upload-Offset"
 )
@@ -53,6 +55,10 @@ type Blobs struct {
 	dir string
 	// have says where else a blob is, whole and verified; "" for nowhere.
 	have func(ctx context.Context, digest string) (path string, err error)
+	// Seeds finds files that chunks of a blob may be in, which was a file of that
+	// name; the likeliest first. It may be nil, and is not changed while blobs
+	// arrive.
+	Seeds func(ctx context.Context, name string) (paths []string, err error)
 	// room is statfs; tests have less.
 	room func(dir string) (free int64, err error)
 
@@ -76,6 +82,9 @@ func freeAt(dir string) (int64, error) {
 	}
 	return int64(st.Bavail) * st.Bsize, nil
 }
+
+// Free is the room in the directory's file system, bytes.
+func (b *Blobs) Free() (int64, error) { return b.room(b.dir) }
 
 func (b *Blobs) file(digest string) string {
 	return filepath.Join(b.dir, strings.Replace(digest, ":", "-", 1))
@@ -165,7 +174,7 @@ func (b *Blobs) Sweep(now time.Time) (left int, err error) {
 	}
 	var errs []error
 	for _, e := range entries {
-		digest := strings.Replace(strings.TrimSuffix(e.Name(), partSuffix), "-", ":", 1)
+		digest := strings.Replace(strings.TrimSuffix(strings.TrimSuffix(e.Name(), partSuffix), chunkSuffix), "-", ":", 1)
 		b.mu.Lock()
 		_, busy := b.busy[digest]
 		if info, err := e.Info(); !busy && (err != nil || now.Sub(info.ModTime()) > BlobAge || !digestForm.MatchString(digest)) {
@@ -267,7 +276,7 @@ func (b *Blobs) Put(w http.ResponseWriter, r *http.Request, digest string) {
 
 // take adds a part to a blob, which nobody else works on.
 func (b *Blobs) take(w http.ResponseWriter, r *http.Request, digest string, part byteRange) (whole bool, err error) {
-	if err := b.place(digest, part); err != nil {
+	if err := b.place(digest, part.total, part.start); err != nil {
 		return false, err
 	}
 	path := b.file(digest) + partSuffix
@@ -305,29 +314,36 @@ func (b *Blobs) take(w http.ResponseWriter, r *http.Request, digest string, part
 	case part.end < part.total:
 		return false, nil
 	}
+	return true, b.finish(f, digest, sum)
+}
+
+// finish makes a file of which all has arrived the blob, if that is what it is;
+// else it is thrown away.
+func (b *Blobs) finish(f *os.File, digest string, sum hash.Hash) error {
 	if got := "sha256:" + hex.EncodeToString(sum.Sum(nil)); got != digest {
-		return false, errors.Join(fault.Errorf(fault.Verification, "the blob %s: what arrived is %s", digest, got).
-			Hintf("see whether the file was changed while it was sent, and do it again"), os.Remove(path))
+		return errors.Join(fault.Errorf(fault.Verification, "the blob %s: what arrived is %s", digest, got).
+			Hintf("see whether the file was changed while it was sent, and do it again"), os.Remove(f.Name()))
 	}
 	if err := f.Sync(); err != nil {
 		if isFull(err) {
-			return false, errors.Join(full(b.dir, 0, err), os.Remove(path))
+			return errors.Join(full(b.dir, 0, err), os.Remove(f.Name()))
 		}
-		return false, fault.Wrap(fault.Environment, err)
+		return fault.Wrap(fault.Environment, err)
 	}
-	return true, atomicfile.Rename(path, b.file(digest))
+	return atomicfile.Rename(f.Name(), b.file(digest))
 }
 
-// place sees to it that there is a place and room for the rest of a blob.
-func (b *Blobs) place(digest string, part byteRange) error {
-	if part.total > MaxBlob {
-		return fault.Errorf(fault.Usage, "a blob of %d bytes is larger than %d", part.total, int64(MaxBlob))
+// place sees to it that there is a place and room for the rest of a blob of size
+// bytes, of which have have theirs.
+func (b *Blobs) place(digest string, size, have int64) error {
+	if size > MaxBlob {
+		return fault.Errorf(fault.Usage, "a blob of %d bytes is larger than %d", size, int64(MaxBlob))
 	}
 	left, err := b.Sweep(time.Now())
 	if err != nil {
 		return err
 	}
-	if left >= maxBlobs && b.partSize(digest) == 0 {
+	if left >= maxBlobs && have == 0 && b.partSize(digest) == 0 {
 		return fault.Errorf(fault.Usage, "%d blobs wait in %s, for bundles that nobody installs", left, b.dir).
 			Hintf("remove that directory while no bundle is being installed")
 	}
@@ -335,7 +351,7 @@ func (b *Blobs) place(digest string, part byteRange) error {
 	if err != nil {
 		return err
 	}
-	if need := part.total - part.start + blobReserve; free < need {
+	if need := size - have + blobReserve; free < need {
 		return fault.Errorf(fault.Environment, "the file system of %s is full: %d MiB are free, and %d MiB are needed", b.dir, free>>20, (need+1<<20-1)>>20).
 			Hintf("make room there")
 	}

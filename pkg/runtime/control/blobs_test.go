@@ -43,6 +43,7 @@ func blobHandler(b *Blobs) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("HEAD /v1/blobs/{digest}", func(w http.ResponseWriter, r *http.Request) { b.Head(w, r, r.PathValue("digest")) })
 	mux.HandleFunc("PUT /v1/blobs/{digest}", func(w http.ResponseWriter, r *http.Request) { b.Put(w, r, r.PathValue("digest")) })
+	mux.HandleFunc("POST /v1/blobs/{digest}/chunks", func(w http.ResponseWriter, r *http.Request) { b.Chunks(w, r, r.PathValue("digest")) })
 	return mux
 }
 
@@ -362,6 +363,23 @@ func BenchmarkBlob(b *testing.B) {
 	sum := sha256.Sum256(text)
 	digest := "sha256:" + hex.EncodeToString(sum[:])
 	blobs := newBlobs(b)
+	s := unixSession(b, blobHandler(blobs))
+	b.SetBytes(int64(len(text)))
+	begin := onCPU(b)
+	for b.Loop() {
+		if err := s.PutBlob(b.Context(), digest, int64(len(text)), 0, bytes.NewReader(text)); err != nil {
+			b.Fatal(err)
+		}
+		if err := blobs.Drop(b.Context(), digest); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(onCPU(b)-begin)/float64(b.N*len(text)), "cpu-ns/B")
+}
+
+// unixSession is a session over a unix socket.
+func unixSession(b *testing.B, h http.Handler) *Session {
+	b.Helper()
 	l, err := net.Listen("unix", b.TempDir()+"/s")
 	if err != nil {
 		b.Fatal(err)
@@ -375,23 +393,13 @@ func BenchmarkBlob(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	go Serve(b.Context(), server, NewHello(""), blobHandler(blobs)) //nolint:errcheck // ends with the connection
+	go Serve(b.Context(), server, NewHello(""), h) //nolint:errcheck // ends with the connection
 	s, err := Dial(b.Context(), client, NewHello(""))
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer s.Close()
-	b.SetBytes(int64(len(text)))
-	begin := onCPU(b)
-	for b.Loop() {
-		if err := s.PutBlob(b.Context(), digest, int64(len(text)), 0, bytes.NewReader(text)); err != nil {
-			b.Fatal(err)
-		}
-		if err := blobs.Drop(b.Context(), digest); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(float64(onCPU(b)-begin)/float64(b.N*len(text)), "cpu-ns/B")
+	b.Cleanup(func() { s.Close() })
+	return s
 }
 
 // onCPU is this process's time on a CPU.

@@ -154,9 +154,9 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 		r: r, o: o, keepers: map[string]*keeper{}, broken: map[string]string{}, poked: make(chan struct{}, 1),
 		changing: map[string]bool{}, hub: hub{readers: map[*reader]struct{}{}},
 	}
-	d.hello = control.NewHello(o.Version)
-	d.hello.Can = append(d.hello.Can, canBackup)
+	d.hello = control.NewHello(o.Version, control.CanChunks, canBackup)
 	if d.blobs, err = control.NewBlobs(filepath.Join(r.Dir(), blobsDir), r.FindBlob); err == nil {
+		d.blobs.Seeds = r.Seeds
 		err = d.sweep()
 	}
 	if err != nil {
@@ -238,10 +238,14 @@ func (d *daemon) report(name, text string) {
 
 // info is what GET /v1/version says.
 func (d *daemon) info() runtime.HostInfo {
-	return runtime.HostInfo{
+	i := runtime.HostInfo{
 		Version: d.o.Version, Protocol: control.MaxVersion, Can: d.hello.Can,
 		Arch: goruntime.GOARCH, StateDir: d.r.Dir(), PID: os.Getpid(), Phone: d.phone(),
 	}
+	if free, err := d.blobs.Free(); err == nil { // who sends is told so anyway
+		i.Free = free
+	}
+	return i
 }
 
 func (d *daemon) keeper(name string) *keeper {

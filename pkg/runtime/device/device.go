@@ -105,7 +105,8 @@ func (d Device) Short() string {
 // Local says whether the device is this computer.
 func (d Device) Local() bool { return d.kind == local }
 
-// Installs says whether sovereignd can be put there by Install.
+// Installs says whether Install puts a sovereignd on the device: elsewhere that
+// is its owner's to do.
 func (d Device) Installs() bool { return d.kind == bySSH || d.kind == byADB }
 
 // SSH is the destination of a device that is reached by ssh.
