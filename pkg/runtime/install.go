@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,12 +35,12 @@ func (h *Host) Install(ctx context.Context, bundleDir, name string, o UpOptions,
 		name = manifest.Name
 	}
 	report.tell(PhaseInstall, "installing "+dir)
-	digest, err := h.send(ctx, dir, manifest)
+	sent, err := h.send(ctx, dir, manifest)
 	if err != nil {
 		return nil, err
 	}
 	m := h.Machine(name)
-	return m, h.ask(ctx, http.MethodPut, machinePath(name), requests.Install[UpOptions]{Bundle: requests.Bundle{Digest: digest, Source: dir}, Options: o}, nil)
+	return m, h.ask(ctx, http.MethodPut, machinePath(name), requests.Install[UpOptions]{Bundle: sent, Options: o}, nil)
 }
 
 // Ways in which an update or a rollback ends.
@@ -70,7 +71,10 @@ type UpdateResult struct {
 // limit (0: DefaultTrialLimit, at most a day) and stayed so, or when the former
 // one is back. On a machine that is down it is only staged. While one update
 // is under way, another is an error (fault.Usage). The data disk is not touched.
-func (m *Machine) Update(ctx context.Context, bundleDir string, limit time.Duration, report Report) (UpdateResult, error) {
+//
+// A bundle that is not signed as those of the machine are is an error of class
+// fault.Verification.
+func (m *Machine) Update(ctx context.Context, bundleDir string, limit time.Duration, report Report, options ...UpdateOption) (UpdateResult, error) {
 	begin := time.Now()
 	dir, manifest, err := loadBundle(bundleDir)
 	if err != nil {
@@ -82,17 +86,17 @@ func (m *Machine) Update(ctx context.Context, bundleDir string, limit time.Durat
 		return UpdateResult{}, err
 	}
 	report.tell(PhaseInstall, "installing "+dir)
-	digest, err := m.h.send(ctx, dir, manifest)
+	sent, err := m.h.send(ctx, dir, manifest)
 	if err != nil {
 		return UpdateResult{}, err
 	}
-	return m.try(ctx, begin, "update", requests.Update{Bundle: &requests.Bundle{Digest: digest, Source: dir}, LimitMS: limit.Milliseconds()}, report)
+	return m.try(ctx, begin, "update", requests.Update{Bundle: &sent, LimitMS: limit.Milliseconds(), AllowRollback: slices.Contains(options, AllowRollback)}, report)
 }
 
 // Rollback tries the bundle before the last update, as Update does. What a
 // machine that is down is yet to try is taken back instead (UpdateCancelled).
-func (m *Machine) Rollback(ctx context.Context, limit time.Duration, report Report) (UpdateResult, error) {
-	return m.try(ctx, time.Now(), "rollback", requests.Update{LimitMS: limit.Milliseconds()}, report)
+func (m *Machine) Rollback(ctx context.Context, limit time.Duration, report Report, options ...UpdateOption) (UpdateResult, error) {
+	return m.try(ctx, time.Now(), "rollback", requests.Update{LimitMS: limit.Milliseconds(), AllowRollback: slices.Contains(options, AllowRollback)}, report)
 }
 
 // try begins a trial and waits for its end.
@@ -146,24 +150,29 @@ func loadBundle(dir string) (string, *bundle.Manifest, error) {
 }
 
 // send sends what the host does not have of a bundle, the manifest last, and
-// returns the bundle's digest.
-func (h *Host) send(ctx context.Context, dir string, m *bundle.Manifest) (digest string, err error) {
+// returns what names it in a request.
+func (h *Host) send(ctx context.Context, dir string, m *bundle.Manifest) (requests.Bundle, error) {
+	sent := requests.Bundle{Source: dir}
 	for _, a := range m.Artifacts {
 		if err := h.sendFile(ctx, filepath.Join(dir, a.File), a.Digest, a.Size); err != nil {
-			return "", err
+			return sent, err
 		}
 	}
 	path := filepath.Join(dir, bundle.ManifestFile)
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return "", fault.Wrap(fault.Environment, err)
+		return sent, fault.Wrap(fault.Environment, err)
 	}
 	if _, err := bundle.Parse(path, text); err != nil { // it may have been replaced
-		return "", err
+		return sent, err
+	}
+	signed, err := bundle.Signature(dir)
+	if err != nil {
+		return sent, err
 	}
 	sum := sha256.Sum256(text)
-	digest = "sha256:" + hex.EncodeToString(sum[:])
-	return digest, h.sendFile(ctx, path, digest, int64(len(text)))
+	sent.Digest, sent.Signature = "sha256:"+hex.EncodeToString(sum[:]), string(signed)
+	return sent, h.sendFile(ctx, path, sent.Digest, int64(len(text)))
 }
 
 // sendFile sends a file by its digest. Where the link breaks it goes on where
