@@ -18,6 +18,7 @@ func (s *session) upCommand() *cobra.Command {
 	o := runFlags{}
 	var restart string
 	var limit int
+	var older bool
 	cmd := &cobra.Command{
 		Use:   "up NAME|BUNDLE",
 		Short: "Keep a machine running",
@@ -25,6 +26,9 @@ func (s *session) upCommand() *cobra.Command {
 machine running: started again when it ends by itself, updated by update, taken
 down by down. It returns when the services are healthy. Sovereignd is started
 where none runs, and ends when nothing is wanted up any more.
+
+A bundle whose manifest names a key has to be signed by it, and from then on the
+machine takes nothing else.
 
 A name is that of a machine that is here already, or else the bundle
 dist/NAME-ARCH; a path is a bundle. Flags that are not given stay as they were
@@ -45,7 +49,7 @@ at the last up; they take effect when the machine is started the next time.`,
 			}
 			r := runtime.UpOptions{
 				MemoryMiB: size.MemoryMiB, CPUs: size.CPUs, Ports: size.Ports,
-				Restart: runtime.Restart(restart), NewData: size.NewData,
+				Restart: runtime.Restart(restart), NewData: size.NewData, AllowRollback: older,
 			}
 			f := cmd.Flags()
 			if f.Changed("accel") {
@@ -67,6 +71,7 @@ at the last up; they take effect when the machine is started the next time.`,
 	o.sizeFlags(f)
 	f.StringVar(&restart, "restart", "", "start a machine that ended by itself again: always or never (default always)")
 	f.IntVar(&limit, "restart-limit", 10, "give up after so many ends in a row, each before the services were healthy for a minute; 0: `never`")
+	rollbackFlag(cmd, &older)
 	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
 }
 

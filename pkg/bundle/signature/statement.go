@@ -11,7 +11,7 @@ import (
 // Statement is what is signed of a bundle.
 type Statement struct {
 	Name string `json:"name"`
-	Arch string `json:"arch"` // "amd64" or "arm64"
+	Arch string `json:"arch"` // "amd64" or "arm64", AllArchs for a release
 	// Version is for people: letters, digits and ._+-, at most 64.
 	Version string `json:"version"`
 	// Index is from 1 to MaxIndex, and higher than that of every bundle of this
@@ -30,6 +30,9 @@ type File struct {
 	Name   string `json:"name"`
 	Digest string `json:"digest"` // "sha256:…"
 }
+
+// AllArchs is the architecture of a release, which is of bundles for several.
+const AllArchs = "all"
 
 // MaxIndex is the highest index: a whole number in every JSON.
 const MaxIndex = 1<<53 - 1
@@ -54,8 +57,8 @@ func (s Statement) Check() error {
 	switch {
 	case !nameForm.MatchString(s.Name):
 		return fmt.Errorf("name %q is not that of a bundle", s.Name)
-	case s.Arch != "amd64" && s.Arch != "arm64":
-		return fmt.Errorf("architecture %q is neither amd64 nor arm64", s.Arch)
+	case s.Arch != "amd64" && s.Arch != "arm64" && s.Arch != AllArchs:
+		return fmt.Errorf("architecture %q is neither amd64 nor arm64 nor all", s.Arch)
 	case !versionForm.MatchString(s.Version):
 		return fmt.Errorf("version %q is not of letters, digits and ._+-, at most 64", s.Version)
 	case s.Index < 1 || s.Index > MaxIndex:
