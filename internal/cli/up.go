@@ -49,7 +49,7 @@ at the last up; they take effect when the machine is started the next time.`,
 			}
 			r := runtime.UpOptions{
 				MemoryMiB: size.MemoryMiB, CPUs: size.CPUs, Ports: size.Ports,
-				Restart: runtime.Restart(restart), NewData: size.NewData, AllowRollback: older,
+				Restart: runtime.Restart(restart), NewData: size.NewData,
 			}
 			f := cmd.Flags()
 			if f.Changed("accel") {
@@ -64,6 +64,7 @@ at the last up; they take effect when the machine is started the next time.`,
 			if f.Changed("restart-limit") {
 				r.Limit = &limit
 			}
+			r.AllowRollback = older
 			return s.runUp(cmd.Context(), args[0], r, size.Timeout)
 		},
 	}

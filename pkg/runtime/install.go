@@ -35,7 +35,11 @@ func (h *Host) Install(ctx context.Context, bundleDir, name string, o UpOptions,
 		name = manifest.Name
 	}
 	report.tell(PhaseInstall, "installing "+dir)
-	sent, err := h.send(ctx, dir, manifest)
+	digest, err := h.send(ctx, dir, manifest)
+	if err != nil {
+		return nil, err
+	}
+	sent, err := signedBundle(dir, digest)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +90,11 @@ func (m *Machine) Update(ctx context.Context, bundleDir string, limit time.Durat
 		return UpdateResult{}, err
 	}
 	report.tell(PhaseInstall, "installing "+dir)
-	sent, err := m.h.send(ctx, dir, manifest)
+	digest, err := m.h.send(ctx, dir, manifest)
+	if err != nil {
+		return UpdateResult{}, err
+	}
+	sent, err := signedBundle(dir, digest)
 	if err != nil {
 		return UpdateResult{}, err
 	}
@@ -150,29 +158,24 @@ func loadBundle(dir string) (string, *bundle.Manifest, error) {
 }
 
 // send sends what the host does not have of a bundle, the manifest last, and
-// returns what names it in a request.
-func (h *Host) send(ctx context.Context, dir string, m *bundle.Manifest) (requests.Bundle, error) {
-	sent := requests.Bundle{Source: dir}
+// returns the bundle's digest.
+func (h *Host) send(ctx context.Context, dir string, m *bundle.Manifest) (digest string, err error) {
 	for _, a := range m.Artifacts {
 		if err := h.sendFile(ctx, filepath.Join(dir, a.File), a.Digest, a.Size); err != nil {
-			return sent, err
+			return "", err
 		}
 	}
 	path := filepath.Join(dir, bundle.ManifestFile)
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return sent, fault.Wrap(fault.Environment, err)
+		return "", fault.Wrap(fault.Environment, err)
 	}
 	if _, err := bundle.Parse(path, text); err != nil { // it may have been replaced
-		return sent, err
-	}
-	signed, err := bundle.Signature(dir)
-	if err != nil {
-		return sent, err
+		return "", err
 	}
 	sum := sha256.Sum256(text)
-	sent.Digest, sent.Signature = "sha256:"+hex.EncodeToString(sum[:]), string(signed)
-	return sent, h.sendFile(ctx, path, sent.Digest, int64(len(text)))
+	digest = "sha256:" + hex.EncodeToString(sum[:])
+	return digest, h.sendFile(ctx, path, digest, int64(len(text)))
 }
 
 // sendFile sends a file by its digest. Where the link breaks it goes on where

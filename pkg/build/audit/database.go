@@ -266,7 +266,7 @@ func hasFix(upstream, fixed string) bool {
 	case c != 0:
 		return c > 0
 	default:
-		return revision == "" || revision == "1" || strings.HasPrefix(revision, "1~")
+		return revision == "" || revision == "1" || strings.HasPrefix(revision, "1~") || strings.HasPrefix(revision, "0")
 	}
 }
 

@@ -175,6 +175,9 @@ func (c *collector) tree(ctx context.Context, tree *rootfs.Tree) error {
 					v.CPE = cmp.Or(v.CPE, s.CPE)
 				}
 			}
+			if _, known := cpeNames[port.Name]; known && v.CPE == "" {
+				v.CPE = cpe("a", port.Name, strings.Split(p.Meta.Version, "-r")[0])
+			}
 			if port.Go {
 				v.MadeOf = append(v.MadeOf, c.goToolchain().ID())
 			}

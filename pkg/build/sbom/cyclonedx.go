@@ -72,7 +72,7 @@ var cdxTypes = map[Kind]string{KindKernel: "operating-system", KindPackage: "app
 func (b *Bill) CycloneDX() ([]byte, error) {
 	// A UUID of version 8 (RFC 9562), made of the digest: the same bundle has the
 	// same.
-	sum := sha256.Sum256([]byte("sovereign-build sbom " + b.Digest))
+	sum := sha256.Sum256([]byte("bill of materials of " + b.Digest))
 	sum[6], sum[8] = sum[6]&0x0f|0x80, sum[8]&0x3f|0x80
 	d := cdxDocument{
 		Schema: "http://cyclonedx.org/schema/bom-1.6.schema.json", Format: "CycloneDX", SpecVersion: "1.6", Version: 1,

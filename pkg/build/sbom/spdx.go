@@ -106,7 +106,7 @@ func (b *Bill) SPDX() ([]byte, error) {
 	const bundleID = "SPDXRef-bundle"
 	d.Packages = append(d.Packages, spdxPackage{ID: bundleID, Name: b.Name, Version: b.Digest, Purpose: "OPERATING-SYSTEM", Download: noAssertion,
 		LicenseConcluded: noAssertion, LicenseDeclared: noAssertion, Copyright: noAssertion,
-		Comment:   "A bundle of sovereign-build for " + b.Arch + "; the version is the digest of its manifest.",
+		Comment:   "A bundle for " + b.Arch + "; the version is the digest of its manifest.",
 		Checksums: []spdxChecksum{{"SHA256", strings.TrimPrefix(b.Digest, "sha256:")}}})
 	relate := func(from, kind, to string) {
 		d.Relationships = append(d.Relationships, spdxRelationship{from, kind, to})

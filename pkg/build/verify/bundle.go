@@ -160,7 +160,7 @@ func (c *checker) signature(offer signature.Offer, key signature.Key) (*signatur
 		if _, signed, err = trust.Accept(offer, time.Now()); err != nil {
 			return "", err
 		}
-		whose := "the key that the bundle names itself; give --key to say whose it has to be"
+		whose := "the key that the bundle names itself: nobody said whose it has to be"
 		switch {
 		case key == signed.Key:
 			whose = "the key that was given"

@@ -81,7 +81,7 @@ func Encrypted(text []byte) bool { return minisign.IsEncrypted(trimmed(text)) }
 // nothing of the key.
 func ParseSecretKey(text []byte, password string) (SecretKey, error) {
 	text = trimmed(text)
-	const hint = "give a file that sovereign-build or minisign made"
+	const hint = "give a file of minisign's"
 	var k SecretKey
 	var err error
 	switch encrypted := minisign.IsEncrypted(text); {
