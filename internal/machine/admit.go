@@ -17,11 +17,33 @@ type admission struct {
 	index   int64
 }
 
+// slot notes what was signed of the bundle in a slot.
+func (a admission) slot(s Slot) Slot {
+	s.Version, s.Index = a.version, a.index
+	return s
+}
+
+// trusted is what has to sign the machine's bundles. A record that does not say,
+// of a machine that was copied or that an older version has installed, is made up
+// for by the bundle that the machine has.
+func (i *Instance) trusted() *signature.Trust {
+	if i.rec.Release != nil || i.rec.Active == "" || i.manifest.Key() == "" {
+		return i.rec.Release
+	}
+	var none *signature.Trust
+	if offer, _, err := bundle.Offer(i.slotDir(i.rec.Active)); err == nil {
+		if t, _, err := none.Accept(offer, time.Now()); err == nil {
+			return t
+		}
+	}
+	return &signature.Trust{Key: signature.Key(i.manifest.Key())}
+}
+
 // admit says whether the bundle of a digest may come to this machine: whether
 // it is signed as the record wants it, or at the first one as its own manifest
 // does, and not older than what was here. Nothing of the bundle is used before,
 // and nothing is written here.
-func (in *installed) admit(from Source, digest string, allowRollback bool) (admission, error) {
+func (i *Instance) admit(from Source, digest string, allowRollback bool) (admission, error) {
 	offer, _, err := bundle.Offer(from.Dir)
 	if err != nil {
 		return admission{}, err
@@ -30,7 +52,7 @@ func (in *installed) admit(from Source, digest string, allowRollback bool) (admi
 		return admission{}, fault.Errorf(fault.Verification, "%s: expected the bundle %s, got %s", from.from(), digest, got).Hintf(bundleHint)
 	}
 	offer.Rollback = allowRollback
-	trust, signed, err := in.Release.Accept(offer, time.Now())
+	trust, signed, err := i.trusted().Accept(offer, time.Now())
 	if err != nil || trust == nil {
 		return admission{}, err
 	}

@@ -107,4 +107,17 @@ func TestSignedMachine(t *testing.T) {
 	if i = f.loaded(t); i.rec.Trial == nil || len(i.rec.Release.Rollbacks) != 1 || i.rec.Release.Rollbacks[0].To != 5 || i.rec.Release.Index != 6 {
 		t.Errorf("after a rollback: %+v, %+v", i.rec.Trial, i.rec.Release)
 	}
+	// A record that does not know, of a copy of the machine say: its bundle does.
+	i.rec.Release, i.rec.Trial = nil, nil
+	if err := i.saveRecord(); err != nil {
+		t.Fatal(err)
+	}
+	refused("another's bundle, without a record", update(signedBundle(t, "d", other, 9), false), "only what")
+	refused("an older one, without a record", update(signedBundle(t, "d", key, 5), false), "older than 6")
+	if err := update(signedBundle(t, "d", key, 9), false); err != nil {
+		t.Fatal(err)
+	}
+	if i = f.loaded(t); i.rec.Release == nil || i.rec.Release.Index != 9 {
+		t.Errorf("after that: %+v", i.rec.Release)
+	}
 }

@@ -204,6 +204,6 @@ func (i *Instance) removeLitter() error {
 	return nil
 }
 
-func newSlot(digest, source string, signed admission) Slot {
-	return Slot{Digest: digest, Source: source, Installed: time.Now().UTC().Truncate(time.Second), Version: signed.version, Index: signed.index}
+func newSlot(digest, source string) Slot {
+	return Slot{Digest: digest, Source: source, Installed: time.Now().UTC().Truncate(time.Second)}
 }

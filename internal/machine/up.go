@@ -113,7 +113,7 @@ func (r *Runtime) InstallFrom(ctx context.Context, from Source, name string, o U
 	// What is here already was let in; one from before there were keys was not.
 	enters := func() bool { return !have || i.rec.Release == nil && m.Key() != "" }
 	if enters() {
-		if _, err := i.rec.admit(from, digest, o.AllowRollback); err != nil {
+		if _, err := i.admit(from, digest, o.AllowRollback); err != nil {
 			return nil, err
 		}
 	}
@@ -137,7 +137,7 @@ func (r *Runtime) InstallFrom(ctx context.Context, from Source, name string, o U
 	}
 	var signed admission
 	if enters() {
-		if signed, err = i.rec.admit(from, digest, o.AllowRollback); err != nil {
+		if signed, err = i.admit(from, digest, o.AllowRollback); err != nil {
 			return nil, err
 		}
 		if signed.trust != nil {
@@ -160,7 +160,7 @@ func (r *Runtime) InstallFrom(ctx context.Context, from Source, name string, o U
 	if i.rec.Slots == nil {
 		i.rec.Slots = map[SlotName]Slot{}
 	}
-	i.rec.Slots[slot] = newSlot(digest, from.from(), signed)
+	i.rec.Slots[slot] = signed.slot(newSlot(digest, from.from()))
 	i.rec.Previous, i.rec.Active = i.rec.Active, slot
 	i.manifest = m
 	if i.proc == (vm.Process{}) {

@@ -59,7 +59,7 @@ func (r *Runtime) UpdateFrom(ctx context.Context, name string, from Source, limi
 		}
 		tell(report, PhaseInstall, fmt.Sprintf("the bundle in slot %s is damaged: %v", i.rec.Active, damage))
 	}
-	if _, err := i.rec.admit(from, digest, from.AllowRollback); err != nil {
+	if _, err := i.admit(from, digest, from.AllowRollback); err != nil {
 		return false, err
 	}
 	tell(report, PhaseInstall, "installing "+from.from())
@@ -80,7 +80,7 @@ func (r *Runtime) UpdateFrom(ctx context.Context, name string, from Source, limi
 	if err := i.updatable(m); err != nil {
 		return false, err
 	}
-	signed, err := i.rec.admit(from, digest, from.AllowRollback)
+	signed, err := i.admit(from, digest, from.AllowRollback)
 	if err != nil {
 		return false, err
 	}
@@ -97,7 +97,7 @@ func (r *Runtime) UpdateFrom(ctx context.Context, name string, from Source, limi
 	if err := i.putSlot(copied, slot); err != nil {
 		return false, err
 	}
-	i.rec.Slots[slot] = newSlot(digest, from.from(), signed)
+	i.rec.Slots[slot] = signed.slot(newSlot(digest, from.from()))
 	if signed.trust != nil {
 		i.rec.Release = signed.trust
 	}

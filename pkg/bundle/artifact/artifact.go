@@ -64,7 +64,9 @@ func about(subject v1.Descriptor, name, kind string, text []byte) (v1.Image, err
 	if err != nil {
 		return nil, err
 	}
-	a.files[config] = file{desc: v1.Descriptor{Digest: config, Size: 2, MediaType: emptyType}, data: specs.DescriptorEmptyJSON.Data}
+	// The configuration has the type as well: registries that do not know of
+	// artifactType list an artifact by that.
+	a.files[config] = file{desc: v1.Descriptor{Digest: config, Size: 2, MediaType: types.MediaType(kind)}, data: specs.DescriptorEmptyJSON.Data}
 	h, _, err := v1.SHA256(bytes.NewReader(text))
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err)
