@@ -22,7 +22,7 @@ PHONE ?=
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-streams test-devices phone test-phone test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-release release test-streams test-devices phone test-phone test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
 
 all: $(SB) bin/sovereignd bin/sovereign-backup bin/buildkitd ## bin/sovereign-build, and sovereignd, sovereign-backup and the BuildKit daemon beside it
 
@@ -71,7 +71,8 @@ lint: ## gofmt, go vet, staticcheck, shellcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	@go vet ./...
 	@go tool -modfile=tools/lint/go.mod staticcheck ./...
-	@shellcheck $$(git ls-files '*.sh' .ci/run) $$(git grep -l '^#!/bin/sh' -- 'recipes/*/files/*')
+	@go tool -modfile=tools/lint/go.mod actionlint -shellcheck= .ci/workflows/*.yml
+	@shellcheck $$(git ls-files '*.sh' .ci/run .ci/release) $$(git grep -l '^#!/bin/sh' -- 'recipes/*/files/*')
 
 test-unit: ## unit tests with the race detector
 	@echo "== unit tests"
@@ -105,6 +106,22 @@ test-tailnet: test-build ## the guest in a tailnet of this machine's own
 
 test-transfer: test-build ## inputs carried to an empty cache
 	@$(E2E) go test -count=1 -v -timeout 60m -run TestTransfer ./e2e
+
+# Of make release: the version, the file with the secret key, the output, the last
+# release and where to push to; all but VERSION and OUT may be empty.
+KEY ?=
+OUT ?= dist/release-$(VERSION)
+LAST ?=
+PUSH ?=
+
+release: setup-build-run-test all ## recipes/sql as a release: both architectures, checked; KEY= OUT= LAST= PUSH=oci://...
+	@$(SB) release recipes/sql -o $(OUT) --release $(VERSION) --progress plain $(if $(KEY),--key-file $(KEY)) $(if $(LAST),--last $(LAST)) $(if $(PUSH),--push $(PUSH))
+	@$(SB) verify $(OUT) $(if $(KEY),--key $(KEY).pub)
+
+test-release: test-build ## from a tag to a verified pull: the script of releases, with a registry on loopback
+	@rm -rf dist/release-try
+	@VERSION=0.0.1 ARCHS=$(HOST_ARCH) .ci/release --try recipes/sql dist/release-try
+	@cd compat/release && go vet ./... && $(E2E) go test -count=1 -v -timeout 30m ./...
 
 test-streams: test-build ## 1 GiB through exec, to slow readers
 	@$(E2E) SOVEREIGN_E2E_STREAM_MIB=1024 go test -count=1 -v -timeout 60m -run TestStreams ./e2e

@@ -3,6 +3,7 @@ module github.com/sovereign-build/sovereign
 go 1.26.8
 
 require (
+	aead.dev/minisign v0.3.0
 	github.com/PlakarKorp/go-cdc-chunkers v1.1.0
 	github.com/bmatcuk/doublestar/v4 v4.10.4
 	github.com/cavaliergopher/cpio v1.0.1

@@ -35,6 +35,7 @@ takes() {
 	devices) echo 11 ;;
 	streams) echo 4 ;;
 	transfer) echo 4 ;;
+	release) echo 3 ;;
 	torture) echo 6 ;;
 	*) echo 0 ;;
 	esac
@@ -44,7 +45,7 @@ takes() {
 target() {
 	case $1 in
 	lint) echo lint ;;
-	unit | build | boot | e2e | modules | arm64 | devices | tailnet | streams | transfer | torture) echo "test-$1" ;;
+	unit | build | boot | e2e | modules | arm64 | devices | tailnet | streams | transfer | release | torture) echo "test-$1" ;;
 	*) echo "test: there is no stage $1" >&2; exit 2 ;;
 	esac
 }

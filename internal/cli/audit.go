@@ -54,6 +54,7 @@ committed is lost.`,
 		},
 	}
 	cmd.Flags().BoolVar(&disturb, "disturb", false, "try also what disturbs the machine: kills that have to heal, a freeze")
+	cmd.AddCommand(s.auditCVECommand())
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
 }
 

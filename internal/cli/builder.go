@@ -7,6 +7,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/lock"
 )
 
 // Builder makes bundles and locks; pkg/build does it for the real program.
@@ -14,6 +15,9 @@ type Builder interface {
 	Build(ctx context.Context, r BuildRequest) (*BuildResult, error)
 	// Plan says what Build would do, and does nothing.
 	Plan(ctx context.Context, r BuildRequest) (*build.Plan, error)
+	// Rebuild is Build with another lock than the one beside the recipe, which it
+	// leaves alone.
+	Rebuild(ctx context.Context, r BuildRequest, l *lock.Lock) (*BuildResult, error)
 	// Repro builds twice; only names the steps to do again, none is all.
 	Repro(ctx context.Context, r BuildRequest, only []string) (*ReproResult, error)
 	Lock(ctx context.Context, r LockRequest) (*LockResult, error)

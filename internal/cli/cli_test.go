@@ -12,6 +12,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/port"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
@@ -41,6 +42,10 @@ func (f *fake) Build(_ context.Context, r BuildRequest) (*BuildResult, error) {
 	}
 	return &BuildResult{Name: "sql", Arch: "amd64", Bundle: "dist/sql-amd64", Digest: "sha256:12", StepsRun: 1, StepsCached: 20, Seconds: 2.5,
 		Reasons: []string{"zlib 1.3.1 (amd64): build.sh changed"}, Changed: []string{"tzdata"}}, nil
+}
+
+func (f *fake) Rebuild(_ context.Context, r BuildRequest, _ *lock.Lock) (*BuildResult, error) {
+	return f.Build(context.Background(), r)
 }
 
 func (f *fake) Plan(_ context.Context, r BuildRequest) (*build.Plan, error) {

@@ -39,6 +39,13 @@ func writeSupervision(w io.Writer, m MachineStatus) {
 			fmt.Fprintf(w, "  slot %s\t%s, %.19s\t%s\n", name, role, slot.Digest, oneLine(slot.Source))
 		}
 	}
+	if r := v.Release; r != nil {
+		fmt.Fprintf(w, "  signed\tversion %s, index %d\tby %s\n", oneLine(r.Version), r.Index, oneLine(string(r.Key)))
+		if n := len(r.Rollbacks); n > 0 {
+			last := r.Rollbacks[n-1]
+			fmt.Fprintf(w, "  rolled back\t%s\tfrom index %d to %d, as was allowed\n", last.Time.Format(time.RFC3339), last.From, last.To)
+		}
+	}
 	if t := v.Trial; t != nil {
 		state := "to be tried"
 		switch {

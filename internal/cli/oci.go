@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -111,14 +113,17 @@ func kindOf(item oci.Item) string {
 }
 
 func (s *session) ociPullCommand() *cobra.Command {
-	var output, platform string
+	var output, platform, keyFile string
+	var older bool
 	cmd := &cobra.Command{
 		Use:   "pull REF",
 		Short: "Pull a bundle or an image from a registry",
 		Long: `Pull brings what a reference names into a directory: a bundle as a bundle,
 verified file by file, an image as an OCI layout. The directory takes its place
-in one step; a pull that fails or is interrupted leaves what was there. A
-bundle's files that have not changed are taken from the bundle it replaces.`,
+in one step; a pull that fails or is interrupted leaves what was there. Of an index
+of bundles it is the one for --platform, or else for this machine. A bundle whose
+manifest names a key has to be signed by it, and what takes the place of a signed
+bundle by that one's. A bundle's files that have not changed are taken from the bundle it replaces.`,
 		Example: `  sovereign-build oci pull registry.example/team/sql:arm64 -o dist/sql-arm64
   sovereign-build oci pull registry.example/app@sha256:… -o layout --platform linux/arm64`,
 		Args: operands("REF"),
@@ -126,7 +131,18 @@ bundle's files that have not changed are taken from the bundle it replaces.`,
 			if output == "" {
 				return fault.Errorf(fault.Usage, "--output is missing: where to put it").Hintf("run %s -o DIR", cmd.UseLine())
 			}
-			result, err := s.pull(cmd.Context(), args[0], output, platform)
+			var options []artifact.PullOption
+			if keyFile != "" {
+				key, err := readKey(keyFile)
+				if err != nil {
+					return err
+				}
+				options = append(options, artifact.WithKey(key))
+			}
+			if older {
+				options = append(options, artifact.AllowRollback())
+			}
+			result, err := s.pull(cmd.Context(), strings.TrimPrefix(args[0], ociPrefix), output, platform, options...)
 			if err != nil {
 				return err
 			}
@@ -137,11 +153,13 @@ bundle's files that have not changed are taken from the bundle it replaces.`,
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "`directory` that gets the bundle or layout")
-	cmd.Flags().StringVar(&platform, "platform", "", "`OS/ARCH[/VARIANT]` to take of an image for several (default: all)")
+	cmd.Flags().StringVar(&platform, "platform", "", "`OS/ARCH[/VARIANT]` to take of an image for several (default: all; of bundles, that of this machine)")
+	cmd.Flags().StringVar(&keyFile, "key", "", "`FILE` with the public key that has to have signed a bundle")
+	rollbackFlag(cmd, &older)
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification)
 }
 
-func (s *session) pull(ctx context.Context, from, output, platform string) (*ociResult, error) {
+func (s *session) pull(ctx context.Context, from, output, platform string, options ...artifact.PullOption) (*ociResult, error) {
 	var want v1.Platform
 	if platform != "" {
 		var err error
@@ -161,11 +179,22 @@ func (s *session) pull(ctx context.Context, from, output, platform string) (*oci
 	// From here on by digest: a tag that moves meanwhile must not make a
 	// bundle of an image, or write one's name on another.
 	pinned := ref.Context().Digest(d.Digest.String()).String()
-	if artifact.IsBundle(d.Manifest) {
+	arch := want.Architecture
+	if arch == "" {
+		arch = runtime.GOARCH
+	}
+	one, ofSeveral, err := artifact.Select(d.Manifest, arch)
+	if err != nil {
+		return nil, err
+	}
+	if ofSeveral {
+		pinned, platform = ref.Context().Digest(one.Digest.String()).String(), ""
+	}
+	if ofSeveral || artifact.IsBundle(d.Manifest) {
 		if platform != "" {
 			return nil, fault.Errorf(fault.Usage, "%s is a bundle, which is for one platform", from).Hintf("leave out --platform")
 		}
-		got, err := artifact.Pull(ctx, client, pinned, output, s.meter("pulled"))
+		got, err := artifact.Pull(ctx, client, pinned, output, s.meter("pulled"), options...)
 		if err != nil {
 			return nil, err
 		}

@@ -18,8 +18,8 @@ import (
 
 // Variables of the environment that secrets of repositories may come by.
 const (
-	keyVariable    = "SOVEREIGN_REPOSITORY_KEY"
-	secretVariable = "SOVEREIGN_REPOSITORY_SECRET"
+	repositoryKeyVariable = "SOVEREIGN_REPOSITORY_KEY"
+	secretVariable        = "SOVEREIGN_REPOSITORY_SECRET"
 )
 
 func (s *session) repositoryCommand() *cobra.Command {
@@ -41,14 +41,14 @@ device, SFTP, S3, WebDAV, or a server of kopia. They are kopia's repositories
 type secretFiles struct{ key, secret, identity, knownHosts string }
 
 func (f *secretFiles) flags(flags *pflag.FlagSet) {
-	flags.StringVar(&f.key, "key-file", "", "`FILE` with the key that encrypts the repository, or with the password at a kopia server; - is standard input (or "+keyVariable+")")
+	flags.StringVar(&f.key, "key-file", "", "`FILE` with the key that encrypts the repository, or with the password at a kopia server; - is standard input (or "+repositoryKeyVariable+")")
 	flags.StringVar(&f.secret, "secret-file", "", "`FILE` with the store's own password, or S3's secret access key (or "+secretVariable+")")
 	flags.StringVar(&f.identity, "identity-file", "", "`FILE` with a private key for SFTP, without a passphrase")
 	flags.StringVar(&f.knownHosts, "known-hosts", "", "`FILE` with the SFTP host's public key, as ssh's known_hosts has it")
 }
 
 func (s *session) readSecrets(f secretFiles) (backup.Secrets, error) {
-	v := backup.Secrets{Key: s.env(keyVariable), Secret: s.env(secretVariable)}
+	v := backup.Secrets{Key: s.env(repositoryKeyVariable), Secret: s.env(secretVariable)}
 	for _, from := range []struct {
 		file string
 		to   *string
@@ -93,7 +93,7 @@ environment, never by an argument: it stands on the recovery sheet.`
 	if initialize {
 		verb, short = "init", "Make a repository"
 		long = `Init makes a repository and has the device know it. Without --key-file, and
-without ` + keyVariable + `, a key of 160 random bits is made, and printed
+without ` + repositoryKeyVariable + `, a key of 160 random bits is made, and printed
 once, on a recovery sheet: write it down, or keep that file. Who loses the key
 has lost the backups; nobody can help.
 
@@ -237,8 +237,8 @@ a part of it, which is held to the sums that were taken from the disks. --read
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
 }
 
-// VerifyResult is what the verify commands print.
-type VerifyResult struct {
+// BackupVerifyResult is what the verify commands print.
+type BackupVerifyResult struct {
 	Machine    string `json:"machine,omitempty"`
 	Repository string `json:"repository,omitempty"`
 	runtime.Verified
@@ -255,7 +255,7 @@ func (s *session) runVerify(ctx context.Context, machine, id, repository string,
 	if err != nil {
 		return err
 	}
-	return s.printer().result(VerifyResult{machine, repository, v}, func(w io.Writer) error {
+	return s.printer().result(BackupVerifyResult{machine, repository, v}, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%d backups are whole; %s of disks were read and are what they were (%.1f s)\n", v.Backups, mebibytes(v.Read), v.TookS)
 		return err
 	})

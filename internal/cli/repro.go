@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -60,7 +61,7 @@ func writeRepro(w io.Writer, r *ReproResult) error {
 		fmt.Fprintf(&b, "  %-30s %s; %s\n", c.Name, c.First, c.Second)
 	}
 	differ := 0
-	for _, step := range r.Steps {
+	for _, step := range slices.Concat(r.Steps, r.Descriptions) {
 		if step.Same {
 			fmt.Fprintf(&b, "same    %s\n", step.Name)
 			continue

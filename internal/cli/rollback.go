@@ -11,6 +11,7 @@ import (
 
 func (s *session) rollbackCommand() *cobra.Command {
 	var limit time.Duration
+	var older bool
 	cmd := &cobra.Command{
 		Use:   "rollback NAME",
 		Short: "Go back to the bundle before the last update",
@@ -19,6 +20,10 @@ in the way of update: it stays when its services become healthy and stay so, or 
 the machine comes back as it was, and the command ends with 8. A second rollback
 goes forward again. The data disk is not touched: what a newer bundle has made
 of the data, an older one has to understand.
+
+A machine whose bundles are signed has seen a newer one by then, whose index says
+so, and refuses without --allow-rollback: older bundles have the holes that the
+newer ones close.
 
 What a machine that is down is yet to try, from update or rollback, is taken
 back instead: it keeps the bundle that it has.`,
@@ -32,7 +37,7 @@ back instead: it keeps the bundle that it has.`,
 			if err != nil {
 				return err
 			}
-			r, err := m.Rollback(cmd.Context(), limit, s.told())
+			r, err := m.Rollback(cmd.Context(), limit, s.told(), allowed(older)...)
 			if err != nil {
 				return err
 			}
@@ -40,5 +45,6 @@ back instead: it keeps the bundle that it has.`,
 		},
 	}
 	cmd.Flags().DurationVar(&limit, "timeout", runtime.DefaultTrialLimit, "`time` the services have to become healthy")
+	rollbackFlag(cmd, &older)
 	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
 }

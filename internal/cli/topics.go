@@ -17,6 +17,9 @@ func (s *session) topics() []topic {
 		{"build", "Build", "From a recipe and its lock to a bundle: a verified kernel and root file system, built from pinned sources.", []*cobra.Command{
 			s.buildCommand(), s.planCommand(), s.lockCommand(), s.reproCommand(), s.diffCommand(), s.storeCommand(), s.schemaCommand(),
 		}},
+		{"releases", "Releases", "Bundles that anybody can check: keys, signatures, lists of what is in them, and how they were made.", []*cobra.Command{
+			s.keyCommand(), s.signCommand(), s.verifyCommand(), s.sbomCommand(), s.releaseCommand(),
+		}},
 		{"images", "Images", "Disk and file system images of your own making, and registries.", []*cobra.Command{
 			s.imageCommand(), s.ociCommand(),
 		}},

@@ -20,6 +20,7 @@ func (s *session) upCommand() *cobra.Command {
 	var restart string
 	var limit int
 	var activate bool
+	var older bool
 	cmd := &cobra.Command{
 		Use:   "up NAME|BUNDLE",
 		Short: "Keep a machine running",
@@ -27,6 +28,9 @@ func (s *session) upCommand() *cobra.Command {
 machine running: started again when it ends by itself, updated by update, taken
 down by down. It returns when the services are healthy. Sovereignd is started
 where none runs, and ends when nothing is wanted up any more.
+
+A bundle whose manifest names a key has to be signed by it, and from then on the
+machine takes nothing else.
 
 A name is that of a machine that is here already, or else the bundle
 dist/NAME-ARCH; a path is a bundle. Flags that are not given stay as they were
@@ -51,6 +55,7 @@ at the last up; they take effect when the machine is started the next time.`,
 			if f.Changed("restart-limit") {
 				r.Limit = &limit
 			}
+			r.AllowRollback = older
 			return s.runUp(cmd.Context(), args[0], r, size.Timeout)
 		},
 	}
@@ -59,6 +64,7 @@ at the last up; they take effect when the machine is started the next time.`,
 	f.StringVar(&restart, "restart", "", "start a machine that ended by itself again: always or never (default always)")
 	f.IntVar(&limit, "restart-limit", 10, "give up after so many ends in a row, each before the services were healthy for a minute; 0: `never`")
 	f.BoolVar(&activate, "activate", false, "give a restored machine its network")
+	rollbackFlag(cmd, &older)
 	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
 }
 

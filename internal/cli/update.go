@@ -13,6 +13,7 @@ import (
 
 func (s *session) updateCommand() *cobra.Command {
 	var limit time.Duration
+	var older bool
 	cmd := &cobra.Command{
 		Use:   "update NAME BUNDLE",
 		Short: "Change a machine's bundle, and go back by itself if it is not healthy",
@@ -24,6 +25,9 @@ and the command ends with 8. An optional service counts if it was healthy before
 what is wrong around the services, no network say, does not. The data disk is not
 touched. An update that is interrupted, by whatever, goes
 on where it was or goes back; the machine can be started at every moment.
+
+A machine whose bundle has a key takes only what that key signs, or one that it
+was rotated to, and nothing older than the newest it has seen.
 
 BUNDLE is a bundle's directory, or a name for dist/NAME-ARCH. A machine that is
 down tries the bundle at the next up; until then, rollback takes it back.`,
@@ -42,7 +46,7 @@ down tries the bundle at the next up; until then, rollback takes it back.`,
 			if err != nil {
 				return err
 			}
-			r, err := m.Update(cmd.Context(), bundle, limit, s.told())
+			r, err := m.Update(cmd.Context(), bundle, limit, s.told(), allowed(older)...)
 			if err != nil {
 				return err
 			}
@@ -50,7 +54,20 @@ down tries the bundle at the next up; until then, rollback takes it back.`,
 		},
 	}
 	cmd.Flags().DurationVar(&limit, "timeout", runtime.DefaultTrialLimit, "`time` the services have to become healthy")
+	rollbackFlag(cmd, &older)
 	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
+}
+
+// rollbackFlag is that of every command that may bring an older bundle.
+func rollbackFlag(cmd *cobra.Command, older *bool) {
+	cmd.Flags().BoolVar(older, "allow-rollback", false, "let in a signed bundle that is older than the newest seen, and write down that it was")
+}
+
+func allowed(older bool) []runtime.UpdateOption {
+	if older {
+		return []runtime.UpdateOption{runtime.AllowRollback}
+	}
+	return nil
 }
 
 func trialTime(limit time.Duration) error {

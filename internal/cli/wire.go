@@ -70,6 +70,23 @@ func (builder) Build(ctx context.Context, r BuildRequest) (_ *BuildResult, err e
 	return o.Bundle(ctx)
 }
 
+func (builder) Rebuild(ctx context.Context, r BuildRequest, l *lock.Lock) (_ *BuildResult, err error) {
+	rec, err := recipe.Load(r.Recipe)
+	if err != nil {
+		return nil, err
+	}
+	progress, err := newBuildProgress(r.ProgressMode, r.Progress)
+	if err != nil {
+		return nil, err
+	}
+	b, err := build.New(rec, l, append(r.options(), build.WithEvents(progress.event))...)
+	if err != nil {
+		return nil, errors.Join(err, progress.close())
+	}
+	defer func() { err = errors.Join(err, b.Close(), progress.close()) }()
+	return b.Bundle(ctx)
+}
+
 func (builder) Plan(ctx context.Context, r BuildRequest) (_ *build.Plan, err error) {
 	o, err := r.open(true)
 	if err != nil {

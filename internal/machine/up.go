@@ -117,6 +117,13 @@ func (r *Runtime) InstallFrom(ctx context.Context, from Source, name string, o U
 	if err != nil {
 		return nil, err
 	}
+	// What is here already was let in; one from before there were keys was not.
+	enters := func() bool { return !have || i.rec.Release == nil && m.Key() != "" }
+	if enters() {
+		if _, err := i.admit(from, digest, o.AllowRollback); err != nil {
+			return nil, err
+		}
+	}
 	copied := ""
 	if !have {
 		tell(report, PhaseInstall, "installing "+from.from())
@@ -135,6 +142,15 @@ func (r *Runtime) InstallFrom(ctx context.Context, from Source, name string, o U
 	if have, err = i.installable(ctx, digest, o); err != nil {
 		return nil, err
 	}
+	var signed admission
+	if enters() {
+		if signed, err = i.admit(from, digest, o.AllowRollback); err != nil {
+			return nil, err
+		}
+		if signed.trust != nil {
+			i.rec.Release = signed.trust
+		}
+	}
 	if have {
 		return i, i.up(ctx, o)
 	}
@@ -151,7 +167,7 @@ func (r *Runtime) InstallFrom(ctx context.Context, from Source, name string, o U
 	if i.rec.Slots == nil {
 		i.rec.Slots = map[SlotName]Slot{}
 	}
-	i.rec.Slots[slot] = newSlot(digest, from.from())
+	i.rec.Slots[slot] = signed.slot(newSlot(digest, from.from()))
 	i.rec.Previous, i.rec.Active = i.rec.Active, slot
 	i.manifest = m
 	if i.proc == (vm.Process{}) {

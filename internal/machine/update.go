@@ -3,6 +3,7 @@ package machine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
@@ -58,6 +59,9 @@ func (r *Runtime) UpdateFrom(ctx context.Context, name string, from Source, limi
 		}
 		tell(report, PhaseInstall, fmt.Sprintf("the bundle in slot %s is damaged: %v", i.rec.Active, damage))
 	}
+	if _, err := i.admit(from, digest, from.AllowRollback); err != nil {
+		return false, err
+	}
 	tell(report, PhaseInstall, "installing "+from.from())
 	copied, err := i.copyBundle(ctx, from, m)
 	if err != nil {
@@ -76,6 +80,10 @@ func (r *Runtime) UpdateFrom(ctx context.Context, name string, from Source, limi
 	if err := i.updatable(m); err != nil {
 		return false, err
 	}
+	signed, err := i.admit(from, digest, from.AllowRollback)
+	if err != nil {
+		return false, err
+	}
 	if err := i.removeLitter(); err != nil {
 		return false, err
 	}
@@ -89,7 +97,10 @@ func (r *Runtime) UpdateFrom(ctx context.Context, name string, from Source, limi
 	if err := i.putSlot(copied, slot); err != nil {
 		return false, err
 	}
-	i.rec.Slots[slot] = newSlot(digest, from.from())
+	i.rec.Slots[slot] = signed.slot(newSlot(digest, from.from()))
+	if signed.trust != nil {
+		i.rec.Release = signed.trust
+	}
 	i.rec.Trial = &Trial{Kind: "update", Slot: slot, Limit: Duration(limit), Steady: Duration(r.soak), Optional: optional}
 	i.rec.Waiting = nil
 	return true, i.saveRecord()
@@ -99,7 +110,10 @@ func (r *Runtime) UpdateFrom(ctx context.Context, name string, from Source, limi
 // in the same way. What was written down and is not tried yet, as the instance is
 // not wanted up, is taken back instead: cancelled is true then, and the active
 // bundle stays.
-func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration) (cancelled bool, err error) {
+//
+// The one before may be older than the newest that was here, and then is what a
+// machine whose bundles are signed refuses without runtime.AllowRollback.
+func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration, options ...runtime.UpdateOption) (cancelled bool, err error) {
 	limit, err = trialLimit(limit)
 	if err != nil {
 		return false, err
@@ -133,6 +147,9 @@ func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration
 			Hintf("give one: sovereign-build update %s BUNDLE", name)
 	}
 	if err := i.verifySlot(ctx, i.rec.Previous); err != nil {
+		return false, err
+	}
+	if err := i.rec.goBack(i.rec.Slots[i.rec.Previous], slices.Contains(options, runtime.AllowRollback)); err != nil {
 		return false, err
 	}
 	i.rec.Trial = &Trial{Kind: "rollback", Slot: i.rec.Previous, Limit: Duration(limit), Steady: Duration(r.soak), Optional: optional}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -70,8 +71,10 @@ type installed struct {
 	Slot    SlotName `json:"slot,omitempty"`
 	Trial   *Trial   `json:"trial,omitempty"`
 	Outcome *Outcome `json:"last_update,omitempty"`
-	Ends    Ends     `json:"ends,omitzero"`
-	Waiting *Waiting `json:"waiting,omitempty"`
+	// Release is what has to sign the bundles from here on; nil for nobody.
+	Release *signature.Trust `json:"release,omitempty"`
+	Ends    Ends             `json:"ends,omitzero"`
+	Waiting *Waiting         `json:"waiting,omitempty"`
 }
 
 // fresh forgets what went wrong before: somebody asked for a start.
@@ -99,6 +102,11 @@ func (in *installed) check() error {
 	for name := range in.Slots {
 		if name != "a" && name != "b" {
 			return fmt.Errorf("slots: %q is neither a nor b", name)
+		}
+	}
+	if in.Release != nil {
+		if err := in.Release.Check(); err != nil {
+			return fmt.Errorf("release: %w", err)
 		}
 	}
 	switch {

@@ -7,6 +7,8 @@ package requests
 type Bundle struct {
 	Digest string `json:"digest"`
 	Source string `json:"source,omitempty"` // where it came from, for people
+	// Signature is the text of the bundle's signature, where it has one.
+	Signature string `json:"signature,omitempty"`
 }
 
 // Install is the body of PUT /v1/machines/NAME.
@@ -19,6 +21,8 @@ type Install[Options any] struct {
 type Update struct {
 	Bundle  *Bundle `json:"bundle,omitempty"`
 	LimitMS int64   `json:"limit_ms,omitempty"` // 0: the default
+	// AllowRollback lets an older bundle in.
+	AllowRollback bool `json:"allow_rollback,omitempty"`
 }
 
 // Begun is the answer to both.

@@ -76,6 +76,10 @@ func (d *decoder) value(v reflect.Value, path string, depth int) error {
 	if depth > maxDepth {
 		return d.errorf(d.next(), "%s: nested more than %d deep", path, maxDepth)
 	}
+	if v.Kind() == reflect.Pointer { // an object that may be absent
+		v.Set(reflect.New(v.Type().Elem()))
+		return d.value(v.Elem(), path, depth)
+	}
 	at := d.next()
 	d.at[path] = at
 	tok, err := d.token()

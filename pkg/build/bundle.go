@@ -9,6 +9,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
@@ -47,6 +48,9 @@ func (b *Builder) writeBundle(ctx context.Context, kernel Kernel, root *builtRoo
 		},
 		Ports:    b.recipe.BundlePorts(),
 		Packages: root.Packages,
+	}
+	if m.Release, err = b.release(); err != nil {
+		return err
 	}
 	for _, s := range b.recipe.Services {
 		m.Services = append(m.Services, s.Name)
@@ -93,6 +97,23 @@ func (b *Builder) writeBundle(ctx context.Context, kernel Kernel, root *builtRoo
 			Hintf("a file of the store is damaged: repair the store, then build again"))
 	}
 	return err
+}
+
+// release reads the key that the recipe names, nil for none.
+func (b *Builder) release() (*bundle.Release, error) {
+	if b.recipe.Release.Key == "" {
+		return nil, nil
+	}
+	file := b.recipe.Resolve(b.recipe.Release.Key)
+	text, err := file.ReadFile(signature.MaxSize)
+	if err != nil {
+		return nil, fault.Errorf(fault.Usage, "%s: release.key: %w", b.name(), err)
+	}
+	key, err := signature.ParseKey(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: release.key: %s: %w", b.name(), file, err)
+	}
+	return &bundle.Release{Key: string(key)}, nil
 }
 
 // isBundle reports whether dir holds the bundle whose manifest has this

@@ -357,6 +357,9 @@ func (b *Builder) bundle(ctx context.Context) error {
 	if err := b.writeBundle(ctx, kernel, root); err != nil || b.planning {
 		return err
 	}
+	if err := b.describe(ctx, p, root); err != nil {
+		return err
+	}
 	if err := b.exportRepository(ctx, packages); err != nil {
 		return err
 	}

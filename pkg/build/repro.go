@@ -13,6 +13,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/compare"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
@@ -29,6 +30,8 @@ type ReproResult struct {
 	Second string `json:"second"` // the second's
 	// Steps are those that were done a second time, in the order of names.
 	Steps []ReproStep `json:"steps"`
+	// Descriptions are the files that describe the two bundles.
+	Descriptions []ReproStep `json:"descriptions"`
 	// Conditions are what was different for the second build.
 	Conditions []Condition `json:"conditions"`
 	// Difference is what differs between the bundles, nil for nothing. Kept
@@ -118,7 +121,13 @@ func (b *Builder) Repro(ctx context.Context, only ...string) (_ *ReproResult, er
 		return nil, fault.Errorf(fault.Usage, "no step is called %s", strings.Join(only, " or ")).
 			Hintf("name a step as a build does: kernel, or port zlib")
 	}
-	r.Same = first.Digest == second.Digest && !slices.ContainsFunc(r.Steps, func(s ReproStep) bool { return !s.Same })
+	described, err := reproDescriptions(first.Bundle, second.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	r.Descriptions = described
+	differs := func(s ReproStep) bool { return !s.Same }
+	r.Same = first.Digest == second.Digest && !slices.ContainsFunc(r.Descriptions, differs) && !slices.ContainsFunc(r.Steps, differs)
 	if first.Digest != second.Digest {
 		if r.Difference, err = compare.Bundles(ctx, first.Bundle, second.Bundle, dir); err != nil {
 			return nil, err
@@ -185,6 +194,27 @@ func reproSteps(ctx context.Context, main, blank *store.Store, again func(string
 	})
 	slices.SortFunc(steps, func(a, b ReproStep) int { return strings.Compare(a.Name, b.Name) })
 	return steps, err
+}
+
+// reproDescriptions compares what the two builds say of their bundles.
+func reproDescriptions(first, second string) ([]ReproStep, error) {
+	var steps []ReproStep
+	for _, name := range []string{bundle.ProvenanceFile, bundle.SPDXFile, bundle.CycloneDXFile} {
+		out := ReproOutput{Name: name}
+		for to, dir := range map[*store.Digest]string{&out.First: first, &out.Second: second} {
+			text, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				return nil, fault.Wrap(fault.Environment, err)
+			}
+			*to = store.FromBytes(text)
+		}
+		s := ReproStep{Name: name, Same: out.First == out.Second}
+		if !s.Same {
+			s.Outputs = []ReproOutput{out}
+		}
+		steps = append(steps, s)
+	}
+	return steps, nil
 }
 
 // changesOf names the files that differ in an output of a step's two runs.

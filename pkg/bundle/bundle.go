@@ -28,14 +28,16 @@ type Manifest struct {
 	Name   string `json:"name"` // recipe name
 	Arch   string `json:"arch"` // "amd64" or "arm64"
 	// SourceDate is the SOURCE_DATE_EPOCH of the build, seconds since 1970.
-	SourceDate int64      `json:"source_date"`
-	Lock       Lock       `json:"lock"`
-	Artifacts  []Artifact `json:"artifacts"` // sorted by file
-	Root       Root       `json:"root"`
-	VM         VM         `json:"vm"`
-	Services   []string   `json:"services"`
-	Ports      []Port     `json:"ports"`
-	Packages   []Package  `json:"packages"` // installed, sorted by name
+	SourceDate int64 `json:"source_date"`
+	Lock       Lock  `json:"lock"`
+	// Release is nil for a bundle that anybody may replace.
+	Release   *Release   `json:"release,omitempty"`
+	Artifacts []Artifact `json:"artifacts"` // sorted by file
+	Root      Root       `json:"root"`
+	VM        VM         `json:"vm"`
+	Services  []string   `json:"services"`
+	Ports     []Port     `json:"ports"`
+	Packages  []Package  `json:"packages"` // installed, sorted by name
 }
 
 // Lock says what pinned the inputs.
@@ -49,6 +51,21 @@ type Lock struct {
 	// "package NAME-VERSION CHECKSUM" of a repository that was given for one
 	// build, and files that were handed in.
 	Unpinned []string `json:"unpinned,omitempty"`
+}
+
+// Release says who vouches for the bundle.
+type Release struct {
+	// Key is the public key, as package signature has it, that the bundle and
+	// whatever follows it has to be signed by.
+	Key string `json:"key"`
+}
+
+// Key is the public key that has to sign the bundle, "" for none.
+func (m *Manifest) Key() string {
+	if m.Release == nil {
+		return ""
+	}
+	return m.Release.Key
 }
 
 // Artifact is one file of the bundle.

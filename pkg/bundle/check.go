@@ -17,7 +17,9 @@ var (
 	hashForm   = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	// virtio-blk carries 20 bytes of serial.
 	serialForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,20}$`)
-	urlForm    = regexp.MustCompile(`\$\{([^}]*)\}?`)
+	// 42 bytes in base64, of which the first two are "Ed".
+	keyForm = regexp.MustCompile(`^RW[A-Za-z0-9+/]{54}$`)
+	urlForm = regexp.MustCompile(`\$\{([^}]*)\}?`)
 )
 
 // maxSize bounds one artifact and the data disk: 1 PiB, far above any phone
@@ -49,6 +51,8 @@ func (m *Manifest) check(fail reporter) error {
 		return fail("source_date", "%d is not a time in seconds since 1970", m.SourceDate)
 	case !digestForm.MatchString(m.Lock.Digest):
 		return fail("lock.digest", "%q is not sha256: and 64 hex digits", m.Lock.Digest)
+	case m.Release != nil && !keyForm.MatchString(m.Release.Key):
+		return fail("release.key", "%q is not the public key of minisign", m.Release.Key)
 	case !serialForm.MatchString(m.Root.Serial):
 		return fail("root.serial", "%q is not 1 to 20 letters, digits, dots and dashes", m.Root.Serial)
 	case !hashForm.MatchString(m.Root.Hash):

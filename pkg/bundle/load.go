@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/sovereign-build/sovereign/internal/stream"
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/remedy"
 )
@@ -54,6 +55,43 @@ func readManifest(path string) ([]byte, error) {
 		return nil, fault.Errorf(fault.Environment, "reading %s: %w", path, err)
 	}
 	return data, nil
+}
+
+// Signature reads the signature of the bundle in dir, for package signature;
+// nil where it has none.
+func Signature(dir string) ([]byte, error) {
+	f, err := os.Open(filepath.Join(dir, signature.FileName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	defer f.Close()
+	// One byte more than there may be is enough for its reader to refuse it.
+	text, err := io.ReadAll(io.LimitReader(f, signature.MaxSize+1))
+	if err != nil {
+		return nil, fault.Errorf(fault.Environment, "reading %s: %w", f.Name(), err)
+	}
+	return text, nil
+}
+
+// Offer reads what the bundle in dir has to say to whoever takes only signed
+// ones, and its manifest as it was read for that.
+func Offer(dir string) (signature.Offer, *Manifest, error) {
+	var o signature.Offer
+	path := filepath.Join(dir, ManifestFile)
+	var err error
+	if o.Manifest, err = readManifest(path); err != nil {
+		return o, nil, err
+	}
+	m, err := Parse(path, o.Manifest)
+	if err != nil {
+		return o, nil, err
+	}
+	o.Name, o.Arch, o.Key = m.Name, m.Arch, signature.Key(m.Key())
+	o.Signature, err = Signature(dir)
+	return o, m, err
 }
 
 // Verify checks the bundle in dir: the manifest, and the size and digest of

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/atomicdir"
 	"github.com/sovereign-build/sovereign/internal/stream"
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -66,6 +67,14 @@ func (w *Writer) Add(ctx context.Context, name, role string, r io.Reader) error 
 		return fault.Wrap(fault.Environment, fmt.Errorf("writing %s: %w", path, err))
 	}
 	return nil
+}
+
+// Describe adds a file that describes the bundle, or its signature.
+func (w *Writer) Describe(name string, text []byte) error {
+	if name != signature.FileName && !slices.Contains(Descriptions(), name) {
+		return fault.Errorf(fault.Internal, "bundle: %q describes nothing", name)
+	}
+	return w.writeText(name, text)
 }
 
 // Commit writes the manifest and the sums, and puts the bundle in its place in

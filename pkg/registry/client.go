@@ -56,7 +56,7 @@ func (c *Client) options(ctx context.Context) []remote.Option {
 		keychain = authn.DefaultKeychain
 	}
 	if transport == nil {
-		transport = remote.DefaultTransport
+		transport = wide()
 	}
 	opts := []remote.Option{
 		remote.WithContext(ctx),
@@ -69,6 +69,22 @@ func (c *Client) options(ctx context.Context) []remote.Option {
 	}
 	return opts
 }
+
+// bufferSize is that of a connection's buffers in bytes. Go's are of 4 KiB, each a
+// system call of its own.
+const bufferSize = 256 << 10
+
+// wide is the library's transport with buffers that fit blobs. There is one, as
+// it keeps connections.
+var wide = sync.OnceValue(func() http.RoundTripper {
+	t, ok := remote.DefaultTransport.(*http.Transport)
+	if !ok {
+		return remote.DefaultTransport // somebody has replaced it
+	}
+	t = t.Clone()
+	t.ReadBufferSize, t.WriteBufferSize = bufferSize, bufferSize
+	return t
+})
 
 // guard refuses plain http to anything but this machine, and manifests that
 // are not of the digest they were asked for by. The library's own rule also
@@ -108,6 +124,42 @@ func (c *Client) Get(ctx context.Context, ref name.Reference) (*remote.Descripto
 		return nil, fault.Errorf(fault.Source, "%s: a manifest of %d bytes is larger than %d", ref, len(d.Manifest), MaxManifest)
 	}
 	return d, nil
+}
+
+// Referrers are the descriptors of what says that it is about the manifest of a
+// digest: from the registry's list of them, or from the tag that stands for it in
+// one that keeps none. What such a list says is checked by nobody: whoever can
+// push can add to it.
+func (c *Client) Referrers(ctx context.Context, of name.Digest) ([]v1.Descriptor, error) {
+	index, err := remote.Referrers(of, c.options(ctx)...)
+	if err != nil {
+		return nil, explain(ctx, of.String(), err)
+	}
+	m, err := index.IndexManifest()
+	if err != nil {
+		return nil, explain(ctx, of.String(), err)
+	}
+	if len(m.Manifests) > MaxReferrers {
+		return nil, fault.Errorf(fault.Source, "%s: %d referrers are more than %d", of, len(m.Manifests), MaxReferrers)
+	}
+	return m.Manifests, nil
+}
+
+// MaxReferrers is how many there may be of one manifest.
+const MaxReferrers = 1024
+
+// Attach writes a manifest that refers to another (its subject) by its digest,
+// and sees to it that Referrers finds it.
+func (c *Client) Attach(ctx context.Context, repo name.Repository, what v1.Image) (name.Digest, error) {
+	h, err := what.Digest()
+	if err != nil {
+		return name.Digest{}, fault.Wrap(fault.Internal, err)
+	}
+	to := repo.Digest(h.String())
+	if err := remote.Write(to, what, c.options(ctx)...); err != nil {
+		return to, explain(ctx, to.String(), fmt.Errorf("push: %w", err))
+	}
+	return to, nil
 }
 
 // Blob gives read the bytes of a blob. What read sees before io.EOF may be

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/requests"
@@ -29,8 +30,12 @@ func (h *Host) Install(ctx context.Context, bundleDir, name string, o UpOptions,
 	if err != nil {
 		return nil, err
 	}
+	sent, err := signedBundle(dir, digest)
+	if err != nil {
+		return nil, err
+	}
 	m := h.Machine(name)
-	return m, h.ask(ctx, http.MethodPut, machinePath(name), requests.Install[UpOptions]{Bundle: requests.Bundle{Digest: digest, Source: dir}, Options: o}, nil)
+	return m, h.ask(ctx, http.MethodPut, machinePath(name), requests.Install[UpOptions]{Bundle: sent, Options: o}, nil)
 }
 
 // Ways in which an update or a rollback ends.
@@ -62,7 +67,10 @@ type UpdateResult struct {
 // limit (0: DefaultTrialLimit, at most a day) and stayed so, or when the former
 // one is back. On a machine that is down it is only staged. While one update
 // is under way, another is an error (fault.Usage). The data disk is not touched.
-func (m *Machine) Update(ctx context.Context, bundleDir string, limit time.Duration, report Report) (UpdateResult, error) {
+//
+// A bundle that is not signed as those of the machine are is an error of class
+// fault.Verification.
+func (m *Machine) Update(ctx context.Context, bundleDir string, limit time.Duration, report Report, options ...UpdateOption) (UpdateResult, error) {
 	begin := time.Now()
 	dir, manifest, err := loadBundle(bundleDir)
 	if err != nil {
@@ -78,13 +86,17 @@ func (m *Machine) Update(ctx context.Context, bundleDir string, limit time.Durat
 	if err != nil {
 		return UpdateResult{}, err
 	}
-	return m.try(ctx, begin, "update", requests.Update{Bundle: &requests.Bundle{Digest: digest, Source: dir}, LimitMS: limit.Milliseconds()}, report)
+	sent, err := signedBundle(dir, digest)
+	if err != nil {
+		return UpdateResult{}, err
+	}
+	return m.try(ctx, begin, "update", requests.Update{Bundle: &sent, LimitMS: limit.Milliseconds(), AllowRollback: slices.Contains(options, AllowRollback)}, report)
 }
 
 // Rollback tries the bundle before the last update, as Update does. What a
 // machine that is down is yet to try is taken back instead (UpdateCancelled).
-func (m *Machine) Rollback(ctx context.Context, limit time.Duration, report Report) (UpdateResult, error) {
-	return m.try(ctx, time.Now(), "rollback", requests.Update{LimitMS: limit.Milliseconds()}, report)
+func (m *Machine) Rollback(ctx context.Context, limit time.Duration, report Report, options ...UpdateOption) (UpdateResult, error) {
+	return m.try(ctx, time.Now(), "rollback", requests.Update{LimitMS: limit.Milliseconds(), AllowRollback: slices.Contains(options, AllowRollback)}, report)
 }
 
 // try begins a trial and waits for its end.

@@ -51,6 +51,13 @@ type Options struct {
 	Isolated bool `json:"isolated,omitempty"`
 }
 
+// UpdateOption changes an update or a rollback.
+type UpdateOption string
+
+// AllowRollback lets in a bundle whose signature has a lower index than the
+// highest that the machine has seen; its record says so.
+const AllowRollback UpdateOption = "allow-rollback"
+
 // UpOptions are what wanting a machine up changes of it. What is zero stays as
 // it was, or as a new machine has it.
 type UpOptions struct {
@@ -81,4 +88,7 @@ type UpOptions struct {
 	// another one at once, without a trial; the other one stays as what Rollback
 	// goes back to. A machine that runs at other ports is an error.
 	Replace bool `json:"replace,omitempty"`
+	// AllowRollback lets in a bundle that is older than the newest the machine
+	// has seen; its record says so.
+	AllowRollback bool `json:"allow_rollback,omitempty"`
 }

@@ -3,6 +3,7 @@ package runtime
 import (
 	"time"
 
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -22,6 +23,9 @@ type Supervision struct {
 	GaveUp     bool     `json:"gave_up"`
 	Trial      *Trial   `json:"trial,omitempty"`
 	LastUpdate *Outcome `json:"last_update,omitempty"`
+	// Release is what is known of the key that signs the machine's bundles; nil
+	// where they need not be signed.
+	Release *signature.Trust `json:"release,omitempty"`
 }
 
 // SlotName is "a" or "b"; "" where a machine runs from a bundle's own
@@ -33,6 +37,10 @@ type Slot struct {
 	Digest    string    `json:"digest"`
 	Source    string    `json:"source"` // the directory it was copied from
 	Installed time.Time `json:"installed"`
+	// Version and Index are those of the bundle's signature; empty where it has
+	// none.
+	Version string `json:"version,omitempty"`
+	Index   int64  `json:"index,omitempty"`
 }
 
 // Trial is an update or a rollback that is under way.

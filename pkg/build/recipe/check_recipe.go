@@ -49,6 +49,9 @@ func checkRecipe(doc *document, r *Recipe) error {
 		}
 	}
 	checkTrust(c, r)
+	if c.given("release") {
+		c.notEmpty("release.key", r.Release.Key)
+	}
 	if len(r.Packages) == 0 && c.given("packages") {
 		c.failf("packages", "packages is empty, an image needs at least sovereign-init")
 	}
@@ -254,6 +257,9 @@ func checkRecipeFiles(doc *document, r *Recipe) error {
 		for i, k := range r.Trust[location].Keys {
 			c.there(index(join("trust", location)+".keys", i), "key", r.Resolve(k), false)
 		}
+	}
+	if r.Release.Key != "" {
+		c.there("release.key", "key", r.Resolve(r.Release.Key), false)
 	}
 	for i, f := range r.Files {
 		if f.From != "" {

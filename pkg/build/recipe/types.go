@@ -49,6 +49,8 @@ type Recipe struct {
 	// Trust says for single repositories, by location without a tag, whose
 	// signatures count there: nobody else's do.
 	Trust map[string]Trust `yaml:"trust,omitempty"`
+	// Release says who signs the bundles.
+	Release Release `yaml:"release,omitempty"`
 	// Packages is the world: apk dependencies, "icu-data-full" or
 	// "postgresql17>=17.4".
 	Packages []string `yaml:"packages"`
@@ -76,6 +78,14 @@ type Recipe struct {
 	// Path is the file the recipe was read from, for messages; empty for one
 	// that was made in Go.
 	Path string `yaml:"-" json:"-"`
+}
+
+// Release says who signs the recipe's bundles.
+type Release struct {
+	// Key is the file of the public key, relative to the recipe, as minisign and
+	// sovereign-build key new write it. It goes into the bundle's manifest, and a
+	// machine that once has it takes nothing else than what it signs.
+	Key string `yaml:"key"`
 }
 
 // Trust is what the index and the packages of a repository have to be signed

@@ -74,7 +74,7 @@ func (a *apt) sourcePackages(ctx context.Context, suite, name string, fresh bool
 		return nil, nil
 	}
 	out = slices.DeleteFunc(out, func(p sourcePackage) bool { return p.Name != name })
-	slices.SortStableFunc(out, func(a, b sourcePackage) int { return compareVersions(b.Version, a.Version) })
+	slices.SortStableFunc(out, func(a, b sourcePackage) int { return CompareVersions(b.Version, a.Version) })
 	return out, err
 }
 

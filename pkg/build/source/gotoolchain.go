@@ -98,7 +98,7 @@ func parseGoReleases(text string) []string {
 
 // compareGo orders two versions such as go1.26.8.
 func compareGo(a, b string) int {
-	return compareVersions(strings.TrimPrefix(a, "go"), strings.TrimPrefix(b, "go"))
+	return CompareVersions(strings.TrimPrefix(a, "go"), strings.TrimPrefix(b, "go"))
 }
 
 // goSeries is the series of a Go version: go1.26 of go1.26.8. Within one,

@@ -89,7 +89,7 @@ func (f *Fetcher) versions(ctx context.Context, d recipe.Debian) (all []listed, 
 		}
 		all = append(all, found...)
 	}
-	slices.SortStableFunc(all, func(a, b listed) int { return compareVersions(b.pkg.Version, a.pkg.Version) })
+	slices.SortStableFunc(all, func(a, b listed) int { return CompareVersions(b.pkg.Version, a.pkg.Version) })
 	return all, notes, nil
 }
 

@@ -15,7 +15,7 @@ func TestCompareVersions(t *testing.T) {
 	order := []string{"1.0~~", "1.0~rc1-1", "1.0", "1.0-0", "1.0-1~deb12u1", "1.0-1", "1.0-1+b1", "1.0-1.1", "1.0a", "1.0+dfsg", "1.0.1", "1.2.5-3", "1.2.5-3.1~deb13u1", "1.10", "1:0.1", "10:0"}
 	for i, a := range order {
 		for j, b := range order {
-			got, want := compareVersions(a, b), i-j
+			got, want := CompareVersions(a, b), i-j
 			if want > 1 {
 				want = 1
 			} else if want < -1 {
@@ -241,7 +241,7 @@ func FuzzParseSourcePackages(f *testing.F) {
 			}
 			p.tarball("")
 			upstreamVersion(p.Version)
-			compareVersions(p.Version, p.Name)
+			CompareVersions(p.Version, p.Name)
 		}
 	})
 }

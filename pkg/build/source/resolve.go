@@ -99,9 +99,9 @@ func (f *Fetcher) list(ctx context.Context, name string, decl recipe.Source) ([]
 func compareSources(a, b lock.Source) int {
 	da, db := debianMirror(a), debianMirror(b)
 	if da.Source != "" && da.Source == db.Source {
-		return compareVersions(da.Version, db.Version)
+		return CompareVersions(da.Version, db.Version)
 	}
-	return compareVersions(a.Version, b.Version)
+	return CompareVersions(a.Version, b.Version)
 }
 
 // debianMirror is the entry's Debian package; a zero one if it has none.

@@ -125,7 +125,7 @@ func olderPackages(old, t lock.Toolchain) []string {
 	var older []string
 	for _, p := range t.Packages {
 		for _, o := range old.Packages {
-			if o.Name == p.Name && o.Arch == p.Arch && compareVersions(p.Version, o.Version) < 0 {
+			if o.Name == p.Name && o.Arch == p.Arch && CompareVersions(p.Version, o.Version) < 0 {
 				older = append(older, fmt.Sprintf("%s %s (was %s)", p.Name, p.Version, o.Version))
 			}
 		}

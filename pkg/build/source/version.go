@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// compareVersions orders two Debian versions as dpkg does: epoch, upstream
+// CompareVersions orders two Debian versions as dpkg does: epoch, upstream
 // version, revision; ~ sorts before the end of a part.
-func compareVersions(a, b string) int {
-	ea, ua, ra := splitVersion(a)
-	eb, ub, rb := splitVersion(b)
+func CompareVersions(a, b string) int {
+	ea, ua, ra := SplitVersion(a)
+	eb, ub, rb := SplitVersion(b)
 	return cmp.Or(compareDigits(ea, eb), comparePart(ua, ub), comparePart(ra, rb))
 }
 
-// splitVersion takes [EPOCH:]UPSTREAM[-REVISION] apart.
-func splitVersion(v string) (epoch, upstream, revision string) {
+// SplitVersion takes [EPOCH:]UPSTREAM[-REVISION] apart.
+func SplitVersion(v string) (epoch, upstream, revision string) {
 	if e, rest, ok := strings.Cut(v, ":"); ok {
 		epoch, v = e, rest
 	}
@@ -87,7 +87,7 @@ var repacked = regexp.MustCompile(`[.+~-]((dfsg|ds|repack)[0-9]*(\.[0-9]+)*|deb[
 // upstreamVersion is upstream's own version in a Debian one:
 // "1:1.3.dfsg+really1.3.1-1" is 1.3.1, "3.5.7-1~deb13u2" is 3.5.7.
 func upstreamVersion(debian string) string {
-	_, v, _ := splitVersion(debian)
+	_, v, _ := SplitVersion(debian)
 	if i := strings.LastIndex(v, "really"); i > 0 && strings.IndexByte("+~.", v[i-1]) >= 0 {
 		v = v[i+len("really"):]
 	}

@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -34,6 +35,53 @@ const (
 type artifact struct {
 	manifest []byte
 	files    map[v1.Hash]file
+}
+
+// Types of what says something about a bundle: each is an artifact of its own
+// with one file, whose subject is the bundle's.
+const (
+	SignatureType = "application/vnd.sovereign.bundle.signature.v1"
+	SPDXType      = "application/spdx+json"
+	CycloneDXType = "application/vnd.cyclonedx+json"
+	StatementType = "application/vnd.in-toto+json"
+	EnvelopeType  = "application/vnd.dsse.envelope.v1+json"
+)
+
+// descriptionTypes are the types of the files that a bundle's directory has
+// beside the bundle's own.
+var descriptionTypes = map[string]string{
+	signature.FileName:    SignatureType,
+	bundle.SPDXFile:       SPDXType,
+	bundle.CycloneDXFile:  CycloneDXType,
+	bundle.ProvenanceFile: StatementType,
+	bundle.EnvelopeFile:   EnvelopeType,
+}
+
+// about makes the artifact of a file that says something about another artifact.
+func about(subject v1.Descriptor, name, kind string, text []byte) (v1.Image, error) {
+	a := &artifact{files: map[v1.Hash]file{}}
+	config, err := digestOf(specs.DescriptorEmptyJSON.Digest.String())
+	if err != nil {
+		return nil, err
+	}
+	// The configuration has the type as well: registries that do not know of
+	// artifactType list an artifact by that.
+	a.files[config] = file{desc: v1.Descriptor{Digest: config, Size: 2, MediaType: types.MediaType(kind)}, data: specs.DescriptorEmptyJSON.Data}
+	h, _, err := v1.SHA256(bytes.NewReader(text))
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, err)
+	}
+	d := v1.Descriptor{MediaType: types.MediaType(kind), Digest: h, Size: int64(len(text)), Annotations: map[string]string{specs.AnnotationTitle: name}}
+	a.files[h] = file{desc: d, data: text}
+	out := v1.Manifest{
+		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: kind, Config: a.files[config].desc,
+		Layers: []v1.Descriptor{d}, Subject: &v1.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size},
+		Annotations: map[string]string{specs.AnnotationTitle: name},
+	}
+	if a.manifest, err = json.Marshal(out); err != nil {
+		return nil, fmt.Errorf("artifact of %s: %w", name, err)
+	}
+	return partial.CompressedToImage(a)
 }
 
 // image makes the artifact of a bundle whose files have been verified.

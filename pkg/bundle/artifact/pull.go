@@ -16,6 +16,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/registry"
 	"github.com/sovereign-build/sovereign/pkg/remedy"
@@ -47,7 +48,12 @@ type Pulled struct {
 // its manifest says; fault.Source for a reference to something else and for a
 // registry that fails; fault.Usage for a reference or directory that is none;
 // fault.Environment for what this machine lacks.
-func Pull(ctx context.Context, client *registry.Client, ref, dir string, progress Progress) (*Pulled, error) {
+//
+// A bundle whose manifest names a key has to be signed by it, and one that takes
+// the place of a signed bundle by that one's key or one it was rotated to, with no
+// lower index: else the error is fault.Verification, before any other file is
+// fetched.
+func Pull(ctx context.Context, client *registry.Client, ref, dir string, progress Progress, options ...PullOption) (*Pulled, error) {
 	from, err := registry.Parse(ref)
 	if err != nil {
 		return nil, err
@@ -61,7 +67,10 @@ func Pull(ctx context.Context, client *registry.Client, ref, dir string, progres
 		return nil, remedy.By(remedy.Remedy{Kind: remedy.PushBundle},
 			fault.Errorf(fault.Source, "%s is not a bundle but %s", ref, got.MediaType).Hintf("name a reference that a bundle was pushed to"))
 	}
-	p := &puller{client: client, repo: from.Context(), dir: dir, progress: progress}
+	p := &puller{client: client, repo: from.Context(), dir: dir, progress: progress, subject: got.Digest}
+	for _, o := range options {
+		o(p)
+	}
 	if p.progress == nil {
 		p.progress = func(int64, int64) {}
 	}
@@ -83,8 +92,22 @@ func parse(manifest []byte) (*v1.Manifest, bool) {
 	return m, err == nil && m.MediaType == types.OCIManifestSchema1 && m.ArtifactType == Type
 }
 
+// PullOption changes a pull.
+type PullOption func(*puller)
+
+// WithKey takes only a bundle that the key has signed, or one that it was rotated
+// to.
+func WithKey(key signature.Key) PullOption { return func(p *puller) { p.key = key } }
+
+// AllowRollback takes a bundle that is older than the one in the directory.
+func AllowRollback() PullOption { return func(p *puller) { p.rollback = true } }
+
 // puller is one pull under way.
 type puller struct {
+	subject  v1.Hash // the bundle's artifact
+	key      signature.Key
+	rollback bool
+
 	client   *registry.Client
 	repo     name.Repository
 	dir      string
@@ -100,6 +123,13 @@ func (p *puller) pull(ctx context.Context, m *v1.Manifest) (*bundle.Manifest, er
 	}
 	if err := agree(m, want); err != nil {
 		return nil, err
+	}
+	describing, err := p.admit(ctx, raw, want)
+	if err != nil {
+		return nil, err
+	}
+	if p.same(ctx, raw, describing) {
+		return want, nil
 	}
 	// The manifest is written again from its values at the end: its bytes,
 	// which name the bundle, must be those.
@@ -119,6 +149,11 @@ func (p *puller) pull(ctx context.Context, m *v1.Manifest) (*bundle.Manifest, er
 	}
 	for _, a := range want.Artifacts {
 		if err := p.file(ctx, w, a); err != nil {
+			return nil, errors.Join(err, w.Abort())
+		}
+	}
+	for _, d := range describing {
+		if err := w.Describe(d.name, d.text); err != nil {
 			return nil, errors.Join(err, w.Abort())
 		}
 	}
@@ -219,7 +254,7 @@ func (p *puller) write(path string, r io.Reader) error {
 	if err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
-	_, err = io.Copy(&counter{f, p}, r)
+	_, err = io.CopyBuffer(&counter{f, p}, struct{ io.Reader }{r}, make([]byte, 1<<20))
 	return errors.Join(err, f.Close())
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/requests"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -58,6 +59,11 @@ func (d *daemon) withBundle(ctx context.Context, q requests.Bundle, use func(mac
 	m, err := bundle.Load(dir)
 	if err != nil {
 		return err
+	}
+	if q.Signature != "" {
+		if err := os.WriteFile(filepath.Join(dir, signature.FileName), []byte(q.Signature), 0o600); err != nil {
+			return fault.Wrap(fault.Environment, err)
+		}
 	}
 	digests := []string{q.Digest}
 	for _, a := range m.Artifacts {

@@ -451,6 +451,7 @@ func (d *daemon) postUpdate(w http.ResponseWriter, r *http.Request) {
 			return err
 		}
 		return d.withBundle(r.Context(), *q.Bundle, func(from machine.Source) error {
+			from.AllowRollback = q.AllowRollback
 			changed, err := d.r.UpdateFrom(r.Context(), name, from, limit, func(e runtime.Event) { begun.Notes = append(begun.Notes, e.Text) })
 			if err != nil {
 				return err
@@ -482,7 +483,11 @@ func (d *daemon) postRollback(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	var begun requests.Begun[*runtime.Status]
 	err = d.change(name, func() error {
-		cancelled, err := d.r.Rollback(r.Context(), name, limit)
+		var options []runtime.UpdateOption
+		if q.AllowRollback {
+			options = append(options, runtime.AllowRollback)
+		}
+		cancelled, err := d.r.Rollback(r.Context(), name, limit, options...)
 		if err != nil {
 			return err
 		}
