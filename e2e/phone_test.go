@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sovereign-build/sovereign/internal/testphone"
 )
@@ -435,5 +436,135 @@ func TestPhoneSettings(t *testing.T) {
 				t.Errorf("what is left:\n%s", d)
 			}
 		})
+	}
+}
+
+// TestPhoneMachine runs a machine on a phone, under QEMU: it outlives adbd, its
+// cgroup and sovereignd, is shut down in order with the phone and by a low
+// battery, comes back with it all, and leaves nothing.
+func TestPhoneMachine(t *testing.T) {
+	testphone.Need(t)
+	dist := os.Getenv("SOVEREIGN_E2E")
+	if dist == "" {
+		t.Skip("SOVEREIGN_E2E names no bundle")
+	}
+	p := newPhone(t, nil)
+	before := p.seen()
+	p.ok("device", "install", p.name)
+	begin := time.Now()
+	p.ok("up", dist, "--device", p.name)
+	t.Logf("up after %.0f s", time.Since(begin).Seconds())
+	ask := func(query string) string {
+		t.Helper()
+		return strings.TrimSpace(p.ok("psql", "sql", "--device", p.name, "--", "-qtAc", query))
+	}
+	ask("create table t (n int); insert into t values (42)")
+	s := p.status()
+	if s.Machines["sql"] != "ready" || !s.Phone.Awake {
+		t.Errorf("%+v", s)
+	}
+	machine := func() int {
+		t.Helper()
+		pids := p.pids("qemu-system")
+		if len(pids) != 1 {
+			t.Fatalf("machines: %v", pids)
+		}
+		return pids[0]
+	}
+	pid := machine()
+	if group, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)); err != nil || strings.Contains(string(group), "pid_") {
+		t.Errorf("the machine is in the cgroup %s, %v", group, err)
+	}
+
+	// adbd and all of its cgroup.
+	if err := p.ReplugUSB(); err != nil {
+		t.Fatal(err)
+	}
+	p.again()
+	if got := ask("select n from t"); got != "42" || machine() != pid {
+		t.Errorf("%q of process %d, before %d", got, machine(), pid)
+	}
+	// sovereignd.
+	for _, pid := range p.pids("--state-dir") {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := ask("select n from t"); got != "42" || machine() != pid {
+		t.Errorf("%q of process %d, before %d", got, machine(), pid)
+	}
+	log := func() string {
+		t.Helper()
+		text, err := os.ReadFile(filepath.Join(p.Data(), "adb/sovereign/state/sovereignd.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+
+	// The battery.
+	p.ok("device", "set", p.name, "--battery-floor", "20")
+	if err := p.WriteFile("/sys/class/power_supply/battery/capacity", "19\n"); err != nil {
+		t.Fatal(err)
+	}
+	waitLong(t, "the end of the machine at the battery's floor", func() bool { return len(p.pids("qemu-system")) == 0 })
+	if text := log(); !strings.Contains(text, "the battery is at 19 %") || !strings.Contains(text, "until the next sovereignd") {
+		t.Errorf("%s", text)
+	}
+	if s := p.status(); !strings.Contains(s.Phone.Held, "19 %") || s.Phone.Awake {
+		t.Errorf("%+v", s.Phone)
+	}
+	if err := p.WriteFile("/sys/class/power_supply/battery/status", "Charging\n"); err != nil {
+		t.Fatal(err)
+	}
+	waitLong(t, "the machine at the charger", func() bool { return p.status().Machines["sql"] == "ready" })
+	if got := ask("select n from t"); got != "42" {
+		t.Errorf("%q", got)
+	}
+
+	// A reboot in order: the machine is shut down before, and is there after.
+	if err := p.Reboot(); err != nil {
+		t.Fatal(err)
+	}
+	if text := log(); !strings.Contains(text, "the phone shuts down: sys.") || !strings.Contains(text, "sql: stopped after") {
+		t.Errorf("%s", text)
+	}
+	p.again()
+	waitLong(t, "the machine after a reboot", func() bool { return p.status().Machines["sql"] == "ready" })
+	if got := ask("select n from t"); got != "42" {
+		t.Errorf("%q", got)
+	}
+	// And the battery pulled.
+	if err := p.PullBattery(); err != nil {
+		t.Fatal(err)
+	}
+	p.again()
+	waitLong(t, "the machine after a power cut", func() bool { return p.status().Machines["sql"] == "ready" })
+	if got := ask("select n from t"); got != "42" {
+		t.Errorf("%q", got)
+	}
+
+	p.ok("device", "remove", p.name, "--keep-data", "--yes")
+	if _, err := os.Stat(filepath.Join(p.Data(), "adb/sovereign/state/instances/sql/data.img")); err != nil {
+		t.Error(err)
+	}
+	p.ok("device", "install", p.name)
+	if s := p.status(); len(s.Machines) != 1 {
+		t.Errorf("%+v", s)
+	}
+	p.ok("device", "remove", p.name, "--yes")
+	waitFor(t, "the end of all", func() bool { return len(p.pids("sovereignd")) == 0 })
+	if d := differs(before, p.seen()); d != "" {
+		t.Errorf("what is left:\n%s", d)
+	}
+}
+
+// waitLong is waitFor for a machine that is emulated.
+func waitLong(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for limit := time.Now().Add(5 * time.Minute); !is(); time.Sleep(time.Second) {
+		if time.Now().After(limit) {
+			t.Fatalf("waiting for %s", what)
+		}
 	}
 }
