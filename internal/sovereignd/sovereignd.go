@@ -137,8 +137,8 @@ func Absent(err error) bool {
 
 // Dial connects to the sovereignd of a state directory. Where none runs, program
 // ("": Find's) is started in the background, until nothing is wanted up and
-// nobody is connected any more.
-func Dial(ctx context.Context, stateDir, program string) (net.Conn, error) {
+// nobody is connected any more, with flags of the caller's beside those.
+func Dial(ctx context.Context, stateDir, program string, flags ...string) (net.Conn, error) {
 	conn, err := Connect(ctx, stateDir)
 	if err == nil || !Absent(err) {
 		return conn, fault.Wrap(fault.Environment, err)
@@ -150,7 +150,7 @@ func Dial(ctx context.Context, stateDir, program string) (net.Conn, error) {
 	}
 	log := filepath.Join(stateDir, LogFile)
 	p, err := process.Start(process.Command{
-		Path: program, Args: []string{"--state-dir", stateDir, "--exit-when-idle"}, Dir: stateDir, Log: log,
+		Path: program, Args: append([]string{"--state-dir", stateDir, "--exit-when-idle"}, flags...), Dir: stateDir, Log: log,
 	})
 	if err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/crosvm"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
 )
 
@@ -45,6 +46,10 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	f.StringVar(&o.StateDir, "state-dir", "", "the `directory` of machines (default: sovereign in $XDG_STATE_HOME or ~/.local/state)")
 	f.BoolVar(&o.StopMachines, "stop-machines", false, "shut the machines down in order when told to end; without it they go on, for the next sovereignd")
 	f.BoolVar(&o.ExitWhenIdle, "exit-when-idle", false, "end when no machine is wanted up any more and nobody is connected")
+	hv := hypervisorFlags{}
+	f.StringVar(&hv.name, "hypervisor", "auto", "`name` of what runs the machines: qemu, crosvm, or auto, which takes crosvm where Android has it")
+	f.StringVar(&hv.crosvm, "crosvm", crosvm.AndroidProgram, "crosvm's `program`")
+	f.StringVar(&hv.vsockDir, "vsock-dir", "", "reach guests under crosvm by the sockets CID.sock in a `directory`, as vhost-device-vsock makes them, instead of the kernel's vsock")
 	version := f.Bool("version", false, "print the version and end")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -58,11 +63,11 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		_, err = fmt.Fprintln(stdout, "sovereignd", moduleVersion())
 		err = fault.Wrap(fault.Environment, err)
 	case f.NArg() == 1 && f.Arg(0) == "connect":
-		err = connect(ctx, o.StateDir, stdin, stdout)
+		err = connect(ctx, o.StateDir, hv.flags(), stdin, stdout)
 	case f.NArg() > 0:
 		err = fault.Errorf(fault.Usage, "%q is not a flag", f.Arg(0)).Hintf("run sovereignd --help for the flags")
 	default:
-		err = runLogged(ctx, o)
+		err = runLogged(ctx, o, hv)
 	}
 	if err == nil {
 		return 0
@@ -82,8 +87,12 @@ func moduleVersion() string {
 	return ""
 }
 
-func runLogged(ctx context.Context, o Options) error {
-	r, err := machine.Open(o.StateDir)
+func runLogged(ctx context.Context, o Options, hv hypervisorFlags) error {
+	choice, err := hv.option()
+	if err != nil {
+		return err
+	}
+	r, err := machine.Open(o.StateDir, choice)
 	if err != nil {
 		return err
 	}
@@ -107,7 +116,7 @@ func runLogged(ctx context.Context, o Options) error {
 }
 
 // connect joins two streams to the socket, until either end is closed.
-func connect(ctx context.Context, stateDir string, stdin io.Reader, stdout io.Writer) error {
+func connect(ctx context.Context, stateDir string, flags []string, stdin io.Reader, stdout io.Writer) error {
 	if stateDir == "" {
 		var err error
 		if stateDir, err = runtime.DefaultStateDir(); err != nil {
@@ -125,7 +134,7 @@ func connect(ctx context.Context, stateDir string, stdin io.Reader, stdout io.Wr
 	if err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
-	conn, err := sovereignd.Dial(ctx, stateDir, self)
+	conn, err := sovereignd.Dial(ctx, stateDir, self, flags...)
 	if err != nil {
 		return err
 	}
