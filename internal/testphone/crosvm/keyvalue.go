@@ -8,11 +8,14 @@ import (
 )
 
 // pair is one of a value in the key-value grammar; bare where it has no value, and
-// nested where that is in brackets.
+// nested where that has brackets that are not in quotes.
 type pair struct {
-	key, value string
-	bare       bool
+	key, value   string
+	bare, nested bool
 }
+
+// nestedKeys are the ones whose values have brackets: lists, and words with fields.
+var nestedKeys = []string{"clusters", "sve", "core-types", "freq-domains", "mem", "cam", "dynamic-power-coefficient", "capacity", "cpu-affinity"}
 
 // keyValues reads that grammar (serde_keyvalue/src/key_values.rs). first is the key
 // that may be left out before the first value, "" for none.
@@ -30,7 +33,8 @@ func keyValues(text, first string) ([]pair, error) {
 		if slices.ContainsFunc(list, func(p pair) bool { return p.key == key }) {
 			return nil, fmt.Errorf("duplicate field `%s`", key)
 		}
-		list = append(list, pair{key, value, bare})
+		quoted := strings.HasPrefix(rest, key+`="`) || strings.HasPrefix(rest, key+"='")
+		list = append(list, pair{key, value, bare, strings.Contains(value, "[") && !quoted})
 		if left == "" {
 			return list, nil
 		}
@@ -115,6 +119,9 @@ func fields(list []pair, keys ...string) (map[string]string, error) {
 		}
 		if p.bare {
 			p.value = "true"
+		}
+		if p.nested && !slices.Contains(nestedKeys, p.key) {
+			return nil, fmt.Errorf("expected comma")
 		}
 		m[p.key] = p.value
 	}

@@ -96,12 +96,19 @@ func runMachine(s settings, c config, v values, stderr io.Writer) (status int, e
 		defer l.Close()
 		go m.serveControl(l)
 	}
+	defer func() {
+		for _, d := range m.disks {
+			d.file.Close()
+		}
+	}()
 	for _, b := range c.blocks {
 		d, err := openDisk(b)
+		if d.file != nil {
+			m.disks = append(m.disks, d)
+		}
 		if err != nil {
 			return 0, err
 		}
-		m.disks = append(m.disks, d)
 	}
 	if s.MaxCPUs > 0 && c.cpus > s.MaxCPUs {
 		fmt.Fprintln(stderr, "[INFO:crosvm] vcpu requested reset")
