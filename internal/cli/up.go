@@ -57,6 +57,7 @@ at the last up; they take effect when the machine is started the next time.`,
 			if f.Changed("bounce") {
 				r.Bounce = &size.Bounce
 			}
+			o.crosvmWishes(f, &r)
 			if f.Changed("restart-limit") {
 				r.Limit = &limit
 			}
