@@ -448,11 +448,12 @@ func TestPhoneMachine(t *testing.T) {
 	if dist == "" {
 		t.Skip("SOVEREIGN_E2E names no bundle")
 	}
-	p := newPhone(t, nil)
+	// A guest that is emulated takes longer for its end than a phone gives.
+	p := newPhone(t, func(o *testphone.Options) { o.Config.ShutdownSeconds = 120 })
 	before := p.seen()
 	p.ok("device", "install", p.name)
 	begin := time.Now()
-	p.ok("up", dist, "--device", p.name)
+	p.ok("up", dist, "--timeout", "20m", "--device", p.name)
 	t.Logf("up after %.0f s", time.Since(begin).Seconds())
 	ask := func(query string) string {
 		t.Helper()
@@ -562,7 +563,7 @@ func TestPhoneMachine(t *testing.T) {
 // waitLong is waitFor for a machine that is emulated.
 func waitLong(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for limit := time.Now().Add(5 * time.Minute); !is(); time.Sleep(time.Second) {
+	for limit := time.Now().Add(10 * time.Minute); !is(); time.Sleep(time.Second) {
 		if time.Now().After(limit) {
 			t.Fatalf("waiting for %s", what)
 		}

@@ -36,9 +36,6 @@ const (
 	adbdAfter      = 200 * time.Millisecond
 	// shutdownTimeout is ro.build.shutdown_timeout's default (init/reboot.cpp).
 	shutdownTimeout = 6 * time.Second
-	// requestedBefore is how long before sys.powerctl the framework says that a
-	// shutdown was asked for; really up to half a minute.
-	requestedBefore = time.Second
 )
 
 // Tree is what init makes the phone's root of.
@@ -565,7 +562,11 @@ func (p *phone) shutdown(how string) {
 	p.usb = false
 	p.mu.Unlock()
 	p.killADBD()
-	limit := time.Now().Add(shutdownTimeout)
+	timeout := shutdownTimeout
+	if p.c.ShutdownSeconds > 0 {
+		timeout = time.Duration(p.c.ShutdownSeconds) * time.Second
+	}
+	limit := time.Now().Add(timeout)
 	for time.Now().Before(limit) && !p.alone() {
 		time.Sleep(50 * time.Millisecond)
 	}
