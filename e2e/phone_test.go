@@ -24,8 +24,8 @@ import (
 // A phone, as far as adb, root and the ends of processes go (internal/testphone),
 // and the command line that reaches it by a real adb.
 
-// phone is a test phone and the command line's way to it.
-type phone struct {
+// adbPhone is a test phone and the command line's way to it.
+type adbPhone struct {
 	*testphone.Phone
 	t    testing.TB
 	adb  *testphone.Server
@@ -33,19 +33,19 @@ type phone struct {
 	env  []string
 }
 
-func newPhone(t testing.TB, change func(*testphone.Options)) *phone {
+func newPhone(t testing.TB, change func(*testphone.Options)) *adbPhone {
 	t.Helper()
 	p, s := testphone.New(t, change)
 	if err := p.WaitProp("sys.boot_completed", "1"); err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	return &phone{Phone: p, t: t, adb: s, name: "adb:" + p.Address(), env: append(s.Env,
+	return &adbPhone{Phone: p, t: t, adb: s, name: "adb:" + p.Address(), env: append(s.Env,
 		"XDG_STATE_HOME="+filepath.Join(dir, "state"), "XDG_CONFIG_HOME="+filepath.Join(dir, "config"), "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))}
 }
 
 // call runs the command line.
-func (p *phone) call(args ...string) (stdout, stderr string, code int) {
+func (p *adbPhone) call(args ...string) (stdout, stderr string, code int) {
 	p.t.Helper()
 	var out, errs bytes.Buffer
 	cmd := exec.Command("../bin/sovereign-build", args...)
@@ -57,7 +57,7 @@ func (p *phone) call(args ...string) (stdout, stderr string, code int) {
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
-func (p *phone) ok(args ...string) string {
+func (p *adbPhone) ok(args ...string) string {
 	p.t.Helper()
 	out, errs, code := p.call(args...)
 	if code != 0 {
@@ -82,7 +82,7 @@ type phoneStatus struct {
 	Machines map[string]string
 }
 
-func (p *phone) status() phoneStatus {
+func (p *adbPhone) status() phoneStatus {
 	p.t.Helper()
 	var s phoneStatus
 	out := p.ok("device", "status", p.name, "--json")
@@ -93,7 +93,7 @@ func (p *phone) status() phoneStatus {
 }
 
 // again has the adb server find the phone after its adbd was killed.
-func (p *phone) again() {
+func (p *adbPhone) again() {
 	p.t.Helper()
 	if err := errors.Join(p.WaitADBD(), p.adb.Connect(p.Address())); err != nil {
 		p.t.Fatal(err)
@@ -102,7 +102,7 @@ func (p *phone) again() {
 
 // seen is all of the phone that something could be left in: the files of /data
 // with rights and content, settings, properties, processes, wake locks.
-func (p *phone) seen() map[string]string {
+func (p *adbPhone) seen() map[string]string {
 	p.t.Helper()
 	all := map[string]string{}
 	err := filepath.WalkDir(p.Data(), func(path string, e fs.DirEntry, err error) error {
@@ -150,7 +150,7 @@ func (p *phone) seen() map[string]string {
 }
 
 // processes are the command lines of the phone's, but for adbd's own children.
-func (p *phone) processes() []string {
+func (p *adbPhone) processes() []string {
 	p.t.Helper()
 	var lines []string
 	entries, err := os.ReadDir(p.Root() + "/proc")
@@ -171,7 +171,7 @@ func (p *phone) processes() []string {
 
 // pids are the phone's processes whose command line has a word, with numbers of
 // here.
-func (p *phone) pids(word string) []int {
+func (p *adbPhone) pids(word string) []int {
 	p.t.Helper()
 	mine, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", p.PID()))
 	if err != nil {
