@@ -33,7 +33,7 @@ type adbPhone struct {
 	env  []string
 }
 
-func newPhone(t testing.TB, change func(*testphone.Options)) *adbPhone {
+func newADBPhone(t testing.TB, change func(*testphone.Options)) *adbPhone {
 	t.Helper()
 	p, s := testphone.New(t, change)
 	if err := p.WaitProp("sys.boot_completed", "1"); err != nil {
@@ -229,7 +229,7 @@ func TestPhoneInstall(t *testing.T) {
 	}
 	for _, tt := range []struct{ su, service string }{{"magisk", "magisk"}, {"kernelsu", "kernelsu"}, {"userdebug", ""}, {"adbd", ""}} {
 		t.Run(tt.su, func(t *testing.T) {
-			p := newPhone(t, testphone.Root(tt.su))
+			p := newADBPhone(t, testphone.Root(tt.su))
 			before := p.seen()
 			if out, errs, code := p.call("device", "status", p.name); code != 3 || !strings.Contains(errs, "device install") {
 				t.Errorf("without a sovereignd: exit %d, %q, %q", code, out, errs)
@@ -305,7 +305,7 @@ func TestPhoneRefused(t *testing.T) {
 	testphone.Need(t)
 	for su, want := range map[string]string{"": "not rooted", "denied": "does not let its shell be root"} {
 		t.Run("su="+su, func(t *testing.T) {
-			p := newPhone(t, testphone.Root(su))
+			p := newADBPhone(t, testphone.Root(su))
 			before := p.seen()
 			for _, args := range [][]string{{"device", "install", p.name}, {"device", "status", p.name}, {"status", "--device", p.name}} {
 				_, errs, code := p.call(args...)
@@ -327,7 +327,7 @@ func TestPhoneRefused(t *testing.T) {
 // stands there is always whole.
 func TestPhoneBroken(t *testing.T) {
 	testphone.Need(t)
-	p := newPhone(t, nil)
+	p := newADBPhone(t, nil)
 	program, err := os.ReadFile("../bin/sovereignd")
 	if err != nil {
 		t.Fatal(err)
@@ -392,7 +392,7 @@ func TestPhoneSettings(t *testing.T) {
 	testphone.Need(t)
 	for sdk, release := range map[int]string{36: "16", 31: "12"} {
 		t.Run("Android "+release, func(t *testing.T) {
-			p := newPhone(t, func(o *testphone.Options) { o.Config.SDK, o.Config.Release = sdk, release })
+			p := newADBPhone(t, func(o *testphone.Options) { o.Config.SDK, o.Config.Release = sdk, release })
 			if out, err := p.adb.ADB("-s", p.Address(), "shell", "settings put global other 1; device_config set_sync_disabled_for_tests none"); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
@@ -449,7 +449,7 @@ func TestPhoneMachine(t *testing.T) {
 		t.Skip("SOVEREIGN_E2E names no bundle")
 	}
 	// A guest that is emulated takes longer for its end than a phone gives.
-	p := newPhone(t, func(o *testphone.Options) { o.Config.ShutdownSeconds = 120 })
+	p := newADBPhone(t, func(o *testphone.Options) { o.Config.ShutdownSeconds = 120 })
 	before := p.seen()
 	p.ok("device", "install", p.name)
 	begin := time.Now()
