@@ -39,6 +39,7 @@ const (
 	setProtocolFeatures = 16
 	getQueueNum         = 17
 	setVringEnable      = 18
+	setBackendFD        = 21
 	getConfig           = 24
 )
 
@@ -52,6 +53,7 @@ const (
 	featPlatform = 1 << 33 // VIRTIO_F_ACCESS_PLATFORM: what a protected guest wants
 	featProtocol = 1 << 30
 	protReplyAck = 1 << 3
+	protBackend  = 1 << 5 // asked for with featPlatform, and never used: no IOMMU is between
 	protConfig   = 1 << 9
 
 	headerSize = 12
@@ -171,7 +173,7 @@ func (d *Device) handle(m message) (reply []byte, err error) {
 	case getFeatures:
 		return u64(featVersion1 | featPlatform | featProtocol), nil
 	case getProtocolFeatures:
-		return u64(protReplyAck | protConfig), nil
+		return u64(protReplyAck | protBackend | protConfig), nil
 	case getQueueNum:
 		return u64(queues), nil
 	case setFeatures, setProtocolFeatures, setOwner, setVringEnable:
@@ -184,6 +186,8 @@ func (d *Device) handle(m message) (reply []byte, err error) {
 		return reply, nil
 	case setMemTable:
 		return nil, d.setMemory(m)
+	case setBackendFD:
+		return nil, closeAll(m.fds)
 	}
 	i := m.u32(0) & 0xff
 	if i >= queues {
@@ -211,13 +215,18 @@ func (d *Device) handle(m message) (reply []byte, err error) {
 		}
 		r.call, err = eventFile(m, "call")
 	case setVringErr:
-		for _, fd := range m.fds {
-			err = errors.Join(err, unix.Close(fd))
-		}
+		err = closeAll(m.fds)
 	default:
 		err = errors.New("it is not known")
 	}
 	return reply, err
+}
+
+func closeAll(fds []int) (err error) {
+	for _, fd := range fds {
+		err = errors.Join(err, unix.Close(fd))
+	}
+	return err
 }
 
 func eventFile(m message, name string) (*os.File, error) {
