@@ -143,8 +143,7 @@ func TestCrosvm(t *testing.T) {
 
 	t.Run("what is seen of it", func(t *testing.T) {
 		m := m.in(t)
-		if out := m.ok("status", "sql", "--json"); !strings.Contains(out, `"hypervisor":"crosvm 0.1.0-testphone"`) &&
-			!strings.Contains(out, `"hypervisor": "crosvm 0.1.0-testphone"`) {
+		if out := m.ok("status", "sql", "--json"); !strings.Contains(out, `"hypervisor":"crosvm 0.1.0-testphone"`) {
 			t.Errorf("status says nothing of crosvm: %s", out)
 		}
 		key, err := os.ReadFile(filepath.Join(p.dir(), "key.img"))
@@ -246,7 +245,7 @@ func TestCrosvm(t *testing.T) {
 		m := m.in(t)
 		before, ends := m.process(), m.status().Ends.Total
 		// Out of memory is a panic from here on, and then there is no memory.
-		m.shell("root", "echo 2 > /proc/sys/vm/panic_on_oom && head -c 2000m /dev/zero | tail -c 2000m")
+		m.shell("root", "echo 2 > /proc/sys/vm/panic_on_oom; for d in /dev/shm /run /tmp; do head -c 300m /dev/zero > $d/all; done")
 		for m.record().Process == nil || *m.record().Process == before {
 			pause(t, ctx)
 		}
@@ -290,7 +289,7 @@ func TestCrosvm(t *testing.T) {
 	t.Run("down in order", func(t *testing.T) {
 		m := m.in(t)
 		out := m.ok("down", "sql", "--json")
-		if strings.Contains(out, `"forced":true`) || strings.Contains(out, `"forced": true`) {
+		if strings.Contains(out, `"forced":true`) {
 			t.Errorf("down: %s", out)
 		}
 		if _, err := os.Lstat(filepath.Join(p.dir(), "control.sock")); err == nil {
@@ -346,7 +345,7 @@ func TestCrosvmOthers(t *testing.T) {
 	if s := m.status(); s.Ends.Last == nil || !strings.Contains(s.Ends.Last.Why, "exit code 32") {
 		t.Errorf("ends: %+v", s.Ends.Last)
 	}
-	if out := m.ok("status", "sql", "--json"); !strings.Contains(out, `"protected"`) {
+	if out := m.ok("status", "sql", "--json"); !strings.Contains(out, `"protected":true`) {
 		t.Errorf("status says nothing of protection: %s", out)
 	}
 	if out, code := m.shell("root", "ls /sys/class/misc/hw_random >/dev/null; cat /sys/class/misc/hw_random/rng_available"); strings.Contains(out, "virtio") {

@@ -74,6 +74,8 @@ type Device struct {
 	mu    sync.Mutex // of all that follows, the guest's memory too
 	mem   memory
 	rings [queues]ring
+	// backend is the way to ask QEMU, of which nothing is asked.
+	backend []int
 	sockets
 }
 
@@ -187,7 +189,9 @@ func (d *Device) handle(m message) (reply []byte, err error) {
 	case setMemTable:
 		return nil, d.setMemory(m)
 	case setBackendFD:
-		return nil, closeAll(m.fds)
+		// QEMU listens at its other end, and takes its end for a fault.
+		d.backend = append(d.backend, m.fds...)
+		return nil, nil
 	}
 	i := m.u32(0) & 0xff
 	if i >= queues {
@@ -301,6 +305,8 @@ func (d *Device) stop() {
 	for i := range d.rings {
 		d.stopRing(i)
 	}
+	_ = closeAll(d.backend) // QEMU is gone
+	d.backend = nil
 }
 
 // transmit takes what the guest has sent.
