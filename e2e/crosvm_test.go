@@ -227,20 +227,6 @@ func TestCrosvm(t *testing.T) {
 		}
 	})
 
-	t.Run("sovereignd is killed", func(t *testing.T) {
-		m := m.in(t)
-		machine := m.process()
-		if !m.killSupervisor() {
-			t.Fatal("no sovereignd runs")
-		}
-		p.start(t)
-		m.up("sql")
-		if now := m.process(); now != machine {
-			t.Errorf("process %+v, was %+v", now, machine)
-		}
-		m.rows(ctx)
-	})
-
 	t.Run("its kernel panics", func(t *testing.T) {
 		m := m.in(t)
 		before, ends := m.process(), m.status().Ends.Total
@@ -256,6 +242,20 @@ func TestCrosvm(t *testing.T) {
 		}
 	})
 
+	t.Run("sovereignd is killed", func(t *testing.T) {
+		m := m.in(t)
+		machine := m.process()
+		if !m.killSupervisor() {
+			t.Fatal("no sovereignd runs")
+		}
+		p.start(t)
+		m.up("sql")
+		if now := m.process(); now != machine {
+			t.Errorf("process %+v, was %+v", now, machine)
+		}
+		m.rows(ctx)
+	})
+
 	t.Run("an update that does not boot", func(t *testing.T) {
 		m := m.in(t)
 		wrong := strings.Repeat("0123456789abcdef", 4)
@@ -268,6 +268,9 @@ func TestCrosvm(t *testing.T) {
 			t.Errorf("update: %+v", r)
 		}
 		m.rows(ctx)
+		if rec := p.own(); rec.MaxCPUs != 0 {
+			t.Errorf("a reset by the guest's init was taken for the processor's: %+v", rec)
+		}
 	})
 
 	t.Run("a good update, and back", func(t *testing.T) {
