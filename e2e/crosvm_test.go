@@ -55,6 +55,10 @@ func newPhoneAt(t *testing.T, state string, settings map[string]any) *phone {
 		t.Fatalf("building crosvm's stand-in: %v\n%s", err, out)
 	}
 	all := map[string]any{"profile": "a16", "arch": b.Arch, "vsock_dir": vsock}
+	// A phone's sovereignd, which is root, lifts the limit for itself; here it gets
+	// none, or the stand-in does not look, where that cannot be.
+	err = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
+	all["any_memlock"] = err != nil
 	for k, v := range settings {
 		all[k] = v
 	}
@@ -82,10 +86,6 @@ func (p *phone) start(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	// As a phone's sovereignd, which is root, gives itself.
-	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}, nil); err != nil {
-		t.Skipf("locked memory without a limit: %v", err)
-	}
 	for {
 		conn, err := sovereignd.Connect(t.Context(), p.stateDir())
 		if err == nil {
@@ -143,8 +143,7 @@ func TestCrosvm(t *testing.T) {
 
 	t.Run("what is seen of it", func(t *testing.T) {
 		m := m.in(t)
-		if out := m.ok("status", "sql", "--json"); !strings.Contains(out, `"hypervisor":"crosvm 0.1.0-testphone"`) &&
-			!strings.Contains(out, `"hypervisor": "crosvm 0.1.0-testphone"`) {
+		if out := m.ok("status", "sql", "--json"); !strings.Contains(out, `"hypervisor":"crosvm 0.1.0-testphone"`) {
 			t.Errorf("status says nothing of crosvm: %s", out)
 		}
 		key, err := os.ReadFile(filepath.Join(p.dir(), "key.img"))
@@ -228,6 +227,21 @@ func TestCrosvm(t *testing.T) {
 		}
 	})
 
+	t.Run("its kernel panics", func(t *testing.T) {
+		m := m.in(t)
+		before, ends := m.process(), m.status().Ends.Total
+		m.shell("root", "kill -QUIT 1") // a kernel without its init panics
+		for m.record().Process == nil || *m.record().Process == before {
+			pause(t, ctx)
+		}
+		m.up("sql")
+		m.rows(ctx)
+		s := m.status()
+		if s.Ends.Total != ends+1 || !strings.Contains(s.Ends.Last.Why, "exit code 34") || !strings.Contains(s.Ends.Last.Why, "Kernel panic") {
+			t.Errorf("ends: %+v", s.Ends.Last)
+		}
+	})
+
 	t.Run("sovereignd is killed", func(t *testing.T) {
 		m := m.in(t)
 		machine := m.process()
@@ -242,22 +256,6 @@ func TestCrosvm(t *testing.T) {
 		m.rows(ctx)
 	})
 
-	t.Run("its kernel panics", func(t *testing.T) {
-		m := m.in(t)
-		before, ends := m.process(), m.status().Ends.Total
-		// Out of memory is a panic from here on, and then there is no memory.
-		m.shell("root", "echo 2 > /proc/sys/vm/panic_on_oom && head -c 2000m /dev/zero | tail -c 2000m")
-		for m.record().Process == nil || *m.record().Process == before {
-			pause(t, ctx)
-		}
-		m.up("sql")
-		m.rows(ctx)
-		s := m.status()
-		if s.Ends.Total != ends+1 || !strings.Contains(s.Ends.Last.Why, "exit code 34") || !strings.Contains(s.Ends.Last.Why, "Kernel panic") {
-			t.Errorf("ends: %+v", s.Ends.Last)
-		}
-	})
-
 	t.Run("an update that does not boot", func(t *testing.T) {
 		m := m.in(t)
 		wrong := strings.Repeat("0123456789abcdef", 4)
@@ -270,6 +268,9 @@ func TestCrosvm(t *testing.T) {
 			t.Errorf("update: %+v", r)
 		}
 		m.rows(ctx)
+		if rec := p.own(); rec.MaxCPUs != 0 {
+			t.Errorf("a reset by the guest's init was taken for the processor's: %+v", rec)
+		}
 	})
 
 	t.Run("a good update, and back", func(t *testing.T) {
@@ -290,7 +291,7 @@ func TestCrosvm(t *testing.T) {
 	t.Run("down in order", func(t *testing.T) {
 		m := m.in(t)
 		out := m.ok("down", "sql", "--json")
-		if strings.Contains(out, `"forced":true`) || strings.Contains(out, `"forced": true`) {
+		if strings.Contains(out, `"forced":true`) {
 			t.Errorf("down: %s", out)
 		}
 		if _, err := os.Lstat(filepath.Join(p.dir(), "control.sock")); err == nil {
@@ -346,7 +347,7 @@ func TestCrosvmOthers(t *testing.T) {
 	if s := m.status(); s.Ends.Last == nil || !strings.Contains(s.Ends.Last.Why, "exit code 32") {
 		t.Errorf("ends: %+v", s.Ends.Last)
 	}
-	if out := m.ok("status", "sql", "--json"); !strings.Contains(out, `"protected"`) {
+	if out := m.ok("status", "sql", "--json"); !strings.Contains(out, `"protected":true`) {
 		t.Errorf("status says nothing of protection: %s", out)
 	}
 	if out, code := m.shell("root", "ls /sys/class/misc/hw_random >/dev/null; cat /sys/class/misc/hw_random/rng_available"); strings.Contains(out, "virtio") {

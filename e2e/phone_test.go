@@ -560,6 +560,73 @@ func TestPhoneMachine(t *testing.T) {
 	}
 }
 
+// TestPhoneCrosvm has the machine of TestPhoneMachine under the stand-in of
+// crosvm, at its place on the phone, with all that Android has between.
+// SOVEREIGN_E2E names a bundle whose guest speaks over vsock.
+func TestPhoneCrosvm(t *testing.T) {
+	programs := testphone.Need(t)
+	dist := os.Getenv("SOVEREIGN_E2E")
+	if dist == "" {
+		t.Skip("SOVEREIGN_E2E names no bundle")
+	}
+	const virt, sockets = "/apex/com.android.virt/bin/", "/dev/vsock-of-guests"
+	settings := filepath.Join(t.TempDir(), "crosvm.json")
+	if err := os.WriteFile(settings, []byte(fmt.Sprintf(`{"profile":"a16","vsock_dir":%q}`, sockets)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := newADBPhone(t, func(o *testphone.Options) {
+		o.Config.ShutdownSeconds = 120
+		o.Programs = map[string]string{virt + "crosvm": filepath.Join(programs, "crosvm"), virt + "crosvm.json": settings}
+	})
+	if err := os.Mkdir(p.Root()+sockets, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	before := p.seen()
+	p.ok("device", "install", p.name)
+	// The kernel of this computer has no vsock for guests, and a phone's has: the
+	// one flag more is for that.
+	hook := filepath.Join(p.Data(), "adb/service.d/sovereign.sh")
+	text, err := os.ReadFile(hook)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(text), "--android ", "--android --vsock-dir "+sockets+" ", 1)
+	if err := os.WriteFile(hook, []byte(changed), 0o755); err != nil || changed == string(text) {
+		t.Fatalf("%v: %s", err, text)
+	}
+	for _, pid := range p.pids("--android") {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+			t.Error(err)
+		}
+	}
+	if out, err := p.adb.ADB("-s", p.Address(), "shell", "su -c 'sh /data/adb/service.d/sovereign.sh'"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	begin := time.Now()
+	p.ok("up", dist, "--timeout", "20m", "--device", p.name)
+	t.Logf("up under crosvm after %.0f s", time.Since(begin).Seconds())
+	if pids := p.pids(virt + "crosvm"); len(pids) == 0 {
+		t.Error("no crosvm runs")
+	}
+	ask := func(query string) string {
+		t.Helper()
+		return strings.TrimSpace(p.ok("psql", "sql", "--device", p.name, "--", "-qtAc", query))
+	}
+	ask("create table t (n int); insert into t values (42)")
+	if err := p.ReplugUSB(); err != nil {
+		t.Fatal(err)
+	}
+	p.again()
+	if got := ask("select n from t"); got != "42" {
+		t.Errorf("%q", got)
+	}
+	p.ok("device", "remove", p.name, "--yes")
+	waitFor(t, "the end of all", func() bool { return len(p.pids("sovereignd")) == 0 && len(p.pids("crosvm")) == 0 })
+	if d := differs(before, p.seen()); d != "" {
+		t.Errorf("what is left:\n%s", d)
+	}
+}
+
 // waitLong is waitFor for a machine that is emulated.
 func waitLong(t testing.TB, what string, is func() bool) {
 	t.Helper()

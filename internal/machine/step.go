@@ -186,6 +186,9 @@ func (i *Instance) endReason() string {
 	}
 	switch {
 	case lines[last] == "":
+		if log := tail.Lines(1, filepath.Join(i.dir, vm.LogFile)); log != "" {
+			return "its process is gone, the guest printed nothing, and the hypervisor's last line is: " + log
+		}
 		return "its process is gone, and the guest printed nothing"
 	case itself:
 		return "the guest ended itself; what it said before: " + lines[last]

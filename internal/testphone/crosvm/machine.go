@@ -56,6 +56,8 @@ type machine struct {
 	arch  string
 	disks []disk
 
+	listener *net.UnixListener // of the control socket, served while the machine runs; nil: none
+
 	qmp    *json.Encoder
 	mu     sync.Mutex // of what follows
 	calls  map[int]chan answer
@@ -76,7 +78,7 @@ func runMachine(s settings, c config, v values, stderr io.Writer) (status int, e
 		return 0, err
 	}
 	m := &machine{c: c, s: s, arch: s.Arch, calls: map[int]chan answer{}}
-	if err := checkWorld(c, v, m.arch); err != nil {
+	if err := checkWorld(s, c, v); err != nil {
 		return 0, err
 	}
 	line, err := c.cmdline(m.arch)
@@ -94,7 +96,7 @@ func runMachine(s settings, c config, v values, stderr io.Writer) (status int, e
 		}
 		// As crosvm does: a clean end unlinks it, a signal leaves it.
 		defer l.Close()
-		go m.serveControl(l)
+		m.listener = l
 	}
 	defer func() {
 		for _, d := range m.disks {
@@ -255,7 +257,9 @@ func (m *machine) readQMP(conn *net.UnixConn) error {
 		m.mu.Lock()
 		switch {
 		case msg.QMP != nil:
-			err = m.qmp.Encode(map[string]any{"execute": "qmp_capabilities"})
+			if err = m.qmp.Encode(map[string]any{"execute": "qmp_capabilities"}); m.listener != nil {
+				go m.serveControl(m.listener)
+			}
 		case msg.Event == "SHUTDOWN":
 			switch msg.Data.Reason {
 			case "guest-reset":

@@ -47,6 +47,9 @@ type settings struct {
 	// OtherJSON: the control socket understands requests of another version only,
 	// as this program's own commands send them, and never answers others.
 	OtherJSON bool `json:"other_json"`
+	// AnyMemlock: protected machines start with any limit of locked memory, for
+	// hosts that let nobody lift it.
+	AnyMemlock bool `json:"any_memlock"`
 }
 
 func readSettings() (s settings, err error) {

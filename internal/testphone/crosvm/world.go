@@ -14,7 +14,7 @@ import (
 )
 
 // checkWorld is what a phone's crosvm finds around it: exit code 1.
-func checkWorld(c config, v values, arch string) error {
+func checkWorld(s settings, c config, v values) error {
 	if !c.disableSandbox {
 		return errors.New("failed to jail: Android's kernels have no PID namespaces, and there is no /var/empty: --disable-sandbox is needed")
 	}
@@ -26,7 +26,7 @@ func checkWorld(c config, v values, arch string) error {
 	if len(c.nets) > 0 {
 		return errors.New("the stand-in gives no cards by --net: frames go over vsock")
 	}
-	if c.protected {
+	if c.protected && !s.AnyMemlock {
 		var limit unix.Rlimit
 		if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil {
 			return err
@@ -43,7 +43,7 @@ func checkWorld(c config, v values, arch string) error {
 			return fmt.Errorf("failed to open %s: %w", path, err)
 		}
 	}
-	return checkKernel(c.kernel, arch)
+	return checkKernel(c.kernel, s.Arch)
 }
 
 // checkKernel says whether crosvm's loader takes the kernel: on arm64 ELF, an LZ4

@@ -39,6 +39,7 @@ const (
 	setProtocolFeatures = 16
 	getQueueNum         = 17
 	setVringEnable      = 18
+	setBackendFD        = 21
 	getConfig           = 24
 )
 
@@ -52,6 +53,7 @@ const (
 	featPlatform = 1 << 33 // VIRTIO_F_ACCESS_PLATFORM: what a protected guest wants
 	featProtocol = 1 << 30
 	protReplyAck = 1 << 3
+	protBackend  = 1 << 5 // asked for with featPlatform, and never used: no IOMMU is between
 	protConfig   = 1 << 9
 
 	headerSize = 12
@@ -72,6 +74,8 @@ type Device struct {
 	mu    sync.Mutex // of all that follows, the guest's memory too
 	mem   memory
 	rings [queues]ring
+	// backend is the way to ask QEMU, of which nothing is asked.
+	backend []int
 	sockets
 }
 
@@ -171,7 +175,7 @@ func (d *Device) handle(m message) (reply []byte, err error) {
 	case getFeatures:
 		return u64(featVersion1 | featPlatform | featProtocol), nil
 	case getProtocolFeatures:
-		return u64(protReplyAck | protConfig), nil
+		return u64(protReplyAck | protBackend | protConfig), nil
 	case getQueueNum:
 		return u64(queues), nil
 	case setFeatures, setProtocolFeatures, setOwner, setVringEnable:
@@ -184,6 +188,10 @@ func (d *Device) handle(m message) (reply []byte, err error) {
 		return reply, nil
 	case setMemTable:
 		return nil, d.setMemory(m)
+	case setBackendFD:
+		// QEMU listens at its other end, and takes its end for a fault.
+		d.backend = append(d.backend, m.fds...)
+		return nil, nil
 	}
 	i := m.u32(0) & 0xff
 	if i >= queues {
@@ -211,13 +219,18 @@ func (d *Device) handle(m message) (reply []byte, err error) {
 		}
 		r.call, err = eventFile(m, "call")
 	case setVringErr:
-		for _, fd := range m.fds {
-			err = errors.Join(err, unix.Close(fd))
-		}
+		err = closeAll(m.fds)
 	default:
 		err = errors.New("it is not known")
 	}
 	return reply, err
+}
+
+func closeAll(fds []int) (err error) {
+	for _, fd := range fds {
+		err = errors.Join(err, unix.Close(fd))
+	}
+	return err
 }
 
 func eventFile(m message, name string) (*os.File, error) {
@@ -292,6 +305,8 @@ func (d *Device) stop() {
 	for i := range d.rings {
 		d.stopRing(i)
 	}
+	_ = closeAll(d.backend) // QEMU is gone
+	d.backend = nil
 }
 
 // transmit takes what the guest has sent.

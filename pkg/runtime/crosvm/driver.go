@@ -26,9 +26,11 @@
 package crosvm
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -172,12 +174,28 @@ func (d *Driver) Prepare(ctx context.Context, m vm.Machine, report func(string))
 	if err != nil {
 		return nil, err
 	}
-	p.maxCPUs = rec.nextCPUs(p.build, m.KernelDigest, d.ended(ctx, m.Dir))
+	end := d.ended(ctx, m.Dir)
+	if end != nil && initBegan(m.Dir) {
+		end = nil // it ended for a reason of its own
+	}
+	p.maxCPUs = rec.nextCPUs(p.build, m.KernelDigest, end)
 	if p.maxCPUs > 0 && p.maxCPUs < p.CPUs {
 		report(fmt.Sprintf("with more than %d of %d CPUs the guest does not come up under this crosvm", p.maxCPUs, p.CPUs))
 		p.CPUs = p.maxCPUs
 	}
 	return p, nil
+}
+
+// initBegan says whether the guest of the last start came as far as its init, by
+// what it printed: an end that the processor is to blame for comes before that.
+func initBegan(dir string) bool {
+	f, err := os.Open(filepath.Join(dir, vm.ConsoleFile))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	text, _ := io.ReadAll(io.LimitReader(f, 64<<10)) // what can be read tells enough
+	return bytes.Contains(text, []byte("sovereign-init: "))
 }
 
 // hypervisor is the host's, by its device: crosvm finds KVM by itself.

@@ -401,6 +401,20 @@ func TestPrepare(t *testing.T) {
 	if p, said := prepare(); p.CPUs != 2 || !strings.Contains(said, "more than 2 of 4 CPUs") {
 		t.Errorf("%d CPUs, said %q", p.CPUs, said)
 	}
+	// A reset counts against the CPUs only where the guest's init had not begun.
+	if err := writeRecord(m.Dir, record{Build: mustBuild(t, program), CPUs: 4}); err != nil {
+		t.Fatal(err)
+	}
+	d.ends[m.Dir] = &ending{done: make(chan struct{}), state: ended(t, "exit 32")}
+	close(d.ends[m.Dir].done)
+	for console, want := range map[string]int{"[0.0] Linux version": 2, "sovereign-init: [1.0] root: no such disk\n": 4} {
+		if err := os.WriteFile(filepath.Join(m.Dir, vm.ConsoleFile), []byte(console), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if p, _ := prepare(); p.CPUs != want {
+			t.Errorf("reset after %q: %d CPUs, want %d", console, p.CPUs, want)
+		}
+	}
 	for _, edit := range []func(*vm.Machine){func(m *vm.Machine) { m.Accel = "tcg" }, func(m *vm.Machine) { m.Bounce = true }} {
 		other := m
 		edit(&other)

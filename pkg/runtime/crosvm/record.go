@@ -70,7 +70,7 @@ func writeRecord(dir string, r record) error {
 }
 
 // nextCPUs is the MaxCPUs of the next start, after the one of the record ended so
-// (nil: it is not known how). A guest that was reset or crashed before it came up
+// before the guest's init began (nil: it came further, or it is not known how). A guest that was reset or crashed before it came up
 // is tried with fewer; one that does not come up with one CPU either has another
 // fault, and gets all of them again. What has not come up yet says nothing of
 // another kernel.
