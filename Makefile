@@ -145,17 +145,21 @@ bin/testphone: FORCE
 	@echo "== compiling $@"
 	@CGO_ENABLED=0 go build -trimpath -o $@ ./internal/testphone/cmd/testphone
 
-phone: all bin/testphone bin/debian-adbd ## a test phone for adb, until Ctrl-C; as root
+bin/crosvm: FORCE
+	@echo "== compiling $@, the stand-in"
+	@CGO_ENABLED=0 go build -trimpath -o $@ ./internal/testphone/crosvm
+
+phone: setup-run-phone all bin/testphone bin/debian-adbd ## a test phone for adb, until Ctrl-C; as root
 	@bin/testphone --adbd bin/debian-adbd $(PHONE)
 
-test-phone: all bin/testphone bin/debian-adbd ## the way to a phone: a real adb and adbd, root of three kinds, reboots; as root
-	@SOVEREIGN_TESTPHONE=$(CURDIR)/bin $(if $(wildcard dist/sql-$(HOST_ARCH)/manifest.json),$(E2E)) go test -count=1 -v -timeout 40m -run TestPhone ./internal/testphone ./e2e
+test-phone: setup-phone all bin/testphone bin/crosvm bin/debian-adbd ## the way to a phone: a real adb and adbd, root of three kinds, reboots, a machine; as root
+	@SOVEREIGN_TESTPHONE=$(CURDIR)/bin $(if $(wildcard dist/sql-$(HOST_ARCH)/manifest.json),$(E2E)) go test -count=1 -p 1 -v -timeout 60m -run TestPhone ./internal/testphone ./e2e
 
 test-torture: test-build ## a few rounds of each fault
 	@$(E2E) go test -count=1 -v -timeout 60m -run TestTorture ./e2e
 
-test-long: setup-build-run-test all ## what takes minutes more than make test: a tailnet, other computers, 1 GiB through exec, inputs carried over, faults
-	@scripts/test.sh devices tailnet streams transfer torture
+test-long: setup-build-run-test all ## what takes minutes more than make test: a tailnet, other computers, a phone, 1 GiB through exec, inputs carried over, faults
+	@scripts/test.sh devices phone tailnet streams transfer torture
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
 	@echo "== build and boot arm64"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what this machine lacks, by Debian package name, and says so.
-# Usage: scripts/setup.sh GROUP...   groups: build, run, demo, test
+# Usage: scripts/setup.sh GROUP...   groups: build, run, demo, test, phone
 set -eu
 
 # Each line: group, Debian package, a command or file that shows it is there.
@@ -35,6 +35,8 @@ test libarchive-tools bsdtar
 test busybox-static /bin/busybox
 test iproute2 ip
 test openssh-client ssh
+test adb adb
+phone adb adb
 test openssh-client ssh-keygen
 test util-linux unshare
 test libfaketime /usr/lib/*-linux-gnu/faketime/libfaketime.so.1

@@ -132,8 +132,9 @@ func poke(c chan struct{}) {
 // machines. stop is called, once, when the phone shuts down.
 func (k *Keeper) Run(ctx context.Context, machines func() []int, stop func(why string)) {
 	s, err := k.root.watchShutdown()
-	k.concern("shutdown", err)
-	if err == nil {
+	if err != nil {
+		k.concern("shutdown", fault.Errorf(fault.Environment, "the phone's shutdown is not seen, and machines are cut off then: %w", err))
+	} else {
 		go func() { stop("the phone shuts down: " + s.wait()) }()
 	}
 	if !k.waitBoot(ctx) {

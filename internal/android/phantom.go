@@ -208,13 +208,16 @@ func parsePhantom(path string, text []byte) (p Phantom, err error) {
 	return p, nil
 }
 
-// Undo puts back all that was changed on the phone, but for files: the switches
-// that dir has a record of, and the wake lock.
+// Undo puts back all that was changed on the phone: the switches that dir has a
+// record of, and the wake lock; and it removes the settings that dir has.
 func Undo(ctx context.Context, dir string) error {
 	r := root("/")
 	var err error
 	if r.awake() {
 		err = r.wake(false)
+	}
+	if removeErr := os.Remove(filepath.Join(dir, settingsFile)); !errors.Is(removeErr, fs.ErrNotExist) {
+		err = errors.Join(err, removeErr)
 	}
 	return errors.Join(err, runner(command).restorePhantom(ctx, dir))
 }

@@ -117,7 +117,7 @@ func (r root) watchShutdown() (*shutdown, error) {
 		}
 	}
 	if found == 0 {
-		return nil, fault.Errorf(fault.Environment, "the phone's shutdown is not seen: %w", err)
+		return nil, err
 	}
 	return s, nil
 }

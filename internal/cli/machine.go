@@ -81,6 +81,8 @@ type MachineStatus struct {
 	Data     *DataStatus     `json:"data,omitempty"`
 	Clock    string          `json:"clock,omitempty"`
 	Services []ServiceStatus `json:"services,omitempty"`
+	// Machine is how it was started last; nil before that.
+	Machine *runtime.MachineID `json:"machine,omitempty"`
 	// Supervision is nil for a machine that was never installed.
 	Supervision *runtime.Supervision `json:"supervision,omitempty"`
 	// Isolated: it was restored, and has no network until it is activated.
@@ -117,6 +119,9 @@ type ServiceStatus struct {
 func machineStatus(s runtime.Status) MachineStatus {
 	m := MachineStatus{Name: s.Name, State: string(s.State), Message: s.Message, Ports: hostPorts(s.Ports), Supervision: s.Supervision,
 		Isolated: s.Isolated, Backup: s.Backup}
+	if !s.Machine.Started.IsZero() {
+		m.Machine = &s.Machine
+	}
 	if s.Guest == nil {
 		if m.Message == "" {
 			m.Message = s.GuestError

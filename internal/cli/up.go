@@ -52,6 +52,7 @@ at the last up; they take effect when the machine is started the next time.`,
 			f := cmd.Flags()
 			r := size.upOptions(f)
 			r.Restart, r.Activate = runtime.Restart(restart), activate
+			o.crosvmWishes(f, &r)
 			if f.Changed("restart-limit") {
 				r.Limit = &limit
 			}

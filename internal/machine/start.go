@@ -1,12 +1,14 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -82,6 +84,9 @@ func (i *Instance) start(ctx context.Context) (err error) {
 		return err
 	}
 	defer data.Close()
+	if err := i.takeRoom(data); err != nil {
+		return err
+	}
 	m := i.machine(o, images, data)
 	info, err := data.Stat()
 	if err != nil {
@@ -125,7 +130,8 @@ func (i *Instance) start(ctx context.Context) (err error) {
 	}
 	found := plan.Info()
 	i.rec.Machine = MachineID{
-		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Hypervisor: i.r.hv.Name() + " " + found.Version,
+		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: cmp.Or(found.CPUs, m.CPUs),
+		Hypervisor: strings.TrimSpace(i.r.hv.Name() + " " + found.Version), Protected: found.Protected,
 		Accel: found.Accel, Why: found.Why, Started: time.Now().UTC().Truncate(time.Second),
 	}
 	// Written before the start as well: whoever finds the machine by its
@@ -159,9 +165,9 @@ func (i *Instance) machine(o Options, im *images, data *os.File) vm.Machine {
 		Kernel: im.kernel, KernelDigest: kernel.Digest, Initramfs: im.initramfs, Cmdline: m.VM.Cmdline + i.historyWord(),
 		Disks: []vm.Disk{
 			{Image: im.root, Serial: m.Root.Serial, ReadOnly: true},
-			{Image: data, Serial: m.VM.Data.Serial},
+			{Image: data, Serial: m.VM.Data.Serial, Thin: i.thin()},
 		},
-		Bounce: o.Bounce, Dir: i.dir, Accel: o.Accel,
+		Bounce: o.Bounce, Protected: o.Protected, Dir: i.dir, Accel: o.Accel,
 	}
 	if o.MemoryMiB != 0 {
 		machine.MemoryMiB = o.MemoryMiB

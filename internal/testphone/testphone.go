@@ -254,7 +254,7 @@ func (p *Phone) Reboot() error {
 	if err := p.SetProp("sys.powerctl", "reboot,"); err != nil {
 		return err
 	}
-	return p.waitBoot(before)
+	return p.waitBoot(before, time.Duration(p.o.Config.ShutdownSeconds)*time.Second)
 }
 
 // PullBattery ends everything at once, and boots.
@@ -266,11 +266,11 @@ func (p *Phone) PullBattery() error {
 	if err != nil {
 		return err
 	}
-	return p.waitBoot(before)
+	return p.waitBoot(before, 0)
 }
 
-func (p *Phone) waitBoot(before int) error {
-	if err := p.wait("its next boot", 30*time.Second, func() bool { return p.Boots() > before }); err != nil {
+func (p *Phone) waitBoot(before int, more time.Duration) error {
+	if err := p.wait("its next boot", 30*time.Second+more, func() bool { return p.Boots() > before }); err != nil {
 		return err
 	}
 	return p.WaitADBD()

@@ -31,6 +31,9 @@ type Config struct {
 	SafeMode bool
 	// Arch is of the programs, "amd64" or "arm64".
 	Arch string
+	// ShutdownSeconds is how long init waits before it ends everything, as
+	// ro.build.shutdown_timeout; 0 is 6.
+	ShutdownSeconds int
 	// ADBPort is where adbd listens in the phone.
 	ADBPort int
 }

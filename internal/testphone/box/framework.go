@@ -29,12 +29,12 @@ func withStore(f func(*store) error) error {
 	if err := os.MkdirAll("/data/system", 0o755); err != nil {
 		return err
 	}
+	unix.Umask(0)
 	lock, err := os.OpenFile(storeFile+".lock", os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
-	os.Chmod(storeFile+".lock", 0o666) //nolint:errcheck // it is another's, who has done it
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return err
 	}
@@ -49,7 +49,11 @@ func withStore(f func(*store) error) error {
 	if err := f(s); err != nil {
 		return err
 	}
-	return writeJSON(storeFile, s)
+	if text, err = json.Marshal(s); err != nil {
+		return err
+	}
+	// In place: it stays whose it is, as with a service that has it.
+	return os.WriteFile(storeFile, text, 0o666)
 }
 
 // framework says whether it is up: before that no service is to be found.

@@ -36,9 +36,6 @@ const (
 	adbdAfter      = 200 * time.Millisecond
 	// shutdownTimeout is ro.build.shutdown_timeout's default (init/reboot.cpp).
 	shutdownTimeout = 6 * time.Second
-	// requestedBefore is how long before sys.powerctl the framework says that a
-	// shutdown was asked for; really up to half a minute.
-	requestedBefore = time.Second
 )
 
 // Tree is what init makes the phone's root of.
@@ -114,7 +111,7 @@ func build(text string) error {
 	if err := unix.Unmount("/mnt/old", unix.MNT_DETACH); err != nil {
 		return err
 	}
-	return syscall.Exec("/system/bin/box", []string{"phone-init", "boot"}, []string{"PATH=/system/bin:/usr/bin:/usr/sbin", "HOME=/", "ANDROID_ROOT=/system", "ANDROID_DATA=/data"})
+	return syscall.Exec("/system/bin/box", []string{"phone-init", "boot"}, []string{"PATH=/system/bin", "HOME=/", "ANDROID_ROOT=/system", "ANDROID_DATA=/data"})
 }
 
 func mkdirs(root string, names ...string) error {
@@ -222,6 +219,16 @@ func makeSystem(r string, t Tree) error {
 	// What toybox has on a phone, of busybox's.
 	for _, name := range strings.Fields("basename cat chmod chown cksum cmp cp cut date dd df dirname du echo env expr false find free grep head hostname id kill killall ln ls md5sum mkdir mknod mktemp more mount mv nice nohup od pgrep pidof pkill printf ps pwd readlink realpath rm rmdir sed seq setsid sha1sum sha256sum sleep sort split stat strings sync tail tar tee time timeout top touch tr true truncate tty ulimit umount uname uniq uptime wc which whoami xargs xxd yes") {
 		if err := os.Symlink("busybox", r+"/system/bin/"+name); err != nil {
+			return err
+		}
+	}
+	// Of this computer's programs a phone sees the hypervisors that are there.
+	qemus, err := filepath.Glob("/usr/bin/qemu-system-*")
+	if err != nil {
+		return err
+	}
+	for _, q := range qemus {
+		if err := os.Symlink(q, r+"/system/bin/"+filepath.Base(q)); err != nil {
 			return err
 		}
 	}
@@ -426,7 +433,7 @@ func (p *phone) startADBD() error {
 	start := func() (*exec.Cmd, error) {
 		cmd := exec.Command("/system/bin/box", loaders[0], "--library-path", libs[0]+":"+libs[0]+"/android", base+"/usr/lib/android-sdk/platform-tools/adbd")
 		cmd.Args[0] = "adbd-launch"
-		cmd.Env = []string{"PATH=/system/bin:/usr/bin", "HOME=/", "ANDROID_ROOT=/system", "ANDROID_DATA=/data", "TMPDIR=/data/local/tmp"}
+		cmd.Env = []string{"PATH=/system/bin", "HOME=/", "ANDROID_ROOT=/system", "ANDROID_DATA=/data", "TMPDIR=/data/local/tmp"}
 		log, err := os.OpenFile("/run/adbd.log", os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 		if err != nil {
 			return nil, err
@@ -538,7 +545,7 @@ func (p *phone) runServiceD() {
 		}
 		cmd := exec.Command("/system/bin/busybox", "sh", filepath.Join(dir, e.Name()))
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		cmd.Env = []string{"PATH=/system/bin:/usr/bin", "ASH_STANDALONE=1"}
+		cmd.Env = []string{"PATH=/system/bin", "ASH_STANDALONE=1"}
 		if err := cmd.Start(); err != nil {
 			continue
 		}
@@ -555,7 +562,11 @@ func (p *phone) shutdown(how string) {
 	p.usb = false
 	p.mu.Unlock()
 	p.killADBD()
-	limit := time.Now().Add(shutdownTimeout)
+	timeout := shutdownTimeout
+	if p.c.ShutdownSeconds > 0 {
+		timeout = time.Duration(p.c.ShutdownSeconds) * time.Second
+	}
+	limit := time.Now().Add(timeout)
 	for time.Now().Before(limit) && !p.alone() {
 		time.Sleep(50 * time.Millisecond)
 	}

@@ -26,21 +26,21 @@ const (
 )
 
 // runAndroid is sovereignd on a phone.
-func runAndroid(ctx context.Context, o Options) error {
+func runAndroid(ctx context.Context, o Options, hv hypervisorFlags) error {
 	if err := sovereignd.MakeStateDir(o.StateDir); err != nil {
 		return err
 	}
 	if os.Getenv(childEnv) == "" {
-		return restart(ctx, o)
+		return restart(ctx, o, hv)
 	}
-	return runLogged(ctx, o, func(report func(string)) (Guard, error) {
+	return runLogged(ctx, o, hv, func(report func(string)) (Guard, error) {
 		return android.NewKeeper(filepath.Dir(o.StateDir), report)
 	})
 }
 
 // restart keeps a child that keeps the machines, until that ends in order or ctx
 // does.
-func restart(ctx context.Context, o Options) error {
+func restart(ctx context.Context, o Options, hv hypervisorFlags) error {
 	// What it leaves here, its children have left.
 	if _, err := android.NewKeeper(filepath.Dir(o.StateDir), func(string) {}); err != nil {
 		return err
@@ -52,7 +52,7 @@ func restart(ctx context.Context, o Options) error {
 	pause := firstPause
 	for {
 		begin := time.Now()
-		cmd := exec.Command(self, "--android", "--state-dir", o.StateDir)
+		cmd := exec.Command(self, append([]string{"--android", "--state-dir", o.StateDir}, hv.flags()...)...)
 		cmd.Env = append(os.Environ(), childEnv+"=1")
 		// A child whose parent was killed goes on, and has no parent then.
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

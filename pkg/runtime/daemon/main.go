@@ -18,6 +18,7 @@ import (
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/crosvm"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
 )
 
@@ -48,6 +49,10 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	f.BoolVar(&o.StopMachines, "stop-machines", false, "shut the machines down in order when told to end; without it they go on, for the next sovereignd")
 	f.BoolVar(&o.ExitWhenIdle, "exit-when-idle", false, "end when no machine is wanted up any more and nobody is connected")
 	phone := f.Bool("android", false, "this is a phone: stay, whatever becomes of adb, and keep machines as the phone allows")
+	hv := hypervisorFlags{}
+	f.StringVar(&hv.name, "hypervisor", "auto", "`name` of what runs the machines: qemu, crosvm, or auto, which takes crosvm where Android has it")
+	f.StringVar(&hv.crosvm, "crosvm", crosvm.AndroidProgram, "crosvm's `program`")
+	f.StringVar(&hv.vsockDir, "vsock-dir", "", "reach guests under crosvm by the sockets CID.sock in a `directory`, as vhost-device-vsock makes them, instead of the kernel's vsock")
 	version := f.Bool("version", false, "print the version and end")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -64,16 +69,22 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		_, err = fmt.Fprintln(stdout, "sovereignd", moduleVersion())
 		err = fault.Wrap(fault.Environment, err)
 	case f.NArg() == 1 && f.Arg(0) == "connect":
-		err = connect(ctx, o.StateDir, *phone, stdin, stdout)
+		// One that is started here stays on a phone, where nobody else starts it
+		// until the next boot.
+		stay := "--exit-when-idle"
+		if *phone {
+			stay = "--android"
+		}
+		err = connect(ctx, o.StateDir, append([]string{stay}, hv.flags()...), stdin, stdout)
 	case *phone && f.NArg() == 1 && f.Arg(0) == "undo":
 		err = undoAndroid(ctx, o)
 	case f.NArg() > 0:
 		err = fault.Errorf(fault.Usage, "%q is not a flag", f.Arg(0)).Hintf("run sovereignd --help for the flags")
 	case *phone:
 		o.StopMachines = true
-		err = runAndroid(ctx, o)
+		err = runAndroid(ctx, o, hv)
 	default:
-		err = runLogged(ctx, o, nil)
+		err = runLogged(ctx, o, hv, nil)
 	}
 	if err == nil {
 		return 0
@@ -95,8 +106,12 @@ func moduleVersion() string {
 
 // runLogged is Run with a log in the state directory. guard makes the Guard; it
 // may be nil.
-func runLogged(ctx context.Context, o Options, guard func(report func(string)) (Guard, error)) error {
-	r, err := machine.Open(o.StateDir)
+func runLogged(ctx context.Context, o Options, hv hypervisorFlags, guard func(report func(string)) (Guard, error)) error {
+	choice, err := hv.option()
+	if err != nil {
+		return err
+	}
+	r, err := machine.Open(o.StateDir, choice)
 	if err != nil {
 		return err
 	}
@@ -125,7 +140,7 @@ func runLogged(ctx context.Context, o Options, guard func(report func(string)) (
 }
 
 // connect joins two streams to the socket, until either end is closed.
-func connect(ctx context.Context, stateDir string, phone bool, stdin io.Reader, stdout io.Writer) error {
+func connect(ctx context.Context, stateDir string, flags []string, stdin io.Reader, stdout io.Writer) error {
 	if stateDir == "" {
 		var err error
 		if stateDir, err = runtime.DefaultStateDir(); err != nil {
@@ -143,13 +158,7 @@ func connect(ctx context.Context, stateDir string, phone bool, stdin io.Reader, 
 	if err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
-	// One that is started here is to stay on a phone, where nobody else starts it
-	// until the next boot.
-	flag := "--exit-when-idle"
-	if phone {
-		flag = "--android"
-	}
-	conn, err := sovereignd.Dial(ctx, stateDir, self, flag)
+	conn, err := sovereignd.Dial(ctx, stateDir, self, flags...)
 	if err != nil {
 		return err
 	}
