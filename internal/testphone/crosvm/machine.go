@@ -63,7 +63,6 @@ type machine struct {
 	calls  map[int]chan answer
 	lastID int
 	exit   int // what the guest did last, or crosvm was told
-	paused bool
 }
 
 type answer struct {

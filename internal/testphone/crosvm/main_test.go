@@ -96,7 +96,7 @@ func TestArguments(t *testing.T) {
 		{strings.ReplaceAll(good, "--cpus 2", "--cpus 2,sve=[enabled=true]") + " Image", exitBadArgs, "sve"},
 
 		// Contradictions, and what is not there: 1.
-		{good, exitFailed, "Executable is not specified"},
+		{good, exitFailed, "executable is not specified"},
 		{good + " --bios x Image", exitFailed, "--bios"},
 		{good + " --protected-vm --protected-vm-without-firmware Image", exitFailed, "one protection mode"},
 		{good + " --protected-vm-with-firmware nothing Image", exitFailed, "existing file"},
