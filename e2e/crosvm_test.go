@@ -381,7 +381,8 @@ func TestCrosvmFullHost(t *testing.T) {
 	}
 	ballast := filepath.Join(host, "ballast")
 	fill(t, ballast)
-	if _, err := conn.Exec(ctx, filling); err != nil {
+	// Half of what TestFullHost writes is more than what is left, too.
+	if _, err := conn.Exec(ctx, strings.ReplaceAll(filling, "250000", "125000")); err != nil {
 		t.Errorf("a disk with its room, on a full host: %v", err)
 	}
 	if err := os.Remove(ballast); err != nil {
