@@ -282,11 +282,11 @@ func (c *config) contradictions(v values) error {
 	}
 	switch {
 	case c.kernel != "" && c.bios != "":
-		return fmt.Errorf("Only one of KERNEL and --bios can be specified")
+		return fmt.Errorf("only one of KERNEL and --bios can be specified")
 	case c.kernel == "" && c.bios == "":
-		return fmt.Errorf("Executable is not specified")
+		return fmt.Errorf("executable is not specified")
 	case modes > 1:
-		return fmt.Errorf("Only one protection mode has to be specified")
+		return fmt.Errorf("only one protection mode has to be specified")
 	case v.has("cid") && v.has("vsock"):
 		return fmt.Errorf("`cid` and `vsock` cannot be specified together")
 	case c.reporting && c.noBalloon:

@@ -63,7 +63,6 @@ type machine struct {
 	calls  map[int]chan answer
 	lastID int
 	exit   int // what the guest did last, or crosvm was told
-	paused bool
 }
 
 type answer struct {
@@ -112,7 +111,7 @@ func runMachine(s settings, c config, v values, stderr io.Writer) (status int, e
 			return 0, err
 		}
 	}
-	if s.MaxCPUs > 0 && c.cpus > s.MaxCPUs {
+	if s.Dry {
 		fmt.Fprintln(stderr, "[INFO:crosvm] vcpu requested reset")
 		return exitReset, nil
 	}
@@ -191,6 +190,10 @@ func (m *machine) boot(line string, given []*os.File, stderr io.Writer) (status 
 	return m.exit, nil
 }
 
+// resetAfter is how soon a guest with too many CPUs is reset: no kernel under TCG
+// has printed anything by then.
+const resetAfter = 100 * time.Millisecond
+
 func socketPair(name string) (ours *net.UnixConn, theirs *os.File, err error) {
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -259,6 +262,14 @@ func (m *machine) readQMP(conn *net.UnixConn) error {
 		case msg.QMP != nil:
 			if err = m.qmp.Encode(map[string]any{"execute": "qmp_capabilities"}); m.listener != nil {
 				go m.serveControl(m.listener)
+			}
+			if m.s.MaxCPUs > 0 && m.c.cpus > m.s.MaxCPUs {
+				time.AfterFunc(resetAfter, func() {
+					m.mu.Lock()
+					m.exit = exitReset
+					m.mu.Unlock()
+					_ = m.execute(context.Background(), "quit", nil, nil) // it is over then
+				})
 			}
 		case msg.Event == "SHUTDOWN":
 			switch msg.Data.Reason {

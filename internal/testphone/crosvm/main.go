@@ -41,6 +41,8 @@ type settings struct {
 	Arch string `json:"arch"`
 	// VsockDir is where guests' sockets are.
 	VsockDir string `json:"vsock_dir"`
+	// Dry: a machine that could be started is reset before anything is.
+	Dry bool `json:"dry"`
 	// MaxCPUs is the most that a guest comes up with: with more it is reset in its
 	// first moment, as on some processors; 0: any number.
 	MaxCPUs int `json:"max_cpus"`

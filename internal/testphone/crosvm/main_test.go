@@ -21,7 +21,7 @@ type phone struct {
 
 func newPhone(t *testing.T) *phone {
 	t.Helper()
-	p := &phone{t: t, dir: t.TempDir(), s: settings{Profile: "a16", Arch: "arm64", MaxCPUs: 1}}
+	p := &phone{t: t, dir: t.TempDir(), s: settings{Profile: "a16", Arch: "arm64", Dry: true}}
 	image := make([]byte, 0x300)
 	copy(image[0x38:], "ARM\x64")
 	p.write("Image", string(image))
@@ -48,7 +48,7 @@ func (p *phone) run(line string) (code int, out, errs string) {
 }
 
 // good is a command line without a fault. The machine that it asks for is reset at
-// once, as it has two CPUs: nothing is booted here.
+// once: nothing is booted here.
 const good = "--extended-status --log-level info,disk=warn run --disable-sandbox --mem 64 --cpus 2 --socket control.sock " +
 	"--serial type=file,hardware=serial,num=1,console,path=console.log --block path=root.img,ro=true,id=root --block data.img " +
 	"--initrd initrd --params a=b --params c"
@@ -96,7 +96,7 @@ func TestArguments(t *testing.T) {
 		{strings.ReplaceAll(good, "--cpus 2", "--cpus 2,sve=[enabled=true]") + " Image", exitBadArgs, "sve"},
 
 		// Contradictions, and what is not there: 1.
-		{good, exitFailed, "Executable is not specified"},
+		{good, exitFailed, "executable is not specified"},
 		{good + " --bios x Image", exitFailed, "--bios"},
 		{good + " --protected-vm --protected-vm-without-firmware Image", exitFailed, "one protection mode"},
 		{good + " --protected-vm-with-firmware nothing Image", exitFailed, "existing file"},

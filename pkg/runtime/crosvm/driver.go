@@ -238,13 +238,21 @@ func (d *Driver) Start(ctx context.Context, m vm.Machine, chosen vm.Plan) (vm.Pr
 	if rec.CID == 0 {
 		rec.CID = chooseCID()
 	}
-	for tries := 1; ; tries++ {
+	for tries := 1; ; {
 		proc, err := d.startAt(ctx, m, p, rec.CID)
 		var taken *cidTaken
-		if !errors.As(err, &taken) || tries == maxCIDs {
+		var early *resetEarly
+		switch {
+		case errors.As(err, &early) && p.CPUs > 1:
+			// It did not even live to answer.
+			p.maxCPUs = fewerCPUs(p.CPUs)
+			p.CPUs = p.maxCPUs
+		case errors.As(err, &taken) && tries < maxCIDs:
+			rec.CID = chooseCID()
+			tries++
+		default:
 			return proc, err
 		}
-		rec.CID = chooseCID()
 	}
 }
 
@@ -331,6 +339,12 @@ type cidTaken struct{ error }
 
 func (e *cidTaken) Unwrap() error { return e.error }
 
+// resetEarly is the end of a machine that was reset, or crashed, before crosvm
+// answered; see record.nextCPUs.
+type resetEarly struct{ error }
+
+func (e *resetEarly) Unwrap() error { return e.error }
+
 // What crosvm prints when it cannot start (devices/src/virtio/vhost/mod.rs,
 // disk/src/disk.rs, src/crosvm/sys/linux.rs).
 var (
@@ -355,6 +369,8 @@ func (d *Driver) startError(dir string, s *os.ProcessState) error {
 	case s.ExitCode() == exitBadArgs:
 		// Another build took the place of the one that was asked.
 		return errors.Join(with(fault.Device, "its options are asked anew at the next start"), d.forget())
+	case atOdds(s):
+		return &resetEarly{with(fault.Device, "read %s", filepath.Join(dir, vm.LogFile))}
 	case cidInUse.MatchString(log):
 		return &cidTaken{with(fault.Environment, "see what else runs machines here")}
 	case diskTaken.MatchString(log):

@@ -333,14 +333,30 @@ func TestStart(t *testing.T) {
 			}
 		})
 	}
-	// A number that is taken is no reason to give up: each try has another.
+	// A guest that is reset before crosvm answers is tried with two CPUs, then one.
 	program := script(t, strings.ReplaceAll(help, "HELP", filepath.Join(wd, "testdata/a16.help"))+
-		`for a; do case $a in cid=*) echo "$a" >> cids ;; esac; done
-echo "failed to set CID for guest: Address in use (os error 98)" >&2; exit 1
+		`while [ "$1" != --cpus ]; do shift; done; echo "$2" >> cpus; exit 32
 `)
 	d := New(Options{Program: program, Cache: t.TempDir(), Property: func(context.Context, string) string { return "" }})
 	m := openMachine(t)
 	p, err := d.Prepare(t.Context(), m, func(s string) { t.Error(s) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Start(t.Context(), m, p); fault.ClassOf(err) != fault.Device || !strings.Contains(err.Error(), "exit code 32") {
+		t.Errorf("reset with any number of CPUs: %v", err)
+	}
+	if cpus, err := os.ReadFile(filepath.Join(m.Dir, "cpus")); err != nil || string(cpus) != "4\n2\n1\n" {
+		t.Errorf("tried with %q CPUs, %v", cpus, err)
+	}
+	// A number that is taken is no reason to give up: each try has another.
+	program = script(t, strings.ReplaceAll(help, "HELP", filepath.Join(wd, "testdata/a16.help"))+
+		`for a; do case $a in cid=*) echo "$a" >> cids ;; esac; done
+echo "failed to set CID for guest: Address in use (os error 98)" >&2; exit 1
+`)
+	d = New(Options{Program: program, Cache: t.TempDir(), Property: func(context.Context, string) string { return "" }})
+	m = openMachine(t)
+	p, err = d.Prepare(t.Context(), m, func(s string) { t.Error(s) })
 	if err != nil {
 		t.Fatal(err)
 	}
