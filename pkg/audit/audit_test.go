@@ -429,6 +429,22 @@ func TestParseProgramReal(t *testing.T) {
 	}
 }
 
+// A program of Go's without its note is known by its data.
+func TestGoWithoutNote(t *testing.T) {
+	b := head(2, 1, 6, 100) // a writable PT_LOAD
+	binary.LittleEndian.PutUint64(b[elfHeader+8:], 0x2000)
+	p, ok := ParseProgram("/bin/a", b)
+	if !ok || p.Go || p.Data != 0x2000 || !p.WantsData() {
+		t.Fatalf("%+v, %v", p, ok)
+	}
+	other := p
+	other.LookAtData([]byte("no data of Go's"))
+	p.LookAtData([]byte("\x00\x00\xff Go buildinf:\x08"))
+	if !p.Go || other.Go || p.WantsData() {
+		t.Errorf("%+v, %+v", p, other)
+	}
+}
+
 func FuzzParseProgram(f *testing.F) {
 	f.Add(head(2, 0x6474e551, 6, 2<<20))
 	f.Add(head(3, 4, 4, 100))

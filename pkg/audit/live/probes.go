@@ -52,7 +52,20 @@ func (l *look) programs(ctx context.Context) audit.Known[[]audit.Program] {
 	if err != nil {
 		return audit.Unseen[[]audit.Program]("%v", err)
 	}
-	return audit.Look(parsePrograms(list, heads))
+	programs, err := parsePrograms(list, heads)
+	if err != nil {
+		return audit.Unseen[[]audit.Program]("%v", err)
+	}
+	for i := range programs {
+		if p := &programs[i]; p.WantsData() {
+			b, err := l.shell(ctx, `tail -c "+$1" "$2" | head -c "$3"`, strconv.FormatInt(p.Data+1, 10), p.Path, strconv.Itoa(audit.DataSize))
+			if err != nil {
+				return audit.Unseen[[]audit.Program]("%v", err)
+			}
+			p.LookAtData(b)
+		}
+	}
+	return audit.Saw(programs)
 }
 
 func (l *look) icuData(ctx context.Context) audit.Known[[]audit.File] {
