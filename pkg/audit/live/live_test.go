@@ -51,9 +51,8 @@ func newFake() *fakeMachine {
 		pids: map[string]int{"postgresql": 100, "tailscale": 200}, tables: map[string]bool{}, log: []string{"ready to accept connections"},
 		answers: map[string]string{
 			"cat /proc/config.gz":       packed("CONFIG_PCI=y\nCONFIG_VIRTIO_PCI=y\n"),
-			"audit names":               "120 /usr/bin/a\n10 /usr/bin/script\n",
+			"audit names":               "120 755 /usr/bin/a\n10 755 /usr/bin/script\n31900000 644 /usr/share/icu/76.1/icudt76l.dat\n",
 			"audit heads":               string(program(2<<20)) + "#!/bin/sh\n",
-			"audit icu":                 "31900000 /usr/share/icu/76.1/icudt76l.dat\n",
 			"/sys/bus/virtio":           "virtio0 0x0001 virtio_net- pci 0" + strings.Repeat("0", 63) + "\nvirtio1 0x0002 - mmio " + strings.Repeat("01", 32) + "\n",
 			"ls /dev":                   "null\nvsock\n",
 			"cat /proc/net/protocols":   "protocol  size\nAF_VSOCK 1\n",
@@ -412,6 +411,18 @@ func TestNotHealed(t *testing.T) {
 	}
 }
 
+func TestHistory(t *testing.T) {
+	s := runtime.Status{Name: "sql", Guest: &agent.Status{}}
+	if k := history(&s); k.Seen || k.Why == "" {
+		t.Errorf("%+v", k)
+	}
+	s.Guest.Continuity = &agent.Continuity{Lineage: "a", Epoch: 4, Verdict: "behind", Held: true}
+	s.Continuity = &runtime.Witnessed{Continuity: runtime.Continuity{Lineage: "a", Epoch: 7}}
+	if k := history(&s); !k.Value.Held || !strings.Contains(k.Value.Why, "older copy") || k.Value.Witness.Epoch != 7 || k.Value.Epoch != 4 {
+		t.Errorf("%+v", k)
+	}
+}
+
 func TestFindRecovery(t *testing.T) {
 	lines := []string{"redo starts at 0/1", "last", "hello", " redo starts at 0/2 "}
 	if got := findRecovery(lines, "last"); got != "redo starts at 0/2" {
@@ -468,12 +479,13 @@ func FuzzParse(f *testing.F) {
 	for _, a := range fake.answers {
 		f.Add([]byte(a), []byte("x"))
 	}
-	f.Add([]byte("120 /usr/bin/a\n"), program(2<<20))
+	f.Add([]byte("120 755 /usr/bin/a\n"), program(2<<20))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
-		if files, err := parseFiles(a); err == nil && len(files) > maxFiles {
+		files, data, err := parseFiles(a)
+		if len(files)+len(data) > maxFiles {
 			t.Errorf("%d files", len(files))
 		}
-		if p, err := parsePrograms(a, b); err == nil && len(p) > 0 && len(b) == 0 {
+		if p, err2 := parsePrograms(files, b); err == nil && err2 == nil && len(p) > 0 && len(b) == 0 {
 			t.Errorf("%+v of nothing", p)
 		}
 		for _, parse := range []func() error{
