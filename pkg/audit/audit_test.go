@@ -298,6 +298,8 @@ func TestBroken(t *testing.T) {
 		{"measured nothing", 12, NotProven, "nothing was measured", []alter{trial(func(m *Machine) { m.Disk.Value[0].Took = 0 })}},
 		{"libc's collation", 13, Failed, `provider "c"`, []alter{database(func(d *Database) { d.Databases[1].Provider = "c" })}},
 		{"another ICU", 13, Failed, "153.129", []alter{database(func(d *Database) { d.Databases[0].Actual = "153.129" })}},
+		{"template0", 13, Proven, "template0 (en-US)", []alter{database(func(d *Database) { d.Databases = append(d.Databases, Catalog{Name: "template0", Provider: "i", Locale: "en-US"}) })}},
+		{"no version", 13, NotProven, "no version", []alter{database(func(d *Database) { d.Databases[0].Version = "" })}},
 		{"initdb without ICU", 13, Failed, "libc's collations", []alter{image(func(i *Image) { i.Setup = Saw("initdb --locale=C") })}},
 		{"posix", 14, Failed, "posix", []alter{set("dynamic_shared_memory_type", "posix", "/data/postgresql/17/postgresql.auto.conf")}},
 		{"posix in the image", 14, Failed, "posix", []alter{image(func(i *Image) { i.Settings.Value += "dynamic_shared_memory_type = posix\n" })}},
