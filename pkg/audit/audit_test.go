@@ -84,7 +84,7 @@ func goodMachine(t *testing.T) *Facts {
 	}
 	on := func(file string) Setting { return Setting{Value: "on", Source: "configuration file", File: file} }
 	f.Machine = &Machine{
-		Host: Saw(Host{Android: "16", System: "Linux 6.6", Processes: []Process{
+		Host: Saw(Host{Android: true, System: "Linux 6.6", Processes: []Process{
 			{Role: "sovereignd", PID: 10, OOMScoreAdj: -1000, Cgroup: "/"}, {Role: "hypervisor", PID: 11, OOMScoreAdj: -1000, Cgroup: "/"},
 		}}),
 		Hypervisor: "QEMU 7.2", Accel: "tcg", Restarts: true, Supervised: true,
@@ -256,10 +256,10 @@ func TestBroken(t *testing.T) {
 			h.Processes[1].Cgroup, h.Phantom = "/uid_10123/pid_99", Phantom{Monitor: "null", Max: "2147483647"}
 		})}},
 		{"below adbd", 1, Failed, "adbd", []alter{host(func(h *Host) { h.Processes[0].Cgroup = "/uid_0/pid_812" })}},
-		{"no phone", 1, NotApplicable, "no Android", []alter{host(func(h *Host) { h.Android = "" })}},
+		{"no phone", 1, NotApplicable, "no Android", []alter{host(func(h *Host) { h.Android = false })}},
 		{"a hypervisor without its score", 2, Failed, "hypervisor has 0", []alter{host(func(h *Host) { h.Processes[1].OOMScoreAdj = 0 })}},
-		{"first to go", 2, Failed, "sovereignd has 200", []alter{host(func(h *Host) { h.Android, h.Processes[0].OOMScoreAdj = "", 200 })}},
-		{"a PC", 2, NotApplicable, "no phone", []alter{host(func(h *Host) { h.Android = "" })}},
+		{"first to go", 2, Failed, "sovereignd has 200", []alter{host(func(h *Host) { h.Android, h.Processes[0].OOMScoreAdj = false, 200 })}},
+		{"a PC", 2, NotApplicable, "no phone", []alter{host(func(h *Host) { h.Android = false })}},
 		{"a hypervisor that nobody saw", 2, NotProven, "hypervisor was not seen", []alter{host(func(h *Host) { h.Processes = h.Processes[:1] })}},
 		{"a small stack", 3, Failed, "/usr/bin/small (128 KiB)", []alter{program(Program{Path: "/usr/bin/small", Executable: true, Header: true, Stack: 128 << 10})}},
 		{"no header", 3, Failed, "no PT_GNU_STACK", []alter{program(Program{Path: "/usr/bin/none", Executable: true})}},
@@ -298,7 +298,9 @@ func TestBroken(t *testing.T) {
 		{"measured nothing", 12, NotProven, "nothing was measured", []alter{trial(func(m *Machine) { m.Disk.Value[0].Took = 0 })}},
 		{"libc's collation", 13, Failed, `provider "c"`, []alter{database(func(d *Database) { d.Databases[1].Provider = "c" })}},
 		{"another ICU", 13, Failed, "153.129", []alter{database(func(d *Database) { d.Databases[0].Actual = "153.129" })}},
-		{"template0", 13, Proven, "template0 (en-US)", []alter{database(func(d *Database) { d.Databases = append(d.Databases, Catalog{Name: "template0", Provider: "i", Locale: "en-US"}) })}},
+		{"template0", 13, Proven, "template0 (en-US)", []alter{database(func(d *Database) {
+			d.Databases = append(d.Databases, Catalog{Name: "template0", Provider: "i", Locale: "en-US"})
+		})}},
 		{"no version", 13, NotProven, "no version", []alter{database(func(d *Database) { d.Databases[0].Version = "" })}},
 		{"initdb without ICU", 13, Failed, "libc's collations", []alter{image(func(i *Image) { i.Setup = Saw("initdb --locale=C") })}},
 		{"posix", 14, Failed, "posix", []alter{set("dynamic_shared_memory_type", "posix", "/data/postgresql/17/postgresql.auto.conf")}},

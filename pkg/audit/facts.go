@@ -120,8 +120,7 @@ type Machine struct {
 
 // Host is the device that the machine runs on.
 type Host struct {
-	// Android is the release, "16"; empty where it is no Android.
-	Android string
+	Android bool
 	System  string // for people: "Linux 6.1.0"
 	// Processes are sovereignd and the hypervisor.
 	Processes []Process

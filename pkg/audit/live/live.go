@@ -28,8 +28,8 @@ const (
 
 // Options of a look.
 type Options struct {
-	// Here says that the machine's host is this computer, so that processes of
-	// the host are seen in /proc.
+	// Here says that the machine's host is this computer, so that its sovereignd
+	// can be killed.
 	Here bool
 	// Disturb tries what disturbs the machine: the data file system is frozen
 	// for a moment, each service and PostgreSQL's postmaster are killed, and
@@ -75,7 +75,7 @@ func Look(ctx context.Context, h *runtime.Host, name string, o Options) (*audit.
 	looking, stop := context.WithTimeoutCause(ctx, lookLimit, fmt.Errorf("the audit's %s are over", lookLimit))
 	l.everything(looking)
 	stop()
-	f.Machine.Host = lookAtHost(ctx, h, status.PID, o.Here)
+	f.Machine.Host = lookAtHost(ctx, h, name)
 	if o.Disturb {
 		t := &trials{look: l, host: h, here: o.Here, kill: kill, report: o.Report}
 		if err := t.all(ctx); err != nil {

@@ -9,8 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -330,7 +328,19 @@ func TestOutputLimit(t *testing.T) {
 	}
 }
 
-type fakeDaemon struct{ pids []int }
+type fakeDaemon struct {
+	pids []int
+	old  bool
+}
+
+func (d *fakeDaemon) Processes(context.Context) (runtime.HostProcesses, error) {
+	if d.old {
+		return runtime.HostProcesses{}, errors.New("404 page not found")
+	}
+	return runtime.HostProcesses{System: "Linux 6", Android: true, Processes: []runtime.HostProcess{
+		{PID: 7, OOMScoreAdj: -1000, Cgroup: "/"}, {Machine: "sql", PID: 8}, {Machine: "other", PID: 9},
+	}}, nil
+}
 
 func (d *fakeDaemon) Info(context.Context) (runtime.HostInfo, error) {
 	pid := d.pids[0]
@@ -344,7 +354,7 @@ func (f *fakeMachine) trials(t *testing.T) *trials {
 	t.Helper()
 	l := f.look(t)
 	l.spec(t.Context())
-	return &trials{look: l, host: &fakeDaemon{[]int{7, 7, 8}}, here: true, kill: func(int) error { return nil }, report: func(string) {}}
+	return &trials{look: l, host: &fakeDaemon{pids: []int{7, 7, 8}}, here: true, kill: func(int) error { return nil }, report: func(string) {}}
 }
 
 func TestTrials(t *testing.T) {
@@ -433,33 +443,15 @@ func TestFindRecovery(t *testing.T) {
 	}
 }
 
-func TestReadHost(t *testing.T) {
-	root := t.TempDir()
-	write := func(name, text string) {
-		t.Helper()
-		path := filepath.Join(root, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+func TestLookAtHost(t *testing.T) {
+	k := lookAtHost(t.Context(), &fakeDaemon{}, "sql")
+	if h := k.Value; !k.Seen || !h.Android || len(h.Processes) != 2 ||
+		h.Processes[0] != (audit.Process{Role: "sovereignd", PID: 7, OOMScoreAdj: -1000, Cgroup: "/"}) ||
+		h.Processes[1] != (audit.Process{Role: "hypervisor", PID: 8, OOMScoreAdj: 0, Cgroup: "no control group"}) {
+		t.Errorf("%+v", k)
 	}
-	write("proc/7/oom_score_adj", "200\n")
-	write("proc/7/cgroup", "1:name=systemd:/x\n0::/user.slice\n")
-	write("proc/8/oom_score_adj", "-1000\n")
-	write("proc/8/cgroup", "0::/\n")
-	h, err := readHost(root, 7, 8)
-	if err != nil || h.Android != "" || h.System == "" || len(h.Processes) != 2 ||
-		h.Processes[0] != (audit.Process{Role: "sovereignd", PID: 7, OOMScoreAdj: 200, Cgroup: "/user.slice"}) || h.Processes[1].OOMScoreAdj != -1000 {
-		t.Errorf("%+v, %v", h, err)
-	}
-	if _, err := readHost(root, 7, 9); err == nil {
-		t.Error("a process that is not there is an error")
-	}
-	write("system/build.prop", "")
-	if _, err := readHost(root, 7, 8); err == nil {
-		t.Error("an Android is not judged by /proc alone")
+	if k := lookAtHost(t.Context(), &fakeDaemon{old: true}, "sql"); k.Seen || !strings.Contains(k.Why, "404") {
+		t.Errorf("%+v", k)
 	}
 }
 
