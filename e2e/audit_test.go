@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -96,6 +98,34 @@ func TestAudit(t *testing.T) {
 		want(t, m.audit("sql"), nil, 15)
 		m.shell("root", "killall httpd")
 		<-done
+	})
+
+	t.Run("yesterday's disk", func(t *testing.T) {
+		m := m.in(t)
+		want(t, m.audit("sql"), []int{21})
+		m.ok("down", "sql", "--timeout", bootDeadline.String())
+		disk := filepath.Join(m.stateDir(), "instances", "sql", "data.img")
+		yesterday := filepath.Join(t.TempDir(), "data.img")
+		sparse := func(from, to string) {
+			t.Helper()
+			if out, err := exec.Command("cp", "--sparse=always", from, to).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
+		sparse(disk, yesterday)
+		m.ok("up", m.bundle, "--timeout", bootDeadline.String())
+		m.ok("down", "sql", "--timeout", bootDeadline.String())
+		today := filepath.Join(t.TempDir(), "data.img")
+		sparse(disk, today)
+		sparse(yesterday, disk)
+		if out, code := m.command("up", m.bundle, "--timeout", bootDeadline.String()); code == 0 {
+			t.Errorf("an older disk was taken without a word: %s", out)
+		}
+		want(t, m.audit("sql"), nil, 21)
+		m.ok("down", "sql", "--timeout", bootDeadline.String())
+		sparse(today, disk)
+		m.ok("up", m.bundle, "--timeout", bootDeadline.String())
+		want(t, m.audit("sql"), append(slices.Clone(healthy), 21))
 	})
 
 	t.Run("disturbed", func(t *testing.T) {

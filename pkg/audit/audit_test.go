@@ -84,7 +84,7 @@ func goodMachine(t *testing.T) *Facts {
 	}
 	on := func(file string) Setting { return Setting{Value: "on", Source: "configuration file", File: file} }
 	f.Machine = &Machine{
-		Host: Saw(Host{Android: "16", System: "Linux 6.6", Processes: []Process{
+		Host: Saw(Host{Android: true, System: "Linux 6.6", Processes: []Process{
 			{Role: "sovereignd", PID: 10, OOMScoreAdj: -1000, Cgroup: "/"}, {Role: "hypervisor", PID: 11, OOMScoreAdj: -1000, Cgroup: "/"},
 		}}),
 		Hypervisor: "QEMU 7.2", Accel: "tcg", Restarts: true, Supervised: true,
@@ -106,7 +106,7 @@ func goodMachine(t *testing.T) *Facts {
 			Databases: []Catalog{{"postgres", "i", "en-US", "153.128", "153.128"}, {"template1", "i", "en-US", "153.128", "153.128"}},
 		}),
 		Tailnet:  Saw(Tailnet{State: "Running", Served: map[int]string{5432: "127.0.0.1:5432"}, Kernel: true}),
-		History:  Saw(History{Witness: "the desk", Guarded: true}),
+		History:  Saw(History{Lineage: "a", Epoch: 7, Start: "equal", Witness: &Witness{"a", 7, "sovereignd"}}),
 		Freeze:   &FreezeTrial{Held: true, After: true, Took: time.Second},
 		Heals:    []HealTrial{{Service: "postgresql", Old: 5, New: 6, Healthy: true, Took: time.Second}},
 		Daemon:   &DaemonTrial{Tried: true, Old: 10, New: 12, Kept: true, Took: time.Second},
@@ -256,10 +256,10 @@ func TestBroken(t *testing.T) {
 			h.Processes[1].Cgroup, h.Phantom = "/uid_10123/pid_99", Phantom{Monitor: "null", Max: "2147483647"}
 		})}},
 		{"below adbd", 1, Failed, "adbd", []alter{host(func(h *Host) { h.Processes[0].Cgroup = "/uid_0/pid_812" })}},
-		{"no phone", 1, NotApplicable, "no Android", []alter{host(func(h *Host) { h.Android = "" })}},
+		{"no phone", 1, NotApplicable, "no Android", []alter{host(func(h *Host) { h.Android = false })}},
 		{"a hypervisor without its score", 2, Failed, "hypervisor has 0", []alter{host(func(h *Host) { h.Processes[1].OOMScoreAdj = 0 })}},
-		{"first to go", 2, Failed, "sovereignd has 200", []alter{host(func(h *Host) { h.Android, h.Processes[0].OOMScoreAdj = "", 200 })}},
-		{"a PC", 2, NotApplicable, "no phone", []alter{host(func(h *Host) { h.Android = "" })}},
+		{"first to go", 2, Failed, "sovereignd has 200", []alter{host(func(h *Host) { h.Android, h.Processes[0].OOMScoreAdj = false, 200 })}},
+		{"a PC", 2, NotApplicable, "no phone", []alter{host(func(h *Host) { h.Android = false })}},
 		{"a hypervisor that nobody saw", 2, NotProven, "hypervisor was not seen", []alter{host(func(h *Host) { h.Processes = h.Processes[:1] })}},
 		{"a small stack", 3, Failed, "/usr/bin/small (128 KiB)", []alter{program(Program{Path: "/usr/bin/small", Executable: true, Header: true, Stack: 128 << 10})}},
 		{"no header", 3, Failed, "no PT_GNU_STACK", []alter{program(Program{Path: "/usr/bin/none", Executable: true})}},
@@ -298,10 +298,15 @@ func TestBroken(t *testing.T) {
 		{"measured nothing", 12, NotProven, "nothing was measured", []alter{trial(func(m *Machine) { m.Disk.Value[0].Took = 0 })}},
 		{"libc's collation", 13, Failed, `provider "c"`, []alter{database(func(d *Database) { d.Databases[1].Provider = "c" })}},
 		{"another ICU", 13, Failed, "153.129", []alter{database(func(d *Database) { d.Databases[0].Actual = "153.129" })}},
+		{"template0", 13, Proven, "template0 (en-US)", []alter{database(func(d *Database) {
+			d.Databases = append(d.Databases, Catalog{Name: "template0", Provider: "i", Locale: "en-US"})
+		})}},
+		{"no version", 13, NotProven, "no version", []alter{database(func(d *Database) { d.Databases[0].Version = "" })}},
 		{"initdb without ICU", 13, Failed, "libc's collations", []alter{image(func(i *Image) { i.Setup = Saw("initdb --locale=C") })}},
 		{"posix", 14, Failed, "posix", []alter{set("dynamic_shared_memory_type", "posix", "/data/postgresql/17/postgresql.auto.conf")}},
 		{"posix in the image", 14, Failed, "posix", []alter{image(func(i *Image) { i.Settings.Value += "dynamic_shared_memory_type = posix\n" })}},
 		{"a privileged port", 15, Failed, "port 80", []alter{trial(func(m *Machine) { m.Listeners.Value = append(m.Listeners.Value, Listener{80, 0}) })}},
+		{"nothing listens", 15, NotProven, "nobody listens", []alter{trial(func(m *Machine) { m.Listeners.Value = nil })}},
 		{"a privilege", 15, Failed, "NET_BIND_SERVICE", []alter{func(f *Facts) { f.Image.Spec.Value.Services[0].Capabilities = []string{"NET_BIND_SERVICE"} }}},
 		{"a privileged port in the recipe", 15, Failed, "port 443", []alter{func(f *Facts) { f.Manifest.Ports[0].Port = 443 }}},
 		{"not served", 16, Failed, "serves nothing", []alter{trial(func(m *Machine) { m.Tailnet.Value.Served = nil })}},
@@ -329,9 +334,12 @@ func TestBroken(t *testing.T) {
 		{"a lost row", 20, Failed, "is gone", []alter{trial(func(m *Machine) { m.Crash.Kept = false })}},
 		{"no crash", 20, NotProven, "only a crash", []alter{trial(func(m *Machine) { m.Crash = nil })}},
 		{"fsync off in the image", 20, Failed, "fsync = off", []alter{image(func(i *Image) { i.Settings.Value += "fsync off\n" })}},
-		{"yesterday's disk", 21, Failed, "epoch 4, and 7", []alter{trial(func(m *Machine) { m.History.Value.Behind = "epoch 4, and 7 was seen" })}},
-		{"no witness", 21, NotProven, "nobody off the disk", []alter{trial(func(m *Machine) { m.History.Value.Witness = "" })}},
-		{"a witness that nobody asks", 21, Failed, "started all the same", []alter{trial(func(m *Machine) { m.History.Value.Guarded = false })}},
+		{"yesterday's disk", 21, Failed, "an older copy", []alter{trial(func(m *Machine) { m.History.Value.Held, m.History.Value.Why = true, "an older copy" })}},
+		{"yesterday's disk at work", 21, Failed, "older than what is remembered", []alter{trial(func(m *Machine) { m.History.Value.Epoch = 4 })}},
+		{"another disk", 21, Failed, "not the one", []alter{trial(func(m *Machine) { m.History.Value.Lineage = "b" })}},
+		{"no witness", 21, NotProven, "nobody beside the disk", []alter{trial(func(m *Machine) { m.History.Value.Witness = nil })}},
+		{"a start without a witness", 21, NotProven, "nobody told", []alter{trial(func(m *Machine) { m.History.Value.Start = "unwitnessed" })}},
+		{"an image without a history", 21, NotProven, "too old", []alter{trial(func(m *Machine) { m.History = Unseen[History]("the image is too old") })}},
 		{"a generator that waits", 22, Failed, "/dev/random waits", []alter{trial(func(m *Machine) { m.Entropy.Value.Ready = false })}},
 		{"no source", 22, Failed, "no random numbers", []alter{trial(func(m *Machine) { m.Entropy.Value.Source = "none" })}},
 		{"the same again", 22, Failed, "same bytes", []alter{trial(func(m *Machine) { m.Entropy.Value.Fresh = false })}},
@@ -426,6 +434,22 @@ func TestParseProgramReal(t *testing.T) {
 		if !ok || !p.Executable || p.Go != isGo {
 			t.Errorf("%s: %+v, %v", path, p, ok)
 		}
+	}
+}
+
+// A program of Go's without its note is known by its data.
+func TestGoWithoutNote(t *testing.T) {
+	b := head(2, 1, 6, 100) // a writable PT_LOAD
+	binary.LittleEndian.PutUint64(b[elfHeader+8:], 0x2000)
+	p, ok := ParseProgram("/bin/a", b)
+	if !ok || p.Go || p.Data != 0x2000 || !p.WantsData() {
+		t.Fatalf("%+v, %v", p, ok)
+	}
+	other := p
+	other.LookAtData([]byte("no data of Go's"))
+	p.LookAtData([]byte("\x00\x00\xff Go buildinf:\x08"))
+	if !p.Go || other.Go || p.WantsData() {
+		t.Errorf("%+v, %+v", p, other)
 	}
 }
 

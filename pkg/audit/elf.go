@@ -6,9 +6,16 @@ import (
 	"encoding/binary"
 )
 
-// HeadSize is how many bytes of a file ParseProgram wants: where Go's linker
-// puts the note by which its programs are known.
-const HeadSize = 4096
+const (
+	// HeadSize is how many bytes of a file ParseProgram wants.
+	HeadSize = 4096
+	// DataSize is how many bytes of a program's data LookAtData wants: where Go
+	// itself looks (debug/buildinfo).
+	DataSize = 64 << 10
+)
+
+// goMagic begins what Go's linker puts first into the data of its programs.
+const goMagic = "\xff Go buildinf:"
 
 // Program is an ELF file.
 type Program struct {
@@ -24,6 +31,20 @@ type Program struct {
 	ExecStack bool
 	// Needed are the libraries that it is linked with, where that was looked at.
 	Needed []string
+	// Data is where in the file the program's writable data begin; 0: nowhere.
+	Data int64
+}
+
+// WantsData says whether it takes the program's data to judge it: it may be one
+// of Go's, whose linker leaves the note out where it is told to (-buildid=).
+func (p Program) WantsData() bool {
+	return p.Executable && !p.Go && p.Data > 0 && p.Stack < minStack
+}
+
+// LookAtData finds out by the first DataSize bytes of the program's data whether
+// it is one of Go's.
+func (p *Program) LookAtData(b []byte) {
+	p.Go = p.Go || bytes.Contains(b[:min(len(b), DataSize)], []byte(goMagic))
 }
 
 // Sizes of the structures of 64-bit ELF files, which all of ours are.
@@ -57,6 +78,10 @@ func ParseProgram(path string, head []byte) (Program, bool) {
 			interpreter = true
 		case elf.PT_GNU_STACK:
 			p.Header, p.Stack, p.ExecStack = true, memSize, flags&elf.PF_X != 0
+		case elf.PT_LOAD:
+			if flags&elf.PF_W != 0 && p.Data == 0 && off < 1<<40 {
+				p.Data = int64(off)
+			}
 		case elf.PT_NOTE:
 			if off <= uint64(len(head)) {
 				p.Go = p.Go || isGoNote(head[off:min(uint64(len(head)), off+min(fileSize, HeadSize))])

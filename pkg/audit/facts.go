@@ -120,8 +120,7 @@ type Machine struct {
 
 // Host is the device that the machine runs on.
 type Host struct {
-	// Android is the release, "16"; empty where it is no Android.
-	Android string
+	Android bool
 	System  string // for people: "Linux 6.1.0"
 	// Processes are sovereignd and the hypervisor.
 	Processes []Process
@@ -240,15 +239,27 @@ type Tailnet struct {
 	Kernel bool
 }
 
-// History is what watches over the age of the data disk.
+// History is where the data disk is in its history, and what somebody beside the
+// disk remembers of that (package continuity).
 type History struct {
-	// Witness is where the history is kept, off the disk; empty: nowhere.
-	Witness string
-	// Guarded: a data disk that is older than what the witness saw is refused.
-	Guarded bool
-	// Behind: the disk is older than the witness has seen, and nobody said that
-	// this is on purpose.
-	Behind string
+	Lineage string // of the disk
+	Epoch   uint64
+	// Start is what the disk was when the guest started, against what was
+	// remembered: "first", "equal", "ahead", "unwitnessed", "behind", …
+	Start string
+	// Held: the services were not started, for what Start says. Why is that in
+	// words.
+	Held bool
+	Why  string
+	// Witness is what is remembered; nil where nobody does.
+	Witness *Witness
+}
+
+// Witness is what is remembered of a disk.
+type Witness struct {
+	Lineage string
+	Epoch   uint64
+	Where   string // "sovereignd", for people
 }
 
 // FreezeTrial is a freeze of the data file system, and its end.

@@ -23,7 +23,7 @@ func phantomKiller(f *Facts) verdict {
 	if done {
 		return v
 	}
-	if h.Android == "" {
+	if !h.Android {
 		return inapplicable(h.System, "the host is no Android, and has no such killer")
 	}
 	seen := h.processes(func(p Process) string { return "in " + p.Cgroup })
@@ -71,15 +71,15 @@ func hostOOM(f *Facts) verdict {
 	seen := h.processes(func(p Process) string { return strconv.Itoa(p.OOMScoreAdj) })
 	for _, p := range h.Processes {
 		switch {
-		case h.Android != "" && p.OOMScoreAdj != -1000:
+		case h.Android && p.OOMScoreAdj != -1000:
 			return failed(seen, "%s has %d, and not -1000: a phone that is short of memory kills it", p.Role, p.OOMScoreAdj).
 				by("", "run sovereignd as root: it sets -1000 for itself and the hypervisor")
-		case h.Android == "" && p.OOMScoreAdj > 0:
+		case !h.Android && p.OOMScoreAdj > 0:
 			return failed(seen, "%s has %d: when memory is short here it is killed before others", p.Role, p.OOMScoreAdj).
 				by("", "start sovereignd by a service with OOMScoreAdjust=0 or less")
 		}
 	}
-	if h.Android == "" {
+	if !h.Android {
 		return inapplicable(seen, "the host is no phone: nothing there kills in advance, and what is killed is started again (19)")
 	}
 	return proven("%s", seen)

@@ -58,6 +58,11 @@ func unprivilegedPorts(f *Facts) verdict {
 			listening = append(listening, text)
 		}
 	}
+	for _, p := range f.Manifest.Ports {
+		if !slices.ContainsFunc(m.Listeners.Value, func(l Listener) bool { return l.Port == p.Port }) {
+			return unproven(seen, "nobody listens at the port %d of %s now", p.Port, p.Service)
+		}
+	}
 	return proven("%s; listening at %s; ports from %d on need no privilege", seen, few(listening), m.UnprivilegedFrom.Value)
 }
 

@@ -159,6 +159,11 @@ func icuAtInitdb(f *Facts) verdict {
 			return failed(fmt.Sprintf("%s has the provider %q and the locale %q", d.Name, d.Provider, d.Locale),
 				"its text is not sorted by ICU").
 				by(Rebuild, "make the database anew with LOCALE_PROVIDER icu, from a dump")
+		case d.Name == "template0" && d.Version == "":
+			// initdb notes none there: nobody may connect to it, and it holds
+			// nothing but ASCII.
+			names = append(names, fmt.Sprintf("%s (%s)", d.Name, d.Locale))
+			continue
 		case d.Version == "" || d.Actual == "":
 			return unproven(d.Name+" has ICU's "+d.Locale, "no version of its collation is known")
 		case d.Version != d.Actual:

@@ -16,16 +16,25 @@ func rollbackDetected(f *Facts) verdict {
 		return notSeen("the history of the data disk", k)
 	}
 	h := k.Value
-	switch {
-	case h.Behind != "":
-		return failed("witness: "+h.Witness, "the data disk is older than the witness has seen: %s", h.Behind).
-			by("", "put the newest copy back, or say that going back is on purpose")
-	case h.Witness == "":
-		return unproven("", "nobody off the disk remembers its history")
-	case !h.Guarded:
-		return failed("witness: "+h.Witness, "an older disk would be started all the same").by("", "have the witness asked before the machine starts")
+	seen := fmt.Sprintf("the disk is at epoch %d", h.Epoch)
+	const mend = "put the newest disk back, or say that going back is on purpose"
+	if h.Held {
+		return failed(seen+"; the services are held", "%s", h.Why).by("", mend)
 	}
-	return proven("%s has seen the disk as it is, and an older one is refused", h.Witness)
+	w := h.Witness
+	if w == nil {
+		return unproven(seen, "nobody beside the disk remembers its history")
+	}
+	seen += fmt.Sprintf(", and %s remembers epoch %d", w.Where, w.Epoch)
+	switch {
+	case w.Lineage != h.Lineage:
+		return failed(seen+" of another disk", "the machine runs with a disk that is not the one which is remembered").by("", mend)
+	case w.Epoch > h.Epoch:
+		return failed(seen, "the disk is older than what is remembered, and its services run").by("", mend)
+	case h.Start == "unwitnessed":
+		return unproven(seen, "at its last start nobody told the guest what its disk had been")
+	}
+	return proven("%s; at the start the guest held its disk against what was remembered then: %s", seen, h.Start)
 }
 
 const crngReady = "crng init done" // drivers/char/random.c

@@ -172,7 +172,13 @@ func program(e rootfs.Entry, name string) (p audit.Program, ok bool, err error) 
 	if _, err := io.ReadFull(rc, head); err != nil {
 		return p, false, fmt.Errorf("%s: %w", name, err)
 	}
-	if p, ok = audit.ParseProgram(name, head); !ok || path.Base(name) != "postgres" {
+	p, ok = audit.ParseProgram(name, head)
+	if ok && p.WantsData() {
+		if err := lookAtData(e, &p); err != nil {
+			return p, false, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if !ok || path.Base(name) != "postgres" {
 		return p, ok, nil
 	}
 	var b strings.Builder
@@ -187,4 +193,18 @@ func program(e rootfs.Entry, name string) (p audit.Program, ok bool, err error) 
 		return p, false, fault.Errorf(fault.Source, "%s: %w", name, err)
 	}
 	return p, true, nil
+}
+
+func lookAtData(e rootfs.Entry, p *audit.Program) error {
+	rc, err := e.Open()
+	if err != nil {
+		return err
+	}
+	defer rc.Close() // only read
+	if _, err := io.CopyN(io.Discard, rc, p.Data); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	b, err := io.ReadAll(io.LimitReader(rc, audit.DataSize))
+	p.LookAtData(b)
+	return err
 }

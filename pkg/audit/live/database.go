@@ -3,7 +3,6 @@ package live
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/audit"
@@ -59,7 +58,7 @@ func (l *look) sql(ctx context.Context, user, query string) (string, error) {
 		Env:  map[string]string{"PGCONNECT_TIMEOUT": "10", "PGOPTIONS": "-c statement_timeout=20s"},
 	})
 	if err != nil {
-		return "", fmt.Errorf("PostgreSQL: %w", err)
+		return "", err
 	}
 	return strings.TrimSpace(string(out)), nil
 }

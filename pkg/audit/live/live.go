@@ -28,8 +28,8 @@ const (
 
 // Options of a look.
 type Options struct {
-	// Here says that the machine's host is this computer, so that processes of
-	// the host are seen in /proc.
+	// Here says that the machine's host is this computer, so that its sovereignd
+	// can be killed.
 	Here bool
 	// Disturb tries what disturbs the machine: the data file system is frozen
 	// for a moment, each service and PostgreSQL's postmaster are killed, and
@@ -75,7 +75,7 @@ func Look(ctx context.Context, h *runtime.Host, name string, o Options) (*audit.
 	looking, stop := context.WithTimeoutCause(ctx, lookLimit, fmt.Errorf("the audit's %s are over", lookLimit))
 	l.everything(looking)
 	stop()
-	f.Machine.Host = lookAtHost(ctx, h, status.PID, o.Here)
+	f.Machine.Host = lookAtHost(ctx, h, name)
 	if o.Disturb {
 		t := &trials{look: l, host: h, here: o.Here, kill: kill, report: o.Report}
 		if err := t.all(ctx); err != nil {
@@ -101,8 +101,7 @@ func (l *look) everything(ctx context.Context) {
 	group.SetLimit(atOnce)
 	for _, probe := range []func(context.Context){
 		func(ctx context.Context) { f.Kernel = l.kernel(ctx) },
-		func(ctx context.Context) { f.Image.Programs = l.programs(ctx) },
-		func(ctx context.Context) { f.Image.ICUData = l.icuData(ctx) },
+		func(ctx context.Context) { f.Image.Programs, f.Image.ICUData = l.files(ctx) },
 		func(ctx context.Context) { m.Devices = l.devices(ctx) },
 		func(ctx context.Context) { m.Nodes = l.words(ctx, "ls", "/dev") },
 		func(ctx context.Context) { m.Protocols = l.protocols(ctx) },
@@ -130,7 +129,7 @@ func (l *look) everything(ctx context.Context) {
 	ctx, stop := context.WithTimeoutCause(ctx, probeLimit, fmt.Errorf("no answer within %s", probeLimit))
 	defer stop()
 	m.Disk = l.disk(ctx)
-	m.History = audit.Unseen[audit.History]("this version keeps no history of the data disk off the disk")
+	m.History = history(&l.status)
 }
 
 func (l *look) kernel(ctx context.Context) audit.Known[*kernel.Config] {
@@ -139,4 +138,20 @@ func (l *look) kernel(ctx context.Context) audit.Known[*kernel.Config] {
 		return audit.Unseen[*kernel.Config]("%v", err)
 	}
 	return audit.Look(parseConfig(packed))
+}
+
+// history is what the guest and its host say of the data disk's.
+func history(s *runtime.Status) audit.Known[audit.History] {
+	c := s.Guest.Continuity
+	if c == nil {
+		return audit.Unseen[audit.History]("the guest does not tell of it: its image is too old, or its disk is not there")
+	}
+	h := audit.History{Lineage: c.Lineage, Epoch: c.Epoch, Start: c.Verdict, Held: c.Held}
+	if err := s.Stale(); err != nil {
+		h.Why = err.Error()
+	}
+	if w := s.Continuity; w != nil {
+		h.Witness = &audit.Witness{Lineage: w.Lineage, Epoch: w.Epoch, Where: "sovereignd"}
+	}
+	return audit.Saw(h)
 }

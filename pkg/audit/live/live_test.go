@@ -9,8 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,9 +49,8 @@ func newFake() *fakeMachine {
 		pids: map[string]int{"postgresql": 100, "tailscale": 200}, tables: map[string]bool{}, log: []string{"ready to accept connections"},
 		answers: map[string]string{
 			"cat /proc/config.gz":       packed("CONFIG_PCI=y\nCONFIG_VIRTIO_PCI=y\n"),
-			"audit names":               "120 /usr/bin/a\n10 /usr/bin/script\n",
+			"audit names":               "120 755 /usr/bin/a\n10 755 /usr/bin/script\n31900000 644 /usr/share/icu/76.1/icudt76l.dat\n",
 			"audit heads":               string(program(2<<20)) + "#!/bin/sh\n",
-			"audit icu":                 "31900000 /usr/share/icu/76.1/icudt76l.dat\n",
 			"/sys/bus/virtio":           "virtio0 0x0001 virtio_net- pci 0" + strings.Repeat("0", 63) + "\nvirtio1 0x0002 - mmio " + strings.Repeat("01", 32) + "\n",
 			"ls /dev":                   "null\nvsock\n",
 			"cat /proc/net/protocols":   "protocol  size\nAF_VSOCK 1\n",
@@ -331,7 +328,19 @@ func TestOutputLimit(t *testing.T) {
 	}
 }
 
-type fakeDaemon struct{ pids []int }
+type fakeDaemon struct {
+	pids []int
+	old  bool
+}
+
+func (d *fakeDaemon) Processes(context.Context) (runtime.HostProcesses, error) {
+	if d.old {
+		return runtime.HostProcesses{}, errors.New("404 page not found")
+	}
+	return runtime.HostProcesses{System: "Linux 6", Android: true, Processes: []runtime.HostProcess{
+		{PID: 7, OOMScoreAdj: -1000, Cgroup: "/"}, {Machine: "sql", PID: 8}, {Machine: "other", PID: 9},
+	}}, nil
+}
 
 func (d *fakeDaemon) Info(context.Context) (runtime.HostInfo, error) {
 	pid := d.pids[0]
@@ -345,7 +354,7 @@ func (f *fakeMachine) trials(t *testing.T) *trials {
 	t.Helper()
 	l := f.look(t)
 	l.spec(t.Context())
-	return &trials{look: l, host: &fakeDaemon{[]int{7, 7, 8}}, here: true, kill: func(int) error { return nil }, report: func(string) {}}
+	return &trials{look: l, host: &fakeDaemon{pids: []int{7, 7, 8}}, here: true, kill: func(int) error { return nil }, report: func(string) {}}
 }
 
 func TestTrials(t *testing.T) {
@@ -412,6 +421,18 @@ func TestNotHealed(t *testing.T) {
 	}
 }
 
+func TestHistory(t *testing.T) {
+	s := runtime.Status{Name: "sql", Guest: &agent.Status{}}
+	if k := history(&s); k.Seen || k.Why == "" {
+		t.Errorf("%+v", k)
+	}
+	s.Guest.Continuity = &agent.Continuity{Lineage: "a", Epoch: 4, Verdict: "behind", Held: true}
+	s.Continuity = &runtime.Witnessed{Continuity: runtime.Continuity{Lineage: "a", Epoch: 7}}
+	if k := history(&s); !k.Value.Held || !strings.Contains(k.Value.Why, "older copy") || k.Value.Witness.Epoch != 7 || k.Value.Epoch != 4 {
+		t.Errorf("%+v", k)
+	}
+}
+
 func TestFindRecovery(t *testing.T) {
 	lines := []string{"redo starts at 0/1", "last", "hello", " redo starts at 0/2 "}
 	if got := findRecovery(lines, "last"); got != "redo starts at 0/2" {
@@ -422,33 +443,15 @@ func TestFindRecovery(t *testing.T) {
 	}
 }
 
-func TestReadHost(t *testing.T) {
-	root := t.TempDir()
-	write := func(name, text string) {
-		t.Helper()
-		path := filepath.Join(root, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
+func TestLookAtHost(t *testing.T) {
+	k := lookAtHost(t.Context(), &fakeDaemon{}, "sql")
+	if h := k.Value; !k.Seen || !h.Android || len(h.Processes) != 2 ||
+		h.Processes[0] != (audit.Process{Role: "sovereignd", PID: 7, OOMScoreAdj: -1000, Cgroup: "/"}) ||
+		h.Processes[1] != (audit.Process{Role: "hypervisor", PID: 8, OOMScoreAdj: 0, Cgroup: "no control group"}) {
+		t.Errorf("%+v", k)
 	}
-	write("proc/7/oom_score_adj", "200\n")
-	write("proc/7/cgroup", "1:name=systemd:/x\n0::/user.slice\n")
-	write("proc/8/oom_score_adj", "-1000\n")
-	write("proc/8/cgroup", "0::/\n")
-	h, err := readHost(root, 7, 8)
-	if err != nil || h.Android != "" || h.System == "" || len(h.Processes) != 2 ||
-		h.Processes[0] != (audit.Process{Role: "sovereignd", PID: 7, OOMScoreAdj: 200, Cgroup: "/user.slice"}) || h.Processes[1].OOMScoreAdj != -1000 {
-		t.Errorf("%+v, %v", h, err)
-	}
-	if _, err := readHost(root, 7, 9); err == nil {
-		t.Error("a process that is not there is an error")
-	}
-	write("system/build.prop", "")
-	if _, err := readHost(root, 7, 8); err == nil {
-		t.Error("an Android is not judged by /proc alone")
+	if k := lookAtHost(t.Context(), &fakeDaemon{old: true}, "sql"); k.Seen || !strings.Contains(k.Why, "404") {
+		t.Errorf("%+v", k)
 	}
 }
 
@@ -468,12 +471,13 @@ func FuzzParse(f *testing.F) {
 	for _, a := range fake.answers {
 		f.Add([]byte(a), []byte("x"))
 	}
-	f.Add([]byte("120 /usr/bin/a\n"), program(2<<20))
+	f.Add([]byte("120 755 /usr/bin/a\n"), program(2<<20))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
-		if files, err := parseFiles(a); err == nil && len(files) > maxFiles {
+		files, data, err := parseFiles(a)
+		if len(files)+len(data) > maxFiles {
 			t.Errorf("%d files", len(files))
 		}
-		if p, err := parsePrograms(a, b); err == nil && len(p) > 0 && len(b) == 0 {
+		if p, err2 := parsePrograms(files, b); err == nil && err2 == nil && len(p) > 0 && len(b) == 0 {
 			t.Errorf("%+v of nothing", p)
 		}
 		for _, parse := range []func() error{

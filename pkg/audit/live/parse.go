@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 	"regexp"
 	"strconv"
 	"strings"
@@ -35,30 +36,34 @@ func parseConfig(packed []byte) (*kernel.Config, error) {
 	return c, err
 }
 
-// parseFiles reads lines "SIZE NAME".
-func parseFiles(list []byte) ([]audit.File, error) {
-	var files []audit.File
+// parseFiles reads lines "SIZE MODE NAME", of executables and of ICU's data.
+func parseFiles(list []byte) (executables, data []audit.File, err error) {
 	for line := range strings.Lines(string(list)) {
-		size, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		n, err := strconv.ParseInt(size, 10, 64)
-		if !ok || err != nil || n < 0 || !strings.HasPrefix(name, "/") {
-			return nil, fmt.Errorf("%.100q is no size and name of a file", line)
+		f := strings.SplitN(strings.TrimSuffix(line, "\n"), " ", 3)
+		if len(f) != 3 || !strings.HasPrefix(f[2], "/") {
+			return nil, nil, fmt.Errorf("%.100q is no size, mode and name of a file", line)
 		}
-		if len(files) == maxFiles {
-			return nil, fmt.Errorf("more than %d files", maxFiles)
+		size, sizeErr := strconv.ParseInt(f[0], 10, 64)
+		mode, modeErr := strconv.ParseUint(f[1], 8, 16)
+		if sizeErr != nil || modeErr != nil || size < 0 {
+			return nil, nil, fmt.Errorf("%.100q is no size, mode and name of a file", line)
 		}
-		files = append(files, audit.File{Path: name, Size: n})
+		if len(executables)+len(data) == maxFiles {
+			return nil, nil, fmt.Errorf("more than %d files", maxFiles)
+		}
+		if mode&0o100 != 0 && size > 0 {
+			executables = append(executables, audit.File{Path: f[2], Size: size})
+		}
+		if base := path.Base(f[2]); strings.HasPrefix(base, "icudt") && strings.HasSuffix(base, ".dat") {
+			data = append(data, audit.File{Path: f[2], Size: size})
+		}
 	}
-	return files, nil
+	return executables, data, nil
 }
 
-// parsePrograms takes apart what is the first bytes of each file of the list,
-// one behind the other.
-func parsePrograms(list, heads []byte) ([]audit.Program, error) {
-	files, err := parseFiles(list)
-	if err != nil {
-		return nil, err
-	}
+// parsePrograms takes apart what is the first bytes of each file, one behind the
+// other.
+func parsePrograms(files []audit.File, heads []byte) ([]audit.Program, error) {
 	var programs []audit.Program
 	for _, f := range files {
 		n := min(f.Size, audit.HeadSize)

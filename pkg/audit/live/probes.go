@@ -35,32 +35,39 @@ for d in /*; do
 	[ -d "$d" ] && [ ! -L "$d" ] && ! mountpoint -q "$d" && set -- "$@" "$d"
 done
 case $what in
-names) exec find "$@" -type f -perm -100 -size +0 -exec stat -c '%s %n' {} + ;;
+names) exec find "$@" -type f \( -perm -100 -size +0 -o -name 'icudt*.dat' \) -exec stat -c '%s %a %n' {} + ;;
 heads) exec find "$@" -type f -perm -100 -size +0 -exec head -q -c 4096 {} + ;;
-icu) exec find "$@" -type f -name 'icudt*.dat' -exec stat -c '%s %n' {} + ;;
 esac
 `
 
-// programs reads the heads of all executables, by two programs for all of them:
-// the root is read-only, so that both see the same files in the same order.
-func (l *look) programs(ctx context.Context) audit.Known[[]audit.Program] {
+// files reads the heads of all executables, by two programs for all of them: the
+// root is read-only, so that both see the same files in the same order. The
+// first finds ICU's data too.
+func (l *look) files(ctx context.Context) (programs audit.Known[[]audit.Program], data audit.Known[[]audit.File]) {
 	list, err := l.shell(ctx, inRoot, "names")
 	if err != nil {
-		return audit.Unseen[[]audit.Program]("%v", err)
+		return audit.Unseen[[]audit.Program]("%v", err), audit.Unseen[[]audit.File]("%v", err)
 	}
-	heads, err := l.shell(ctx, inRoot, "heads")
+	executables, icu, err := parseFiles(list)
+	data = audit.Look(icu, err)
+	heads, headsErr := l.shell(ctx, inRoot, "heads")
+	if err = errors.Join(err, headsErr); err != nil {
+		return audit.Unseen[[]audit.Program]("%v", err), data
+	}
+	all, err := parsePrograms(executables, heads)
 	if err != nil {
-		return audit.Unseen[[]audit.Program]("%v", err)
+		return audit.Unseen[[]audit.Program]("%v", err), data
 	}
-	return audit.Look(parsePrograms(list, heads))
-}
-
-func (l *look) icuData(ctx context.Context) audit.Known[[]audit.File] {
-	list, err := l.shell(ctx, inRoot, "icu")
-	if err != nil {
-		return audit.Unseen[[]audit.File]("%v", err)
+	for i := range all {
+		if p := &all[i]; p.WantsData() {
+			b, err := l.shell(ctx, `tail -c "+$1" "$2" | head -c "$3"`, strconv.FormatInt(p.Data+1, 10), p.Path, strconv.Itoa(audit.DataSize))
+			if err != nil {
+				return audit.Unseen[[]audit.Program]("%v", err), data
+			}
+			p.LookAtData(b)
+		}
 	}
-	return audit.Look(parseFiles(list))
+	return audit.Saw(all), data
 }
 
 // devices starts no program for each device but a shell of its own.

@@ -27,6 +27,7 @@ type machine interface {
 
 type daemon interface {
 	Info(ctx context.Context) (runtime.HostInfo, error)
+	Processes(ctx context.Context) (runtime.HostProcesses, error)
 }
 
 var (

@@ -31,6 +31,7 @@ const (
 func (d *daemon) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, _ *http.Request) { control.Answer(w, d.info()) })
+	mux.HandleFunc("GET /v1/processes", d.getProcesses)
 	mux.HandleFunc("GET /v1/machines", d.getMachines)
 	mux.HandleFunc("GET /v1/events", d.getEvents)
 	mux.HandleFunc("HEAD /v1/blobs/{digest}", func(w http.ResponseWriter, r *http.Request) { d.blobs.Head(w, r, r.PathValue("digest")) })
