@@ -74,7 +74,7 @@ func (i *Instance) copyInto(ctx context.Context, s *staged, moved Moved, info *r
 		return rec, nil, err
 	}
 	rec = i.copied()
-	err = i.withImage(ctx, func(snap *Snapshot, im *image.Image) error {
+	err = i.withImage(ctx, func(ctx context.Context, snap *Snapshot, im *image.Image) error {
 		*info = snap.SnapshotInfo
 		used, err := usedBytes(im)
 		if err != nil {
@@ -122,8 +122,9 @@ func (i *Instance) copied() record {
 }
 
 // withImage reads the disk as it is now, and holds what was read to what the
-// guest says of it at the end.
-func (i *Instance) withImage(ctx context.Context, read func(*Snapshot, *image.Image) error) (err error) {
+// guest says of it at the end. Reading ends when the snapshot is of no use any
+// more.
+func (i *Instance) withImage(ctx context.Context, read func(context.Context, *Snapshot, *image.Image) error) (err error) {
 	s, err := i.Snapshot(ctx)
 	if err != nil {
 		return err
@@ -133,11 +134,18 @@ func (i *Instance) withImage(ctx context.Context, read func(*Snapshot, *image.Im
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if err := read(s, im); err != nil {
+	reading, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-s.Done():
+			cancel(s.Err())
+		case <-reading.Done():
+		}
+	}()
+	if err := read(reading, s, im); err != nil {
 		if lost := s.Err(); lost != nil {
-			return lost // and so what was read was of no use
+			return lost
 		}
 		return err
 	}
@@ -210,7 +218,7 @@ func (r *Runtime) Export(ctx context.Context, name string, w io.Writer) error {
 	if err != nil {
 		return i.damaged(i.rec.Active, err)
 	}
-	return i.withImage(ctx, func(s *Snapshot, im *image.Image) error {
+	return i.withImage(ctx, func(ctx context.Context, s *Snapshot, im *image.Image) error {
 		used, err := usedBytes(im)
 		if err != nil {
 			return err
