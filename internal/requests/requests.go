@@ -89,6 +89,8 @@ type Line struct {
 	Name string `json:"name,omitempty"`
 	From string `json:"from,omitempty"`
 	Size int64  `json:"size,omitempty"` // bytes
+	// HoldMS is for how long its writes were held, in milliseconds.
+	HoldMS float64 `json:"hold_ms,omitempty"`
 }
 
 // AddRepository is the body of PUT /v1/repositories/NAME.

@@ -56,6 +56,7 @@ func families() []family {
 		{"control", "power cuts with a disk that ignores flushes: losses must be seen", runControl, false},
 		{"kills", "processes killed in the guest, connections dropped", runKills, false},
 		{"supervisor", "sovereignd and its machines killed", runSovereignd, false},
+		{"rollback", "older copies of the data disk put back, and power cuts that are none", runRollback, false},
 		{"update", "kills in the middle of updates", runUpdate, false},
 		{"network", "24 hours of an unsteady network, compressed", runNetwork, false},
 		{"full", "a full data disk", runFull, false},

@@ -48,7 +48,11 @@ func lacks(c agent.Continuity, w *Witnessed) string {
 	case continuity.Behind:
 		text := "its data disk is an older copy: " + has + ", and " + had
 		if w != nil && w.Epoch > c.Epoch {
-			text += fmt.Sprintf(": what was written in the %d epochs between is not on it", w.Epoch-c.Epoch)
+			between := fmt.Sprintf("in the %d epochs between", w.Epoch-c.Epoch)
+			if w.Epoch-c.Epoch >= continuity.Leap {
+				between = "since, behind a rollback that was accepted,"
+			}
+			text += ": what was written " + between + " is not on it"
 			if d := w.Time.Sub(c.At).Round(time.Minute); d > 0 {
 				text += fmt.Sprintf(" (about %v)", d)
 			}

@@ -48,9 +48,9 @@ const (
 	// witness that is further behind finds itself no more; one that hears of a
 	// machine hears of every record.
 	maxChain = 256
-	// leap is what an epoch rises by when a rollback was accepted, so that the
+	// Leap is what an epoch rises by when a rollback was accepted, so that the
 	// history that was given up can never be mistaken for the one that goes on.
-	leap = 1 << 20
+	Leap = 1 << 20
 	// maxReason bounds an owner's words, in bytes.
 	maxReason = 500
 )
@@ -208,7 +208,7 @@ func Accept(r *Record, w Witness, reason string, now time.Time) (*Record, error)
 		next.Previous = r.Hash
 		next.Before = append(next.Before, append(r.Before, r.Point)...)
 	}
-	next.Epoch += leap
+	next.Epoch += Leap
 	next.Before = newest(append(next.Before, w.Point))
 	next.Hash = next.sum()
 	return next, nil

@@ -65,7 +65,7 @@ func TestDecide(t *testing.T) {
 	}
 	given := after(base, 5)
 	accepted, err = Accept(base, *seen(given), "yes", now)
-	if err != nil || Decide(accepted, seen(given)) != Ahead || accepted.Epoch != given.Epoch+leap {
+	if err != nil || Decide(accepted, seen(given)) != Ahead || accepted.Epoch != given.Epoch+Leap {
 		t.Errorf("what was given up: %v, %+v", err, accepted)
 	}
 	for _, reason := range []string{"", strings.Repeat("x", maxReason+1)} {
