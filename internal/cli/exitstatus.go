@@ -27,6 +27,8 @@ func statusText(c fault.Class) string {
 		return "outputs differ"
 	case fault.Device:
 		return "the hypervisor or the guest did not do its part"
+	case fault.Stale:
+		return "the data disk is not the one the machine had last"
 	case fault.Cancelled:
 		return "cancelled with Ctrl-C"
 	default:

@@ -126,6 +126,9 @@ func (i *Instance) blankData(f *os.File, now time.Time) error {
 		return err
 	}
 	i.r.did("data disk")
+	if i.rec.NewData {
+		i.rec.Continuity = nil
+	}
 	i.rec.Data, i.rec.NewData = &DataDisk{Since: now}, false
 	return nil
 }
@@ -138,7 +141,7 @@ func (i *Instance) knowData(f *os.File, now time.Time) error {
 		return err
 	}
 	if i.rec.NewData {
-		i.rec.Data, i.rec.NewData = nil, false
+		i.rec.Data, i.rec.Continuity, i.rec.NewData = nil, nil, false
 	}
 	d := i.rec.Data
 	switch {

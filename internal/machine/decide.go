@@ -46,6 +46,7 @@ const (
 	actResume       // let a machine go on that was held for a full file system
 	actCut          // end a machine whose guest hangs
 	actKnowDisk     // write down which file system its data disk has
+	actRecord       // have the history of its disk written on, and remember that
 	actTakeOver     // write down what is wanted of what an older version started
 	actSwap         // put the restored disk in its place
 )
@@ -63,6 +64,9 @@ type world struct {
 	services map[string]time.Duration
 	end      string // why the machine ended, where it did
 	disk     string // the data disk's file system, where the record does not have it
+
+	// unrecorded: the guest was asked to write its disk's history on, in vain.
+	unrecorded bool
 
 	// These are looked for only when the guest has been silent for a moment.
 	silent time.Duration // for how long it has answered nothing
@@ -115,6 +119,8 @@ func decideRunning(rec *record, w world) decision {
 		return decision{act: actKnowDisk, why: "its data disk has the file system " + w.disk}
 	case w.full && w.room >= resumeRoom:
 		return decision{act: actResume, why: "there is room for its disk again"}
+	case dueRecord(rec, w):
+		return decision{act: actRecord, why: "its disk was written to"}
 	case t != nil && t.Why != "":
 		return decision{act: actHalt, why: "slot " + string(rec.Active) + " comes back: " + t.Why}
 	case t != nil && rec.Slot != t.Slot:

@@ -28,6 +28,8 @@ func TestDecide(t *testing.T) {
 	waiting := func(tries int, ago time.Duration) *Waiting {
 		return &Waiting{Tries: tries, Last: at(ago), Why: "the port is in use"}
 	}
+	written := &agent.Status{Continuity: &agent.Continuity{Lineage: "a", Written: true}}
+	heldDisk := &agent.Status{Continuity: &agent.Continuity{Lineage: "a", Written: true, Held: true}}
 	tests := []struct {
 		name string
 		in   installed
@@ -50,6 +52,10 @@ func TestDecide(t *testing.T) {
 		{name: "up, ready for long after an end", in: installed{Wanted: Up, Ends: ends(1, 0)}, proc: here, w: world{alive: true, healthy: time.Minute}, want: actForget},
 		{name: "up, silent", in: installed{Wanted: Up}, proc: here, w: world{alive: true, silent: hungAfter - 1}},
 		{name: "up, disk is not known yet", in: installed{Wanted: Up}, proc: here, w: world{alive: true, disk: "0a"}, want: actKnowDisk, why: "0a"},
+		{name: "up, its disk was written to", in: installed{Wanted: Up}, proc: here, w: world{alive: true, boot: "now", guest: written}, want: actRecord},
+		{name: "up, its disk was written to, asked in vain", in: installed{Wanted: Up}, proc: here, w: world{alive: true, boot: "now", guest: written, unrecorded: true}},
+		{name: "up, its disk is held", in: installed{Wanted: Up}, proc: here, w: world{alive: true, boot: "now", guest: heldDisk}},
+		{name: "down, its disk was written to", in: installed{Wanted: Down}, proc: here, w: world{alive: true, boot: "now", guest: written}, want: actHalt},
 		{name: "up, hangs", in: installed{Wanted: Up}, proc: here, w: world{alive: true, silent: hungAfter}, want: actCut, why: "not answered for 5m0s"},
 		{name: "up, hangs while booting an update", in: installed{Wanted: Up, Slot: "b", Trial: trial(1, "")}, proc: here, w: world{alive: true, awake: began + time.Second, silent: hungAfter}, wait: 59 * time.Second},
 		{name: "up, paused by somebody", in: installed{Wanted: Up}, proc: here, w: world{alive: true, silent: time.Hour, held: true}},
@@ -202,5 +208,29 @@ func TestPauseAfter(t *testing.T) {
 	}
 	if pauseAfter(1<<30) != maxPause {
 		t.Error("a large count overflows")
+	}
+}
+
+func TestDueRecord(t *testing.T) {
+	guest := &agent.Status{Continuity: &agent.Continuity{Lineage: "a", Written: true}}
+	const awake = time.Hour
+	last := func(boot string, ago time.Duration) *Witnessed {
+		return &Witnessed{At: Moment{Boot: boot, Awake: Duration(awake - ago)}}
+	}
+	for name, c := range map[string]struct {
+		last *Witnessed
+		want bool
+	}{
+		"the first word":     {nil, true},
+		"of another boot":    {last("before", time.Second), true},
+		"a moment ago":       {last("now", time.Second), false},
+		"a minute ago":       {last("now", recordEvery), true},
+		"that is to come":    {last("now", -time.Second), true},
+		"just below that":    {last("now", recordEvery-1), false},
+		"of long before now": {last("now", awake), true},
+	} {
+		if got := dueRecord(&record{Continuity: c.last}, world{guest: guest, boot: "now", awake: awake}); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }

@@ -57,6 +57,7 @@
 //	up      any           runs, process not recorded  process (adopted)
 //	up      any           runs, disk is not known yet its file system's UUID
 //	up      any           held for a full host, room  goes on; for a trial, its time begins anew
+//	up      any           runs, disk was written to   a record on its disk; continuity
 //	up      failed        runs                        shut down; process: none
 //	up      failed        does not                    trial: none, outcome: back to A
 //	up      of S          runs from A                 shut down; process: none

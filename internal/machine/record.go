@@ -18,13 +18,14 @@ import (
 const (
 	recordFile   = "instance.json"
 	dataFile     = "data.img"
-	recordSchema = 4
+	recordSchema = 5
 	maxRecord    = 1 << 20
 )
 
 // record is instance.json. Schema 1 had none of the fields of installed; schema 2
 // had nothing of the data disk; in those and in schema 3 nothing was wanted of a
-// machine that was started from a bundle's directory.
+// machine that was started from a bundle's directory; schema 4 remembered nothing
+// of the disk's history.
 type record struct {
 	Schema  int       `json:"schema"`
 	Name    string    `json:"name"`
@@ -41,6 +42,14 @@ type record struct {
 	Swap *swap `json:"swap,omitempty"`
 	// Temporary: a drill made it, and removes it.
 	Temporary bool `json:"temporary,omitempty"`
+	// Continuity is what the guest said last of its disk's history; nil before
+	// the first word.
+	Continuity *Witnessed `json:"continuity,omitempty"`
+	// Renamed is the name that the instance has once its directory has it.
+	Renamed string `json:"renamed,omitempty"`
+	// Clone names the copy of another machine's disk that this one begins with;
+	// empty once the disk has a history of its own.
+	Clone string `json:"clone,omitempty"`
 	// Process is nil when the machine was stopped in order, or is about to
 	// start.
 	Process *vm.Process `json:"process,omitempty"`
@@ -65,7 +74,7 @@ func parseRecord(path string, data []byte) (record, error) {
 		return rec, fault.Errorf(fault.Environment, "%s: schema %d is not one from 1 to %d, which this program reads", path, rec.Schema, recordSchema).
 			Hintf("use the version of this program that wrote it")
 	}
-	if rec.Schema == recordSchema && rec.Wanted == notAdopted {
+	if rec.Schema >= 4 && rec.Wanted == notAdopted {
 		return rec, fault.Errorf(fault.Environment, "%s: it does not say what is wanted", path).Hintf(hint)
 	}
 	rec.Schema = recordSchema
@@ -105,7 +114,8 @@ func (r *Runtime) load(name string) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	if rec.Name != name {
+	i := &Instance{r: r, dir: dir, rec: rec}
+	if !i.takeName(name) && rec.Name != name {
 		return nil, fault.Errorf(fault.Environment, "%s: it is the record of %s", path, rec.Name).
 			Hintf("move the directory away")
 	}
@@ -113,7 +123,8 @@ func (r *Runtime) load(name string) (*Instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Instance{r: r, dir: dir, rec: rec, manifest: m}, nil
+	i.manifest = m
+	return i, nil
 }
 
 // save writes the record. The manifest is written first: a record without one

@@ -85,7 +85,15 @@ func (i *Instance) newSnapshot() (*Snapshot, error) {
 			Hintf("start the machine once: that makes its data disk")
 	}
 	return &Snapshot{data: data, done: make(chan struct{}), unlock: func() {},
-		SnapshotInfo: runtime.SnapshotInfo{Machine: i.Name(), Bundle: i.rec.Bundle.Digest}}, nil
+		SnapshotInfo: i.snapshotInfo()}, nil
+}
+
+func (i *Instance) snapshotInfo() runtime.SnapshotInfo {
+	s := runtime.SnapshotInfo{Machine: i.Name(), Bundle: i.rec.Bundle.Digest}
+	if c := i.rec.Continuity; c != nil {
+		s.Continuity = &c.Continuity
+	}
+	return s
 }
 
 // restingSnapshot is that of a machine that is down. The caller has the lock.
@@ -136,6 +144,9 @@ func (i *Instance) take(ctx context.Context, s *Snapshot) (err error) {
 		return errors.Join(i.tooOld(err), s.agent.Close())
 	}
 	s.held, s.Live = held, true
+	if c := held.Continuity; c != nil {
+		s.Continuity = &runtime.Continuity{Lineage: c.Lineage, Epoch: c.Epoch, Hash: c.Hash}
+	}
 	s.At, s.HoldMS, s.Size, s.Marks, s.Notes = held.At, held.HoldMS, held.Size, held.Marks, held.Notes
 	return nil
 }

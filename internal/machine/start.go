@@ -156,7 +156,7 @@ func (i *Instance) machine(o Options, im *images, data *os.File) vm.Machine {
 	kernel, _ := m.Artifact(bundle.RoleKernel)
 	machine := vm.Machine{
 		Name: i.Name(), Arch: m.Arch, MemoryMiB: m.VM.MemoryMiB, CPUs: m.VM.CPUs,
-		Kernel: im.kernel, KernelDigest: kernel.Digest, Initramfs: im.initramfs, Cmdline: m.VM.Cmdline,
+		Kernel: im.kernel, KernelDigest: kernel.Digest, Initramfs: im.initramfs, Cmdline: m.VM.Cmdline + i.historyWord(),
 		Disks: []vm.Disk{
 			{Image: im.root, Serial: m.Root.Serial, ReadOnly: true},
 			{Image: data, Serial: m.VM.Data.Serial},

@@ -55,6 +55,7 @@ func (i *Instance) askStatus(ctx context.Context) (*agent.Status, error) {
 func (i *Instance) hostStatus(ctx context.Context) (Status, error) {
 	s := Status{Name: i.Name(), State: Stopped, Bundle: i.rec.Bundle, Ports: i.Ports(), Machine: i.rec.Machine}
 	s.Isolated = i.rec.Options.Isolated
+	s.Continuity = i.rec.Continuity.witnessed()
 	process, alive, err := i.running(ctx)
 	if err != nil {
 		return s, err

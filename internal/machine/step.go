@@ -55,6 +55,8 @@ type Step struct {
 	// Process runs the machine; nil where nobody does.
 	Process *vm.Process
 	Wanted  Wanted
+	// Quiet: what was done is done all the time, and nobody has to hear of it.
+	Quiet bool
 }
 
 // Step brings an instance one step nearer to what is wanted of it, under its
@@ -86,7 +88,16 @@ func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error
 	}
 	d := decide(&i.rec, w)
 	did, err := i.do(ctx, d, w)
-	step := Step{Did: did, Wait: d.wait, Wanted: i.rec.Wanted}
+	if d.act == actRecord && err != nil {
+		// That keeps nothing else from being done.
+		failed := err
+		w.unrecorded = true
+		if d = decide(&i.rec, w); d.act == actNothing {
+			return Step{}, failed
+		}
+		did, err = i.do(ctx, d, w)
+	}
+	step := Step{Did: did, Wait: d.wait, Wanted: i.rec.Wanted, Quiet: d.act == actRecord}
 	if i.proc != (vm.Process{}) {
 		step.Process = &i.proc
 		if w.silent >= silentMoment && (step.Wait == 0 || step.Wait > heldEvery) {
@@ -250,6 +261,18 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 			return "", err
 		}
 		return "its data disk is another: " + d.why, nil
+	case actRecord:
+		limit, cancel := context.WithTimeout(ctx, recordLimit)
+		defer cancel()
+		s, err := i.session(limit)
+		if err != nil {
+			return "", err
+		}
+		err = i.writeHistoryOn(ctx, s)
+		if err = errors.Join(err, s.Close()); err != nil {
+			return "", fmt.Errorf("the history of its disk is not written on: %w", err)
+		}
+		did = fmt.Sprintf("its disk is at epoch %d", rec.Continuity.Epoch)
 	case actForget:
 		rec.Ends.InARow = 0
 		did = d.why

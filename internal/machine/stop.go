@@ -135,6 +135,7 @@ func (i *Instance) askShutdown(ctx context.Context) (reached bool, err error) {
 		return false, err
 	}
 	defer s.Close()
+	i.recordBeforeEnd(ctx, s)
 	return true, s.Shutdown(ctx)
 }
 

@@ -98,3 +98,29 @@ type Drill struct {
 type Policy[P any] struct {
 	Policy *P `json:"policy,omitempty"`
 }
+
+// Reason is the body of …/accept-rollback.
+type Reason struct {
+	Reason string `json:"reason"`
+}
+
+// Name is the body of …/rename.
+type Name struct {
+	Name string `json:"name"`
+}
+
+// Line is what a host says on a raw stream of long work, one JSON object a line:
+// how far it is, and last, with Over, how it ended.
+type Line struct {
+	Done  int64 `json:"done,omitempty"`  // bytes
+	Total int64 `json:"total,omitempty"` // bytes
+	Over  bool  `json:"over,omitempty"`
+	// Class, Error and Hint are of work that failed.
+	Class int    `json:"class,omitempty"`
+	Error string `json:"error,omitempty"`
+	Hint  string `json:"hint,omitempty"`
+	// Name, From and Size are of a machine that was made.
+	Name string `json:"name,omitempty"`
+	From string `json:"from,omitempty"`
+	Size int64  `json:"size,omitempty"` // bytes
+}

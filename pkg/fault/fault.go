@@ -35,6 +35,9 @@ const (
 	Differ Class = 7
 	// Device is a device, hypervisor or guest that did not do its part.
 	Device Class = 8
+	// Stale is a data disk that is not the one its machine had last: an older
+	// copy, another history, another machine's, or a new one.
+	Stale Class = 9
 	// Cancelled is work stopped by the user (Ctrl-C) or the caller's context,
 	// which was cancelled or had a deadline.
 	Cancelled Class = 130

@@ -23,11 +23,3 @@ type SnapshotInfo struct {
 	// Notes are of what services were asked for before and did not do.
 	Notes []string `json:"notes,omitempty"`
 }
-
-// Continuity is a moment in the history of a data disk: which disk it is, how
-// often its history was written on, and what of that is true.
-type Continuity struct {
-	Lineage string `json:"lineage"` // 32 hex digits, made with the disk
-	Epoch   uint64 `json:"epoch"`
-	Hash    string `json:"hash"` // 64 hex digits: of this record, and so of all before
-}

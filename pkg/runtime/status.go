@@ -45,6 +45,9 @@ type Status struct {
 	// answer, and then GuestError says why.
 	Guest      *agent.Status `json:"guest,omitempty"`
 	GuestError string        `json:"guest_error,omitempty"`
+	// Continuity is what is remembered here of the data disk's history; nil
+	// before the guest's first word of it.
+	Continuity *Witnessed `json:"continuity,omitempty"`
 	// Supervision is nil where the instance was never installed.
 	Supervision *Supervision `json:"supervision,omitempty"`
 	// Backup is nil where no backup of it was ever asked for.

@@ -103,6 +103,9 @@ func (w *waiter) see(s *Status) (done bool, err error) {
 		return false, nil
 	}
 	w.tell(s.Guest)
+	if err := s.Stale(); err != nil && v.Trial == nil {
+		return false, err
+	}
 	if s.Guest.State == agent.StateFailed && v.Trial == nil {
 		return false, fault.Errorf(fault.Device, "the guest of %s failed: %s", w.name, s.Guest.Message).
 			Hintf("read %s", w.console())

@@ -59,6 +59,13 @@ func checkServices(c *check, services []Service, users []string) {
 				c.command(at, v.command)
 			}
 		}
+		for j, path := range s.Backup.Identity {
+			at := index(where+".backup.identity", j)
+			c.absolute(at, path)
+			if !strings.HasPrefix(path, "/data/") {
+				c.failf(at, "%q is not below /data, where all is that a clone has from the other machine", path)
+			}
+		}
 		if c.given(where + ".stop.signal") {
 			c.oneOf(where+".stop.signal", "signal", s.Stop.Signal, stopSignals[:]...)
 		}

@@ -74,7 +74,7 @@ func TestSpec(t *testing.T) {
 
 			Certificates: []spec.Certificate{{Name: "server", Hosts: []string{"localhost", "127.0.0.1", "*.example.org"}}},
 			Optional:     true,
-			Backup: &spec.Backup{Before: []string{"/usr/bin/web", "sync"}, Marks: []string{"/usr/bin/web", "count"},
+			Backup: &spec.Backup{Before: []string{"/usr/bin/web", "sync"}, Marks: []string{"/usr/bin/web", "count"}, Identity: []string{"/data/web/node"},
 				Check: []string{"/usr/bin/web", "check", "--all"}},
 		}, {
 			Name: "vpn", User: "root", Command: []string{"/usr/bin/vpn"},

@@ -112,8 +112,8 @@ func (s Service) spec() spec.Service {
 		},
 		Optional: s.Optional,
 	}
-	if b := s.Backup; len(b.Before)+len(b.Marks)+len(b.Check) > 0 {
-		out.Backup = &spec.Backup{Before: b.Before, Marks: b.Marks, Check: b.Check}
+	if b := s.Backup; len(b.Before)+len(b.Marks)+len(b.Identity)+len(b.Check) > 0 {
+		out.Backup = &spec.Backup{Before: b.Before, Marks: b.Marks, Identity: b.Identity, Check: b.Check}
 	}
 	for _, d := range s.Directories {
 		out.Directories = append(out.Directories, spec.Directory(d))

@@ -217,6 +217,10 @@ type Backup struct {
 	// Marks prints what a copy is told by, at most 16 KiB: the same command has
 	// to print the same in a machine that was restored from it.
 	Marks []string `yaml:"marks,omitempty"`
+	// Identity are paths below /data by which others know the service, such as
+	// the keys of a node in a tailnet. A clone is a machine of its own: it begins
+	// without them, and without the secrets of all services.
+	Identity []string `yaml:"identity,omitempty"`
 	// Check is run in a restored machine, and exits with 0 where all is there.
 	Check []string `yaml:"check,omitempty"`
 }

@@ -27,7 +27,7 @@ type failure struct {
 // fault.Device.
 func known(c fault.Class) bool {
 	switch c {
-	case fault.Internal, fault.Usage, fault.Environment, fault.Source, fault.Step, fault.Verification, fault.Differ, fault.Device, fault.Cancelled:
+	case fault.Internal, fault.Usage, fault.Environment, fault.Source, fault.Step, fault.Verification, fault.Differ, fault.Device, fault.Stale, fault.Cancelled:
 		return true
 	}
 	return false
@@ -44,6 +44,8 @@ func WriteError(w http.ResponseWriter, err error) {
 		status = http.StatusUnprocessableEntity
 	case fault.Environment:
 		status = http.StatusInsufficientStorage
+	case fault.Stale:
+		status = http.StatusConflict
 	case fault.Device:
 		status = http.StatusBadGateway
 	}

@@ -51,6 +51,11 @@ func (d *daemon) handler() http.Handler {
 	mux.HandleFunc("POST"+m+"/rollback", d.postRollback)
 	mux.HandleFunc("POST"+m+"/balloon", d.postBalloon)
 	mux.HandleFunc("POST"+m+"/grow", d.postGrow)
+	mux.HandleFunc("POST"+m+"/accept-rollback", d.postAcceptRollback)
+	mux.HandleFunc("POST"+m+"/clone", d.postClone)
+	mux.HandleFunc("POST"+m+"/export", d.postExport)
+	mux.HandleFunc("POST"+m+"/rename", d.postRename)
+	mux.HandleFunc("POST /v1/import", d.postImport)
 	mux.HandleFunc("POST"+m+"/agent", d.postAgent)
 	mux.HandleFunc("POST"+m+"/console", d.postConsole)
 	mux.HandleFunc("POST"+m+"/ports/{port}", d.postPort)
@@ -271,6 +276,18 @@ func (d *daemon) postGrow(w http.ResponseWriter, r *http.Request) {
 	if i := d.instance(w, r); i != nil {
 		g, err := i.Grow(r.Context(), q.Size)
 		answer(w, g, err)
+	}
+}
+
+func (d *daemon) postAcceptRollback(w http.ResponseWriter, r *http.Request) {
+	var q requests.Reason
+	if !control.ReadRequest(w, r, &q) {
+		return
+	}
+	if i := d.running(w, r); i != nil {
+		c, err := i.AcceptRollback(r.Context(), q.Reason)
+		d.look()
+		answer(w, c, err)
 	}
 }
 

@@ -82,7 +82,9 @@ func (k *keeper) run(ctx context.Context) {
 			}
 			g.follow(ctx, step.Process)
 			if step.Did != "" {
-				k.d.report(k.name, step.Did)
+				if !step.Quiet {
+					k.d.report(k.name, step.Did)
+				}
 				g.heard() // what was done has its time to show
 				k.d.publish(ctx, k.name)
 				continue

@@ -95,6 +95,9 @@ type Status struct {
 	Data *Data `json:"data,omitempty"`
 	// Clock says where the time comes from.
 	Clock Clock `json:"clock,omitempty"`
+	// Continuity is where the data disk is in its history; nil before that was
+	// looked at.
+	Continuity *Continuity `json:"continuity,omitempty"`
 	// Troubles are what is wrong with the guest's surroundings (network, clock,
 	// addresses, room on the data disk), a sentence each. They say nothing of
 	// the services: a guest whose services are all healthy is degraded by them,

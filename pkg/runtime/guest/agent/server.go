@@ -27,6 +27,9 @@ func NewHandler(b Backend) http.Handler {
 	if o, ok := b.(Operator); ok {
 		h.operator(mux, o)
 	}
+	if o, ok := b.(Historian); ok {
+		h.continuity(mux, o)
+	}
 	if s, ok := b.(Snapshotter); ok {
 		h.snapshots(mux, s)
 	}

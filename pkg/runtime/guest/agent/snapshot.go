@@ -25,6 +25,8 @@ type Snapshot struct {
 	// Notes are of what was asked for before and did not work, a sentence each.
 	Notes []string      `json:"notes,omitempty"`
 	Store SnapshotStore `json:"store"`
+	// Continuity is where the disk was in its history; nil of one without.
+	Continuity *Continuity `json:"continuity,omitempty"`
 }
 
 // SnapshotStore is the room that old content takes, in bytes.

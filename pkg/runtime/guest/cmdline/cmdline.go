@@ -13,6 +13,8 @@
 //	sovereign.net6=DEV,ADDRESS/PREFIX,GATEWAY[,DNS[;DNS…]]
 //	sovereign.net6=DEV,auto[,DNS[;DNS…]]
 //	sovereign.ntp=SERVER[;SERVER…]
+//	sovereign.continuity=LINEAGE:EPOCH:HASH
+//	sovereign.clone=ID      the data disk is a copy of another machine's: 32 hex digits
 //	sovereign.probe         print ProbeLine and power off
 //	panic=SECONDS           the kernel's own; not 0: reboot instead of power off after a failure
 //
@@ -28,6 +30,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/continuity"
 )
 
 // ProbeLine is printed on the console when sovereign.probe is given.
@@ -52,7 +56,9 @@ type Line struct {
 	Net6       *Net     // a static IPv6 address, or Auto
 	NTP        []string // at most 4 names or addresses
 	Probe      bool
-	Panic      string // value of panic=
+	Witness    *continuity.Witness // what the host remembers of the data disk
+	Clone      string              // of which copy the data disk is the first
+	Panic      string              // value of panic=
 }
 
 // Net is the network configuration of one device.
@@ -89,6 +95,15 @@ func Parse(text string) (Line, error) {
 			l.Net6, err = parseNet6(value)
 		case "sovereign.ntp":
 			l.NTP, err = parseNTP(value)
+		case "sovereign.continuity":
+			var w continuity.Witness
+			if w, err = continuity.ParseWitness(value); err == nil {
+				l.Witness = &w
+			}
+		case "sovereign.clone":
+			if l.Clone = value; !continuity.IsID(value) {
+				err = fmt.Errorf("want 32 hex digits")
+			}
 		case "sovereign.probe":
 			l.Probe = true
 		case "panic":

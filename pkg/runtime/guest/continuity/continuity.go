@@ -69,6 +69,9 @@ type Record struct {
 	Nonce    string    `json:"nonce"`              // 32 hex digits: two histories never have the same hash
 	Reason   string    `json:"reason"`             // "boot", "written", "shutdown", or the owner's
 	At       time.Time `json:"at"`                 // by the guest's clock, for people
+	// Clone is the word by which the disk, a copy of another machine's, was given
+	// a lineage of its own; empty of others.
+	Clone string `json:"clone,omitempty"`
 	// Before are the records before, the newest last, at most 256; with them the
 	// witnesses' that an owner has given up.
 	Before []Point `json:"before,omitempty"`
@@ -167,9 +170,24 @@ func Begin(reason string, now time.Time) *Record {
 	return r
 }
 
+// BeginClone makes the first record of a copy that is to be a machine of its own.
+// ID is the copy's, 32 hex digits.
+func BeginClone(id string, now time.Time) *Record {
+	r := Begin("clone", now)
+	r.Clone = id
+	r.Hash = r.sum()
+	return r
+}
+
+// IsID says whether s is 32 hex digits, as lineages and copies are named.
+func IsID(s string) bool { return isHex(s, 32) }
+
+// NewID makes such a name.
+func NewID() string { return random() }
+
 // Next makes the record after r.
 func (r *Record) Next(reason string, now time.Time) *Record {
-	next := &Record{Lineage: r.Lineage, Point: Point{Epoch: r.Epoch + 1}, Previous: r.Hash, Nonce: random(), Reason: reason, At: now}
+	next := &Record{Lineage: r.Lineage, Point: Point{Epoch: r.Epoch + 1}, Previous: r.Hash, Nonce: random(), Reason: reason, At: now, Clone: r.Clone}
 	next.Before = newest(append(next.Before, append(r.Before, r.Point)...))
 	next.Hash = next.sum()
 	return next
@@ -185,6 +203,7 @@ func Accept(r *Record, w Witness, reason string, now time.Time) (*Record, error)
 	next := &Record{Lineage: w.Lineage, Nonce: random(), Reason: "accepted: " + reason, At: now}
 	next.Epoch = w.Epoch
 	if r != nil {
+		next.Clone = r.Clone
 		next.Epoch = max(r.Epoch, w.Epoch)
 		next.Previous = r.Hash
 		next.Before = append(next.Before, append(r.Before, r.Point)...)
@@ -201,7 +220,7 @@ func newest(list []Point) []Point { return list[max(0, len(list)-maxChain):] }
 // last one it has by Previous.
 func (r *Record) sum() string {
 	h := sha256.New()
-	fmt.Fprintf(h, "sovereign continuity 1\n%s\n%d\n%s\n%s\n%q\n", r.Lineage, r.Epoch, r.Previous, r.Nonce, r.Reason)
+	fmt.Fprintf(h, "sovereign continuity 1\n%s\n%d\n%s\n%s\n%q\n%s\n", r.Lineage, r.Epoch, r.Previous, r.Nonce, r.Reason, r.Clone)
 	return hex.EncodeToString(h.Sum(nil))
 }
 

@@ -54,6 +54,8 @@ func parse(b []byte) (*Record, error) {
 	switch {
 	case !isHex(r.Lineage, 32) || !isHex(r.Nonce, 32) || !isHex(r.Hash, 64):
 		return nil, errors.New("lineage, nonce and hash are not 32, 32 and 64 hex digits")
+	case r.Clone != "" && !IsID(r.Clone):
+		return nil, errors.New("clone is not 32 hex digits")
 	case len(r.Before) > maxChain:
 		return nil, fmt.Errorf("%d records before: want at most %d", len(r.Before), maxChain)
 	case r.Hash != r.sum():

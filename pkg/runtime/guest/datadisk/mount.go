@@ -145,6 +145,22 @@ func ioctlDir(dir, what string, req uintptr, fine unix.Errno) error {
 	return nil
 }
 
+// flags are those of the mount, as mount gives them.
+const flags = unix.MS_NOATIME | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+// ReadOnly has nothing more written to the file system at dir.
+func ReadOnly(dir string) error { return remount(dir, flags|unix.MS_RDONLY) }
+
+// ReadWrite takes ReadOnly back.
+func ReadWrite(dir string) error { return remount(dir, flags) }
+
+func remount(dir string, flags uintptr) error {
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|flags, ""); err != nil {
+		return fmt.Errorf("data disk: mounting %s anew: %w", dir, err)
+	}
+	return nil
+}
+
 // Unmount syncs and unmounts dir; it tries again while something holds it, up
 // to limit, and then makes it read-only, so that the disk is clean in any case
 // the kernel allows.

@@ -26,23 +26,25 @@ const initLog = "init"
 
 // guest is what the agent tells of; it implements agent.Operator.
 type guest struct {
-	c         *console
-	phases    *phases
-	line      cmdline.Line
-	runner    *services.Runner
-	stop      chan struct{} // closed when the machine is to go off
-	stopOnce  sync.Once
-	logsOpen  sync.WaitGroup                       // opens the logs' files
-	verified  chan struct{}                        // closed when the root is mounted, which dm-verity checks
-	rooted    chan struct{}                        // closed when the root is there, with all its mounts
-	ntp       *clock.Keeper                        // not nil once rooted is closed
-	opened    func() (*datadisk.FileSystem, error) // waits for the data disk; nil before it is being opened
-	devices   []string                             // of the network
-	begin     sync.Once                            // of the network
-	settled   chan struct{}                        // closed when the network was tried, or is late
-	freezer   freezer                              // of the data file system
-	snapshots snapshots                            // of the data disk
-	news      news                                 // of the status
+	c          *console
+	phases     *phases
+	line       cmdline.Line
+	runner     *services.Runner
+	stop       chan struct{} // closed when the machine is to go off
+	stopOnce   sync.Once
+	logsOpen   sync.WaitGroup                       // opens the logs' files
+	verified   chan struct{}                        // closed when the root is mounted, which dm-verity checks
+	rooted     chan struct{}                        // closed when the root is there, with all its mounts
+	ntp        *clock.Keeper                        // not nil once rooted is closed
+	opened     func() (*datadisk.FileSystem, error) // waits for the data disk; nil before it is being opened
+	devices    []string                             // of the network
+	begin      sync.Once                            // of the network
+	settled    chan struct{}                        // closed when the network was tried, or is late
+	freezer    freezer                              // of the data file system
+	history    history                              // of the data disk
+	identities [][]string                           // paths on the data disk that a clone does not have, by service
+	snapshots  snapshots                            // of the data disk
+	news       news                                 // of the status
 
 	mu        sync.Mutex
 	name      string
@@ -90,6 +92,11 @@ func (g *guest) setSpec(s spec.Spec) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.name, g.mount, g.stopLimit = s.Name, s.Data.Mount, stopLimit(s)
+	for _, v := range s.Services {
+		if v.Backup != nil {
+			g.identities = append(g.identities, v.Backup.Identity)
+		}
+	}
 }
 
 func (g *guest) setData(device string) {
@@ -203,6 +210,7 @@ func (g *guest) Status() agent.Status {
 	if g.device != "" {
 		s.Data = dataRoom(g.mount)
 	}
+	s.Continuity = g.history.state()
 	if g.manager != nil {
 		s.State, s.Message = g.manager.State()
 		s.Services = g.manager.Services()

@@ -42,6 +42,11 @@ func (g *guest) TakeSnapshot(ctx context.Context) (agent.Snapshot, error) {
 	if manager, err := g.services(); err == nil {
 		now.Marks, now.Notes = manager.BeforeSnapshot(ctx)
 	}
+	if c, err := g.Record(ctx); err == nil {
+		now.Continuity = &c
+	} else {
+		now.Notes = append(now.Notes, err.Error())
+	}
 	if ctx.Err() != nil {
 		return agent.Snapshot{}, context.Cause(ctx)
 	}

@@ -312,6 +312,9 @@ func (g *guest) attach(data *datadisk.FileSystem, dir string) error {
 	}
 	g.setData(data.Device())
 	g.c.note("data disk %s mounted at %s", data.Device(), dir)
+	if err := g.lookBack(data.Device(), dir); err != nil {
+		return err
+	}
 	g.trouble(topicGrowth, g.grow(data.Device(), dir))
 	return nil
 }

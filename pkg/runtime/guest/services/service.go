@@ -54,8 +54,12 @@ func newService(s *Manager, v spec.Service) *service {
 }
 
 func (n *service) secretsDir() string {
-	return filepath.Join(n.manager.opts.Spec.Data.Mount, "secrets", n.spec.Name)
+	return filepath.Join(SecretsDir(n.manager.opts.Spec.Data.Mount), n.spec.Name)
 }
+
+// SecretsDir is where the secrets of all services are, on the data file system
+// mounted at mount.
+func SecretsDir(mount string) string { return filepath.Join(mount, "secrets") }
 
 // run drives the service until ctx ends and its processes have ended.
 func (n *service) run(ctx context.Context) {

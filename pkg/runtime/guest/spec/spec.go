@@ -74,6 +74,9 @@ type Backup struct {
 	// Marks prints, in at most 16 KiB, what a copy is told by: the same command
 	// has to print the same in a machine that was restored from it.
 	Marks []string `json:"marks,omitempty"`
+	// Identity are paths on the data disk by which others know the service: a
+	// clone is a machine of its own, and begins without them and without secrets.
+	Identity []string `json:"identity,omitempty"`
 	// Check is run in a restored machine, and exits with 0 where all is there.
 	Check []string `json:"check,omitempty"`
 }
