@@ -94,18 +94,18 @@ type diskWriter struct {
 func (d *diskWriter) write(ctx context.Context, src disk, list []backup.Piece) (object.ID, error) {
 	total := backup.Disk{Pieces: list}.Used()
 	ids := make([]object.ID, len(list))
-	g, ctx := errgroup.WithContext(ctx)
+	g, working := errgroup.WithContext(ctx)
 	g.SetLimit(workers)
 	for n := range list {
-		if ctx.Err() != nil {
+		if working.Err() != nil {
 			break
 		}
 		g.Go(func() error {
 			var err error
-			if ids[n], err = d.piece(ctx, src, &list[n], total); err != nil {
+			if ids[n], err = d.piece(working, src, &list[n], total); err != nil {
 				return err
 			}
-			return d.enter(ctx)
+			return d.enter(working)
 		})
 	}
 	if err := g.Wait(); err != nil {
