@@ -145,6 +145,8 @@ func className(c fault.Class) string {
 		return "differ"
 	case fault.Device:
 		return "device"
+	case fault.Stale:
+		return "stale"
 	case fault.Cancelled:
 		return "cancelled"
 	default:

@@ -25,7 +25,8 @@ func (s *session) topics() []topic {
 		}},
 		{"machines", "Machines", "A bundle's life as a virtual machine, here or on a device.", []*cobra.Command{
 			s.runCommand(), s.stopCommand(), s.upCommand(), s.downCommand(), s.restartCommand(), s.updateCommand(),
-			s.rollbackCommand(), s.statusCommand(), s.removeCommand(), s.growCommand(), s.balloonCommand(),
+			s.rollbackCommand(), s.statusCommand(), s.removeCommand(), s.growCommand(), s.cloneCommand(), s.exportCommand(),
+			s.importCommand(), s.renameCommand(), s.acceptRollbackCommand(), s.freezeCommand(), s.thawCommand(), s.balloonCommand(),
 		}},
 		{"inside", "Inside a machine", "What the guest and its services do, and the way in.", []*cobra.Command{
 			s.execCommand(), s.psqlCommand(), s.logsCommand(), s.consoleCommand(), s.bootChartCommand(),

@@ -18,6 +18,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/backup/image"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/continuity"
 )
 
@@ -29,24 +30,24 @@ type Moved func(done, total int64)
 // options: it has ports and, from its first start on, secrets and a history of
 // its own. It is wanted down. The other machine may run: then its guest takes a
 // snapshot. Interrupted, Clone leaves nothing that is an instance.
-func (r *Runtime) Clone(ctx context.Context, name, newName string, moved Moved) error {
+func (r *Runtime) Clone(ctx context.Context, name, newName string, moved Moved) (info runtime.SnapshotInfo, err error) {
 	i, err := r.Instance(ctx, name)
 	if err != nil {
-		return err
+		return info, err
 	}
 	if i.rec.Active == "" {
-		return notInstalled(name)
+		return info, notInstalled(name)
 	}
 	s, err := r.stage(ctx, newName)
 	if err != nil {
-		return err
+		return info, err
 	}
-	rec, m, err := i.copyInto(ctx, s, moved)
+	rec, m, err := i.copyInto(ctx, s, moved, &info)
 	if err != nil {
-		return errors.Join(err, s.abort())
+		return info, errors.Join(err, s.abort())
 	}
 	rec.Clone, rec.Continuity = continuity.NewID(), nil
-	return s.commit(rec, m)
+	return info, s.commit(rec, m)
 }
 
 func notInstalled(name string) error {
@@ -55,7 +56,7 @@ func notInstalled(name string) error {
 }
 
 // copyInto copies the machine's bundle and its disk as it is now.
-func (i *Instance) copyInto(ctx context.Context, s *staged, moved Moved) (rec record, m *bundle.Manifest, err error) {
+func (i *Instance) copyInto(ctx context.Context, s *staged, moved Moved, info *runtime.SnapshotInfo) (rec record, m *bundle.Manifest, err error) {
 	slot := i.rec.Active
 	dir := i.slotDir(slot)
 	if m, err = loadSlot(dir, i.rec.Slots[slot].Digest); err != nil {
@@ -74,6 +75,7 @@ func (i *Instance) copyInto(ctx context.Context, s *staged, moved Moved) (rec re
 	}
 	rec = i.copied()
 	err = i.withImage(ctx, func(snap *Snapshot, im *image.Image) error {
+		*info = snap.SnapshotInfo
 		used, err := usedBytes(im)
 		if err != nil {
 			return err

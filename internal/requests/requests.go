@@ -123,4 +123,6 @@ type Line struct {
 	Name string `json:"name,omitempty"`
 	From string `json:"from,omitempty"`
 	Size int64  `json:"size,omitempty"` // bytes
+	// HoldMS is for how long its writes were held, in milliseconds.
+	HoldMS float64 `json:"hold_ms,omitempty"`
 }

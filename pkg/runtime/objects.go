@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"time"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/internal/machinefile"
@@ -25,15 +26,16 @@ type Moved func(done, total int64)
 
 // Clone makes a machine of its own from a copy of this one's data disk, bundle
 // and options: with other ports and, from its first start on, other secrets and
-// a history of its own. It is wanted down. This one may run meanwhile.
-func (m *Machine) Clone(ctx context.Context, name string, moved Moved) error {
+// a history of its own. It is wanted down. This one may run meanwhile; its writes
+// are held for hold.
+func (m *Machine) Clone(ctx context.Context, name string, moved Moved) (hold time.Duration, err error) {
 	conn, stop, err := m.h.longWork(ctx, machinePath(m.name, "clone")+"?to="+url.QueryEscape(name))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer stop()
-	_, err = m.h.follow(ctx, conn, moved)
-	return err
+	last, err := m.h.follow(ctx, conn, moved)
+	return time.Duration(last.HoldMS * float64(time.Millisecond)), err
 }
 
 // Rename gives a machine that is down another name. m has the old one.

@@ -99,9 +99,9 @@ func (d *daemon) postClone(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.untilGone()
-	err := d.r.Clone(s.ctx, i.Name(), to, s.moved)
+	info, err := d.r.Clone(s.ctx, i.Name(), to, s.moved)
 	d.look()
-	s.over(requests.Line{Name: to, From: i.Name()}, err)
+	s.over(requests.Line{Name: to, From: i.Name(), Size: info.Size, HoldMS: info.HoldMS}, err)
 }
 
 // postExport sends the machine's file, which says itself how it ended.
