@@ -79,8 +79,9 @@ func pieces(ranges []image.Range, size int64) (list []backup.Piece) {
 
 // diskWriter keeps a disk.
 type diskWriter struct {
-	w    repo.RepositoryWriter
-	sent *atomic.Int64 // to the repository, counted by its session
+	w        repo.RepositoryWriter
+	splitter string
+	sent     *atomic.Int64 // to the repository, counted by its session
 
 	progress func(done, total int64)
 
@@ -117,7 +118,7 @@ func (d *diskWriter) write(ctx context.Context, src disk, list []backup.Piece) (
 // piece keeps a piece.
 func (d *diskWriter) piece(ctx context.Context, src io.ReaderAt, p *backup.Piece, total int64) (object.ID, error) {
 	w := d.w.NewObjectWriter(ctx, object.WriterOptions{
-		Description: "DISK", Splitter: splitter, Compressor: compressor, MetadataCompressor: compressor, AsyncWrites: 1,
+		Description: "DISK", Splitter: d.splitter, Compressor: compressor, MetadataCompressor: compressor, AsyncWrites: 1,
 	})
 	defer w.Close() //nolint:errcheck // Result has its error
 	sum := sha256.New()
