@@ -123,7 +123,7 @@ func TestBackup(t *testing.T) {
 		if strings.TrimSpace(out) != later {
 			t.Errorf("the rows are %q, and were %q", out, later)
 		}
-		if out := m.ok("exec", "found", "--", "ls", "/sys/class/net"); strings.TrimSpace(out) != "lo" {
+		if out := m.ok("exec", "found", "--", "ls", "/sys/class/net"); strings.Contains(out, "eth") {
 			t.Errorf("it has a network: %q", out)
 		}
 	})
