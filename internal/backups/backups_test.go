@@ -258,6 +258,46 @@ func TestBackupState(t *testing.T) {
 	}
 }
 
+// A policy whose repository is forgotten behind its back fails, is said, and is
+// not tried again and again.
+func TestScheduledFails(t *testing.T) {
+	f := newFixture(t)
+	f.machine(t, "sql")
+	if _, err := f.AddRepository(t.Context(), backup.Repository{Name: "home", URL: "/backups/good"}, backup.Secrets{}, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.SetPolicy(t.Context(), "sql", &backup.Policy{Repository: "home", EveryS: 3600, DrillS: 3600}); err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]string{}
+	for range 2 { // a backup, and then there is something to drill
+		if wait := f.round(t.Context(), told); wait < time.Second {
+			t.Errorf("again in %v", wait)
+		}
+	}
+	s, err := f.State("sql")
+	if err != nil || s.Last == nil || s.DrillFailed == nil {
+		t.Fatalf("%+v, %v", s, err) // the fake restores nothing
+	}
+	if err := os.Remove(f.repositoryFile("home")); err != nil {
+		t.Fatal(err)
+	}
+	long := now().Add(-3 * time.Hour)
+	if err := f.change("sql", func(s *State) { s.Last.At, s.DrillFailed.At = long, long }); err != nil {
+		t.Fatal(err)
+	}
+	f.round(t.Context(), told)
+	if s, err = f.State("sql"); err != nil || s.Failed == nil || s.Failed.Tries != 1 || s.DrillFailed.Tries != 2 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if f.round(t.Context(), told); told["sql"] == "" {
+		t.Error("nobody was told")
+	}
+	if s, err = f.State("sql"); err != nil || s.Failed.Tries != 1 {
+		t.Errorf("tried again at once: %+v, %v", s, err)
+	}
+}
+
 // What is due, by the clock of a device that anybody may set.
 func TestDue(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

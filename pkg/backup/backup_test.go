@@ -127,3 +127,33 @@ func TestParseManifest(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParse(f *testing.F) {
+	sum := strings.Repeat("a", 64)
+	f.Add([]byte(`{"schema":1,"machine":"sql","bundle":{"digest":"sha256:` + sum + `"},"disk":{"size":100,"pieces":[{"offset":0,"length":40,"sha256":"` + sum + `"}]}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		m, err := Parse(text)
+		if err != nil {
+			if fault.ClassOf(err) != fault.Verification {
+				t.Errorf("class %v: %v", fault.ClassOf(err), err)
+			}
+			return
+		}
+		if used := m.Disk.Used(); used < 0 || used > m.Disk.Size {
+			t.Errorf("%d of %d bytes are used", used, m.Disk.Size)
+		}
+	})
+}
+
+func FuzzParseKeep(f *testing.F) {
+	f.Add("latest=3,daily=7")
+	f.Fuzz(func(t *testing.T, text string) {
+		k, err := ParseKeep(text)
+		if err != nil {
+			return
+		}
+		if again, err := ParseKeep(k.String()); err != nil || again != k || k.Check() != nil {
+			t.Errorf("%q: %+v, then %+v, %v", text, k, again, err)
+		}
+	})
+}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"math/rand/v2"
@@ -473,27 +472,4 @@ func TestSparse(t *testing.T) {
 	if _, err := got.ReadFrom(f); err != nil || !bytes.Equal(got.Bytes(), want) {
 		t.Errorf("it is another, %v", err)
 	}
-}
-
-func FuzzManifest(f *testing.F) {
-	w := &world{}
-	m := w.manifest()
-	m.Schema = 1
-	text, err := json.Marshal(m)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(text)
-	f.Fuzz(func(t *testing.T, text []byte) {
-		m, err := backup.Parse(text)
-		if err != nil {
-			if fault.ClassOf(err) != fault.Verification {
-				t.Errorf("class %v: %v", fault.ClassOf(err), err)
-			}
-			return
-		}
-		if used := m.Disk.Used(); used < 0 || used > m.Disk.Size {
-			t.Errorf("%d of %d bytes are used", used, m.Disk.Size)
-		}
-	})
 }
