@@ -54,6 +54,13 @@ bin/buildkitd: tools/buildkitd/go.mod tools/buildkitd/go.sum
 	@cd tools/buildkitd && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X github.com/moby/buildkit/version.Version=$(BUILDKIT)" -o ../../$@ github.com/moby/buildkit/cmd/buildkitd
 	@touch $@
 
+# The program of kopia's authors, without its pages: for tests of what
+# sovereign-backup makes.
+bin/kopia: tools/kopia/go.mod tools/kopia/go.sum
+	@echo "== compiling kopia"
+	@cd tools/kopia && CGO_ENABLED=0 go build -tags nohtmlui -o ../../$@ github.com/kopia/kopia
+	@touch $@
+
 setup-%:
 	@scripts/setup.sh $(subst -, ,$*)
 
@@ -96,7 +103,7 @@ test-e2e: test-build ## everything else that a booted machine shows
 	@$(E2E) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./internal/machine ./pkg/runtime/guest/initd
 	@$(E2E) go test -count=1 -v -timeout 40m -skip '$(LONG)|TestPostgreSQL' ./e2e
 
-test-modules: test-build ## programs that import the packages, and other programs on what they make
+test-modules: test-build bin/kopia bin/debian-sshd ## programs that import the packages, and other programs on what they make
 	@echo "== modules of their own"
 	@for module in examples/* compat/apko backup; do \
 		(cd $$module && go vet ./... && $(E2E) go test -count=1 -v -timeout 30m ./...) || exit 1; done

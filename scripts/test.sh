@@ -29,7 +29,7 @@ cold() {
 takes() {
 	case $1 in
 	e2e) echo 12 ;;
-	modules) echo 4 ;;
+	modules) echo 9 ;;
 	arm64) if cold arm64; then echo $((cold_build > 30 ? cold_build + 5 : 35)); else echo 6; fi ;;
 	tailnet) echo 6 ;;
 	devices) echo 11 ;;

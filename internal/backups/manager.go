@@ -84,7 +84,7 @@ func (m *Manager) sweep(ctx context.Context) error {
 		}
 		m.o.Report(name, "removed: the drill that it was for was killed")
 	}
-	return m.r.SweepStaging(ctx)
+	return m.r.SweepRestores(ctx)
 }
 
 // jobs counts what goes on.

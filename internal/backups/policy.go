@@ -153,8 +153,7 @@ func (m *Manager) round(ctx context.Context, alarms map[string]string) (wait tim
 			m.scheduled(ctx, name, *s.Policy)
 		}
 		if d.drill && ctx.Err() == nil {
-			// What it finds is in the state, and said.
-			_, _ = m.Drill(ctx, name, "", s.Policy.Repository)
+			m.scheduledDrill(ctx, name, s.Policy.Repository)
 		}
 		if ctx.Err() != nil {
 			return wait
@@ -188,13 +187,30 @@ func (m *Manager) tellAlarms(name string, s State, told map[string]string) {
 func (m *Manager) scheduled(ctx context.Context, name string, p backup.Policy) {
 	_, err := m.Backup(ctx, name, p.Repository, p.Bundle)
 	if err != nil {
-		if fault.ClassOf(err) == fault.Usage && ctx.Err() == nil { // that is to be seen too, and no reason to try at once
-			_ = m.change(name, func(s *State) { s.Failed = noteFailure(s.Failed, err) })
-		}
+		m.noteUsage(ctx, name, err, func(s *State) { s.Failed = noteFailure(s.Failed, err) })
 		return
 	}
 	if _, err := m.Keep(ctx, name, p); err != nil && ctx.Err() == nil {
 		m.o.Report(name, "forgetting old backups: "+err.Error())
+	}
+}
+
+// scheduledDrill proves a restore: what it finds is in the state, and said.
+func (m *Manager) scheduledDrill(ctx context.Context, name, repository string) {
+	if _, err := m.Drill(ctx, name, "", repository); err != nil {
+		m.noteUsage(ctx, name, err, func(s *State) { s.DrillFailed = noteFailure(s.DrillFailed, err) })
+	}
+}
+
+// noteUsage notes what would be the mistake of whoever had asked for it: here
+// nobody has, and it is no reason to try again at once. All else is noted
+// already.
+func (m *Manager) noteUsage(ctx context.Context, name string, err error, note func(*State)) {
+	if ctx.Err() != nil || fault.ClassOf(err) != fault.Usage || !m.has(name) {
+		return
+	}
+	if err := m.change(name, note); err != nil {
+		m.o.Report(name, "its backups: "+err.Error())
 	}
 }
 

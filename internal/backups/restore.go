@@ -106,13 +106,17 @@ func (m *Manager) restoreNew(ctx context.Context, q Restore, temporary bool) (_ 
 	if err != nil {
 		return nil, err
 	}
-	return r, s.Install(ctx, machine.Restored{
-		Bundle: source, Digest: res.Manifest.Bundle.Digest, Options: options, FileSystem: res.Manifest.Disk.FileSystem, From: r.From, Temporary: temporary,
+	c, err := continuity(res.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	return r, s.Commit(ctx, machine.Restored{
+		Bundle: source, Digest: res.Manifest.Bundle.Digest, Options: options, FileSystem: res.Manifest.Disk.FileSystem, Continuity: c, Temporary: temporary,
 	})
 }
 
 // bundle is where the bundle of a backup comes from.
-func (m *Manager) bundle(b *backup.Manifest, q Restore, s *machine.Staging) (machine.Source, error) {
+func (m *Manager) bundle(b *backup.Manifest, q Restore, s machine.Place) (machine.Source, error) {
 	if b.Bundle.Whole {
 		return machine.Source{Dir: s.BundleDir(), From: "the backup " + b.Machine, Given: true}, nil
 	}
@@ -143,6 +147,20 @@ func restoredOptions(b *backup.Manifest, name string) (machine.Options, error) {
 	return o, nil
 }
 
+// continuity is where the disk of a backup was in its history; nil where that
+// is not known. It is what the restored disk is held to, in the place of what
+// the machine had come to by then: a restore is the owner's word.
+func continuity(b *backup.Manifest) (*runtime.Continuity, error) {
+	if len(b.Continuity) == 0 {
+		return nil, nil
+	}
+	var c runtime.Continuity
+	if err := json.Unmarshal(b.Continuity, &c); err != nil {
+		return nil, fault.Errorf(fault.Verification, "the backup's place in its disk's history: %w", err)
+	}
+	return &c, nil
+}
+
 func newResult(res *backupjob.Result, q Restore) *runtime.RestoreResult {
 	s := res.Snapshots[0]
 	return &runtime.RestoreResult{
@@ -167,7 +185,11 @@ func (m *Manager) restoreInPlace(ctx context.Context, q Restore) (_ *runtime.Res
 		return nil, err
 	}
 	r := newResult(res, q)
-	if r.Kept, err = s.Replace(ctx, res.Manifest.Disk.FileSystem, r.From); err != nil {
+	c, err := continuity(res.Manifest)
+	if err != nil {
+		return nil, err
+	}
+	if r.Kept, err = s.Replace(ctx, res.Manifest.Disk.FileSystem, c, r.From); err != nil {
 		return nil, err
 	}
 	if _, _, digest, err := i.ActiveBundle(); err == nil && digest != res.Manifest.Bundle.Digest {

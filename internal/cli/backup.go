@@ -163,7 +163,6 @@ from the disk. --read 100 reads all.`,
 			return s.runVerify(cmd.Context(), name, id, from, percent)
 		},
 	}
-	s.deviceFlag(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")
 	cmd.Flags().Float64Var(&percent, "read", percent, "`percent` of the disks' content that is read")
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
@@ -205,7 +204,6 @@ wrong ends the command with 6.`,
 			return told{int(fault.Verification)}
 		},
 	}
-	s.deviceFlag(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
 }
@@ -279,7 +277,6 @@ weeks, months and years; and always the last one that a drill has restored.`,
 			return s.printer().result(map[string]any{"name": m.Name(), "policy": p}, func(w io.Writer) error { return writePolicy(w, m.Name(), p) })
 		},
 	}
-	s.deviceFlag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&to, "to", "", "the `repository` (default: the only one)")
 	f.StringVar(&every, "every", "", "the `time` between two backups: 30m, 6h, daily, never")
@@ -370,6 +367,6 @@ func writeBackup(w io.Writer, b *runtime.BackupStatus) {
 		fmt.Fprintf(w, "  restore proven\tnever\t\n")
 	}
 	for _, a := range b.Alarms {
-		fmt.Fprintf(w, "  ALARM\t%s\t\n", oneLine(a))
+		fmt.Fprintf(w, "  ALARM\t\t%s\n", oneLine(a))
 	}
 }

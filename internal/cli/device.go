@@ -52,11 +52,11 @@ conversation with it is remote. Nothing listens at a port for it.`,
 
 // deviceFlag gives a command, or those below it, the flag --device.
 func (s *session) deviceFlag(cmd *cobra.Command) {
-	if subs := cmd.Commands(); len(subs) > 0 {
-		for _, sub := range subs {
-			s.deviceFlag(sub)
-		}
-		return
+	for _, sub := range cmd.Commands() {
+		s.deviceFlag(sub)
+	}
+	if cmd.HasSubCommands() && !strings.Contains(cmd.Use, " ") {
+		return // it only holds others
 	}
 	cmd.Flags().StringVar(&s.device, "device", "", "the `device` of the machine: local, ssh:HOST, adb:SERIAL or exec:COMMAND (default: "+deviceVariable+", or local)")
 	// The error is that of a flag which is not there.

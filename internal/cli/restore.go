@@ -184,7 +184,6 @@ system.`,
 			})
 		},
 	}
-	s.deviceFlag(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "a new `file` for the archive (default: standard output)")
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)

@@ -34,6 +34,7 @@ func TestDecide(t *testing.T) {
 		name string
 		in   installed
 		proc *vm.Process
+		swap *swap
 		w    world
 		want act
 		why  string
@@ -44,6 +45,9 @@ func TestDecide(t *testing.T) {
 		{name: "an older version's, ended", proc: here, want: actTakeOver, why: "down"},
 		{name: "an older version's, with a trial", in: installed{Trial: trial(0, "")}, want: actTakeOver, why: "down"},
 		{name: "down, running", in: installed{Wanted: Down}, proc: here, w: world{alive: true}, want: actHalt},
+		{name: "a disk was restored, running", swap: &swap{From: "sql@x"}, in: installed{Wanted: Up}, proc: here, w: world{alive: true}, want: actHalt, why: "sql@x"},
+		{name: "a disk was restored", swap: &swap{From: "sql@x"}, in: installed{Wanted: Up}, want: actSwap, why: "sql@x"},
+		{name: "a disk was restored, down", swap: &swap{From: "sql@x"}, in: installed{Wanted: Down}, want: actSwap, why: "sql@x"},
 		{name: "down", in: installed{Wanted: Down, Trial: trial(0, "")}},
 		{name: "up, first start", in: installed{Wanted: Up}, want: actStart},
 		{name: "up, starter was killed", in: installed{Wanted: Up, Trial: trial(1, "")}, w: world{alive: true}, want: actAdopt},
@@ -120,7 +124,7 @@ func TestDecide(t *testing.T) {
 			if tt.in.Policy == (Policy{}) {
 				tt.in.Policy = DefaultPolicy()
 			}
-			rec := record{Process: tt.proc, installed: tt.in}
+			rec := record{Process: tt.proc, installed: tt.in, Swap: tt.swap}
 			d := decide(&rec, tt.w)
 			if d.act != tt.want || !strings.Contains(d.why, tt.why) || d.wait != tt.wait {
 				t.Errorf("got %+v, want %d %q %v", d, tt.want, tt.why, tt.wait)

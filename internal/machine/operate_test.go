@@ -60,6 +60,10 @@ func operateOn(state string, n int, verb, dir string) error {
 		_, err = r.Update(ctx, "sql", dir, 10*time.Minute, nil)
 	case "rollback":
 		_, err = r.Rollback(ctx, "sql", 10*time.Minute)
+	case "in-place":
+		err = restoreInPlace(ctx, r)
+	case "as":
+		return restoreAs(ctx, r, dir)
 	case "down":
 		var i *Instance
 		if i, err = r.Instance(ctx, "sql"); err == nil {

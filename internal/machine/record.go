@@ -38,6 +38,10 @@ type record struct {
 	// NewData: the next start takes what is there as the data disk, or makes a
 	// blank one, whatever Data says.
 	NewData bool `json:"new_data,omitempty"`
+	// Swap is nil but while a restored disk takes the place of another.
+	Swap *swap `json:"swap,omitempty"`
+	// Temporary: a drill made it, and removes it.
+	Temporary bool `json:"temporary,omitempty"`
 	// Continuity is what the guest said last of its disk's history; nil before
 	// the first word.
 	Continuity *Witnessed `json:"continuity,omitempty"`
@@ -46,10 +50,6 @@ type record struct {
 	// Clone names the copy of another machine's disk that this one begins with;
 	// empty once the disk has a history of its own.
 	Clone string `json:"clone,omitempty"`
-	// Swap is nil but while a restored disk takes the place of another.
-	Swap *swap `json:"swap,omitempty"`
-	// Temporary: a drill made it, and removes it.
-	Temporary bool `json:"temporary,omitempty"`
 	// Process is nil when the machine was stopped in order, or is about to
 	// start.
 	Process *vm.Process `json:"process,omitempty"`

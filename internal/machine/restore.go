@@ -10,11 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -33,12 +32,110 @@ type swap struct {
 	Keep string `json:"keep,omitempty"`
 	// FileSystem is the new disk's UUID, as DataDisk has it.
 	FileSystem string `json:"file_system,omitempty"`
-	From       string `json:"from"` // what was restored, for people
+	// Continuity is where that disk is in its history.
+	Continuity *runtime.Continuity `json:"continuity,omitempty"`
+	From       string              `json:"from"` // what was restored, for people
 }
 
-// A Staging is a place for the disk of a machine, and for a bundle's files,
-// that are being restored. Close gives it up, unless it was used.
-type Staging struct {
+// A Place is where a disk is restored to, and a bundle's files. Close gives it
+// up, unless it was used.
+type Place interface {
+	// Disk is the file that is to be made: a whole image, on the host's disk.
+	Disk() string
+	// BundleDir is the directory that may be made for a bundle's files.
+	BundleDir() string
+	Close() error
+}
+
+// Restored is what a new machine is made of, beside its disk.
+type Restored struct {
+	// Bundle is a bundle, and Digest its manifest's.
+	Bundle Source
+	Digest string
+	// Options are every start's. Isolated is in them.
+	Options    Options
+	FileSystem string // the disk's UUID
+	// Continuity is where the disk is in its history; nil where that is not
+	// known.
+	Continuity *runtime.Continuity
+	// Temporary: it is nobody's, and goes when whoever made it does.
+	Temporary bool
+}
+
+// A NewMachine is one that is being restored.
+type NewMachine struct{ s *staged }
+
+// StageNew begins a machine that is not there yet. One that is, or a data disk
+// that Remove has kept, is an error (fault.Usage).
+func (r *Runtime) StageNew(ctx context.Context, name string) (*NewMachine, error) {
+	s, err := r.stage(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return &NewMachine{s}, nil
+}
+
+// Disk implements Place.
+func (n *NewMachine) Disk() string { return filepath.Join(n.s.dir, dataFile) }
+
+// BundleDir implements Place.
+func (n *NewMachine) BundleDir() string { return filepath.Join(n.s.dir, stagingDir) }
+
+// Close implements Place.
+func (n *NewMachine) Close() error {
+	if n.s == nil {
+		return nil
+	}
+	s := n.s
+	n.s = nil
+	return s.abort()
+}
+
+// Commit makes it a machine, wanted down. Killed anywhere, it leaves either none
+// or that one.
+func (n *NewMachine) Commit(ctx context.Context, o Restored) error {
+	s := n.s
+	dir, m, digest, err := readBundle(o.Bundle.Dir)
+	if err != nil {
+		return err
+	}
+	o.Bundle.Dir = dir
+	if digest != o.Digest {
+		return fault.Errorf(fault.Verification, "%s: expected the bundle %s, got %s", dir, o.Digest, digest)
+	}
+	for _, a := range m.Artifacts {
+		if err := o.Bundle.put(ctx, s.slot(), a.File); err != nil {
+			return err
+		}
+		if err := bundle.VerifyArtifact(ctx, s.slot(), a); err != nil {
+			return err
+		}
+	}
+	if err := o.Bundle.put(ctx, s.slot(), bundle.ManifestFile); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(n.BundleDir()); err != nil {
+		return fault.Wrap(fault.Environment, err)
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	n.s = nil // commit ends it, whatever comes of it
+	return s.commit(record{
+		Created: now, Temporary: o.Temporary, Data: &DataDisk{Since: now, FileSystem: o.FileSystem}, Continuity: remembered(o.Continuity, now),
+		installed: installed{Wanted: Down, Policy: DefaultPolicy(), Options: o.Options, Active: "a", Slots: map[SlotName]Slot{"a": newSlot(digest, o.Bundle.from())}},
+	}, m)
+}
+
+// remembered is what is known of a restored disk's history: what it says itself
+// is held to that at its first start.
+func remembered(c *runtime.Continuity, now time.Time) *Witnessed {
+	if c == nil {
+		return nil
+	}
+	return &Witnessed{Continuity: *c, Time: now}
+}
+
+// An OtherDisk is one that is to take the place of a machine's.
+type OtherDisk struct {
 	r      *Runtime
 	name   string
 	dir    string
@@ -46,52 +143,20 @@ type Staging struct {
 	unlock func()
 }
 
-// Disk is the file that is to be made: a whole image, on the host's disk.
-func (s *Staging) Disk() string { return s.disk }
+// Disk implements Place.
+func (s *OtherDisk) Disk() string { return s.disk }
 
-// BundleDir is the directory that is to be made for a bundle's files.
-func (s *Staging) BundleDir() string { return filepath.Join(s.dir, "bundle") }
-
-// StageNew makes a place for a machine that is not there yet. One that is, or a
-// data disk that Remove has kept, is an error (fault.Usage).
-func (r *Runtime) StageNew(ctx context.Context, name string) (*Staging, error) {
-	if !nameForm.MatchString(name) {
-		return nil, fault.Errorf(fault.Usage, "%q cannot be an instance's name", name).
-			Hintf("use lower case letters, digits and dashes, beginning with a letter, at most 32")
-	}
-	s, err := r.stageDisk(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.vacant(name); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	return s, s.make("")
-}
-
-// vacant says whether nothing has a name.
-func (r *Runtime) vacant(name string) error {
-	_, err := os.Lstat(filepath.Join(r.instanceDir(name), recordFile))
-	switch {
-	case err == nil:
-		return fault.Errorf(fault.Usage, "there is a machine %s already", name).Hintf("choose another name")
-	case !errors.Is(err, fs.ErrNotExist):
-		return fault.Wrap(fault.Environment, err)
-	case r.keptData(name):
-		return fault.Errorf(fault.Usage, "a machine %s was removed, and its data disk kept", name).
-			Hintf("choose another name; or, when it is not needed: sovereign-build remove %s --data", name)
-	}
-	return nil
-}
+// BundleDir implements Place: nothing uses it.
+func (s *OtherDisk) BundleDir() string { return filepath.Join(s.dir, "bundle") }
 
 // StageInPlace makes a place for another disk of a machine, on the file system
 // of the one it has.
-func (r *Runtime) StageInPlace(ctx context.Context, name string) (*Staging, error) {
+func (r *Runtime) StageInPlace(ctx context.Context, name string) (*OtherDisk, error) {
 	i, err := r.Instance(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	s, err := r.stageDisk(ctx, name)
+	s, err := r.otherDisk(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +165,7 @@ func (r *Runtime) StageInPlace(ctx context.Context, name string) (*Staging, erro
 	case errors.Is(err, fs.ErrNotExist) || err == nil && target == i.dataPath():
 		target, err = "", nil
 	case err == nil:
-		target += ".restored-" + stamp(time.Now())
+		target += restoredMark + stamp(time.Now())
 	}
 	if err == nil {
 		err = s.make(target)
@@ -111,27 +176,30 @@ func (r *Runtime) StageInPlace(ctx context.Context, name string) (*Staging, erro
 	return s, nil
 }
 
+// restoredMark is in the name of an image that a link leads to.
+const restoredMark = ".restored-"
+
 func stamp(t time.Time) string { return t.UTC().Format("20060102T150405Z") }
 
-func (r *Runtime) stageDisk(ctx context.Context, name string) (*Staging, error) {
+func (r *Runtime) otherDisk(ctx context.Context, name string) (*OtherDisk, error) {
 	unlock, err := r.lock(ctx, name+".restore")
 	if err != nil {
 		return nil, err
 	}
 	dir := filepath.Join(r.instanceDir(name), stagingDir)
-	return &Staging{r: r, name: name, dir: dir, disk: filepath.Join(dir, dataFile), unlock: unlock}, nil
+	return &OtherDisk{r: r, name: name, dir: dir, disk: filepath.Join(dir, dataFile), unlock: unlock}, nil
 }
 
 // make makes the empty place. A target is where the image itself is to lie.
-func (s *Staging) make(target string) error {
+func (s *OtherDisk) make(target string) error {
 	i, err := s.r.load(s.name)
-	if err == nil && i.rec.Swap != nil {
-		return fault.Errorf(fault.Usage, "%s is being restored from %s", s.name, i.rec.Swap.From).Hintf("try again in a moment")
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return err
 	}
-	if err := s.clear(); err != nil {
+	if i.rec.Swap != nil {
+		return fault.Errorf(fault.Usage, "%s is being restored from %s", s.name, i.rec.Swap.From).Hintf("try again in a moment")
+	}
+	if err := removeStaging(s.dir); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
@@ -146,13 +214,10 @@ func (s *Staging) make(target string) error {
 	return nil
 }
 
-// clear removes what is in the place, and the image where a link leads.
-func (s *Staging) clear() error {
-	return removeStaging(s.dir)
-}
-
+// removeStaging removes what is in such a place, and the image where a link of
+// ours leads.
 func removeStaging(dir string) error {
-	if target, err := os.Readlink(filepath.Join(dir, dataFile)); err == nil && filepath.IsAbs(target) && strings.Contains(filepath.Base(target), ".restored-") {
+	if target, err := os.Readlink(filepath.Join(dir, dataFile)); err == nil && filepath.IsAbs(target) && strings.Contains(filepath.Base(target), restoredMark) {
 		if err := os.Remove(target); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fault.Wrap(fault.Environment, err)
 		}
@@ -160,8 +225,8 @@ func removeStaging(dir string) error {
 	return fault.Wrap(fault.Environment, os.RemoveAll(dir))
 }
 
-// Close gives the place up: what is there and no record's is removed.
-func (s *Staging) Close() error {
+// Close implements Place.
+func (s *OtherDisk) Close() error {
 	if s.unlock == nil {
 		return nil
 	}
@@ -173,80 +238,14 @@ func (s *Staging) Close() error {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	if err := s.clear(); err != nil {
-		return err
-	}
-	// One that was made for this alone is empty now.
-	if err := os.Remove(s.r.instanceDir(s.name)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) && !errors.Is(err, unix.ENOTEMPTY) {
-		return fault.Wrap(fault.Environment, err)
-	}
-	return nil
-}
-
-// Restored is what a new machine is made of.
-type Restored struct {
-	// Bundle is a bundle, and Digest its manifest's.
-	Bundle Source
-	Digest string
-	// Options are every start's. Isolated is in them.
-	Options    Options
-	FileSystem string // the disk's UUID
-	From       string // what was restored, for people
-	// Temporary: it is nobody's, and goes when whoever made it does.
-	Temporary bool
-}
-
-// Install makes a machine of what was staged, wanted down. Killed anywhere, it
-// leaves either no machine or that one.
-func (s *Staging) Install(ctx context.Context, o Restored) error {
-	dir, m, digest, err := readBundle(o.Bundle.Dir)
-	if err != nil {
-		return err
-	}
-	o.Bundle.Dir = dir
-	if digest != o.Digest {
-		return fault.Errorf(fault.Verification, "%s: expected the bundle %s, got %s", dir, o.Digest, digest)
-	}
-	for _, lock := range []string{s.name + ".copy", s.name} {
-		unlock, err := s.r.lock(ctx, lock)
-		if err != nil {
-			return err
-		}
-		defer unlock()
-	}
-	if err := s.r.vacant(s.name); err != nil {
-		return err
-	}
-	i, err := s.r.instance(s.name)
-	if err != nil {
-		return err
-	}
-	copied, err := i.copyBundle(ctx, o.Bundle, m)
-	if err != nil {
-		return err
-	}
-	if err := i.putSlot(copied, "a"); err != nil {
-		return err
-	}
-	if err := syncDirs(s.dir, filepath.Dir(s.disk)); err != nil {
-		return err
-	}
-	i.manifest = m
-	i.rec.Bundle = BundleRef{Path: i.slotDir("a"), Digest: digest}
-	i.rec.Slots, i.rec.Active = map[SlotName]Slot{"a": newSlot(digest, o.Bundle.from())}, "a"
-	i.rec.Wanted, i.rec.Policy, i.rec.Options, i.rec.Temporary = Down, DefaultPolicy(), o.Options, o.Temporary
-	i.rec.Swap = &swap{FileSystem: o.FileSystem, From: o.From}
-	if err := i.save(); err != nil {
-		return err
-	}
-	return i.finishSwap(time.Now())
+	return removeStaging(s.dir)
 }
 
 // Replace puts the staged disk in the place of the machine's, which stays under
 // the name that is returned. A machine that runs is shut down first, and is
 // wanted as before. Killed anywhere, the machine has the one disk or the other,
 // and the next step finishes what was begun.
-func (s *Staging) Replace(ctx context.Context, fileSystem, from string) (kept string, err error) {
+func (s *OtherDisk) Replace(ctx context.Context, fileSystem string, c *runtime.Continuity, from string) (kept string, err error) {
 	unlock, err := s.r.lock(ctx, s.name)
 	if err != nil {
 		return "", err
@@ -264,7 +263,7 @@ func (s *Staging) Replace(ctx context.Context, fileSystem, from string) (kept st
 		return "", err
 	}
 	now := time.Now()
-	w := &swap{FileSystem: fileSystem, From: from}
+	w := &swap{FileSystem: fileSystem, Continuity: c, From: from}
 	if _, err := os.Lstat(i.dataPath()); err == nil {
 		w.Keep = beforePrefix + stamp(now)
 		if _, err := os.Lstat(filepath.Join(i.dir, w.Keep)); err == nil {
@@ -311,7 +310,9 @@ func (i *Instance) finishSwap(now time.Time) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fault.Wrap(fault.Environment, err)
 	}
-	i.rec.Data, i.rec.NewData, i.rec.Swap = &DataDisk{Since: now.UTC().Truncate(time.Second), FileSystem: w.FileSystem}, false, nil
+	now = now.UTC().Truncate(time.Second)
+	i.rec.Data, i.rec.NewData, i.rec.Swap = &DataDisk{Since: now, FileSystem: w.FileSystem}, false, nil
+	i.rec.Continuity, i.rec.Clone = remembered(w.Continuity, now), ""
 	if err := i.saveRecord(); err != nil {
 		return err
 	}
@@ -385,25 +386,38 @@ func removeImage(path string) error {
 	return nil
 }
 
-// SweepStaging removes what restores have left that were killed.
-func (r *Runtime) SweepStaging(ctx context.Context) error {
+// SweepRestores removes what restores have left that were killed.
+func (r *Runtime) SweepRestores(ctx context.Context) error {
 	entries, err := os.ReadDir(filepath.Join(r.dir, "instances"))
 	if err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
 	for _, e := range entries {
-		if !nameForm.MatchString(e.Name()) {
-			continue
-		}
-		if _, err := os.Lstat(filepath.Join(r.instanceDir(e.Name()), stagingDir)); err != nil {
-			continue
-		}
-		s, err := r.stageDisk(ctx, e.Name())
-		if err != nil {
-			return err
-		}
-		if err := s.Close(); err != nil {
-			return fmt.Errorf("what a restore of %s left: %w", e.Name(), err)
+		name, begun := strings.CutPrefix(e.Name(), copying)
+		switch {
+		case !nameForm.MatchString(name):
+		case begun:
+			s, err := r.stage(ctx, name)
+			if fault.ClassOf(err) == fault.Usage {
+				continue // it has come to be, by another
+			}
+			if err == nil {
+				err = s.abort()
+			}
+			if err != nil {
+				return err
+			}
+		default:
+			if _, err := os.Lstat(filepath.Join(r.instanceDir(name), stagingDir)); err != nil {
+				continue
+			}
+			s, err := r.otherDisk(ctx, name)
+			if err != nil {
+				return err
+			}
+			if err := s.Close(); err != nil {
+				return fmt.Errorf("what a restore of %s left: %w", name, err)
+			}
 		}
 	}
 	return nil

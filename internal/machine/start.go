@@ -101,7 +101,7 @@ func (i *Instance) start(ctx context.Context) (err error) {
 	}
 	dialer, ok := i.r.hv.(vm.NetworkDialer)
 	if o.Isolated && !ok {
-		return fault.Errorf(fault.Usage, "%s gives every machine a network, and %s was restored to have none", i.r.hv.Name(), i.Name()).
+		return fault.Errorf(fault.Device, "%s gives every machine a network, and %s was restored to have none", i.r.hv.Name(), i.Name()).
 			Hintf("activate it, if it may have one: sovereign-build up %s --activate", i.Name())
 	}
 	ok = ok && !o.Isolated

@@ -48,13 +48,16 @@ func (m *Machine) guest(ctx context.Context, question func(*agent.Client) error)
 	return m.tooOld(question(c))
 }
 
+// ErrTooOld is of a guest whose agent has no such endpoint.
+var ErrTooOld = errors.New("its image is too old")
+
 // tooOld explains the answer of a guest whose agent has no such endpoint: its
 // HTTP server's own words, where an endpoint would have words of its own.
 func (m *Machine) tooOld(err error) error {
 	if err == nil || !strings.HasSuffix(err.Error(), ": 404 page not found") && !strings.HasSuffix(err.Error(), ": Method Not Allowed") {
 		return err
 	}
-	return fault.Errorf(fault.Device, "the guest of %s cannot do this, its image is too old: %w", m.name, err).
+	return fault.Errorf(fault.Device, "the guest of %s cannot do this, %w: %w", m.name, ErrTooOld, err).
 		Hintf("build the image anew, stop the machine and start it with that")
 }
 

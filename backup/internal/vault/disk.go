@@ -79,8 +79,9 @@ func pieces(ranges []image.Range, size int64) (list []backup.Piece) {
 
 // diskWriter keeps a disk.
 type diskWriter struct {
-	w    repo.RepositoryWriter
-	sent *atomic.Int64 // to the repository, counted by its session
+	w        repo.RepositoryWriter
+	splitter string
+	sent     *atomic.Int64 // to the repository, counted by its session
 
 	progress func(done, total int64)
 
@@ -94,18 +95,18 @@ type diskWriter struct {
 func (d *diskWriter) write(ctx context.Context, src disk, list []backup.Piece) (object.ID, error) {
 	total := backup.Disk{Pieces: list}.Used()
 	ids := make([]object.ID, len(list))
-	g, ctx := errgroup.WithContext(ctx)
+	g, working := errgroup.WithContext(ctx)
 	g.SetLimit(workers)
 	for n := range list {
-		if ctx.Err() != nil {
+		if working.Err() != nil {
 			break
 		}
 		g.Go(func() error {
 			var err error
-			if ids[n], err = d.piece(ctx, src, &list[n], total); err != nil {
+			if ids[n], err = d.piece(working, src, &list[n], total); err != nil {
 				return err
 			}
-			return d.enter(ctx)
+			return d.enter(working)
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -117,7 +118,7 @@ func (d *diskWriter) write(ctx context.Context, src disk, list []backup.Piece) (
 // piece keeps a piece.
 func (d *diskWriter) piece(ctx context.Context, src io.ReaderAt, p *backup.Piece, total int64) (object.ID, error) {
 	w := d.w.NewObjectWriter(ctx, object.WriterOptions{
-		Description: "DISK", Splitter: splitter, Compressor: compressor, MetadataCompressor: compressor, AsyncWrites: 1,
+		Description: "DISK", Splitter: d.splitter, Compressor: compressor, MetadataCompressor: compressor, AsyncWrites: 1,
 	})
 	defer w.Close() //nolint:errcheck // Result has its error
 	sum := sha256.New()

@@ -32,6 +32,9 @@ const (
 	// metadataCache is for indexes and directories of a repository that is not a
 	// directory, in bytes.
 	metadataCache = 64 << 20
+	// contentCache is for a disk's blocks, which are read once: the least that
+	// kopia works with.
+	contentCache = 1 << 20
 	// configFile has kopia's settings for the repository, in the Job's Dir.
 	configFile = "kopia.config"
 )
@@ -145,7 +148,7 @@ func open(ctx context.Context, c connection, j backupjob.Job, fresh bool) (repo.
 	config.Caching = &content.CachingOptions{}
 	if !c.local && !fresh {
 		config.Caching.CacheDirectory = filepath.Join(j.Dir, "cache")
-		config.Caching.MetadataCacheSizeBytes = metadataCache
+		config.Caching.MetadataCacheSizeBytes, config.Caching.ContentCacheSizeBytes = metadataCache, contentCache
 	}
 	text, err := json.Marshal(config)
 	if err != nil {

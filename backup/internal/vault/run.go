@@ -140,7 +140,7 @@ func (v *vault) backup(ctx context.Context) (*backupjob.Result, error) {
 	var sent atomic.Int64
 	err = writeSession(ctx, v.r, "backup", func(n int64) { sent.Add(n) }, func(ctx context.Context, w repo.RepositoryWriter) error {
 		dir := &directory{at: m.Taken}
-		d := diskWriter{w: w, sent: &sent, progress: v.progress}
+		d := diskWriter{w: w, splitter: splitter, sent: &sent, progress: v.progress}
 		disk, err := d.write(ctx, src, m.Disk.Pieces)
 		if err != nil {
 			return err

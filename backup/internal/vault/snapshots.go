@@ -31,7 +31,6 @@ const (
 	tagBundle  = "tag:bundle"
 	tagWhole   = "tag:whole"
 	tagLive    = "tag:live"
-	tagTaken   = "tag:taken"
 	tagSize    = "tag:size"
 	tagRead    = "tag:read"
 	tagStored  = "tag:stored"
