@@ -384,9 +384,13 @@ func (p *patient) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// receive copies to the file and hashes at the same time: on two cores one
-// does not wait for the other.
-func receive(f io.Writer, sum hash.Hash, body io.Reader) (n int64, err error) {
+// syncEvery is how much is given to the disk at a time while more arrives,
+// bytes: it writes meanwhile, and the sync at the end waits for the rest.
+const syncEvery = 8 << 20
+
+// receive copies to the file, from where it stands, and hashes at the same time:
+// on two cores one does not wait for the other.
+func receive(f *os.File, sum hash.Hash, body io.Reader) (n int64, err error) {
 	const size, count = 256 << 10, 4
 	free, filled := make(chan []byte, count), make(chan []byte, count)
 	for range count {
@@ -400,6 +404,8 @@ func receive(f io.Writer, sum hash.Hash, body io.Reader) (n int64, err error) {
 			free <- b[:size]
 		}
 	}()
+	begin, err := f.Seek(0, io.SeekCurrent)
+	given := int64(0)
 	for err == nil {
 		b := <-free
 		var got int
@@ -409,6 +415,11 @@ func receive(f io.Writer, sum hash.Hash, body io.Reader) (n int64, err error) {
 			filled <- b[:got]
 			if writeErr != nil {
 				err = writeErr
+			}
+			if n-given >= syncEvery {
+				// Not every file system can; the sync at the end can.
+				_ = unix.SyncFileRange(int(f.Fd()), begin+given, n-given, unix.SYNC_FILE_RANGE_WRITE)
+				given = n
 			}
 		}
 	}
