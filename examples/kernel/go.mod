@@ -7,6 +7,7 @@ replace github.com/sovereign-build/sovereign => ../..
 require github.com/sovereign-build/sovereign v0.0.0-00010101000000-000000000000
 
 require (
+	aead.dev/minisign v0.3.0 // indirect
 	github.com/Microsoft/go-winio v0.6.3-0.20251027160822-ad3df93bed29 // indirect
 	github.com/bmatcuk/doublestar/v4 v4.10.4 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
