@@ -66,7 +66,7 @@ func (b *Builder) outdatedPackages(ctx context.Context) ([]source.Outdated, erro
 		key := p.Arch + " " + at
 		r, ok := indexes[key]
 		if !ok {
-			if r, err = apk.OpenRepository(ctx, at, p.Arch, keys, apk.WithCache(filepath.Join(b.opts.cacheDir, "apk"))); err != nil {
+			if r, err = apk.OpenRepository(ctx, at, p.Arch, keys, apk.WithCache(filepath.Join(b.opts.cacheDir, "apk")), apk.WithClient(b.fetcher.Client())); err != nil {
 				return nil, err
 			}
 			indexes[key] = r

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/printable"
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -45,13 +46,8 @@ type Facts struct {
 // Arch is the architecture in Go's words, or "" for one that there is no
 // sovereignd for.
 func (f Facts) Arch() string {
-	switch f.Machine {
-	case "x86_64":
-		return "amd64"
-	case "aarch64", "arm64":
-		return "arm64"
-	}
-	return ""
+	a, _ := arch.OfUname(f.Machine)
+	return a.Go
 }
 
 // Boots says whether sovereignd is started with the device.
