@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/build"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
@@ -168,7 +169,7 @@ func writeChanged(w io.Writer, changed []string) {
 
 // checkBuild finds out what is wrong with a request at once, and completes it.
 func (s *session) checkBuild(r BuildRequest) (BuildRequest, error) {
-	if err := oneOf("--arch", r.Arch, "", "amd64", "arm64"); err != nil {
+	if err := oneOf("--arch", r.Arch, append(arch.Names(), "")...); err != nil {
 		return r, err
 	}
 	if err := oneOf("--progress", r.ProgressMode, "auto", "plain", "tty", "rawjson", "quiet"); err != nil {

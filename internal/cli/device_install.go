@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/device"
 )
@@ -194,8 +195,6 @@ func writePhoneFacts(w io.Writer, service string, f device.Facts) error {
 }
 
 func qemuPackage(f device.Facts) string {
-	if f.Arch() == "arm64" {
-		return "qemu-system-arm"
-	}
-	return "qemu-system-x86"
+	a, _ := arch.Of(f.Arch()) // installing has refused what is none
+	return a.QEMUPackage
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/anytree"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/format"
 )
 
 func (s *session) imageCommand() *cobra.Command {
@@ -44,9 +45,9 @@ type imageResult struct {
 	FreeInodes uint32 `json:"free_inodes,omitempty"`
 }
 
-// imageFrom completes cmd: it reads --from, calls write with a new file and
-// puts that file at --output.
-func (s *session) imageFrom(cmd *cobra.Command, write func(ctx context.Context, f *os.File, t *rootfs.Tree, epoch int64) (imageResult, error)) *cobra.Command {
+// imageFrom completes cmd: it reads --from, writes a new file in a format, with
+// options that the command's flags fill in, and puts that file at --output.
+func (s *session) imageFrom(name func() string, o *format.Options, cmd *cobra.Command) *cobra.Command {
 	var from, output string
 	var limit sizeFlag
 	cmd.Args = operands()
@@ -55,8 +56,11 @@ func (s *session) imageFrom(cmd *cobra.Command, write func(ctx context.Context, 
 			return fault.Errorf(fault.Usage, "%s: --from and --output are needed", cmd.CommandPath()).
 				Hintf("run %s --from DIRECTORY -o FILE", cmd.CommandPath())
 		}
-		epoch, err := s.imageEpoch()
+		to, err := format.Of(name())
 		if err != nil {
+			return err
+		}
+		if o.Epoch, err = s.imageEpoch(); err != nil {
 			return err
 		}
 		if limit == 0 {
@@ -70,15 +74,18 @@ func (s *session) imageFrom(cmd *cobra.Command, write func(ctx context.Context, 
 			return err
 		}
 		defer tree.Close() // only read
-		var result imageResult
+		var info format.Info
 		err = replaceFile(output, func(f *os.File) error {
-			result, err = write(cmd.Context(), f, tree.Tree, epoch)
+			info, err = to.Write(cmd.Context(), f, tree.Tree, *o)
 			return environment(err)
 		})
 		if err != nil {
 			return err
 		}
-		result.File, result.Format, result.Entries = output, cmd.Name(), tree.Len()
+		result := imageResult{File: output, Format: cmd.Name(), Entries: tree.Len(), Size: info.Size, FreeBytes: info.FreeBytes, FreeInodes: info.FreeInodes}
+		if to.UUID {
+			result.UUID = uuidText(info.UUID)
+		}
 		return s.printer().result(result, result.writeText)
 	}
 	cmd.Flags().StringVar(&from, "from", "", "`directory`, tar archive or image of ext2, ext3, ext4 or EROFS to make it of, plain or compressed with gzip or zstd; - is standard input")

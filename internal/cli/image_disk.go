@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/build/disk"
 	"github.com/sovereign-build/sovereign/pkg/build/disk/bootable"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -94,7 +95,7 @@ func (s *session) runImageDisk(ctx context.Context, f diskFlags) error {
 	if err := oneOf("--format", f.format, string(bootable.Raw), string(bootable.QCOW2), string(bootable.Terminal)); err != nil {
 		return err
 	}
-	if err := oneOf("--arch", f.arch, "", "amd64", "arm64"); err != nil {
+	if err := oneOf("--arch", f.arch, append(arch.Names(), "")...); err != nil {
 		return err
 	}
 	if err := f.check(); err != nil {

@@ -1,27 +1,22 @@
 package cli
 
 import (
-	"context"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"math"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/fault"
-	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/erofs"
-	"github.com/sovereign-build/sovereign/pkg/rootfs/ext4"
-	"github.com/sovereign-build/sovereign/pkg/rootfs/initramfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/format"
 )
 
 func (s *session) imageExt4Command() *cobra.Command {
-	var o ext4.Options
-	cmd := s.imageFrom(&cobra.Command{
+	var o format.Options
+	cmd := s.imageFrom(named("ext4"), &o, &cobra.Command{
 		Use:   "ext4 --from TREE|TAR -o FILE",
 		Short: "Write a writable ext4 file system",
 		Long: `Ext4 writes an ext4 file system with a journal and checksums that Linux mounts
@@ -30,28 +25,20 @@ blocks of zeros in files become holes. Without --size it is as large as the
 content needs, with an eighth and 8 MiB of free space.`,
 		Example: `  sovereign-build image ext4 --from rootfs/ -o root.ext4
   sovereign-build image ext4 --from data.tar.zst -o data.ext4 --size 8GiB --label data`,
-	}, func(ctx context.Context, f *os.File, t *rootfs.Tree, epoch int64) (imageResult, error) {
-		o.Epoch = epoch
-		info, err := ext4.Write(ctx, f, t, o)
-		return imageResult{
-			Size: info.Size, UUID: uuidText(info.UUID),
-			FreeBytes: int64(info.FreeBlocks) * ext4.BlockSize, FreeInodes: info.FreeInodes,
-		}, err
 	})
 	flags := cmd.Flags()
 	flags.Var((*sizeFlag)(&o.Size), "size", "`size` of the image, bytes or with a unit like 512MiB (default: what the content needs)")
 	flags.StringVar(&o.Label, "label", "", "`name` of the volume, at most 16 bytes")
 	flags.Var((*uuidFlag)(&o.UUID), "uuid", "`UUID` of the file system (default: made from the content's names and attributes)")
-	flags.Var((*sizeFlag)(&o.BytesPerInode), "bytes-per-inode", "`bytes` of the image for each inode (default: 16384)")
-	flags.Var((*sizeFlag)(&o.JournalSize), "journal-size", "`size` of the journal (default: by the image's size, as mke2fs)")
-	flags.IntVar(&o.ReservedPercent, "reserved-percent", 0, "`percent` of the blocks that only root can use")
+	flags.Var((*sizeFlag)(&o.EXT4.BytesPerInode), "bytes-per-inode", "`bytes` of the image for each inode (default: 16384)")
+	flags.Var((*sizeFlag)(&o.EXT4.JournalSize), "journal-size", "`size` of the journal (default: by the image's size, as mke2fs)")
+	flags.IntVar(&o.EXT4.ReservedPercent, "reserved-percent", 0, "`percent` of the blocks that only root can use")
 	return cmd
 }
 
 func (s *session) imageErofsCommand() *cobra.Command {
-	var o erofs.Options
-	var cluster int64
-	cmd := s.imageFrom(&cobra.Command{
+	var o format.Options
+	cmd := s.imageFrom(named("erofs"), &o, &cobra.Command{
 		Use:   "erofs --from TREE|TAR -o FILE",
 		Short: "Write a read-only EROFS file system",
 		Long: `Erofs writes an EROFS image with blocks of 4096 bytes, as the root file system
@@ -64,60 +51,59 @@ from 6.10 on with CONFIG_EROFS_FS_ZIP_ZSTD, and lz4 from 5.17 on with
 CONFIG_EROFS_FS_ZIP.`,
 		Example: `  sovereign-build image erofs --from rootfs/ -o root.erofs
   sovereign-build image erofs --from root.ext4 -o root.erofs --compress zstd`,
-	}, func(ctx context.Context, f *os.File, t *rootfs.Tree, epoch int64) (imageResult, error) {
-		o.Epoch, o.Compression.ClusterSize = epoch, int(min(cluster, math.MaxInt32))
-		info, err := erofs.Write(ctx, f, t, o)
-		return imageResult{Size: info.Size, UUID: uuidText(info.UUID)}, err
 	})
 	flags := cmd.Flags()
 	flags.Var((*uuidFlag)(&o.UUID), "uuid", "`UUID` of the file system (default: made from the content)")
-	flags.StringVar(&o.Compression.Algorithm, "compress", "", "`algorithm` to compress files with, "+strings.Join(erofs.Algorithms(), " or ")+" (default: none)")
-	flags.IntVar(&o.Compression.Level, "compress-level", 0, "`level` from 1, the fastest, to 4, the smallest image (default: 2)")
-	flags.Var((*sizeFlag)(&cluster), "cluster-size", "most `bytes` that are compressed into one cluster, up to 1MiB (default: 64KiB)")
+	flags.StringVar(&o.EROFS.Compression.Algorithm, "compress", "", "`algorithm` to compress files with, "+strings.Join(erofs.Algorithms(), " or ")+" (default: none)")
+	flags.IntVar(&o.EROFS.Compression.Level, "compress-level", 0, "`level` from 1, the fastest, to 4, the smallest image (default: 2)")
+	flags.Var((*clusterFlag)(&o.EROFS.Compression.ClusterSize), "cluster-size", "most `bytes` that are compressed into one cluster, up to 1MiB (default: 64KiB)")
 	return cmd
 }
 
 func (s *session) imageCpioCommand() *cobra.Command {
 	var compress bool
-	cmd := s.imageFrom(&cobra.Command{
+	name := func() string {
+		if compress {
+			return "cpio.zst"
+		}
+		return "cpio"
+	}
+	cmd := s.imageFrom(name, &format.Options{}, &cobra.Command{
 		Use:   "cpio --from TREE|TAR -o FILE",
 		Short: "Write a cpio archive the kernel unpacks at boot",
 		Long: `Cpio writes an archive of the format newc, as initramfs take it. The format has
 no place for extended attributes: content with some is refused.`,
 		Example: `  sovereign-build image cpio --from early/ -o initramfs.cpio.zst --zstd`,
-	}, func(ctx context.Context, f *os.File, t *rootfs.Tree, epoch int64) (imageResult, error) {
-		write := initramfs.WriteCPIO
-		if compress {
-			write = initramfs.Write
-		}
-		return written(f, func(w io.Writer) error { return write(ctx, w, t, epoch) })
 	})
 	cmd.Flags().BoolVar(&compress, "zstd", false, "compress with zstd")
 	return cmd
 }
 
 func (s *session) imageTarCommand() *cobra.Command {
-	return s.imageFrom(&cobra.Command{
+	return s.imageFrom(named("tar"), &format.Options{}, &cobra.Command{
 		Use:   "tar --from TREE|TAR -o FILE",
 		Short: "Write a tar archive",
 		Long: `Tar writes a sorted archive, ustar with PAX records where they are needed,
 extended attributes in those of the prefix SCHILY.xattr.`,
 		Example: `  sovereign-build image tar --from rootfs/ -o rootfs.tar`,
-	}, func(_ context.Context, f *os.File, t *rootfs.Tree, epoch int64) (imageResult, error) {
-		return written(f, func(w io.Writer) error { return rootfs.WriteTar(w, t, epoch) })
 	})
 }
 
-// written is the result of a stream.
-func written(f *os.File, write func(io.Writer) error) (imageResult, error) {
-	if err := write(f); err != nil {
-		return imageResult{}, err
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return imageResult{}, err
-	}
-	return imageResult{Size: info.Size()}, nil
+// named is a format that no flag changes.
+func named(format string) func() string { return func() string { return format } }
+
+// clusterFlag is a sizeFlag for a number that fits an int.
+type clusterFlag int
+
+func (f *clusterFlag) Type() string { return "size" }
+
+func (f *clusterFlag) String() string { return sizeText(int64(*f)) }
+
+func (f *clusterFlag) Set(text string) error {
+	var size sizeFlag
+	err := size.Set(text)
+	*f = clusterFlag(min(size, math.MaxInt32))
+	return err
 }
 
 // sizeFlag is a number of bytes: plain, with a unit of a recipe ("512MiB"), or
@@ -126,11 +112,14 @@ type sizeFlag int64
 
 func (f *sizeFlag) Type() string { return "size" }
 
-func (f *sizeFlag) String() string {
-	if *f == 0 {
+func (f *sizeFlag) String() string { return sizeText(int64(*f)) }
+
+// sizeText is a size as help shows it, nothing for none.
+func sizeText(n int64) string {
+	if n == 0 {
 		return ""
 	}
-	return fmt.Sprint(int64(*f))
+	return fmt.Sprint(n)
 }
 
 func (f *sizeFlag) Set(text string) error {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	archs "github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/kernel"
@@ -42,7 +43,7 @@ that hangs on such an answer is marked.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := oneOf("--arch", arch, "", "amd64", "arm64"); err != nil {
+			if err := oneOf("--arch", arch, append(archs.Names(), "")...); err != nil {
 				return err
 			}
 			in, err := readKernelInputs(args, arch)
@@ -71,7 +72,7 @@ that hangs on such an answer is marked.`,
 
 func sourceFlags(cmd *cobra.Command, source, arch *string) {
 	cmd.Flags().StringVar(source, "source", "", "kernel source: its `directory`, its tarball, or a recipe for the one it locks")
-	cmd.Flags().StringVar(arch, "arch", "", "`architecture`, amd64 or arm64 (default: the configuration's, or this machine's)")
+	cmd.Flags().StringVar(arch, "arch", "", "`architecture`, amd64, arm64 or riscv64 (default: the configuration's, or this machine's)")
 }
 
 // kernelInputs is what the operands of explain come to.

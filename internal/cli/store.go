@@ -116,8 +116,12 @@ func (s *session) export(ctx context.Context, w io.Writer, recipes []string, off
 	if err != nil {
 		return store.Transfer{}, err
 	}
+	mirrors, err := userMirrors()
+	if err != nil {
+		return store.Transfer{}, err
+	}
 	p := s.printer()
-	fetcher, err := source.New(source.WithStore(st), source.WithCacheDir(cache), source.WithOffline(offline), source.WithProgress(func(e source.Event) {
+	fetcher, err := source.New(source.WithStore(st), source.WithCacheDir(cache), source.WithOffline(offline), source.WithMirrors(mirrors), source.WithProgress(func(e source.Event) {
 		switch e.Kind {
 		case source.Retried:
 			p.note(fmt.Sprintf("sovereign-build: %s: %s", e.Name, e.Message))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/sovereign-build/sovereign/pkg/build"
@@ -45,10 +46,38 @@ func (r BuildRequest) open(needLock bool) (_ *opened, err error) {
 	if o.progress, err = newBuildProgress(r.ProgressMode, r.Progress); err != nil {
 		return nil, err
 	}
-	if o.Builder, err = build.New(rec, o.lock.Lock(), append(r.options(), build.WithEvents(o.progress.event))...); err != nil {
+	mirrors, err := userMirrors()
+	if err != nil {
+		return nil, errors.Join(err, o.progress.close())
+	}
+	if o.Builder, err = build.New(rec, o.lock.Lock(), append(r.options(), build.WithMirrors(mirrors), build.WithEvents(o.progress.event))...); err != nil {
 		return nil, errors.Join(err, o.progress.close())
 	}
 	return o, nil
+}
+
+// mirrorsFile is the user's list of places that are asked in place of others,
+// in the directory of this program's configuration.
+const mirrorsFile = "mirrors.yaml"
+
+// maxMirrors bounds it, bytes.
+const maxMirrors = 1 << 20
+
+// userMirrors reads it; there are none without it.
+func userMirrors() (recipe.Mirrors, error) {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return nil, nil // no HOME: no configuration
+	}
+	file := recipe.Ref{Name: filepath.Join(dir, "sovereign", mirrorsFile)}
+	text, err := file.ReadFile(maxMirrors)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return recipe.ParseMirrors(file.Name, text)
 }
 
 // close saves the lock, if it is another one by now, and ends everything.

@@ -10,6 +10,7 @@ import (
 	"context"
 
 	"github.com/sovereign-build/sovereign/internal/hints"
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -78,8 +79,8 @@ func (e *examiner) examine(ctx context.Context) ([]Finding, error) {
 	if e.Report == nil {
 		e.Report = func(string) {}
 	}
-	for _, arch := range []string{"amd64", "arm64"} {
-		e.qemu(ctx, arch)
+	for _, goarch := range arch.Built() {
+		e.qemu(ctx, goarch)
 	}
 	e.kvm(ctx)
 	e.sovereignd()

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	known "github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/kernel"
 	"github.com/sovereign-build/sovereign/pkg/remedy"
@@ -13,7 +14,8 @@ import (
 // arch is an architecture under the names the field has for it.
 type arch struct {
 	kernel.Arch        // Go's name, which is ours too, and the kernel's
-	Apk         string // Alpine's, the compiler's and ELF's: "x86_64"
+	Apk         string // Alpine's: "x86_64"
+	Target      string // clang's: "x86_64-linux-musl"
 }
 
 // HostArch is this machine's architecture in the names recipes use.
@@ -30,5 +32,6 @@ func findArch(name string, declared []string) (arch, error) {
 	if err != nil {
 		return arch{}, err
 	}
-	return arch{Arch: k, Apk: map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[name]}, nil
+	row, _ := known.Of(name) // ArchOf has refused what is none
+	return arch{Arch: k, Apk: row.Apk, Target: row.Target}, nil
 }

@@ -62,7 +62,7 @@ func (b *Builder) solve(ctx context.Context, ports map[string]Package) (*rootCon
 		}
 		repositories = append(repositories, pinned...)
 	}
-	opts := []apk.RepositoryOption{apk.WithCache(filepath.Join(b.opts.cacheDir, "apk"))}
+	opts := []apk.RepositoryOption{apk.WithCache(filepath.Join(b.opts.cacheDir, "apk")), apk.WithClient(b.fetcher.Client())}
 	if b.opts.offline || b.planning {
 		opts = append(opts, apk.Offline())
 	}

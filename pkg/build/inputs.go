@@ -22,6 +22,7 @@ func (b *Builder) newFetcher() (*source.Fetcher, error) {
 		source.WithStore(b.store),
 		source.WithCacheDir(b.opts.cacheDir),
 		source.WithOffline(b.opts.offline),
+		source.WithMirrors(b.opts.mirrors),
 		source.WithProgress(func(e source.Event) {
 			switch e.Kind {
 			case source.Retried:

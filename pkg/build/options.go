@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -34,6 +35,7 @@ type options struct {
 	epoch         string
 	files         *rootfs.Tree
 	sums          SumsMode
+	mirrors       recipe.Mirrors
 	// fetch changes the fetcher, for tests.
 	fetch []source.Option
 	// store is the caller's, or the one of a second build, whose steps run
@@ -147,6 +149,13 @@ func WithRelockMissing(relock bool) Option {
 // WithRepositories and WithFiles.
 func WithFrozenLock(frozen bool) Option {
 	return func(o *options) error { o.frozen = frozen; return nil }
+}
+
+// WithMirrors has other places asked for sources, packages and indexes in place
+// of those that recipe and lock name. What is locked has to have its digest,
+// wherever it comes from.
+func WithMirrors(m recipe.Mirrors) Option {
+	return func(o *options) error { o.mirrors = m; return nil }
 }
 
 // WithSums says what to do with the sums beside the recipe; the default is

@@ -44,12 +44,47 @@ func (b *Builder) Outdated(ctx context.Context) (*OutdatedResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &OutdatedResult{Lock: b.lock.Path, Inputs: b.lock.Count(), Outdated: append(outdated, packages...), Notes: notes}
+	modules, said, err := b.outdatedModules(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &OutdatedResult{Lock: b.lock.Path, Inputs: b.lock.Count(), Outdated: slices.Concat(outdated, packages, modules), Notes: append(notes, said...)}
 	if r.Outdated == nil {
 		r.Outdated = []source.Outdated{} // an empty list in JSON
 	}
 	slices.SortFunc(r.Outdated, func(a, b source.Outdated) int { return cmp.Compare(a.Name, b.Name) })
 	return r, nil
+}
+
+// outdatedModules asks for newer versions of the Go modules that the ports'
+// own go.mod files name.
+func (b *Builder) outdatedModules(ctx context.Context) (all []source.Outdated, notes []string, err error) {
+	ports, err := b.recipe.LoadPorts()
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := makePlan(b.recipe, ports, len(b.recipe.Repositories)+len(b.opts.repositories) > 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, port := range p.ports {
+		dir, onDisk := port.Dir.OnDisk()
+		if port.Go == nil || port.Go.Source != "port" || !onDisk {
+			continue
+		}
+		o, said, err := b.fetcher.OutdatedModules(ctx, dir)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, s := range said {
+			notes = append(notes, "go modules of "+port.Name+": "+s)
+		}
+		if len(o.Newer) > 0 {
+			o.Name = "go modules of " + port.Name
+			all = append(all, o)
+		}
+	}
+	return all, notes, nil
 }
 
 // outdatedPackages compares the pins of packages with the indexes that their
@@ -66,7 +101,7 @@ func (b *Builder) outdatedPackages(ctx context.Context) ([]source.Outdated, erro
 		key := p.Arch + " " + at
 		r, ok := indexes[key]
 		if !ok {
-			if r, err = apk.OpenRepository(ctx, at, p.Arch, keys, apk.WithCache(filepath.Join(b.opts.cacheDir, "apk"))); err != nil {
+			if r, err = apk.OpenRepository(ctx, at, p.Arch, keys, apk.WithCache(filepath.Join(b.opts.cacheDir, "apk")), apk.WithClient(b.fetcher.Client())); err != nil {
 				return nil, err
 			}
 			indexes[key] = r

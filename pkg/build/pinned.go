@@ -93,7 +93,7 @@ func (b *Builder) pinPackages(ctx context.Context, local apk.Repository, keys ap
 	if err := b.frozen("the packages for " + b.arch.Apk + " are not locked"); err != nil {
 		return nil, err
 	}
-	opts := []apk.RepositoryOption{apk.WithCache(filepath.Join(b.opts.cacheDir, "apk"))}
+	opts := []apk.RepositoryOption{apk.WithCache(filepath.Join(b.opts.cacheDir, "apk")), apk.WithClient(b.fetcher.Client())}
 	if b.opts.offline {
 		opts = append(opts, apk.Offline())
 	}

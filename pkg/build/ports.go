@@ -16,6 +16,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/port"
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
+	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -329,7 +330,7 @@ func (b *Builder) stepEnv(version string) []string {
 		"SOURCE_DATE_EPOCH=" + strconv.FormatInt(b.epoch, 10),
 		"SRC=/src",
 		"SYSROOT=/sysroot",
-		"TARGET=" + b.arch.Apk + "-linux-musl",
+		"TARGET=" + b.arch.Target,
 		"TOOLCHAIN=/toolchain",
 		"TZ=UTC",
 		"VERSION=" + upstream,
@@ -347,7 +348,7 @@ func (b *Builder) mount(dest string, d store.Digest) engine.Input {
 // by root, modes reduced to whether a file is executable, since a checkout
 // carries no more.
 func (b *Builder) dirTar(ctx context.Context, dir recipe.Ref) (store.Digest, error) {
-	tree, err := readDir(dir)
+	tree, err := source.Checkout(dir, nil)
 	if err != nil {
 		return "", err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
+	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/build/toolchain"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -52,11 +53,23 @@ func (b *Builder) pinToolchain(ctx context.Context) (err error) {
 		if err != nil {
 			return engine.Image{}, err
 		}
-		if want := pinned.Image; want != "" && want != image.Digest {
-			b.tell(ToolchainDiffers{image.Digest, want})
-		}
-		return image, nil
+		return image, b.sameImage(image.Digest, pinned.Image)
 	})
+	return nil
+}
+
+// sameImage compares the toolchain image with the locked one, where that is
+// known. Another one is told, or refused where the lock is frozen: what is
+// compiled on it may be other than what was locked for.
+func (b *Builder) sameImage(got, locked store.Digest) error {
+	switch {
+	case locked == "" || locked == got:
+		return nil
+	case b.opts.frozen:
+		return fault.Errorf(fault.Verification, "%s is frozen, and the toolchain image is %s here, not %s as locked", b.lock, got, locked).
+			Hintf("this machine's mmdebstrap, dpkg or apt makes another one: use those that it was locked with, or build without a frozen lock")
+	}
+	b.tell(ToolchainDiffers{got, locked})
 	return nil
 }
 
@@ -126,5 +139,5 @@ func (b *Builder) fetchSources(ctx context.Context, names []string) error {
 		src, _ := b.lock.Source(name)
 		sources = append(sources, src)
 	}
-	return b.fetcher.Sources(ctx, sources)
+	return b.fetcher.Sources(ctx, sources, b.decls)
 }

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -45,8 +47,8 @@ func (m *Manifest) check(fail reporter) error {
 		return fail("schema", "%d is not %d, the only version this program reads", m.Schema, Schema)
 	case !nameForm.MatchString(m.Name):
 		return fail("name", "%q is not lower case letters, digits and dashes, beginning with a letter, at most 32", m.Name)
-	case m.Arch != "amd64" && m.Arch != "arm64":
-		return fail("arch", "%q is neither amd64 nor arm64", m.Arch)
+	case !slices.Contains(arch.Names(), m.Arch):
+		return fail("arch", "%q is not %s", m.Arch, arch.Choice())
 	case m.SourceDate < 0 || m.SourceDate > 1<<40:
 		return fail("source_date", "%d is not a time in seconds since 1970", m.SourceDate)
 	case !digestForm.MatchString(m.Lock.Digest):

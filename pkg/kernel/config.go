@@ -8,6 +8,8 @@ import (
 	"iter"
 	"slices"
 	"strconv"
+
+	"github.com/sovereign-build/sovereign/pkg/arch"
 )
 
 // Off is the value of a symbol that is n, "is not set" or absent.
@@ -179,11 +181,10 @@ func (c *Config) Whole() bool {
 // Arch is the architecture that a whole .config is for, by Go's name: "" if it
 // is none that ArchOf knows.
 func (c *Config) Arch() string {
-	switch {
-	case c.Value("X86_64") == "y":
-		return "amd64"
-	case c.Value("ARM64") == "y":
-		return "arm64"
+	for _, a := range arch.All() {
+		if !slices.ContainsFunc(a.Config, func(symbol string) bool { return c.Value(symbol) != "y" }) {
+			return a.Go
+		}
 	}
 	return ""
 }

@@ -25,6 +25,9 @@ type Explained struct {
 	// Left are the symbols that are lost with Add too.
 	Left      []string   `json:"left,omitempty"`
 	Overrides []Override `json:"overrides,omitempty"`
+	// Version is the kernel's, "6.12.107": what is said holds for it. It is ""
+	// for files that do not say.
+	Version string `json:"version,omitempty"`
 }
 
 // Kconfig reads the Kconfig files of a source tree for an architecture, with
@@ -41,7 +44,7 @@ func Kconfig(files fs.FS, a Arch) (*kconfig.Tree, error) {
 func Explain(tree *kconfig.Tree, a Arch, base *Config, asked *Merged) *Explained {
 	x := explainer(tree, base, asked)
 	final := x.Result()
-	out := &Explained{Arch: a.Linux, Asked: len(asked.Asked), Lost: []Lost{}, Add: []kconfig.Value{}}
+	out := &Explained{Arch: a.Linux, Version: tree.Version(), Asked: len(asked.Asked), Lost: []Lost{}, Add: []kconfig.Value{}}
 	for _, s := range asked.Asked {
 		got := final.Value(s.Symbol)
 		loss := compare(s.Value, got)
@@ -135,7 +138,11 @@ func (e *Explained) WriteText(w io.Writer) error {
 	for _, o := range e.Overrides {
 		fmt.Fprintf(&b, "%s\n", o)
 	}
-	fmt.Fprintf(&b, "%s: %d of %d symbols asked for are lost\n", e.Arch, len(e.Lost), e.Asked)
+	of := e.Arch
+	if e.Version != "" {
+		of = "Linux " + e.Version + ", " + e.Arch
+	}
+	fmt.Fprintf(&b, "%s: %d of %d symbols asked for are lost\n", of, len(e.Lost), e.Asked)
 	for _, l := range e.Lost {
 		fmt.Fprintf(&b, "\n%s: %s\n", l.Pos(), l.Why)
 		if l.Reason != "" {

@@ -37,7 +37,7 @@ func TestExplained(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `more.config:2: CONFIG_NR=64 overrides 4 from virtio.config:5
-x86: 3 of 3 symbols asked for are lost
+Linux 6.12, x86: 3 of 3 symbols asked for are lost
 
 more.config:5: GIC=y lost. Cannot be met: no Kconfig file of this architecture has it; arch/arm64/Kconfig:1 does, which another one reads
   wanted because: Interrupts.

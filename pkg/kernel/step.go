@@ -4,6 +4,7 @@ import (
 	_ "embed" // the scripts
 	"fmt"
 
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -20,22 +21,19 @@ const (
 
 // Arch is an architecture a kernel is built for.
 type Arch struct {
-	Go    string // "amd64", "arm64": the name in recipes and bundles
-	Linux string // "x86", "arm64": ARCH= of the kernel's makefiles
-	Image string // "bzImage", "Image": the file the build step leaves
+	Go    string // "amd64": the name in recipes and bundles
+	Linux string // "x86": ARCH= of the kernel's makefiles
+	Image string // "bzImage": the file the build step leaves
 }
 
 // ArchOf returns the architecture of that Go name; another name is an error of
 // class fault.Usage.
 func ArchOf(goarch string) (Arch, error) {
-	switch goarch {
-	case "amd64":
-		return Arch{Go: "amd64", Linux: "x86", Image: "bzImage"}, nil
-	case "arm64":
-		return Arch{Go: "arm64", Linux: "arm64", Image: "Image"}, nil
+	if a, ok := arch.Of(goarch); ok {
+		return Arch{Go: a.Go, Linux: a.Kernel, Image: a.Image}, nil
 	}
 	return Arch{}, fault.Errorf(fault.Usage, "no kernel for architecture %q", goarch).
-		Hintf("use amd64 or arm64")
+		Hintf("use %s", arch.Choice())
 }
 
 var (
@@ -45,6 +43,8 @@ var (
 	configScript string
 	//go:embed scripts/build.sh
 	buildScript string
+	//go:embed scripts/build-image.sh
+	buildImageScript string
 )
 
 // PatchInput is where the steps look for the patch that is i-th, from 0, of
@@ -67,7 +67,14 @@ func ConfigScript(a Arch) string { return script(a, configScript) }
 // BuildScript is the step that builds the kernel: Arch.Image, ReleaseFile and
 // what the config step leaves. Inputs and environment are the same. It makes
 // the .config anew, the same bytes as ConfigScript's.
-func BuildScript(a Arch) string { return script(a, buildScript) }
+func BuildScript(a Arch) string {
+	// A kernel's step is known by its script, so that what is built already is
+	// built by the same text for ever. It names the two first architectures.
+	if a.Linux == "x86" || a.Linux == "arm64" {
+		return script(a, buildScript)
+	}
+	return script(a, buildImageScript)
+}
 
 func script(a Arch, text string) string {
 	return fmt.Sprintf("KARCH=%s\n", a.Linux) + commonScript + text

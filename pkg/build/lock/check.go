@@ -3,9 +3,11 @@ package lock
 import (
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"net/url"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/build/store"
@@ -115,38 +117,129 @@ func (l *Lock) checkGo(c *checker) {
 	}
 }
 
-// Mirror is one place to fetch a source from: either URL is set, or the other
-// three are.
-type Mirror struct {
-	URL string // https
+// Schemes of mirrors: the ways in which a source's bytes come.
+const (
+	// SchemeHTTPS is a file of an https server: "https://HOST/PATH".
+	SchemeHTTPS = "https"
+	// SchemeDebian is a file of a Debian source package:
+	// "debian:SUITE/SOURCE=VERSION".
+	SchemeDebian = "debian"
+	// SchemeGit is the tree of a commit: "git:URL#COMMIT".
+	SchemeGit = "git"
+	// SchemeNPM is what a lock file of npm or pnpm names:
+	// "npm:PATH=SHA256OFTHATFILE".
+	SchemeNPM = "npm"
+	// SchemeDirectory is a directory beside the recipe: "directory:PATH".
+	SchemeDirectory = "directory"
+)
 
-	// A file of this exact version of a Debian source package.
+// Mirror is one place to get a source from. Which values it has follows from
+// its scheme.
+type Mirror struct {
+	Scheme string
+	// URL is the file of https, or the repository of git.
+	URL string
+	// Suite, Source and Version name a version of a Debian source package.
 	Suite, Source, Version string
+	// Commit of git: 40 hex digits, or 64.
+	Commit string
+	// Path is npm's lock file, or a directory, relative to sources.yaml.
+	Path string
+	// Lock is the digest of npm's lock file.
+	Lock store.Digest
 }
 
-// ParseMirror reads "https://HOST/PATH" or "debian:SUITE/SOURCE=VERSION".
-func ParseMirror(s string) (Mirror, error) {
-	if rest, ok := strings.CutPrefix(s, "debian:"); ok {
-		suite, pkg, ok1 := strings.Cut(rest, "/")
+// mirrors are the readers of each scheme. They get what follows the scheme's
+// colon, but https the whole.
+var mirrors = map[string]struct {
+	form  string
+	parse func(string) (Mirror, bool)
+}{
+	SchemeHTTPS: {"https://HOST/PATH", func(s string) (Mirror, bool) {
+		return Mirror{URL: s}, validURL(s, "https")
+	}},
+	SchemeDebian: {"debian:SUITE/SOURCE=VERSION", func(s string) (Mirror, bool) {
+		suite, pkg, ok1 := strings.Cut(s, "/")
 		source, version, ok2 := strings.Cut(pkg, "=")
-		if !ok1 || !ok2 || !validName(suite) || !validName(source) || !debianVersion.MatchString(version) {
-			return Mirror{}, fmt.Errorf("mirror %q is not debian:SUITE/SOURCE=VERSION", s)
+		return Mirror{Suite: suite, Source: source, Version: version},
+			ok1 && ok2 && validName(suite) && validName(source) && debianVersion.MatchString(version)
+	}},
+	SchemeGit: {"git:https://HOST/PATH#COMMIT", func(s string) (Mirror, bool) {
+		repository, commit, ok := strings.Cut(s, "#")
+		return Mirror{URL: repository, Commit: commit}, ok && ValidRepository(repository) && ValidCommit(commit)
+	}},
+	SchemeNPM: {"npm:PATH=SHA256", func(s string) (Mirror, bool) {
+		i := strings.LastIndexByte(s, '=')
+		if i < 0 {
+			return Mirror{}, false
 		}
-		return Mirror{Suite: suite, Source: source, Version: version}, nil
+		m := Mirror{Path: s[:i], Lock: store.Digest("sha256:" + s[i+1:])}
+		return m, ValidRelative(m.Path) && m.Lock.Hex() != ""
+	}},
+	SchemeDirectory: {"directory:PATH", func(s string) (Mirror, bool) {
+		return Mirror{Path: s}, ValidRelative(s)
+	}},
+}
+
+// ParseMirror reads a mirror: a scheme and, after a colon, what that scheme
+// has.
+func ParseMirror(s string) (Mirror, error) {
+	scheme, rest, _ := strings.Cut(s, ":")
+	kind, ok := mirrors[scheme]
+	if !ok || !validWord(s) {
+		var forms []string
+		for _, scheme := range slices.Sorted(maps.Keys(mirrors)) {
+			forms = append(forms, mirrors[scheme].form)
+		}
+		return Mirror{}, fmt.Errorf("mirror %q is none of %s", s, strings.Join(forms, ", "))
 	}
-	u, err := url.Parse(s)
-	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || u.Fragment != "" || !validWord(s) {
-		return Mirror{}, fmt.Errorf("mirror %q is neither https://HOST/PATH nor debian:SUITE/SOURCE=VERSION", s)
+	if scheme == SchemeHTTPS {
+		rest = s
 	}
-	return Mirror{URL: s}, nil
+	m, ok := kind.parse(rest)
+	if !ok {
+		return Mirror{}, fmt.Errorf("mirror %q is not %s", s, kind.form)
+	}
+	m.Scheme = scheme
+	return m, nil
 }
 
 // String is the mirror as ParseMirror reads it.
 func (m Mirror) String() string {
-	if m.URL != "" {
-		return m.URL
+	switch m.Scheme {
+	case SchemeGit:
+		return "git:" + m.URL + "#" + m.Commit
+	case SchemeNPM:
+		return "npm:" + m.Path + "=" + m.Lock.Hex()
+	case SchemeDirectory:
+		return "directory:" + m.Path
+	case SchemeDebian:
+		return "debian:" + m.Suite + "/" + m.Source + "=" + m.Version
 	}
-	return "debian:" + m.Suite + "/" + m.Source + "=" + m.Version
+	return m.URL
+}
+
+// validURL says whether s is a URL of one of the schemes, with a host and
+// without a fragment or a password.
+func validURL(s string, schemes ...string) bool {
+	u, err := url.Parse(s)
+	if err != nil || !slices.Contains(schemes, u.Scheme) || u.Hostname() == "" || u.Fragment != "" || !validWord(s) {
+		return false
+	}
+	_, password := u.User.Password()
+	return u.User == nil || u.Scheme == "ssh" && !password
+}
+
+// ValidRepository says whether s is the URL of a git repository: https, or ssh
+// with or without a user.
+func ValidRepository(s string) bool { return validURL(s, "https", "ssh") }
+
+// ValidCommit says whether s is the whole name of a git commit.
+func ValidCommit(s string) bool { return commit.MatchString(s) }
+
+// ValidRelative says whether s is a clean path that may begin with "../".
+func ValidRelative(s string) bool {
+	return validWord(s) && path.Clean(s) == s && !path.IsAbs(s) && s[0] != '-'
 }
 
 var (
@@ -155,6 +248,7 @@ var (
 	debianVersion = regexp.MustCompile(`^[0-9][A-Za-z0-9.+~:-]{0,127}$`)
 	name          = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{0,127}$`)
 	packageWord   = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_+.~-]{0,127}$`)
+	commit        = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 	goVersion     = regexp.MustCompile(`^go1\.[0-9]{1,4}(\.[0-9]{1,4}|rc[0-9]{1,2})?$`)
 )
 

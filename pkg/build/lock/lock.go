@@ -34,7 +34,7 @@ type Lock struct {
 	// SourceDate is the time stamp of every artifact, in seconds since 1970,
 	// from 1 to 2^33.
 	SourceDate int64 `json:"source_date"`
-	// Sources are the upstream tarballs, by name.
+	// Sources are upstream's files and trees, by name.
 	Sources   []Source  `json:"sources"`
 	Toolchain Toolchain `json:"toolchain"`
 	Go        Go        `json:"go"`
@@ -115,9 +115,11 @@ type Source struct {
 	Digest store.Digest `json:"digest"`
 	// Size in bytes, from 1 to MaxSize.
 	Size int64 `json:"size"`
-	// Mirrors are tried in order: "https://…", or
+	// Mirrors are tried in order: "https://…",
 	// "debian:SUITE/SOURCE=DEBIANVERSION", the file named File of that source
-	// package by the machine's own apt.
+	// package by the machine's own apt, and the others of ParseMirror. A tree,
+	// such as that of a git commit, is a tar that comes out the same wherever
+	// it is made.
 	Mirrors []string `json:"mirrors"`
 	// Relocked is the version this entry replaced when the machine chose a new
 	// one by itself, because every mirror had said that it does not have the

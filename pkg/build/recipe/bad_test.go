@@ -3,6 +3,7 @@ package recipe
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -44,9 +45,9 @@ func TestBadRecipe(t *testing.T) {
 		{"schema", "schema: 1", "schema: 2", `2:9: schema is 2, this program reads 1`},
 		{"name", "name: demo", "name: Demo", `3:7: recipe name "Demo" is not a name: lower case letters, digits and dashes, beginning with a letter, at most 32`},
 		{"architecture", "architectures: [amd64, arm64]", "architectures: [amd64, x86_64]", `5:24: unknown architecture "x86_64", did you mean "amd64"?`},
-		{"no architecture", "architectures: [amd64, arm64]", "architectures: []", `5:16: architectures is empty, list amd64, arm64 or both`},
+		{"no architecture", "architectures: [amd64, arm64]", "architectures: []", `5:16: architectures is empty, list amd64, arm64 or riscv64`},
 		{"architecture twice", "architectures: [amd64, arm64]", "architectures: [amd64, amd64]", `5:24: architecture "amd64" is used twice, first in line 5`},
-		{"kernel architecture", "    arm64: [arm64.config]", "    riscv: [arm64.config]", `14:5: unknown architecture "riscv", known are amd64, arm64`},
+		{"kernel architecture", "    arm64: [arm64.config]", "    riscv: [arm64.config]", `14:5: unknown architecture "riscv", did you mean "riscv64"?`},
 		{"fragment missing", "- base.config", "- bse.config", `12:7: fragment is missing: there is no DIR/bse.config`},
 		{"fragment of one architecture missing", "[arm64.config]", "[arm.config]", `14:13: fragment is missing: there is no DIR/arm.config`},
 		{"fragment twice", "[arm64.config]", "[base.config]", `14:13: fragment "base.config" is used twice, first in line 12`},
@@ -170,7 +171,24 @@ func TestBadSources(t *testing.T) {
 		{"empty", "# nothing\n", `1:1: file is empty`},
 		{"no source", "{}\n", `1:1: file lists no source`},
 		{"name", "Linux: {debian: {suite: a, source: b}}\n", `1:1: source name "Linux" may have lower case letters, digits, dots, pluses and dashes`},
-		{"no debian", "a:\n  url: https://example.org/\n", `2:3: key "debian" is missing in a`},
+		{"nothing", "a:\n  series: \"1\"\n", `2:3: source "a" says nothing of where it is: give debian, git, npm, directory or url`},
+		{"no version", "a:\n  url: https://example.org/\n", `2:3: nothing says which versions of "a" there are: give version, or list`},
+		{"two kinds", "a:\n  debian: {suite: a, source: b}\n  directory: ../x\n", `3:14: source "a" is of debian already, it can be of one only`},
+		{"key of another kind", "a:\n  directory: ../x\n  sha256: x\n", `3:11: key "sha256" does not go with "directory"`},
+		{"sum", "a:\n  url: https://example.org/\n  version: \"1\"\n  sha256: abc\n", `4:11: "abc" is not a SHA-256 sum: want 64 lower-case hex digits`},
+		{"sum of no version", "a:\n  url: https://example.org/a-${version}.gz\n  list: https://example.org/\n  sha256: abc\n", `4:11: sha256 is of one version: give that too`},
+		{"list", "a:\n  url: https://example.org/a\n  list: https://example.org/\n", `3:9: list is searched for names of the file, and that of url "https://example.org/a" has no ${version}`},
+		{"version and series", "a:\n  url: https://example.org/a\n  version: \"2.1\"\n  series: \"1\"\n", `3:12: version "2.1" is not in the series 1`},
+		{"mirrors of nothing", "a:\n  debian: {suite: a, source: b}\n  mirrors: [https://example.org/]\n", `3:12: mirrors are of the file at url, and there is none`},
+		{"mirror", "a:\n  url: https://example.org/\n  version: \"1\"\n  mirrors: [ftp://example.org/]\n", `4:13: mirror "ftp://example.org/" is not an https URL`},
+		{"repository", "a:\n  git: {url: ../x, branch: main}\n", `2:14: "../x" is not the https or ssh URL of a repository`},
+		{"no commit", "a:\n  git: {url: https://example.org/x}\n", `2:8: 0 of tag, branch and commit are given, want one`},
+		{"two commits", "a:\n  git:\n    url: https://example.org/x\n    branch: main\n    tag: v${version}\n", `3:5: 2 of tag, branch and commit are given, want one`},
+		{"short commit", "a:\n  git:\n    url: https://example.org/x\n    commit: \"1234567\"\n", `4:13: "1234567" is not the whole name of a commit: want 40 or 64 lower-case hex digits`},
+		{"branch", "a:\n  git:\n    url: https://example.org/x\n    branch: --upload-pack=x\n", `4:13: "--upload-pack=x" is not a branch`},
+		{"tag", "a:\n  git:\n    url: https://example.org/x\n    tag: v1\n", `4:10: tag "v1" has no ${version}; for a single tag give its commit`},
+		{"series of a branch", "a:\n  git:\n    url: https://example.org/x\n    branch: main\n  series: \"1\"\n", `5:11: a series is of tags, and none are named`},
+		{"absolute", "a:\n  npm:\n    lock: /etc/package-lock.json\n", `3:11: "/etc/package-lock.json" is not a clean path relative to this file, without spaces`},
 		{"plain http", "a:\n  url: http://example.org/\n  debian: {suite: a, source: b}\n", `2:8: url "http://example.org/" is not an https URL`},
 		{"placeholder", "a:\n  url: https://example.org/${series}\n  debian: {suite: a, source: b}\n", `2:8: unknown placeholder ${series}, known is ${version}`},
 		{"series", "a:\n  debian: {suite: a, source: b}\n  series: v1\n", `3:11: series "v1" is not the beginning of a version like "17"`},
@@ -180,6 +198,25 @@ func TestBadSources(t *testing.T) {
 			_, err := parseSources("sources.yaml", []byte(tt.in))
 			wantFault(t, err, "sources.yaml:"+tt.want)
 		})
+	}
+}
+
+func TestMirrors(t *testing.T) {
+	m, err := ParseMirrors("mirrors.yaml", []byte("https://example.org: [https://mirror.example.net/org, \"http://127.0.0.1:8080/\"]\nhttps://example.com/a/:\n- https://mirror.example.net/a\n"))
+	want := Mirrors{"https://example.org/": {"https://mirror.example.net/org/", "http://127.0.0.1:8080/"}, "https://example.com/a/": {"https://mirror.example.net/a/"}}
+	if err != nil || !reflect.DeepEqual(m, want) {
+		t.Errorf("%v, %v", m, err)
+	}
+	for in, want := range map[string]string{
+		"https://example.org: [ftp://x/]\n":                                     `1:23: "ftp://x/" is not an https URL`,
+		"https://example.org: [http://example.net/]\n":                          `1:23: "http://example.net/" is not an https URL`,
+		"example.org: [https://x/]\n":                                           `1:1: "example.org" is not an https URL`,
+		"https://example.org: []\n":                                             `1:22: no place is named that stands for https://example.org`,
+		"https://example.org: https://x\n":                                      `1:22: https://example.org is text, not a list`,
+		"https://example.org: [https://x]\nhttps://example.org/: [https://y]\n": `2:1: https://example.org/ has mirrors already`,
+	} {
+		_, err := ParseMirrors("mirrors.yaml", []byte(in))
+		wantFault(t, err, "mirrors.yaml:"+want)
 	}
 }
 

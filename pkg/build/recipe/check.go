@@ -21,9 +21,6 @@ var (
 	environPattern    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
-// Architectures a recipe can name.
-var architectures = [...]string{"amd64", "arm64"}
-
 // check collects what the checks of all three files share. The first problem
 // stops it.
 type check struct {

@@ -1,7 +1,6 @@
 package recipe
 
 import (
-	"net/url"
 	"path"
 	"regexp"
 	"slices"
@@ -9,9 +8,7 @@ import (
 )
 
 var (
-	ownerPattern  = regexp.MustCompile(`^[0-9]{1,5}:[0-9]{1,5}$`)
-	sourcePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9.+-]{0,63}$`)
-	seriesPattern = regexp.MustCompile(`^[0-9][0-9A-Za-z.]*$`)
+	ownerPattern = regexp.MustCompile(`^[0-9]{1,5}:[0-9]{1,5}$`)
 )
 
 func checkPort(doc *document, p *PortFile) error {
@@ -73,36 +70,4 @@ func (c *check) pattern(where, p string) {
 	if p == "" || strings.HasPrefix(p, "/") || path.Clean(p) != p || strings.HasPrefix(p, "../") || err != nil {
 		c.failf(where, "%q is not a pattern of files relative to $OUT like %q or %q", p, "usr/bin/*", "usr/lib/**")
 	}
-}
-
-func checkSources(doc *document, sources map[string]Source) error {
-	c := &check{doc: doc}
-	if len(sources) == 0 {
-		c.failf("", "file lists no source")
-	}
-	for _, n := range slices.Sorted(slices.Values(keys(sources))) {
-		s := sources[n]
-		if !sourcePattern.MatchString(n) {
-			c.failf(n+"#key", "source name %q may have lower case letters, digits, dots, pluses and dashes", n)
-		}
-		if s.URL != "" {
-			u, err := url.Parse(strings.ReplaceAll(s.URL, "${version}", "1"))
-			if err != nil || u.Scheme != "https" || u.Host == "" {
-				c.failf(n+".url", "url %q is not an https URL", s.URL)
-			}
-			for _, p := range placeholder.FindAllString(s.URL, -1) {
-				if !strings.HasPrefix(p, "${version") || !strings.HasSuffix(p, "}") {
-					c.failf(n+".url", "unknown placeholder %s, known is ${version}", p)
-				}
-			}
-		}
-		c.notEmpty(n+".debian.suite", s.Debian.Suite)
-		if !sourcePattern.MatchString(s.Debian.Source) {
-			c.failf(n+".debian.source", "%q is not the name of a Debian source package", s.Debian.Source)
-		}
-		if c.given(n+".series") && !seriesPattern.MatchString(s.Series) {
-			c.failf(n+".series", "series %q is not the beginning of a version like %q", s.Series, "17")
-		}
-	}
-	return c.err
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/kernel"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/erofs"
 )
@@ -30,7 +31,7 @@ func checkRecipe(doc *document, r *Recipe) error {
 	c.notBlank("ports", r.Ports)
 	c.notBlank("sources", r.Sources)
 	if len(r.Architectures) == 0 {
-		c.failf("architectures", "architectures is empty, list amd64, arm64 or both")
+		c.failf("architectures", "architectures is empty, list %s", arch.Choice())
 	}
 	seen := map[string]string{}
 	for i, a := range r.Architectures {
@@ -72,15 +73,15 @@ func checkRecipe(doc *document, r *Recipe) error {
 }
 
 // architecture knows the names other projects use for ours.
-func (c *check) architecture(where, arch string) {
-	switch arch {
-	case "x86_64", "x86-64", "x86", "x64":
-		c.failf(where, "unknown architecture %q, did you mean %q?", arch, "amd64")
-	case "aarch64", "armv8":
-		c.failf(where, "unknown architecture %q, did you mean %q?", arch, "arm64")
-	default:
-		c.oneOf(where, "architecture", arch, architectures[:]...)
+func (c *check) architecture(where, name string) {
+	a, ok := arch.OfUname(name)
+	if name == "x86" {
+		a, ok = arch.OfUname("x86_64")
 	}
+	if ok && a.Go != name {
+		c.failf(where, "unknown architecture %q, did you mean %q?", name, a.Go)
+	}
+	c.oneOf(where, "architecture", name, arch.Names()...)
 }
 
 func checkRoot(c *check, r Root) {

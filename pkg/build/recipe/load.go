@@ -119,7 +119,12 @@ func LoadSources(file Ref) (map[string]Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseSources(file.String(), data)
+	sources, err := parseSources(file.String(), data)
+	for name, s := range sources {
+		s.Dir = file.Dir()
+		sources[name] = s
+	}
+	return sources, err
 }
 
 // LoadSources reads the recipe's list of sources; there are none where it names

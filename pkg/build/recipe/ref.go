@@ -37,6 +37,14 @@ func (r Ref) Join(name string) Ref {
 	return Ref{r.FS, path.Join(r.Name, filepath.ToSlash(name))}
 }
 
+// Dir is the directory that holds the file.
+func (r Ref) Dir() Ref {
+	if r.FS == nil {
+		return Ref{Name: filepath.Dir(r.Name)}
+	}
+	return Ref{r.FS, path.Dir(r.Name)}
+}
+
 // Open opens the file for reading.
 func (r Ref) Open() (io.ReadCloser, error) {
 	if r.FS == nil {

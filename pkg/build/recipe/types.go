@@ -23,7 +23,7 @@ type Recipe struct {
 	Name string `yaml:"name"`
 	// Summary is one line for people.
 	Summary string `yaml:"summary"`
-	// Architectures is a non-empty subset of amd64 and arm64.
+	// Architectures is a non-empty subset of amd64, arm64 and riscv64.
 	Architectures []string `yaml:"architectures"`
 
 	// Toolchain is the directory of the toolchain image, relative to the
@@ -323,18 +323,62 @@ type Port struct {
 }
 
 // Source is one entry of sources.yaml: where a named upstream source comes
-// from. Which version and which bytes is the lock's business.
+// from. One of debian, git, npm and directory says how; a source with none of
+// them is the file at url. Which version and which bytes is the lock's business.
 type Source struct {
 	Name string `yaml:"-"` // the entry's key
 	// URL is upstream's, with ${version}, ${version:-} (dots as dashes) or
-	// ${version:_} (dots as underscores); empty where upstream publishes no
-	// file with the bytes Debian has.
+	// ${version:_} (dots as underscores). Beside debian it is asked first, and
+	// left out where upstream publishes no file with the bytes Debian has.
 	URL string `yaml:"url,omitempty"`
+	// Mirrors are further places of the same file, asked after url in this
+	// order, with the same placeholders.
+	Mirrors []string `yaml:"mirrors,omitempty"`
+	// Version is the one to lock: of a file at url, where nothing lists which
+	// there are, or that of a directory.
+	Version string `yaml:"version,omitempty"`
+	// SHA256 is the sum that the file at url has to have, 64 hex digits, as
+	// upstream publishes it. Without it the first bytes that come are locked.
+	SHA256 string `yaml:"sha256,omitempty"`
+	// List is a page that names the files at url of all versions, such as a
+	// directory's listing: what version is chosen from, or held against.
+	List string `yaml:"list,omitempty"`
 	// Debian names the source package whose .orig tarball holds the bytes.
-	Debian Debian `yaml:"debian"`
+	Debian Debian `yaml:"debian,omitempty"`
+	// Git is a repository; the source is the tree of a commit.
+	Git Git `yaml:"git,omitempty"`
+	// NPM has the source be the packages that a lock file of npm or pnpm
+	// names.
+	NPM NPM `yaml:"npm,omitempty"`
+	// Directory is a directory relative to sources.yaml, the source itself.
+	Directory string `yaml:"directory,omitempty"`
 	// Series restricts what a re-lock may choose: "17" allows 17.12 and 17.13
 	// but not 18.0.
 	Series string `yaml:"series,omitempty"`
+
+	// Dir is the directory of sources.yaml, which paths are relative to.
+	Dir Ref `yaml:"-" json:"-"`
+}
+
+// Git says which commit of a repository is the source. One of tag, branch and
+// commit is given.
+type Git struct {
+	// URL is the repository's, https or ssh.
+	URL string `yaml:"url"`
+	// Tag is how upstream names the tag of a version, with ${version} and the
+	// like: "v${version}". The newest version of the series is locked.
+	Tag string `yaml:"tag,omitempty"`
+	// Branch is one whose newest commit is locked.
+	Branch string `yaml:"branch,omitempty"`
+	// Commit is the one to lock, its whole name.
+	Commit string `yaml:"commit,omitempty"`
+}
+
+// NPM names the lock file of a JavaScript program's dependencies.
+type NPM struct {
+	// Lock is a package-lock.json of npm 7 or newer, or a pnpm-lock.yaml,
+	// relative to sources.yaml.
+	Lock string `yaml:"lock"`
 }
 
 // Debian names a file of a Debian source package.

@@ -94,7 +94,7 @@ func TestDebsUnfetched(t *testing.T) {
 func TestSourceWithoutLists(t *testing.T) {
 	needAptGet(t)
 	f, _ := fetcher(t, mirrorOf(t, http.NotFound))
-	err := f.Sources(t.Context(), []lock.Source{src("zlib", "debian:bookworm/zlib=1.3-1")})
+	err := f.Sources(t.Context(), []lock.Source{src("zlib", "debian:bookworm/zlib=1.3-1")}, nil)
 	var missing *MissingError
 	if fault.ClassOf(err) != fault.Source || errors.As(err, &missing) || !strings.Contains(err.Error(), "lists of bookworm") {
 		t.Fatalf("error %v", err)
@@ -103,7 +103,7 @@ func TestSourceWithoutLists(t *testing.T) {
 
 func TestNoDebianArchive(t *testing.T) {
 	f, _ := fetcher(t, WithAptDir(t.TempDir()))
-	err := f.Sources(t.Context(), []lock.Source{src("zlib", "debian:trixie/zlib=1.3-1")})
+	err := f.Sources(t.Context(), []lock.Source{src("zlib", "debian:trixie/zlib=1.3-1")}, nil)
 	if fault.ClassOf(err) != fault.Environment || fault.HintOf(err) == "" {
 		t.Fatalf("error %v", err)
 	}
@@ -144,7 +144,7 @@ func TestRealApt(t *testing.T) {
 	if !ok || len(changes) != 1 || !strings.HasPrefix(s.File, "musl_1.2.") || len(old.Sources) != 0 {
 		t.Fatalf("locked %+v, changes %v", s, changes)
 	}
-	if err := f.Sources(t.Context(), l.Sources); err != nil {
+	if err := f.Sources(t.Context(), l.Sources, nil); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := f.store.Size(s.Digest); err != nil || n != s.Size {
@@ -153,7 +153,7 @@ func TestRealApt(t *testing.T) {
 
 	// A pin that has rotted, and its re-lock.
 	l.Sources[0].Digest, l.Sources[0].Version, l.Sources[0].File = store.FromBytes(nil), "1.2.0", "musl_1.2.0.orig.tar.gz"
-	err = f.Sources(t.Context(), l.Sources)
+	err = f.Sources(t.Context(), l.Sources, nil)
 	var missing *MissingError
 	if !errors.As(err, &missing) || !slices.Equal(missing.Names, []string{"musl"}) || !strings.Contains(err.Error(), "trixie has 1.2.") {
 		t.Fatalf("error %v", err)
@@ -170,7 +170,7 @@ func TestRealApt(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Sources[0].File = "musl_renamed.orig.tar.gz"
-	if err := f.Sources(t.Context(), l.Sources); err != nil {
+	if err := f.Sources(t.Context(), l.Sources, nil); err != nil {
 		t.Fatal(err)
 	}
 

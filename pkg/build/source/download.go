@@ -38,10 +38,15 @@ type blob struct {
 	size   int64
 }
 
-// download brings url into the store. The file grows under the cache directory
-// by a name made of its digest, so that any later run, from any mirror, goes
-// on where this one ended.
+// download brings url into the store, from the first of its places that has it.
 func (f *Fetcher) download(ctx context.Context, b blob, url string) error {
+	return f.eachPlace(ctx, url, func(place string) error { return f.downloadFrom(ctx, b, place) })
+}
+
+// downloadFrom brings url into the store. The file grows under the cache
+// directory by a name made of its digest, so that any later run, from any
+// mirror, goes on where this one ended.
+func (f *Fetcher) downloadFrom(ctx context.Context, b blob, url string) error {
 	part, err := f.openPartial(ctx, b)
 	if err != nil || part == nil {
 		return err // nil, nil: another process has stored it meanwhile

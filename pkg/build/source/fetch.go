@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -27,13 +28,16 @@ import (
 // sent something else, or the fetcher is offline;
 // fault.Environment for a full disk. Bytes that did arrive are kept in each
 // case, except wrong ones.
-func (f *Fetcher) Sources(ctx context.Context, sources []lock.Source) error {
+//
+// What is declared of the sources says where files beside sources.yaml are,
+// which some kinds are made of.
+func (f *Fetcher) Sources(ctx context.Context, sources []lock.Source, declared map[string]recipe.Source) error {
 	var jobs []job
 	for _, s := range sources {
 		jobs = append(jobs, job{
 			blob: blob{name: s.Name, digest: s.Digest, size: s.Size},
 			run: func(ctx context.Context, b blob, failed *attemptError) error {
-				return f.source(ctx, s, b, failed)
+				return f.source(ctx, s, declared[s.Name], b, failed)
 			},
 		})
 	}
@@ -42,7 +46,7 @@ func (f *Fetcher) Sources(ctx context.Context, sources []lock.Source) error {
 
 // source tries the mirrors in order; failed collects what each said. The error
 // is one that makes trying on pointless.
-func (f *Fetcher) source(ctx context.Context, s lock.Source, b blob, failed *attemptError) error {
+func (f *Fetcher) source(ctx context.Context, s lock.Source, decl recipe.Source, b blob, failed *attemptError) error {
 	for _, text := range s.Mirrors {
 		m, err := lock.ParseMirror(text)
 		if err != nil {
@@ -50,11 +54,7 @@ func (f *Fetcher) source(ctx context.Context, s lock.Source, b blob, failed *att
 		}
 		b.mirror = text
 		f.tell(Event{Kind: Started, Name: b.name, Mirror: text, Total: b.size})
-		if m.URL != "" {
-			err = f.download(ctx, b, m.URL)
-		} else {
-			err = f.fetchDebian(ctx, b, s.File, m)
-		}
+		err = kindOfMirror(m).fetch(ctx, f, b, s, decl, m)
 		if err == nil || !tryNext(ctx, err) {
 			return err
 		}

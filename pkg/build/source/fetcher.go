@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -23,6 +24,7 @@ type Fetcher struct {
 	goCmd    string
 	apt      *apt
 	hosts    *hosts
+	mirrors  recipe.Mirrors
 
 	mu       sync.Mutex // serialises progress
 	progress func(Event)
@@ -82,6 +84,12 @@ func WithOffline(offline bool) Option {
 // rules on redirects stay.
 func WithHTTPClient(c *http.Client) Option {
 	return func(f *Fetcher) error { f.client = c; return nil }
+}
+
+// WithMirrors has other places asked in place of those whose URLs begin with a
+// key, in their order. What they give is held against the same digests.
+func WithMirrors(m recipe.Mirrors) Option {
+	return func(f *Fetcher) error { f.mirrors = m; return nil }
 }
 
 // WithProgress sets the callback; it is called from many goroutines, one call
@@ -147,7 +155,7 @@ func New(opts ...Option) (*Fetcher, error) {
 	client := *f.client
 	client.CheckRedirect = checkRedirect
 	f.client = &client
-	for _, sub := range []string{"partial", "gomod", "apt"} {
+	for _, sub := range []string{"partial", "gomod", "apt", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(f.cache, sub), 0o755); err != nil {
 			return nil, store.FullDisk(f.cache, err)
 		}

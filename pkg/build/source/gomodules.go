@@ -18,12 +18,13 @@ import (
 	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
 
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
 // goArchs are the architectures whose builds the modules must serve.
-func goArchs() []string { return []string{"amd64", "arm64"} }
+func goArchs() []string { return arch.Built() }
 
 // GoModules brings the modules of the Go module in dir into the store as one
 // tar: a file tree for GOPROXY=file://…/cache/download with, for each module
@@ -141,8 +142,8 @@ func (g goRun) listPackages(ctx context.Context, packages []string) error {
 		args, packages = append(args, packages[0]), packages[1:]
 	}
 	args = append(append(args, "--"), packages...)
-	for _, arch := range goArchs() {
-		g.env = []string{"GOARCH=" + arch}
+	for _, goarch := range goArchs() {
+		g.env = []string{"GOARCH=" + goarch}
 		if _, err := g.run(ctx, args...); err != nil {
 			return err
 		}

@@ -222,3 +222,42 @@ func TestGoToolchain(t *testing.T) {
 		t.Errorf("no such version: %v", err)
 	}
 }
+
+// A proxy of files has two newer versions; what is indirect is not asked for.
+func TestOutdatedModules(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip(err)
+	}
+	proxy := t.TempDir()
+	for module, versions := range map[string][]string{"example.org/a": {"v1.0.0", "v1.2.0", "v1.3.0-rc.1"}, "example.org/b": {"v0.5.0"}} {
+		dir := filepath.Join(proxy, module, "@v")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		files := map[string]string{"list": strings.Join(versions, "\n") + "\n"}
+		for _, v := range versions {
+			files[v+".info"] = `{"Version": "` + v + `", "Time": "2026-01-01T00:00:00Z"}`
+			files[v+".mod"] = "module " + module + "\n"
+		}
+		for name, text := range files {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Setenv("GOPROXY", "file://"+proxy)
+	t.Setenv("GONOSUMDB", "*")
+	dir := t.TempDir()
+	mod := "module example.org/x\n\ngo 1.26\n\nrequire (\n\texample.org/a v1.0.0\n\texample.org/b v0.5.0\n\texample.org/gone v1.0.0\n\texample.org/other v1.0.0 // indirect\n)\n"
+	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(mod), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, _ := fetcher(t)
+	o, notes, err := f.OutdatedModules(t.Context(), dir)
+	if err != nil || len(o.Newer) != 1 || !slices.Equal(o.Newer[0].Packages, []string{"example.org/a v1.0.0 → v1.2.0"}) {
+		t.Errorf("%+v, %v", o, err)
+	}
+	if len(notes) != 1 || !strings.HasPrefix(notes[0], "example.org/gone: ") {
+		t.Errorf("notes %q", notes)
+	}
+}

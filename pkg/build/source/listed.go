@@ -26,16 +26,13 @@ type listed struct {
 
 // mirror is the lock's name for the version's files.
 func (l listed) mirror() string {
-	return lock.Mirror{Suite: l.suite, Source: l.pkg.Name, Version: l.pkg.Version}.String()
+	return lock.Mirror{Scheme: lock.SchemeDebian, Suite: l.suite, Source: l.pkg.Name, Version: l.pkg.Version}.String()
 }
 
 // entry is the version as a lock's entry.
 func (l listed) entry(name string, decl recipe.Source) (lock.Source, error) {
 	s := lock.Source{Name: name, Version: l.version, File: l.file.Name, Digest: l.file.Digest, Size: l.file.Size}
-	if decl.URL != "" {
-		s.Mirrors = append(s.Mirrors, expandURL(decl.URL, l.version))
-	}
-	s.Mirrors = append(s.Mirrors, l.mirror())
+	s.Mirrors = append(declaredURLs(decl, l.version), l.mirror())
 	for _, m := range s.Mirrors {
 		if _, err := lock.ParseMirror(m); err != nil {
 			return s, fault.Errorf(fault.Usage, "source %s: %w", name, err)

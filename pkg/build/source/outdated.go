@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
-	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 )
 
 // Offer is a version of an input that is newer than the locked one.
@@ -78,7 +77,7 @@ func (f *Fetcher) Outdated(ctx context.Context, l *lock.Lock, d Declared) ([]Out
 	}
 	for _, s := range l.Sources {
 		if decl, ok := d.Sources[s.Name]; ok {
-			ask(s.Name, func(ctx context.Context) (Outdated, []string, error) { return f.outdatedSource(ctx, s, decl) })
+			ask(s.Name, func(ctx context.Context) (Outdated, []string, error) { return kindOf(decl).outdated(ctx, f, s, decl) })
 		}
 	}
 	if d.ToolchainSuite != "" && len(l.Toolchain.Packages) > 0 {
@@ -102,50 +101,6 @@ func (f *Fetcher) Outdated(ctx context.Context, l *lock.Lock, d Declared) ([]Out
 	slices.SortFunc(all, func(a, b Outdated) int { return strings.Compare(a.Name, b.Name) })
 	slices.Sort(notes)
 	return all, notes, nil
-}
-
-func (f *Fetcher) outdatedSource(ctx context.Context, s lock.Source, decl recipe.Source) (Outdated, []string, error) {
-	o := Outdated{Locked: s.Version}
-	found, notes, err := f.list(ctx, s.Name, decl)
-	if err != nil {
-		return o, nil, err
-	}
-	for _, l := range found {
-		if l.file.Name == "" {
-			continue
-		}
-		entry, err := l.entry(s.Name, decl)
-		if err != nil {
-			return o, nil, err
-		}
-		if entry.Digest == s.Digest || compareSources(entry, s) <= 0 {
-			break
-		}
-		in := inSeries(l.version, decl.Series)
-		if !in && (o.BeyondSeries != nil || len(o.Newer) > 0) {
-			continue
-		}
-		offer := Offer{Version: l.version, Where: l.mirror()}
-		if offer.Version == s.Version {
-			offer.Version = l.pkg.Version // another tarball of the same version
-		}
-		f.offered(&offer, func() (bool, error) { return f.available(ctx, l) }, l.file.Name)
-		if !in {
-			o.BeyondSeries = &offer
-			continue
-		}
-		if last := len(o.Newer) - 1; last >= 0 && o.Newer[last].Version == offer.Version && !o.Newer[last].Available {
-			if !offer.Available {
-				continue // the same in another suite
-			}
-			o.Newer = o.Newer[:last]
-		}
-		o.Newer = append(o.Newer, offer)
-		if offer.Available {
-			break
-		}
-	}
-	return o, notes, context.Cause(ctx)
 }
 
 // offered fills in whether an offer can be had.

@@ -10,22 +10,25 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// Resolve makes the lock's entry for a source: the newest version in its
-// series that is listed and whose tarball the archive really has. It looks in
-// the declared suite, and in its -updates and -security, where fixes come
-// first. It downloads no source.
-//
-// Upstream's URL becomes the first mirror if sources.yaml gives one, which by
-// convention it does only where Debian's tarball is upstream's, byte for byte.
-func (f *Fetcher) Resolve(ctx context.Context, name string, decl recipe.Source) (lock.Source, error) {
-	s, _, err := f.resolve(ctx, name, decl, nil)
-	return s, err
+// debianKind is the .orig tarball of a Debian source package. It comes from
+// upstream where the declaration has a URL, which by convention it has only
+// where Debian's tarball is upstream's, byte for byte; and else from the
+// archives that this machine's apt is set up for.
+type debianKind struct{}
+
+func (debianKind) scheme() string             { return lock.SchemeDebian }
+func (debianKind) of(decl recipe.Source) bool { return decl.Debian != (recipe.Debian{}) }
+
+func (debianKind) fetch(ctx context.Context, f *Fetcher, b blob, s lock.Source, _ recipe.Source, m lock.Mirror) error {
+	return f.fetchDebian(ctx, b, s.File, m)
 }
 
-// resolve is Resolve that keeps an entry which is as good: the one of the same
-// bytes, or one that is newer than all that can be had. The notes say which
-// versions are listed and cannot be had, and what could not be asked.
-func (f *Fetcher) resolve(ctx context.Context, name string, decl recipe.Source, keep *lock.Source) (lock.Source, []string, error) {
+// resolve takes the newest version in the series that is listed and whose
+// tarball the archive really has. It looks in the declared suite, and in its
+// -updates and -security, where fixes come first. It downloads no source. The
+// notes say which versions are listed and cannot be had, and what could not be
+// asked.
+func (debianKind) resolve(ctx context.Context, f *Fetcher, name string, decl recipe.Source, keep *lock.Source) (lock.Source, []string, error) {
 	found, notes, err := f.list(ctx, name, decl)
 	if err != nil {
 		return lock.Source{}, nil, err
@@ -93,6 +96,50 @@ func (f *Fetcher) list(ctx context.Context, name string, decl recipe.Source) ([]
 	return found, notes, nil
 }
 
+func (debianKind) outdated(ctx context.Context, f *Fetcher, s lock.Source, decl recipe.Source) (Outdated, []string, error) {
+	o := Outdated{Locked: s.Version}
+	found, notes, err := f.list(ctx, s.Name, decl)
+	if err != nil {
+		return o, nil, err
+	}
+	for _, l := range found {
+		if l.file.Name == "" {
+			continue
+		}
+		entry, err := l.entry(s.Name, decl)
+		if err != nil {
+			return o, nil, err
+		}
+		if entry.Digest == s.Digest || compareSources(entry, s) <= 0 {
+			break
+		}
+		in := inSeries(l.version, decl.Series)
+		if !in && (o.BeyondSeries != nil || len(o.Newer) > 0) {
+			continue
+		}
+		offer := Offer{Version: l.version, Where: l.mirror()}
+		if offer.Version == s.Version {
+			offer.Version = l.pkg.Version // another tarball of the same version
+		}
+		f.offered(&offer, func() (bool, error) { return f.available(ctx, l) }, l.file.Name)
+		if !in {
+			o.BeyondSeries = &offer
+			continue
+		}
+		if last := len(o.Newer) - 1; last >= 0 && o.Newer[last].Version == offer.Version && !o.Newer[last].Available {
+			if !offer.Available {
+				continue // the same in another suite
+			}
+			o.Newer = o.Newer[:last]
+		}
+		o.Newer = append(o.Newer, offer)
+		if offer.Available {
+			break
+		}
+	}
+	return o, notes, context.Cause(ctx)
+}
+
 // compareSources orders two entries of one source by Debian's versions, which
 // also tell apart two tarballs of one upstream version, or by upstream's where
 // they are not of one Debian package.
@@ -107,7 +154,7 @@ func compareSources(a, b lock.Source) int {
 // debianMirror is the entry's Debian package; a zero one if it has none.
 func debianMirror(s lock.Source) lock.Mirror {
 	for _, text := range s.Mirrors {
-		if m, err := lock.ParseMirror(text); err == nil && m.Source != "" {
+		if m, err := lock.ParseMirror(text); err == nil && m.Scheme == lock.SchemeDebian {
 			return m
 		}
 	}

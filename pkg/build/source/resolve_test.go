@@ -103,7 +103,7 @@ func TestResolveTakesFixes(t *testing.T) {
 	}
 	// It is fetched from there, also when only the lists say where it is.
 	f := w.fetcher()
-	if err := f.Sources(t.Context(), u.Lock.Sources); err != nil || !f.store.Has(u.Lock.Sources[0].Digest) {
+	if err := f.Sources(t.Context(), u.Lock.Sources, nil); err != nil || !f.store.Has(u.Lock.Sources[0].Digest) {
 		t.Fatalf("fetched: %v", err)
 	}
 	if w.security.Asked(path) == 0 {

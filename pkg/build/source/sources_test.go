@@ -236,7 +236,7 @@ func TestSources(t *testing.T) {
 				mirrors = append(mirrors, m)
 			}
 			s := src("zlib", mirrors...)
-			err := f.Sources(t.Context(), []lock.Source{s})
+			err := f.Sources(t.Context(), []lock.Source{s}, nil)
 			if n := partials(t, f); n != tt.partial {
 				t.Errorf("%d partial files left, want %d", n, tt.partial)
 			}
@@ -248,7 +248,7 @@ func TestSources(t *testing.T) {
 					t.Fatalf("error %v, finished %d", err, ev.count(Finished))
 				}
 				hits := srv.hits.Load()
-				if err := f.Sources(t.Context(), []lock.Source{s}); err != nil || srv.hits.Load() != hits {
+				if err := f.Sources(t.Context(), []lock.Source{s}, nil); err != nil || srv.hits.Load() != hits {
 					t.Errorf("a second call: %v, %d requests", err, srv.hits.Load()-hits)
 				}
 				return
@@ -283,7 +283,7 @@ func TestMissingNamesEveryInput(t *testing.T) {
 		}
 		all = append(all, s)
 	}
-	err := f.Sources(t.Context(), all)
+	err := f.Sources(t.Context(), all, nil)
 	var missing *MissingError
 	if !errors.As(err, &missing) || fmt.Sprint(missing.Names) != "[a b]" {
 		t.Fatalf("error %v", err)
@@ -302,7 +302,7 @@ func TestMissingAndUnfetched(t *testing.T) {
 	f, _ := fetcher(t, WithHTTPClient(srv.Client()))
 	gone, portal := src("a", srv.URL+"/gone"), src("b", srv.URL+"/html")
 	portal.Digest = store.FromBytes([]byte("b"))
-	err := f.Sources(t.Context(), []lock.Source{gone, portal})
+	err := f.Sources(t.Context(), []lock.Source{gone, portal}, nil)
 	var missing *MissingError
 	if !errors.As(err, &missing) || fmt.Sprint(missing.Names) != "[a]" || !strings.Contains(err.Error(), "could not be fetched: b (") {
 		t.Fatalf("error %v", err)
@@ -323,14 +323,14 @@ func TestResumeAfterCancel(t *testing.T) {
 		}
 		cancel()
 	}()
-	err := f.Sources(ctx, []lock.Source{src("zlib", srv.URL+"/hang", srv.URL+"/good")})
+	err := f.Sources(ctx, []lock.Source{src("zlib", srv.URL+"/hang", srv.URL+"/good")}, nil)
 	if fault.ClassOf(err) != fault.Cancelled {
 		t.Fatalf("cancelled: %v", err)
 	}
 	if partials(t, f) != 1 {
 		t.Fatal("the partial file did not survive")
 	}
-	if err := f.Sources(t.Context(), []lock.Source{src("zlib", srv.URL+"/good")}); err != nil {
+	if err := f.Sources(t.Context(), []lock.Source{src("zlib", srv.URL+"/good")}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if srv.ranges.Load() != 1 || partials(t, f) != 0 {
@@ -347,7 +347,7 @@ func TestDamagedPartial(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(f.cache, "partial", s.Digest.Hex()), make([]byte, damage), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			if err := f.Sources(t.Context(), []lock.Source{s}); err != nil {
+			if err := f.Sources(t.Context(), []lock.Source{s}, nil); err != nil {
 				t.Fatalf("%s over %d wrong bytes: %v", path, damage, err)
 			}
 			if err := os.Remove(f.store.Path(s.Digest)); err != nil {
@@ -373,7 +373,7 @@ func TestRefusedHostCostsOnce(t *testing.T) {
 		s.Digest = store.FromBytes([]byte(s.Name))
 		all = append(all, s)
 	}
-	if err := f.Sources(t.Context(), all); fault.ClassOf(err) != fault.Source {
+	if err := f.Sources(t.Context(), all, nil); fault.ClassOf(err) != fault.Source {
 		t.Fatal(err)
 	}
 	if dials.Load() != 1 {
@@ -392,14 +392,14 @@ func TestOffline(t *testing.T) {
 	})}
 	f, _ := fetcher(t, WithHTTPClient(client), WithOffline(true))
 	s := src("zlib", "https://zlib.net/x")
-	err := f.Sources(t.Context(), []lock.Source{s})
+	err := f.Sources(t.Context(), []lock.Source{s}, nil)
 	if fault.ClassOf(err) != fault.Source || !strings.Contains(err.Error(), "zlib") {
 		t.Fatal(err)
 	}
 	if _, _, err := f.store.Put(t.Context(), bytes.NewReader(body()), ""); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Sources(t.Context(), []lock.Source{s}); err != nil {
+	if err := f.Sources(t.Context(), []lock.Source{s}, nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -419,7 +419,7 @@ func TestSourcesFullDisk(t *testing.T) {
 	})
 	srv := serve(t)
 	f, _ := fetcher(t, WithHTTPClient(srv.Client()), WithCacheDir(dir))
-	err := f.Sources(t.Context(), []lock.Source{src("zlib", srv.URL+"/good", srv.URL+"/good")})
+	err := f.Sources(t.Context(), []lock.Source{src("zlib", srv.URL+"/good", srv.URL+"/good")}, nil)
 	if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "bytes free") {
 		t.Fatalf("full disk: %v (class %d)", err, fault.ClassOf(err))
 	}
@@ -435,7 +435,7 @@ func TestTwoProcessesOneDownload(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, f := range []*Fetcher{f, other, f, other} {
 		wg.Go(func() {
-			if err := f.Sources(t.Context(), []lock.Source{src("zlib", srv.URL+"/good")}); err != nil {
+			if err := f.Sources(t.Context(), []lock.Source{src("zlib", srv.URL+"/good")}, nil); err != nil {
 				t.Error(err)
 			}
 		})

@@ -67,24 +67,38 @@ func staleSource(decl recipe.Source, s lock.Source) string {
 	if !inSeries(s.Version, decl.Series) {
 		return fmt.Sprintf("%s is not in the series %s", s.Version, decl.Series)
 	}
-	var url string
-	if decl.URL != "" {
-		url = expandURL(decl.URL, s.Version)
-	}
-	for _, m := range s.Mirrors {
+	// What else an entry has to be is of its kind; its https mirrors are of all.
+	urls := declaredURLs(decl, s.Version)
+	own := 0
+	for _, text := range s.Mirrors {
+		m, err := lock.ParseMirror(text) // an entry that Load takes has mirrors that parse
 		switch {
-		case strings.HasPrefix(m, "debian:"):
-			// An entry that Load takes has mirrors that parse.
-			d, err := lock.ParseMirror(m)
-			if err != nil || d.Source != decl.Debian.Source || !slices.Contains(suitesOf(decl.Debian.Suite), d.Suite) {
-				return fmt.Sprintf("its mirror %s is not of %s in %s", m, decl.Debian.Source, decl.Debian.Suite)
-			}
-		case m != url:
-			return fmt.Sprintf("its mirror %s is not the declared %s", m, cmp.Or(url, "(no url)"))
+		case err != nil:
+			return err.Error()
+		case m.Scheme == lock.SchemeHTTPS && !slices.Contains(urls, text):
+			return fmt.Sprintf("its mirror %s is not the declared %s", text, cmp.Or(strings.Join(urls, ", "), "(no url)"))
+		case m.Scheme == kindOf(decl).scheme():
+			own++
+		case m.Scheme != lock.SchemeHTTPS:
+			return fmt.Sprintf("its mirror %s is not of what is declared", text)
 		}
 	}
-	if url != "" && !slices.Contains(s.Mirrors, url) {
-		return "the declared " + url + " is not among its mirrors"
+	if own == 0 {
+		return "locked as another kind of source"
+	}
+	for _, url := range urls {
+		if !slices.Contains(s.Mirrors, url) {
+			return "the declared " + url + " is not among its mirrors"
+		}
+	}
+	return kindOf(decl).stale(decl, s)
+}
+
+// stale wants a package of the declared suite, or of where its fixes come first.
+func (debianKind) stale(decl recipe.Source, s lock.Source) string {
+	m := debianMirror(s)
+	if m.Source != decl.Debian.Source || !slices.Contains(suitesOf(decl.Debian.Suite), m.Suite) {
+		return fmt.Sprintf("its mirror %s is not of %s in %s", m, decl.Debian.Source, decl.Debian.Suite)
 	}
 	return ""
 }

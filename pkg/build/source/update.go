@@ -215,7 +215,7 @@ func (u *updating) source(ctx context.Context, name string) error {
 	if locked && !u.mark && staleSource(decl, old) == "" {
 		keep = &old
 	}
-	s, notes, err := u.f.resolve(ctx, name, decl, keep)
+	s, notes, err := kindOf(decl).resolve(ctx, u.f, name, decl, keep)
 	if err != nil {
 		return err
 	}
@@ -232,7 +232,7 @@ func (u *updating) source(ctx context.Context, name string) error {
 	s.Relocked = ""
 	switch same := old.Digest == s.Digest; {
 	case u.mark && same && slices.Equal(old.Mirrors, s.Mirrors):
-		return nothingElse(name+" "+s.Version, decl.Debian.Suite, name)
+		return nothingElse(name+" "+s.Version, where(decl), name)
 	case u.mark && same:
 		s.Relocked = old.Relocked // the same bytes from elsewhere: nothing to admit
 	case u.mark:
@@ -250,14 +250,22 @@ func (u *updating) source(ctx context.Context, name string) error {
 	return nil
 }
 
+// where is the place that a declaration names, in words.
+func where(decl recipe.Source) string {
+	if (debianKind{}).of(decl) {
+		return "Debian's " + decl.Debian.Suite
+	}
+	return "what is declared"
+}
+
 // nothingElse is the error of an input that every mirror says it does not
-// have, and for which the archives list nothing else.
-func nothingElse(what, suite, name string) error {
-	err := fault.Errorf(fault.Source, "%s could not be fetched, and Debian's %s has nothing else that can be had", what, suite)
+// have, and for which there is nothing else.
+func nothingElse(what, where, name string) error {
+	err := fault.Errorf(fault.Source, "%s could not be fetched, and %s has nothing else that can be had", what, where)
 	if name == lock.ToolchainName {
 		return err.Hintf("try again later, or name another suite in the toolchain's image.yaml")
 	}
-	return err.Hintf("try again later, or name another suite for %s in sources.yaml", name)
+	return err.Hintf("try again later, or name another place for %s in sources.yaml", name)
 }
 
 func (u *updating) toolchain(ctx context.Context) error {
@@ -270,7 +278,7 @@ func (u *updating) toolchain(ctx context.Context) error {
 	u.mu.Unlock()
 	same := old.Suite == t.Suite && slices.Equal(old.Packages, t.Packages)
 	if u.mark && same {
-		return nothingElse("a package of the toolchain", t.Suite, lock.ToolchainName)
+		return nothingElse("a package of the toolchain", "Debian's "+t.Suite, lock.ToolchainName)
 	}
 	absent, err := u.f.absentPackages(ctx, old, t)
 	if err != nil {

@@ -99,7 +99,11 @@ func collect(ctx context.Context, s *store.Store, f *source.Fetcher, recipes []s
 
 // fetch brings everything a lock pins into the store.
 func fetch(ctx context.Context, f *source.Fetcher, r *recipe.Recipe, l *lock.Lock) error {
-	if err := f.Sources(ctx, l.Sources); err != nil {
+	declared, err := r.LoadSources()
+	if err != nil {
+		return err
+	}
+	if err := f.Sources(ctx, l.Sources, declared); err != nil {
 		return err
 	}
 	if err := f.Debs(ctx, l.Toolchain); err != nil {
@@ -118,7 +122,7 @@ func fetch(ctx context.Context, f *source.Fetcher, r *recipe.Recipe, l *lock.Loc
 	if len(l.Go.Modules) == 0 {
 		return nil
 	}
-	_, err := f.GoToolchain(ctx, l.Go)
+	_, err = f.GoToolchain(ctx, l.Go)
 	return err
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/arch"
 )
 
 // Of the PE format, as in Microsoft's "PE Format" specification.
@@ -36,18 +38,9 @@ const (
 // Machine is the architecture that a PE file is for.
 type Machine uint16
 
-// Machines of the kernels that are built here.
-const (
-	AMD64 Machine = 0x8664
-	ARM64 Machine = 0xaa64
-)
-
 func (m Machine) String() string {
-	switch m {
-	case AMD64:
-		return "amd64"
-	case ARM64:
-		return "arm64"
+	if a, ok := arch.OfPE(uint16(m)); ok {
+		return a.Go
 	}
 	return fmt.Sprintf("machine %#04x", uint16(m))
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/stream"
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -166,10 +167,8 @@ func (i *Image) Machine() Machine { return i.machine }
 // BootPath is where firmware looks for a program to start from a disk that it
 // has no entry for, by the UEFI specification's "removable media" rule.
 func (i *Image) BootPath() string {
-	if i.machine == ARM64 {
-		return "EFI/BOOT/BOOTAA64.EFI"
-	}
-	return "EFI/BOOT/BOOTX64.EFI"
+	a, _ := arch.OfPE(uint16(i.machine)) // Build has refused what is none
+	return "EFI/BOOT/BOOT" + a.EFI + ".EFI"
 }
 
 // Open gives the image's bytes from the first to the last.

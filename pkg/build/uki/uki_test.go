@@ -20,6 +20,12 @@ var _ rootfs.Content = (*Image)(nil)
 // debianStub is the stub of Debian's systemd-boot-efi.
 const debianStub = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 
+// Of the PE format's "Machine Types".
+const (
+	AMD64 Machine = 0x8664
+	ARM64 Machine = 0xaa64
+)
+
 // fake is a PE program with the sections named, each of one block of data.
 func fake(machine Machine, names ...string) []byte {
 	const headers, align = 1024, 512

@@ -7,9 +7,11 @@
 // at the machine it is on: what a Kconfig file asks of the compiler with
 // $(shell) goes to a function of the caller's, for which Toolchain has answers.
 //
-// The language and its semantics are those of Linux 6.12 to 7.0: transitional
-// symbols and "depends on A if B" are read, tristate and optional choices, which
-// 6.10 gave up, are not. Documentation/kbuild/kconfig-language.rst describes it.
+// The language and its semantics are those of Linux 5.10 to 7.0, and of each
+// version its own: tristate and optional choices up to 6.9, transitional symbols
+// from 6.18 on, "depends on A if B" from 7.0 on. The version is that of the
+// source's makefile. Documentation/kbuild/kconfig-language.rst describes the
+// language.
 //
 // # Values
 //

@@ -38,6 +38,9 @@ type Result struct {
 	state []state // by Symbol.id
 	// order has the members of a choice, the last asked first.
 	order map[*entry][]*Symbol
+	// Of the language before 6.10: which member was asked for, and which is
+	// chosen.
+	picked, chosenOlder map[*entry]*Symbol
 
 	modules Tristate
 }
@@ -71,7 +74,15 @@ func (t *Tree) Evaluate(base Base, values []Value) *Result {
 // start is Evaluate up to the values themselves: compute finds those, and only
 // those that a symbol depends on.
 func (t *Tree) start(base Base, values []Value) *Result {
-	r := &Result{tree: t, state: make([]state, len(t.symbols)), order: map[*entry][]*Symbol{}}
+	r := &Result{tree: t, state: make([]state, len(t.symbols)), order: map[*entry][]*Symbol{},
+		picked: map[*entry]*Symbol{}, chosenOlder: map[*entry]*Symbol{}}
+	if t.older {
+		for _, s := range t.symbols {
+			if s.isChoice() {
+				r.state[s.id].asked = true
+			}
+		}
+	}
 	for i, tri := range []Tristate{No, Mod, Yes} {
 		r.state[i] = state{valid: true, tri: tri, str: tri.String()}
 	}
@@ -80,8 +91,14 @@ func (t *Tree) start(base Base, values []Value) *Result {
 	}
 	if base == AllNo {
 		for _, s := range t.symbols {
-			if s.logical() && !s.isChoice() && !s.member && !r.state[s.id].asked && s.entryPrompt() {
+			if !s.logical() || s.isChoice() || r.state[s.id].asked {
+				continue
+			}
+			if t.older || !s.member && s.entryPrompt() {
 				r.state[s.id].asked = true
+				if s.allNoYes {
+					r.state[s.id].askedTri = Yes
+				}
 			}
 		}
 	}
@@ -129,7 +146,9 @@ func (r *Result) ask(v Value) {
 		return
 	}
 	st.asked = true
-	if c := s.choice; c != nil && s.member {
+	if c := s.choice; c != nil && s.member && r.tree.older {
+		r.askOlder(s)
+	} else if c != nil && s.member {
 		members := r.members(c)
 		if i := slices.Index(members, s); i >= 0 {
 			r.order[c] = append([]*Symbol{s}, slices.Delete(slices.Clone(members), i, i+1)...)
@@ -220,7 +239,9 @@ func (r *Result) visibility(s *Symbol) {
 	tri := No
 	for _, p := range s.props {
 		if p.kind == propPrompt && tri != Yes {
-			tri = max(tri, r.eval(p.cond))
+			if prompt := r.eval(p.cond); !r.hidden(s, prompt) {
+				tri = max(tri, prompt)
+			}
 		}
 	}
 	if tri == Mod && (s.Type != Tri || r.modules == No) {
@@ -296,9 +317,13 @@ func (r *Result) compute(s *Symbol) {
 		st.str = s.Name
 		return
 	case Int:
-		st.str = "0"
+		if st.str = "0"; r.tree.older {
+			st.str = ""
+		}
 	case Hex:
-		st.str = "0x0"
+		if st.str = "0x0"; r.tree.older {
+			st.str = ""
+		}
 	case Bool, Tri:
 		st.str = "n" // what a default of another type makes of it
 	}
@@ -309,13 +334,25 @@ func (r *Result) compute(s *Symbol) {
 	} else {
 		r.computeText(s, st)
 	}
-	if s.isChoice() || s.transitional {
+	if r.tree.older && s.isChoice() {
+		for _, m := range s.entries[0].members {
+			if st.write && r.state[m.id].visible != No {
+				r.state[m.id].write = true
+			}
+		}
+	}
+	if s.isChoice() || s.transitional || s.noWrite {
 		st.write = false
 	}
 }
 
 func (r *Result) computeLogical(s *Symbol, st *state) {
-	if s.choice != nil {
+	switch {
+	case r.tree.older:
+		if r.computeOlder(s, st) {
+			return
+		}
+	case s.choice != nil:
 		r.choose(s.choice)
 		return
 	}
@@ -343,6 +380,9 @@ func (r *Result) computeLogical(s *Symbol, st *state) {
 		tri = Yes
 	}
 	st.tri = tri
+	if r.tree.older && s.isChoice() && tri == Yes {
+		r.chooseOlder(s.entries[0])
+	}
 }
 
 func (r *Result) computeText(s *Symbol, st *state) {

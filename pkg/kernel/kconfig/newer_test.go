@@ -239,8 +239,9 @@ func TestUnknownLanguage(t *testing.T) {
 	}{
 		{makefile("7", "9"), "the source is Linux 7.9.0-rc1, and the Kconfig language is known here up to that of Linux 7.0: use a newer release of this tool"},
 		{makefile("12", "0"), "up to that of Linux 7.0"},
-		{makefile("6", "6"), "the source is Linux 6.6.0-rc1, and the Kconfig language is known here from that of Linux 6.12 on: use a newer kernel"},
-		{makefile("5", "15"), "from that of Linux 6.12 on"},
+		{makefile("5", "4"), "the source is Linux 5.4.0-rc1, and the Kconfig language is known here from that of Linux 5.10 on: use a newer kernel"},
+		{makefile("4", "19"), "from that of Linux 5.10 on"},
+		{makefile("5", "10"), ""},
 		{makefile("6", "12"), ""},
 		{makefile("7", "0"), ""},
 		{[]byte("VERSION = x\n"), ""},

@@ -64,8 +64,8 @@ func (p *parser) option(s *scanner, word string, args *reader) (bool, error) {
 func (p *parser) configOption(e *entry, word string, args *reader) (bool, error) {
 	switch word {
 	case "bool", "tristate", "int", "hex", "string":
-		if e.kind == kindChoice && word != "bool" {
-			return true, fmt.Errorf("a choice of type %s is not in the language of Linux %s", word, firstVersion)
+		if e.kind == kindChoice && word != "bool" && (word != "tristate" || !p.tree.older) {
+			return true, fmt.Errorf("a choice cannot be of type %s", word)
 		}
 		if args.more() {
 			if err := p.prompt(e, args); err != nil {

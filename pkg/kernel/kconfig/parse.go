@@ -59,7 +59,7 @@ func Parse(files fs.FS, o Options) (*Tree, error) {
 			vars: map[string]*variable{}, shell: o.Shell,
 			env: func(name string) (string, bool) { v, ok := env[name]; return v, ok },
 		},
-		tree:   &Tree{source: files, byName: map[string]*Symbol{}, root: &entry{kind: kindMenu}},
+		tree:   &Tree{source: files, version: env["KERNELVERSION"], older: olderLanguage(env["KERNELVERSION"]), byName: map[string]*Symbol{}, root: &entry{kind: kindMenu}},
 		quoted: map[string]*Symbol{},
 	}
 	for _, name := range []string{"n", "m", "y"} {
@@ -188,6 +188,11 @@ func (p *parser) statement(s *scanner, tokens []token, rest string) error {
 		if first.text == "osource" || first.text == "rsource" || first.text == "orsource" {
 			return p.source(first.text, tokens[1:])
 		}
+		if p.tree.older && p.opts {
+			if ok, err := p.olderOption(first.text, &reader{p: p, tokens: tokens[1:]}); ok || err != nil {
+				return err
+			}
+		}
 		// A name and no keyword: before 6.18 it could be that of a symbol.
 		if first.text == "transitional" && p.opts && p.entry.kind == kindConfig {
 			p.entry.sym.transitional = true
@@ -243,6 +248,9 @@ func (p *parser) block(word string, args *reader) error {
 		p.entry = e
 	case "choice":
 		sym := &Symbol{Type: Bool, id: len(p.tree.symbols)}
+		if p.tree.older {
+			sym.Type = Unknown // of what it or its members say
+		}
 		p.tree.symbols = append(p.tree.symbols, sym)
 		p.choice = p.add(kindChoice, sym)
 		return p.open(p.choice)

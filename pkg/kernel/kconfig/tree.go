@@ -41,6 +41,11 @@ type Symbol struct {
 	// counts without a prompt, in the defaults of others, and it has no line
 	// in the .config.
 	transitional bool
+	// Of the language before 6.10: a choice that may be off altogether, and a
+	// symbol that allnoconfig switches on.
+	optional bool
+	allNoYes bool
+	noWrite  bool
 }
 
 // Places of the built-in constants in Tree.symbols.
@@ -136,9 +141,16 @@ type Tree struct {
 	byName  map[string]*Symbol
 	root    *entry
 	modules *Symbol
-	files   int
-	bytes   int
+	version string
+	// older is true for the language of before Linux 6.10: see older.go.
+	older bool
+	files int
+	bytes int
 }
+
+// Version is that of the kernel, "6.12.107", as its makefile or KERNELVERSION
+// says it; "" where neither does.
+func (t *Tree) Version() string { return t.version }
 
 // Lookup returns the symbol of that name (without CONFIG_), or nil when no
 // Kconfig file that was read mentions it.
@@ -213,7 +225,13 @@ func (t *Tree) Menus(name string) []string {
 
 // finalize hands the dependencies of every block down to what is inside it.
 func (t *Tree) finalize() error {
+	if t.older {
+		t.typeChoices(t.root)
+	}
 	t.pushDown(t.root)
+	if t.older {
+		t.finishChoices()
+	}
 	for _, s := range t.symbols {
 		s.choice = choiceOf(s)
 		if !s.transitional {
@@ -229,8 +247,16 @@ func (t *Tree) finalize() error {
 }
 
 func (t *Tree) pushDown(parent *entry) {
+	around := parent.dep
+	if t.older && parent.kind == kindChoice {
+		around = symbolExpr(parent.sym, "")
+	}
 	for _, e := range parent.children {
-		e.dep = and(parent.dep, e.dep.withModules(t.modules))
+		e.dep = and(around, e.dep.withModules(t.modules))
+		if t.older && parent.kind == kindChoice && parent.sym.Type == Tri && e.kind == kindConfig && e.sym.Type != Tri {
+			// Such a member is there only where one of all is chosen.
+			e.dep = and(&expr{op: opEqual, a: parent.sym, b: t.symbols[idYes], depth: 1}, e.dep)
+		}
 		for _, p := range e.props {
 			p.cond = and(e.dep, p.cond.withModules(t.modules))
 			switch p.kind {

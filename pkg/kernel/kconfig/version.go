@@ -8,12 +8,21 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// The versions of Linux whose Kconfig language this package reads. 6.18 added
-// transitional symbols, 7.0 the "if" of "depends on".
+// The versions of Linux whose Kconfig language this package reads. 6.10 gave up
+// tristate and optional choices and "option", 6.18 added transitional symbols,
+// 7.0 the "if" of "depends on".
 const (
-	firstVersion = "6.12"
+	firstVersion = "5.10"
 	lastVersion  = "7.0"
 )
+
+// olderLanguage says whether a source is of before Linux 6.10. So are programs
+// that took Kconfig over and number their versions from 1 (busybox) or by the
+// year (U-Boot).
+func olderLanguage(version string) bool {
+	v, ok := majorMinor(version)
+	return ok && (v.compare(kernelRelease{6, 10}) < 0 || v.major >= 2000)
+}
 
 // languageFault is an error in the Kconfig files of a kernel, with a hint where
 // its version says that the language may be another one.

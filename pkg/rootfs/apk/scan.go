@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
@@ -59,25 +60,14 @@ func (f Found) Depends() []string {
 	return out
 }
 
-// machines by apk's name of the architecture.
-func machineOf(arch string) (elf.Machine, bool) {
-	switch arch {
-	case "x86_64":
-		return elf.EM_X86_64, true
-	case "aarch64":
-		return elf.EM_AARCH64, true
-	}
-	return elf.EM_NONE, false
-}
-
 // Scan finds what the files of a package provide and need. An ELF file for
-// another architecture than arch (x86_64 or aarch64) is an error that names
-// it: the cross build went wrong.
-func Scan(t *rootfs.Tree, arch string) (Found, error) {
+// another architecture than the one of apk's name is an error that names it:
+// the cross build went wrong.
+func Scan(t *rootfs.Tree, apkArch string) (Found, error) {
 	f := Found{Shared: map[string]string{}, Modules: map[string]string{}}
-	machine, ok := machineOf(arch)
+	a, ok := arch.OfApk(apkArch)
 	if !ok {
-		return f, fmt.Errorf("architecture %q is not x86_64 or aarch64", arch)
+		return f, fmt.Errorf("there is no architecture %q", apkArch)
 	}
 	have, needed, requires := map[string]bool{}, map[string]string{}, map[string]bool{}
 	for e := range t.All() {
@@ -113,8 +103,8 @@ func Scan(t *rootfs.Tree, arch string) (Found, error) {
 		if file == nil {
 			continue
 		}
-		if file.Machine != machine {
-			return f, errors.Join(fmt.Errorf("%s is for %v, the package for %s", e.Path, file.Machine, arch), done())
+		if file.Machine != a.ELF {
+			return f, errors.Join(fmt.Errorf("%s is for %v, the package for %s", e.Path, file.Machine, apkArch), done())
 		}
 		soname, libs := dynamic(file)
 		if err := done(); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -47,11 +48,8 @@ func ParsePlatform(s string) (v1.Platform, error) {
 // which most images leave out, and 32-bit ARM means version 7 where it says
 // nothing, as containerd has it.
 func normal(p v1.Platform) v1.Platform {
-	switch p.Architecture {
-	case "x86_64":
-		p.Architecture = "amd64"
-	case "aarch64":
-		p.Architecture = "arm64"
+	if a, ok := arch.OfUname(p.Architecture); ok {
+		p.Architecture = a.Go
 	}
 	switch {
 	case p.Architecture == "arm64" && p.Variant == "v8", p.Architecture == "amd64" && p.Variant == "v1":

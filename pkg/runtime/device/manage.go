@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/printable"
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -89,13 +90,8 @@ type PhoneFacts struct {
 // Arch is the architecture in Go's words, or "" for one that there is no
 // sovereignd for.
 func (f Facts) Arch() string {
-	switch f.Machine {
-	case "x86_64":
-		return "amd64"
-	case "aarch64", "arm64":
-		return "arm64"
-	}
-	return ""
+	a, _ := arch.OfUname(f.Machine)
+	return a.Go
 }
 
 // Boots says whether sovereignd is started with the device.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -37,9 +38,7 @@ type Program struct {
 
 func (p *Program) bare() string { return strings.TrimPrefix(p.Digest, "sha256:") }
 
-var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
-
-// For opens the program for an architecture, "amd64" or "arm64".
+// For opens the program for an architecture, by Go's name.
 func (p Programs) For(arch string) (*Program, error) {
 	name := "sovereignd-linux-" + arch
 	for _, candidate := range []string{name, "sovereignd"} {
@@ -55,7 +54,7 @@ func (p Programs) For(arch string) (*Program, error) {
 
 var errOtherArch = errors.New("it is for another architecture")
 
-func openProgram(path, arch string) (_ *Program, err error) {
+func openProgram(path, goarch string) (_ *Program, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -69,7 +68,7 @@ func openProgram(path, arch string) (_ *Program, err error) {
 	if err != nil {
 		return nil, fault.Errorf(fault.Environment, "%s is not a program for Linux: %w", path, err)
 	}
-	if image.Machine != machines[arch] {
+	if a, ok := arch.Of(goarch); !ok || image.Machine != a.ELF {
 		return nil, errOtherArch
 	}
 	h := sha256.New()

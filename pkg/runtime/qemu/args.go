@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/process"
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -164,15 +165,20 @@ const quickBoot = "lpj=20000000 tsc=reliable"
 // switch, and on a busy host no clock but the timer's ticks. On x86 microvm
 // reaches userspace no sooner than q35 under TCG (both 1.0 s, QEMU 7.2) and
 // hangs there with ACPI, without which it cannot power off: so q35 under both.
-func machineType(arch string, p plan) []string {
-	board, cpu := "q35,usb=off,vmport=off,smbus=off,sata=off", tcgCPU
-	if arch == "arm64" {
+func machineType(goarch string, p plan) []string {
+	a, _ := arch.Of(goarch) // find has refused what is none
+	board, cpu := a.Board, "rv64"
+	switch goarch {
+	case "amd64":
+		board, cpu = board+",usb=off,vmport=off,smbus=off,sata=off", tcgCPU
+	case "arm64":
 		// cortex-a76 rather than max, which has pointer authentication: TCG
 		// computes that in software.
-		board, cpu = "virt,gic-version=3", "cortex-a76"
+		gic := "3"
 		if p.Accel == "kvm" {
-			board = "virt,gic-version=host"
+			gic = "host"
 		}
+		board, cpu = board+",gic-version="+gic, "cortex-a76"
 	}
 	engine := fmt.Sprintf("tcg,thread=multi,tb-size=%d", tbSizeMiB)
 	if p.Accel == "kvm" {
@@ -188,11 +194,8 @@ func machineType(arch string, p plan) []string {
 // cmdline adds what only the driver knows. panic=1 with -no-reboot makes a
 // panic end the machine one second later, with its text on the console.
 func cmdline(m vm.Machine, accel string) string {
-	console := "console=ttyS0"
-	if m.Arch == "arm64" {
-		console = "console=ttyAMA0"
-	}
-	words := append([]string{m.Cmdline, console, "panic=1"}, m.Card.Cmdline()...)
+	a, _ := arch.Of(m.Arch) // find has refused what is none
+	words := append([]string{m.Cmdline, "console=" + a.Console, "panic=1"}, m.Card.Cmdline()...)
 	if m.Arch == "amd64" {
 		// Linux counts the timer's ticks against a loop of its own to find
 		// out whether the IO-APIC is wired; an emulated CPU on a busy host

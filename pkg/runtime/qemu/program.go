@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/process"
+	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -21,28 +22,23 @@ const oldest = 6
 
 // names returns the program that runs guests of an architecture, and the
 // package of Debian that it is in.
-func names(arch string) (program, debian string, ok bool) {
-	switch arch {
-	case "amd64":
-		return "qemu-system-x86_64", "qemu-system-x86", true
-	case "arm64":
-		return "qemu-system-aarch64", "qemu-system-arm", true
-	}
-	return "", "", false
+func names(goarch string) (program, debian string, ok bool) {
+	a, ok := arch.Of(goarch)
+	return a.QEMU, a.QEMUPackage, ok
 }
 
 var versionForm = regexp.MustCompile(`version ((\d{1,4})\.\d+[.0-9]*)`)
 
 // find locates QEMU for a guest's architecture.
-func find(arch string) (string, error) {
-	program, debian, ok := names(arch)
+func find(goarch string) (string, error) {
+	program, debian, ok := names(goarch)
 	if !ok {
-		return "", fault.Errorf(fault.Usage, "no QEMU is known for the architecture %q", arch).
-			Hintf("use a bundle for amd64 or arm64")
+		return "", fault.Errorf(fault.Usage, "no QEMU is known for the architecture %q", goarch).
+			Hintf("use a bundle for %s", arch.Choice())
 	}
 	path, err := exec.LookPath(program)
 	if err != nil {
-		return "", fault.Errorf(fault.Environment, "%s is not installed, and a bundle for %s runs under it: %w", program, arch, err).
+		return "", fault.Errorf(fault.Environment, "%s is not installed, and a bundle for %s runs under it: %w", program, goarch, err).
 			Hintf("on Debian, apt-get install %s", debian)
 	}
 	return path, nil
@@ -98,8 +94,8 @@ const qboot = "qboot.rom"
 // bus took 59 ms instead of 10. Under TCG a machine was ready after 3.3 s with
 // SeaBIOS and 3.0 with qboot (medians of ten boots in turns, QEMU 7.2). On
 // arm64 QEMU starts the kernel itself.
-func firmware(ctx context.Context, program, arch string) string {
-	if arch != "amd64" {
+func firmware(ctx context.Context, program, goarch string) string {
+	if goarch != "amd64" {
 		return ""
 	}
 	// A QEMU that does not list its directories has its own choice.

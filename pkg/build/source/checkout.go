@@ -1,4 +1,4 @@
-package build
+package source
 
 import (
 	"fmt"
@@ -9,9 +9,11 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 )
 
-// readDir is a directory of a checkout as a tree: owned by root, modes reduced
+// Checkout is a directory of a checkout as a tree: owned by root, modes reduced
 // to whether a file is executable, since version control carries no more.
-func readDir(dir recipe.Ref) (*rootfs.Tree, error) {
+// Contents are read when they are used. What skip, which may be nil, says is
+// left out, by its path in the directory.
+func Checkout(dir recipe.Ref, skip func(path string) bool) (*rootfs.Tree, error) {
 	files, err := dir.Sub()
 	if err != nil {
 		return nil, fault.Wrap(fault.Usage, err)
@@ -20,6 +22,12 @@ func readDir(dir recipe.Ref) (*rootfs.Tree, error) {
 	err = fs.WalkDir(files, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || name == "." {
 			return err
+		}
+		if skip != nil && skip(name) {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
 		}
 		info, err := d.Info()
 		if err != nil {
@@ -40,7 +48,7 @@ func readDir(dir recipe.Ref) (*rootfs.Tree, error) {
 				e.Mode = 0o755
 			}
 		default:
-			return fault.Errorf(fault.Usage, "%s: only files, directories and symbolic links can be part of a port", dir.Join(name))
+			return fault.Errorf(fault.Usage, "%s: only files, directories and symbolic links can be part of a step's input", dir.Join(name))
 		}
 		return t.Add(e)
 	})

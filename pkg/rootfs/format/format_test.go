@@ -1,0 +1,97 @@
+package format
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/anytree"
+)
+
+func tree(t *testing.T) *rootfs.Tree {
+	t.Helper()
+	tree := rootfs.New()
+	for _, e := range []rootfs.Entry{rootfs.Dir("etc", 0o755), rootfs.Regular("etc/motd", 0o644, []byte("hello\n"))} {
+		if err := tree.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return tree
+}
+
+// Every format is written by its name, the same twice, and what anytree reads
+// comes back as it was.
+func TestFormats(t *testing.T) {
+	for _, f := range All() {
+		t.Run(f.Name, func(t *testing.T) {
+			same, err := Of(f.Name)
+			if err != nil || same.Name != f.Name {
+				t.Fatal(err)
+			}
+			var images [][]byte
+			path := ""
+			for range 2 {
+				path = filepath.Join(t.TempDir(), "image."+f.Name)
+				out, err := os.Create(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer out.Close()
+				info, err := f.Write(t.Context(), out, tree(t), Options{Epoch: 1700000000})
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := os.ReadFile(path)
+				if err != nil || int64(len(b)) != info.Size || info.Size == 0 {
+					t.Errorf("%d bytes, and %+v, %v", len(b), info, err)
+				}
+				if f.UUID != (info.UUID != [16]byte{}) {
+					t.Errorf("UUID %x", info.UUID)
+				}
+				images = append(images, b)
+			}
+			if !bytes.Equal(images[0], images[1]) {
+				t.Error("not the same twice")
+			}
+			if !slices.Contains([]string{"ext4", "erofs", "tar"}, f.Name) {
+				return
+			}
+			back, err := anytree.Open(t.Context(), path, anytree.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer back.Close()
+			if e, ok := back.Lookup("etc/motd"); !ok || e.Size != 6 || e.Mode != 0o644 {
+				t.Errorf("etc/motd is %+v", e)
+			}
+		})
+	}
+}
+
+// An option without a place is refused, and not left out.
+func TestRefusals(t *testing.T) {
+	if _, err := Of("ntfs"); fault.ClassOf(err) != fault.Usage || !strings.Contains(fault.HintOf(err), "ext4, erofs, fat, cpio, cpio.zst, tar") {
+		t.Errorf("%v, %s", err, fault.HintOf(err))
+	}
+	for _, f := range All() {
+		for what, o := range map[string]Options{"UUID": {UUID: [16]byte{1}}, "label": {Label: "X"}, "size": {Size: 1 << 30}} {
+			has := map[string]bool{"UUID": f.UUID, "label": f.Label, "size": f.Size}[what]
+			if has {
+				continue
+			}
+			out, err := os.Create(filepath.Join(t.TempDir(), "x"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer out.Close()
+			if _, err := f.Write(t.Context(), out, tree(t), o); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), f.Name+" has no place for a "+what) {
+				t.Errorf("%s with a %s: %v", f.Name, what, err)
+			}
+		}
+	}
+}
