@@ -20,7 +20,7 @@ import (
 const (
 	// lookLimit bounds all looking, and probeLimit one probe: a guest that hangs
 	// somewhere leaves rows that are not proven, and is no audit that hangs.
-	lookLimit  = 50 * time.Second
+	lookLimit  = 45 * time.Second
 	probeLimit = 25 * time.Second
 	// atOnce is how many programs look at a time; the agent allows eight.
 	atOnce = 4
