@@ -17,10 +17,12 @@ ROUNDS ?= 20
 SEED ?= 0
 ONLY ?=
 PAGE ?=
+# Of make phone: flags of the test phone, such as --su=kernelsu --port=5600.
+PHONE ?=
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-streams test-devices test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-streams test-devices phone test-phone test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
 
 all: $(SB) bin/sovereignd bin/buildkitd ## bin/sovereign-build, and sovereignd and the BuildKit daemon beside it
 
@@ -78,7 +80,7 @@ test-boot: test-build ## it boots, and PostgreSQL keeps its promises
 	@$(E2E) go test -count=1 -p 1 -v -timeout 30m -run 'TestPostgreSQL' ./e2e
 
 # Tests that take minutes each have stages of their own.
-LONG := TestTorture|TestTransfer|TestDevice
+LONG := TestTorture|TestTransfer|TestDevice|TestPhone
 
 test-e2e: test-build ## everything else that a booted machine shows
 	@echo "== boots of all kinds"
@@ -107,6 +109,22 @@ bin/debian-sshd: scripts/sshd.sh
 
 test-devices: test-build bin/debian-sshd ## machines on another computer, behind real ssh and a link that breaks
 	@$(E2E) go test -count=1 -v -timeout 40m -run TestDevice ./e2e
+
+# Debian's adbd and its libraries, not installed: for the test phone.
+bin/debian-adbd: scripts/adbd.sh
+	@echo "== unpacking adbd"
+	@scripts/adbd.sh $@
+	@touch $@
+
+bin/testphone: FORCE
+	@echo "== compiling $@"
+	@CGO_ENABLED=0 go build -trimpath -o $@ ./internal/testphone/cmd/testphone
+
+phone: all bin/testphone bin/debian-adbd ## a test phone for adb, until Ctrl-C; as root
+	@bin/testphone --adbd bin/debian-adbd $(PHONE)
+
+test-phone: all bin/testphone bin/debian-adbd ## the way to a phone: a real adb and adbd, root of three kinds, reboots; as root
+	@SOVEREIGN_TESTPHONE=$(CURDIR)/bin $(if $(wildcard dist/sql-$(HOST_ARCH)/manifest.json),$(E2E)) go test -count=1 -v -timeout 40m -run TestPhone ./internal/testphone ./e2e
 
 test-torture: test-build ## a few rounds of each fault
 	@$(E2E) go test -count=1 -v -timeout 60m -run TestTorture ./e2e

@@ -26,13 +26,15 @@ const deviceVariable = "SOVEREIGN_DEVICE"
 func (s *session) deviceCommand() *cobra.Command {
 	cmd := parent(&cobra.Command{
 		Use:   "device",
-		Short: "Put sovereignd on other computers, and see to them",
+		Short: "Put sovereignd on other computers and phones, and see to them",
 		Long: `Device sees to the computers that machines run on. Every command about machines
 takes --device, or the variable ` + deviceVariable + `:
 
   local          this computer, and the default
   ssh:HOST       a Linux computer, by your own ssh: HOST is what ssh takes, such
                  as USER@HOST or an alias of ~/.ssh/config
+  adb:SERIAL     a rooted phone, by the adb server of this computer: SERIAL is
+                 what "adb devices" lists
   exec:COMMAND   anything else: a shell command whose standard input and output
                  lead to "sovereignd connect"
 
@@ -40,9 +42,11 @@ All that touches a machine is done by the sovereignd of its device; only the
 conversation with it is remote. Nothing listens at a port for it.`,
 		Example: `  sovereign-build device install ssh:nas
   sovereign-build up sql --device ssh:nas
+  sovereign-build device list
+  sovereign-build device install adb:R58M12ABCDE
   sovereign-build device status ssh:nas`,
 	})
-	cmd.AddCommand(s.deviceListCommand(), s.deviceInstallCommand(), s.deviceStatusCommand(), s.deviceRemoveCommand())
+	cmd.AddCommand(s.deviceListCommand(), s.deviceInstallCommand(), s.deviceStatusCommand(), s.deviceSetCommand(), s.deviceRemoveCommand())
 	return exits(cmd)
 }
 
@@ -54,7 +58,7 @@ func (s *session) deviceFlag(cmd *cobra.Command) {
 		}
 		return
 	}
-	cmd.Flags().StringVar(&s.device, "device", "", "the `device` of the machine: local, ssh:HOST or exec:COMMAND (default: "+deviceVariable+", or local)")
+	cmd.Flags().StringVar(&s.device, "device", "", "the `device` of the machine: local, ssh:HOST, adb:SERIAL or exec:COMMAND (default: "+deviceVariable+", or local)")
 	// The error is that of a flag which is not there.
 	_ = cmd.RegisterFlagCompletionFunc("device", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return s.deviceNames(), cobra.ShellCompDirectiveNoFileComp

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +21,8 @@ type installedDevice struct {
 	Digest  string `json:"digest"`
 	Arch    string `json:"arch"`
 	// Service is "system" or "user" where systemd starts sovereignd with the
-	// device, and "" where nothing does.
+	// device, the name of a phone's manager of root where that does, and "" where
+	// nothing does.
 	Service string `json:"service"`
 	// Missing has the names of what machines need there and is not there.
 	Missing []string `json:"missing"`
@@ -28,8 +30,8 @@ type installedDevice struct {
 
 func (s *session) deviceInstallCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "install ssh:HOST",
-		Short: "Put sovereignd on a computer that ssh reaches",
+		Use:   "install ssh:HOST|adb:SERIAL",
+		Short: "Put sovereignd on a computer that ssh reaches, or a phone that adb does",
 		Long: `Install copies the sovereignd for the architecture of a Linux computer there by
 your own ssh, to ~/.local/share/sovereign, and needs no rights but the user's.
 The copy is checked on the far side and takes its place as a whole, or not at
@@ -40,8 +42,13 @@ system for root, and else as one of the user, for which the user is made to
 linger (loginctl enable-linger). Where that is not allowed, install says what an
 administrator has to do; until then sovereignd runs when it is asked for.
 
+A phone has to be rooted; there it goes to /data/adb/sovereign, which is root's
+alone, and a script in /data/adb/service.d has Magisk, KernelSU or APatch start
+it at boot. Nothing else of the phone is changed.
+
 Interrupted, it can be done again.`,
 		Example: `  sovereign-build device install ssh:nas
+  sovereign-build device install adb:R58M12ABCDE
   sovereign-build device install ssh:root@192.0.2.7 --json`,
 		Args: operands("DEVICE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -81,9 +88,7 @@ func (s *session) installDevice(ctx context.Context, d device.Device) error {
 	result := installedDevice{
 		Device: d.String(), Changed: r.Changed, Program: f.Program, Digest: f.Digest, Arch: f.Arch(), Missing: missingOn(f),
 	}
-	if f.Boots() {
-		result.Service = f.Service
-	}
+	result.Service = bootsBy(f)
 	// Whether it answers shows whether it works; and machines that are wanted
 	// up have somebody again who keeps them.
 	s.device = d.String()
@@ -106,9 +111,30 @@ func (s *session) installDevice(ctx context.Context, d device.Device) error {
 	})
 }
 
+// bootsBy is what starts sovereignd with a device, "" where nothing does.
+func bootsBy(f device.Facts) string {
+	switch {
+	case !f.Boots():
+		return ""
+	case f.Phone != nil:
+		manager, _, _ := strings.Cut(f.Phone.Manager, " ")
+		return manager
+	}
+	return f.Service
+}
+
 // missingOn names what machines need on a device.
 func missingOn(f device.Facts) []string {
 	missing := []string{}
+	if p := f.Phone; p != nil {
+		if p.CrosVM == "" && !f.QEMU {
+			missing = append(missing, "crosvm")
+		}
+		if p.Device == "" {
+			missing = append(missing, "/dev/kvm")
+		}
+		return missing
+	}
 	if !f.QEMU {
 		missing = append(missing, "qemu-system-"+f.Machine)
 	}
@@ -121,6 +147,9 @@ func missingOn(f device.Facts) []string {
 // writeFacts says whether sovereignd is started with a device, by whose service,
 // and what is missing there.
 func writeFacts(w io.Writer, service string, f device.Facts) error {
+	if f.Phone != nil {
+		return writePhoneFacts(w, service, f)
+	}
 	switch {
 	case service != "":
 		fmt.Fprintf(w, "it is started with the device, as a service of the %s: %s\n", service, oneLine(f.Unit))
@@ -136,6 +165,30 @@ func writeFacts(w io.Writer, service string, f device.Facts) error {
 	}
 	if !f.KVM {
 		fmt.Fprintf(w, "missing: /dev/kvm for %s; without it machines are emulated, several times slower\n", oneLine(f.User))
+	}
+	return nil
+}
+
+// writePhoneFacts is writeFacts for a phone.
+func writePhoneFacts(w io.Writer, service string, f device.Facts) error {
+	p := f.Phone
+	switch {
+	case service != "":
+		fmt.Fprintf(w, "it is started with the phone, by %s: %s\n", oneLine(p.Manager), oneLine(f.Unit))
+	case p.SafeMode:
+		fmt.Fprintln(w, "it is not started with the phone, which is in safe mode: restart the phone")
+	case f.Unit == "":
+		fmt.Fprintln(w, "it is not started with the phone: install again")
+	default:
+		fmt.Fprintln(w, "it is not started with the phone: no Magisk, KernelSU or APatch is there to do it; it runs when it is asked for")
+	}
+	for _, m := range missingOn(f) {
+		switch m {
+		case "crosvm":
+			fmt.Fprintln(w, "missing: crosvm, of the APEX com.android.virt: this phone has no virtual machines")
+		default:
+			fmt.Fprintf(w, "missing: %s or another hypervisor's device; without it machines are emulated, many times slower\n", m)
+		}
 	}
 	return nil
 }

@@ -23,36 +23,47 @@ type removedDevice struct {
 }
 
 func (s *session) deviceRemoveCommand() *cobra.Command {
-	var data, yes bool
+	var data, keep, yes bool
 	cmd := &cobra.Command{
-		Use:   "remove ssh:HOST",
-		Short: "Take sovereignd away from a computer that ssh reaches",
-		Long: `Remove shuts the machines of a computer down in order and takes away what device
-install has put there: the program, its service and, if that was made for it,
-the user's lingering. The machines stay on its disk, and are found again by the
-next install; with --data they are removed too, with all their data, wherever a
-link leads. That cannot be undone.
+		Use:   "remove ssh:HOST|adb:SERIAL",
+		Short: "Take sovereignd away from a computer that ssh reaches, or a phone",
+		Long: `Remove shuts the machines of a device down in order and takes away what device
+install has put there: on a computer the program, its service and, if that was
+made for it, the user's lingering; on a phone the program, the script that starts
+it at boot, and every setting that was changed, which gets its former value.
+
+The machines of a computer stay on its disk, and are found again by the next
+install; with --data they are removed too, with all their data, wherever a link
+leads. A phone is left as it was before: its machines are removed with all their
+data, unless --keep-data keeps them. Removed data cannot be brought back.
 
 It asks first; without a terminal to ask at, --yes is needed.`,
 		Example: `  sovereign-build device remove ssh:nas
-  sovereign-build device remove ssh:nas --data --yes`,
+  sovereign-build device remove ssh:nas --data --yes
+  sovereign-build device remove adb:R58M12ABCDE --keep-data`,
 		Args: operands("DEVICE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := device.Parse(args[0])
 			if err != nil {
 				return err
 			}
-			if _, ok := d.SSH(); !ok {
-				return fault.Errorf(fault.Usage, "%s is not reached by ssh", d).
+			if !d.Installs() {
+				return fault.Errorf(fault.Usage, "%s is reached by neither ssh nor adb", d).
 					Hintf("only what device install has put somewhere can be removed")
 			}
+			if data && keep {
+				return fault.Errorf(fault.Usage, "--data and --keep-data are the opposite of each other")
+			}
 			s.device = args[0]
-			return s.removeDevice(cmd.Context(), d, data, yes)
+			_, phone := d.Serial()
+			return s.removeDevice(cmd.Context(), d, data || phone && !keep, yes)
 		},
 		ValidArgsFunction: s.completeDevice,
 	}
-	cmd.Flags().BoolVar(&data, "data", false, "remove the machines and their data as well")
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	f := cmd.Flags()
+	f.BoolVar(&data, "data", false, "remove the machines and their data as well, as is done on a phone")
+	f.BoolVar(&keep, "keep-data", false, "keep the machines and their data, as is done on a computer")
+	f.BoolVarP(&yes, "yes", "y", false, "do not ask")
 	return exits(cmd, fault.Environment, fault.Device)
 }
 

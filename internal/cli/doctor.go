@@ -22,16 +22,21 @@ func (s *session) doctorCommand() *cobra.Command {
 	var only, engine string
 	cmd := &cobra.Command{
 		Use:   "doctor [NAME|BUNDLE]",
-		Short: "Check what this machine lacks, and say how to mend it",
+		Short: "Check what this machine or a phone lacks, and say how to mend it",
 		Long: `Doctor looks for what running machines and building bundles need here: QEMU for
 each architecture, KVM, memory, disk, the state directory, the build engine and
 Debian's tools. Each finding says how to mend it. Something that is missing ends
 the command with 3; a warning does not.
 
+With --device adb:SERIAL it looks at a phone instead: root, what starts sovereignd
+there at boot, the hypervisor and crosvm, faults that its model is known for, room,
+memory, battery, and whether sovereignd stays when adb goes. It changes nothing.
+
 That /dev/kvm opens says little, so that a kernel is booted with it: that of the
 instance or bundle that is named, else of any bundle it finds here.`,
 		Example: `  sovereign-build doctor
-  sovereign-build doctor dist/sql-amd64 --only run --json`,
+  sovereign-build doctor dist/sql-amd64 --only run --json
+  sovereign-build doctor --device adb:R58M12ABCDE`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
@@ -43,6 +48,9 @@ instance or bundle that is named, else of any bundle it finds here.`,
 				if err := oneOf("--only", only, doctor.ForRun, doctor.ForBuild); err != nil {
 					return err
 				}
+			}
+			if s.device != "" {
+				return s.phoneDoctor(cmd.Context(), args)
 			}
 			o, err := s.doctorOptions(cmd.Context(), args)
 			if err != nil {
@@ -59,7 +67,44 @@ instance or bundle that is named, else of any bundle it finds here.`,
 	f := cmd.Flags()
 	f.StringVar(&only, "only", "", "check for one purpose: run or build")
 	f.StringVar(&engine, "engine", "", "`address` of a BuildKit elsewhere: none is needed here")
-	return exits(cmd, fault.Environment)
+	f.StringVar(&s.device, "device", "", "look at a phone, adb:SERIAL, instead of this machine")
+	// The error is that of a flag which is not there.
+	_ = cmd.RegisterFlagCompletionFunc("device", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return s.deviceNames(), cobra.ShellCompDirectiveNoFileComp
+	})
+	return exits(cmd, fault.Environment, fault.Device)
+}
+
+// phoneDoctor is doctor for a phone.
+func (s *session) phoneDoctor(ctx context.Context, args []string) error {
+	d, err := device.Parse(s.device)
+	if err != nil {
+		return err
+	}
+	if _, phone := d.Serial(); !phone {
+		return fault.Errorf(fault.Usage, "doctor looks at this machine and at phones, and %s is neither", d).
+			Hintf("see what another computer lacks: sovereign-build device status %s", d)
+	}
+	if len(args) > 0 {
+		return fault.Errorf(fault.Usage, "no NAME or BUNDLE is for a phone")
+	}
+	facts, err := device.Look(ctx, d)
+	if err != nil {
+		return err
+	}
+	var status *runtime.PhoneStatus
+	if facts.Digest != "" && facts.Phone.Root != device.NoRoot {
+		h, err := s.host()
+		if err != nil {
+			return err
+		}
+		info, err := h.Info(ctx)
+		if err != nil {
+			return err
+		}
+		status = info.Phone
+	}
+	return s.writeFindings(doctor.Phone(facts, status))
 }
 
 func (s *session) doctorOptions(ctx context.Context, args []string) (o doctor.Options, err error) {

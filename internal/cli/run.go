@@ -42,6 +42,8 @@ type sizes struct {
 
 type runFlags struct {
 	sizes
+	protected, thin bool // see crosvmWishes
+
 	detach bool
 	ports  []string
 	memory string
@@ -52,7 +54,7 @@ func (s *session) runCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run NAME|BUNDLE",
 		Short: "Boot a bundle as a virtual machine",
-		Long: `Run boots a bundle under QEMU and waits until its services are healthy. A name
+		Long: `Run boots a bundle, under QEMU or on a phone under crosvm, and waits until its services are healthy. A name
 means the bundle dist/NAME-ARCH for this machine's architecture; a path means
 that bundle, of any architecture QEMU is installed for. Every port of the
 bundle is reachable at a loopback port of this machine. What no flag says is as
@@ -64,7 +66,9 @@ in order at Ctrl-C. The data disk is kept and used again by the next run.`,
   sovereign-build run dist/sql-arm64 --detach --json
   sovereign-build run sql --port 5432:15432 --memory 1GiB`,
 		Args: operands("NAME or BUNDLE"),
-		RunE: func(cmd *cobra.Command, args []string) error { return s.runRun(cmd.Context(), o, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.runRun(cmd.Context(), o, cmd.Flags(), args[0])
+		},
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.detach, "detach", "d", false, "return when the services are healthy, leave the machine running")
@@ -80,11 +84,24 @@ func (o *runFlags) sizeFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.Accel, "accel", "auto", "auto, kvm or tcg; auto takes KVM where a guest really boots with it")
 	f.BoolVar(&o.Outbound, "outbound", false, "let the guest connect to the world; without it only forwarded ports pass")
 	f.BoolVar(&o.Bounce, "bounce", false, "force the guest's transfers through bounce buffers, as in a protected VM: for measuring, it is slower and protects nothing")
+	f.BoolVar(&o.protected, "protected", false, "keep the guest's memory out of its host's reach, where the device's hypervisor can (crosvm): isolated, not attested")
+	f.BoolVar(&o.thin, "thin", false, "under crosvm, give the data disk room only as it is written to; the machine is shut down while less than 1 GiB is free")
 	f.BoolVar(&o.NewData, "new-data", false, "begin with a new, empty data disk where the machine's own is gone, or go on with another that was put there; nothing is removed")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "`time` the services have to become healthy")
 }
 
-func (s *session) runRun(ctx context.Context, o runFlags, name string) error {
+// crosvmWishes are those of the flags that only devices with crosvm know, and
+// older ones not at all: what was not asked for is not said.
+func (o *runFlags) crosvmWishes(f *pflag.FlagSet, r *runtime.UpOptions) {
+	if f.Changed("protected") {
+		r.Protected = &o.protected
+	}
+	if f.Changed("thin") {
+		r.Thin = &o.thin
+	}
+}
+
+func (s *session) runRun(ctx context.Context, o runFlags, f *pflag.FlagSet, name string) error {
 	size, err := o.check()
 	if err != nil {
 		return err
@@ -100,11 +117,13 @@ func (s *session) runRun(ctx context.Context, o runFlags, name string) error {
 	p := s.printer()
 	told := progress(p.note)
 	// It is kept running like any other, but for an end that nobody asked for.
-	m, err := h.Install(ctx, dir, "", runtime.UpOptions{
+	wishes := runtime.UpOptions{
 		MemoryMiB: size.MemoryMiB, CPUs: size.CPUs, Ports: size.Ports, Accel: size.Accel,
 		Outbound: &size.Outbound, Bounce: &size.Bounce, NewData: size.NewData,
 		Restart: runtime.RestartNever, Replace: true,
-	}, told)
+	}
+	o.crosvmWishes(f, &wishes)
+	m, err := h.Install(ctx, dir, "", wishes, told)
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ func (i *Instance) openData(now time.Time) (f *os.File, err error) {
 			f = nil
 		}
 	}()
-	if err := roomFor(path); err != nil {
+	if err := roomFor(path, i.startRoom()); err != nil {
 		return f, err
 	}
 	info, err := f.Stat()
@@ -88,7 +88,7 @@ func (i *Instance) absentData(now time.Time) (*os.File, error) {
 	case i.hadData():
 		return nil, i.missingData("%s does not exist", path)
 	}
-	if err := roomFor(path); err != nil {
+	if err := roomFor(path, i.startRoom()); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -204,13 +204,13 @@ func (i *Instance) newFileSystem() (string, error) {
 }
 
 // roomFor checks that there is room where the data disk lies.
-func roomFor(path string) error {
+func roomFor(path string, least int64) error {
 	at, free, err := roomAt(path)
-	if err != nil || free >= minFree {
+	if err != nil || free >= least {
 		return err
 	}
 	return fault.Errorf(fault.Environment, "the file system of %s is full: %d MiB are free, and the data disk needs %d to begin with",
-		at, free>>20, minFree>>20).Hintf("make room there, or set XDG_STATE_HOME to a larger file system")
+		at, free>>20, least>>20).Hintf("make room there, or set XDG_STATE_HOME to a larger file system")
 }
 
 // roomAt returns the bytes that are free in the file system of an image, which

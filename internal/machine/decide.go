@@ -63,7 +63,9 @@ type world struct {
 	end      string // why the machine ended, where it did
 	disk     string // the data disk's file system, where the record does not have it
 
-	// These are looked for only when the guest has been silent for a moment.
+	thin bool // its disk takes room as it is written to, and a full host fails its writes
+	// These are looked for only when the guest has been silent for a moment,
+	// room also where thin.
 	silent time.Duration // for how long it has answered nothing
 	full   bool          // it is held, as a disk's file system was full
 	held   bool          // it is held for another reason
@@ -108,6 +110,8 @@ func decideRunning(rec *record, w world) decision {
 		return decision{act: actKnowDisk, why: "its data disk has the file system " + w.disk}
 	case w.full && w.room >= resumeRoom:
 		return decision{act: actResume, why: "there is room for its disk again"}
+	case w.thin && w.room < reserve:
+		return decision{act: actHalt, why: fmt.Sprintf("its thin disk is about to have no room: %d MiB are free", w.room>>20)}
 	case t != nil && t.Why != "":
 		return decision{act: actHalt, why: "slot " + string(rec.Active) + " comes back: " + t.Why}
 	case t != nil && rec.Slot != t.Slot:

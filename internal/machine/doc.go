@@ -50,6 +50,7 @@
 //	up      any           runs, process not recorded  process (adopted)
 //	up      any           runs, disk is not known yet its file system's UUID
 //	up      any           held for a full host, room  goes on; for a trial, its time begins anew
+//	up      any           thin, hardly any room       shut down; process: none
 //	up      failed        runs                        shut down; process: none
 //	up      failed        does not                    trial: none, outcome: back to A
 //	up      of S          runs from A                 shut down; process: none
@@ -95,6 +96,6 @@
 //
 // # Parts
 //
-// The words that drivers share are in package vm; package qemu is the one
-// vm.Hypervisor so far.
+// The words that drivers share are in package vm; packages qemu and crosvm are the
+// hypervisors.
 package machine

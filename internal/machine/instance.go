@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -80,6 +81,9 @@ func (i *Instance) console() string {
 func (i *Instance) running(ctx context.Context) (p vm.Process, alive bool, err error) {
 	if p := i.rec.Process; p != nil {
 		alive, err := p.Alive()
+		if err == nil && alive {
+			err = i.ours()
+		}
 		if err != nil || alive {
 			return *p, alive, err
 		}
@@ -89,6 +93,17 @@ func (i *Instance) running(ctx context.Context) (p vm.Process, alive bool, err e
 		return vm.Process{}, false, err
 	}
 	return p, true, nil
+}
+
+// ours says whether the machine that runs is one of this program's hypervisor,
+// who alone can speak with it.
+func (i *Instance) ours() error {
+	name, _, _ := strings.Cut(i.rec.Machine.Hypervisor, " ")
+	if name == "" || name == i.r.hv.Name() {
+		return nil
+	}
+	return fault.Errorf(fault.Environment, "%s runs under %s, and this sovereignd runs machines under %s", i.Name(), name, i.r.hv.Name()).
+		Hintf("start sovereignd with --hypervisor %s, and stop the machine with that", strings.ToLower(name))
 }
 
 // able is the driver as one that can do more than every one can.

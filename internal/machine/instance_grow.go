@@ -14,8 +14,8 @@ import (
 const maxData = 16 << 40
 
 // Grow makes the data disk size bytes large, a multiple of 1 MiB, and never
-// smaller than it is. The image is sparse: it takes room on this machine only
-// as the guest writes. Growing to the size it has is no error, and finishes a
+// smaller than it is. It takes room on this machine as the guest writes, or at once
+// under a hypervisor that needs that (vm.RoomTaker). Growing to the size it has is no error, and finishes a
 // growth that was interrupted.
 func (i *Instance) Grow(ctx context.Context, size int64) (Grown, error) {
 	unlock, err := i.r.lock(ctx, i.Name())
@@ -37,7 +37,7 @@ func (i *Instance) grow(ctx context.Context, size int64) (Grown, error) {
 		return g, fault.Errorf(fault.Usage, "a data disk of %d bytes is not a whole number of MiB up to 16 TiB", size)
 	}
 	var err error
-	if g.Before, err = growImage(i.dataPath(), size); err != nil {
+	if g.Before, err = growImage(i.dataPath(), size, !i.thin()); err != nil {
 		return g, err
 	}
 	if _, g.Online, err = i.running(ctx); err != nil || !g.Online {
@@ -57,8 +57,9 @@ func (i *Instance) grow(ctx context.Context, size int64) (Grown, error) {
 	return g, nil
 }
 
-// growImage extends the image, and returns the size it had.
-func growImage(path string, size int64) (before int64, err error) {
+// growImage extends the image, with its room where it is to have that, and
+// returns the size it had.
+func growImage(path string, size int64, room bool) (before int64, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return 0, fault.Errorf(fault.Environment, "the data disk: %w", err).
@@ -72,6 +73,11 @@ func growImage(path string, size int64) (before int64, err error) {
 	if size < info.Size() {
 		return info.Size(), fault.Errorf(fault.Usage, "the data disk has %d MiB, and %d MiB are less: it is never made smaller", info.Size()>>20, size>>20).
 			Hintf("give a larger size")
+	}
+	if room {
+		if err := allocate(f, size); err != nil {
+			return info.Size(), err
+		}
 	}
 	if err := errors.Join(f.Truncate(size), f.Sync()); err != nil {
 		return info.Size(), fault.Errorf(fault.Environment, "growing the data disk %s to %d bytes: %w", path, size, err).

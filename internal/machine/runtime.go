@@ -13,6 +13,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/crosvm"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
 	"github.com/sovereign-build/sovereign/pkg/runtime/usernet"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
@@ -40,6 +41,15 @@ type Option func(*Runtime)
 // WithHypervisor replaces QEMU by another driver.
 func WithHypervisor(hv vm.Hypervisor) Option {
 	return func(r *Runtime) { r.hv = hv }
+}
+
+// WithCrosvm replaces QEMU by crosvm, which keeps what it finds out in the state
+// directory.
+func WithCrosvm(o crosvm.Options) Option {
+	return func(r *Runtime) {
+		o.Cache = filepath.Join(r.dir, "cache")
+		r.hv = crosvm.New(o)
+	}
 }
 
 // WithNetwork changes the host's network of guests, but for its IPv6 prefix.

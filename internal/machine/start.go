@@ -1,12 +1,14 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -79,6 +81,9 @@ func (i *Instance) start(ctx context.Context) (err error) {
 		return err
 	}
 	defer data.Close()
+	if err := i.takeRoom(data); err != nil {
+		return err
+	}
 	m := i.machine(o, images, data)
 	dialer, ok := i.r.hv.(vm.NetworkDialer)
 	if ok {
@@ -106,7 +111,8 @@ func (i *Instance) start(ctx context.Context) (err error) {
 	}
 	info := plan.Info()
 	i.rec.Machine = MachineID{
-		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Hypervisor: i.r.hv.Name() + " " + info.Version,
+		Arch: m.Arch, MemoryMiB: m.MemoryMiB, CPUs: cmp.Or(info.CPUs, m.CPUs),
+		Hypervisor: strings.TrimSpace(i.r.hv.Name() + " " + info.Version), Protected: info.Protected,
 		Accel: info.Accel, Why: info.Why, Started: time.Now().UTC().Truncate(time.Second),
 	}
 	// Written before the start as well: whoever finds the machine by its
@@ -140,9 +146,9 @@ func (i *Instance) machine(o Options, im *images, data *os.File) vm.Machine {
 		Kernel: im.kernel, KernelDigest: kernel.Digest, Initramfs: im.initramfs, Cmdline: m.VM.Cmdline,
 		Disks: []vm.Disk{
 			{Image: im.root, Serial: m.Root.Serial, ReadOnly: true},
-			{Image: data, Serial: m.VM.Data.Serial},
+			{Image: data, Serial: m.VM.Data.Serial, Thin: i.thin()},
 		},
-		Bounce: o.Bounce, Dir: i.dir, Accel: o.Accel,
+		Bounce: o.Bounce, Protected: o.Protected, Dir: i.dir, Accel: o.Accel,
 	}
 	if o.MemoryMiB != 0 {
 		machine.MemoryMiB = o.MemoryMiB

@@ -92,6 +92,9 @@ func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error
 		if w.silent >= silentMoment && (step.Wait == 0 || step.Wait > heldEvery) {
 			step.Wait = heldEvery // whether it is still held, and for what
 		}
+		if w.thin && (step.Wait == 0 || step.Wait > reserveEvery) {
+			step.Wait = reserveEvery
+		}
 	}
 	return step, err
 }
@@ -119,6 +122,9 @@ func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
 		if w.guest != nil && w.guest.Data != nil {
 			w.disk, _ = i.newFileSystem()
 		}
+		if err := i.lookRoom(&w); err != nil {
+			return w, err
+		}
 		if w.silent >= silentMoment {
 			return w, i.lookHeld(ctx, &w)
 		}
@@ -126,6 +132,11 @@ func (i *Instance) look(ctx context.Context, seen Seen) (world, error) {
 		w.end = "the host was started anew"
 	case i.rec.Process != nil:
 		w.end = i.endReason()
+		if t, ok := i.r.hv.(vm.EndTeller); ok {
+			if told := t.End(ctx, i.dir, *i.rec.Process); told != "" {
+				w.end = told + "; " + w.end
+			}
+		}
 	}
 	return w, nil
 }

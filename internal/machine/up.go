@@ -45,6 +45,12 @@ func (in *installed) apply(o UpOptions) {
 	if o.Bounce != nil {
 		in.Options.Bounce = *o.Bounce
 	}
+	if o.Protected != nil {
+		in.Options.Protected = *o.Protected
+	}
+	if o.Thin != nil {
+		in.Options.Thin = *o.Thin
+	}
 }
 
 func checkOptions(o UpOptions, name string, m *bundle.Manifest) error {

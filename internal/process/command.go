@@ -28,6 +28,10 @@ type Command struct {
 	Lock string
 	// Files are open in the process too, from descriptor FirstFile on.
 	Files []*os.File
+	// Ended is told how the process ended, once, if this program is still there
+	// to see it; nobody else ever learns that. nil: it does not matter, and a
+	// process that has ended before Start returns is an error of Start's.
+	Ended func(*os.ProcessState)
 	// OOMScoreAdj is how much likelier (1000) or less likely (-1000) than others
 	// the kernel ends the process when memory runs out; 0: as this one. Less than
 	// this one's takes CAP_SYS_RESOURCE. See proc_pid_oom_score_adj(5).
@@ -90,13 +94,17 @@ func Start(c Command) (Process, error) {
 		adjustErr = errors.Join(adjustErr, cmd.Process.Kill())
 	}
 	stat, err := ReadStat(cmd.Process.Pid)
-	// Reap it if it ends before this program does. Its status says nothing
-	// that its log does not.
-	go cmd.Wait()
+	// Reap it if it ends before this program does.
+	go func() {
+		_ = cmd.Wait() // what it says is in the state
+		if c.Ended != nil {
+			c.Ended(cmd.ProcessState)
+		}
+	}()
 	if adjustErr != nil {
 		return Process{}, fault.Errorf(fault.Environment, "starting %s: %w", c.Path, adjustErr)
 	}
-	if err != nil || stat.Over {
+	if err != nil || stat.Over && c.Ended == nil {
 		return Process{}, fault.Errorf(fault.Device, "%s ended at once", c.Path).Hintf("read %s", c.Log)
 	}
 	return Process{PID: cmd.Process.Pid, Start: stat.Start, Boot: boot}, nil

@@ -16,10 +16,17 @@ import (
 
 // Dial connects to a socket file. Its path may be longer than the 107 bytes of
 // a socket's address.
-func Dial(ctx context.Context, path string) (net.Conn, error) {
+func Dial(ctx context.Context, path string) (net.Conn, error) { return dial(ctx, "unix", path) }
+
+// DialPackets is Dial for a socket of packets (SOCK_SEQPACKET).
+func DialPackets(ctx context.Context, path string) (net.Conn, error) {
+	return dial(ctx, "unixpacket", path)
+}
+
+func dial(ctx context.Context, network, path string) (net.Conn, error) {
 	var dialer net.Dialer
 	if len(path) <= 100 {
-		return dialer.DialContext(ctx, "unix", path)
+		return dialer.DialContext(ctx, network, path)
 	}
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
@@ -27,13 +34,22 @@ func Dial(ctx context.Context, path string) (net.Conn, error) {
 	}
 	defer dir.Close()
 	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
-	return dialer.DialContext(ctx, "unix", short)
+	return dialer.DialContext(ctx, network, short)
 }
 
 // Listener returns the process that listens on a socket file; ok is false when
 // nobody does.
 func Listener(ctx context.Context, path string) (p Process, ok bool, err error) {
-	conn, err := Dial(ctx, path)
+	return listener(ctx, "unix", path)
+}
+
+// PacketListener is Listener for a socket of packets.
+func PacketListener(ctx context.Context, path string) (p Process, ok bool, err error) {
+	return listener(ctx, "unixpacket", path)
+}
+
+func listener(ctx context.Context, network, path string) (p Process, ok bool, err error) {
+	conn, err := dial(ctx, network, path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
 		return p, false, nil
 	}

@@ -46,3 +46,17 @@ type Size struct {
 type Removed struct {
 	Kept string `json:"kept,omitempty"` // the data disk's path
 }
+
+// Phone is the body of POST /v1/phone. What is absent stays as it is.
+type Phone struct {
+	Floor *Floor `json:"floor,omitempty"`
+	// PhantomOff has the phone end no phantom process any more, or puts back what
+	// was.
+	PhantomOff *bool `json:"phantom_off,omitempty"`
+}
+
+// Floor is at what machines are shut down in order; 0 is none.
+type Floor struct {
+	Battery int `json:"battery,omitempty"` // percent
+	Celsius int `json:"celsius,omitempty"` // of the battery
+}

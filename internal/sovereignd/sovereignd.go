@@ -136,9 +136,9 @@ func Absent(err error) bool {
 }
 
 // Dial connects to the sovereignd of a state directory. Where none runs, program
-// ("": Find's) is started in the background, until nothing is wanted up and
-// nobody is connected any more.
-func Dial(ctx context.Context, stateDir, program string) (net.Conn, error) {
+// ("": Find's) is started in the background, with flags; without any, until
+// nothing is wanted up and nobody is connected any more.
+func Dial(ctx context.Context, stateDir, program string, flags ...string) (net.Conn, error) {
 	conn, err := Connect(ctx, stateDir)
 	if err == nil || !Absent(err) {
 		return conn, fault.Wrap(fault.Environment, err)
@@ -148,9 +148,12 @@ func Dial(ctx context.Context, stateDir, program string) (net.Conn, error) {
 			return nil, err
 		}
 	}
+	if len(flags) == 0 {
+		flags = []string{"--exit-when-idle"}
+	}
 	log := filepath.Join(stateDir, LogFile)
 	p, err := process.Start(process.Command{
-		Path: program, Args: []string{"--state-dir", stateDir, "--exit-when-idle"}, Dir: stateDir, Log: log,
+		Path: program, Args: append([]string{"--state-dir", stateDir}, flags...), Dir: stateDir, Log: log,
 	})
 	if err != nil {
 		return nil, err

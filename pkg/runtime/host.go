@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/requests"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/control"
@@ -226,6 +227,8 @@ type HostInfo struct {
 	// Free is the room in the file system of StateDir, bytes; 0 where an older
 	// sovereignd does not say.
 	Free int64 `json:"free,omitempty"`
+	// Phone is nil on everything but a phone.
+	Phone *PhoneStatus `json:"phone,omitempty"`
 }
 
 // Info asks the host's sovereignd about itself.
@@ -239,6 +242,26 @@ func (h *Host) Info(ctx context.Context) (HostInfo, error) {
 		}
 	}
 	return info, err
+}
+
+// PhoneSettings are changes to a phone's; what is nil stays as it is.
+type PhoneSettings struct {
+	Floor *PhoneFloor
+	// PhantomOff has Android end no "phantom process", of which more than 32 below
+	// apps are too many for it, or puts back what was before.
+	PhantomOff *bool
+}
+
+// SetPhone changes a phone's settings. On another host it is an error
+// (fault.Usage).
+func (h *Host) SetPhone(ctx context.Context, s PhoneSettings) (PhoneStatus, error) {
+	q := requests.Phone{PhantomOff: s.PhantomOff}
+	if s.Floor != nil {
+		q.Floor = &requests.Floor{Battery: s.Floor.Battery, Celsius: s.Floor.Celsius}
+	}
+	var status PhoneStatus
+	err := h.ask(ctx, http.MethodPost, "/v1/phone", q, &status)
+	return status, err
 }
 
 // Machines returns the status of every machine, sorted by name, as the host

@@ -45,6 +45,8 @@ type Options struct {
 	Accel     string      `json:"accel,omitempty"`
 	Outbound  bool        `json:"outbound,omitempty"`
 	Bounce    bool        `json:"bounce,omitempty"`
+	Protected bool        `json:"protected,omitempty"`
+	Thin      bool        `json:"thin,omitempty"`
 }
 
 // UpOptions are what wanting a machine up changes of it. What is zero stays as
@@ -62,7 +64,16 @@ type UpOptions struct {
 	// Bounce makes every transfer of the guest go by way of a small pool of
 	// shared memory, as in a protected VM. It protects nothing: it is for
 	// measuring.
-	Bounce  *bool   `json:"bounce,omitempty"`
+	Bounce *bool `json:"bounce,omitempty"`
+	// Protected keeps the guest's memory out of its host's reach, where the
+	// host's hypervisor can (pKVM, Gunyah): under crosvm alone. Nothing vouches
+	// for what was started.
+	Protected *bool `json:"protected,omitempty"`
+	// Thin leaves the data disk without room of its own under a hypervisor that
+	// fails writes where the host is full (crosvm): it takes room as it is
+	// written to, and the machine is shut down in order while less than 1 GiB is
+	// left there. Elsewhere every disk is so, and a full host holds its machines.
+	Thin    *bool   `json:"thin,omitempty"`
 	Restart Restart `json:"restart,omitempty"`
 	Limit   *int    `json:"limit,omitempty"` // of ends in a row; 0: none
 	// NewData is the owner's word that the data disk may be another one than

@@ -65,8 +65,9 @@ type MachineID struct {
 	Arch       string    `json:"arch"`
 	MemoryMiB  int       `json:"memory_mib"`
 	CPUs       int       `json:"cpus"`
-	Hypervisor string    `json:"hypervisor"` // "QEMU 7.2.22"
-	Accel      string    `json:"accel"`      // "kvm" or "tcg"
+	Hypervisor string    `json:"hypervisor"`          // "QEMU 7.2.22"
+	Accel      string    `json:"accel"`               // "kvm" or "tcg"; under crosvm "kvm", "gunyah" or "geniezone"
+	Protected  bool      `json:"protected,omitempty"` // its host cannot read its memory
 	Why        string    `json:"why,omitempty"`
 	Started    time.Time `json:"started"`
 }

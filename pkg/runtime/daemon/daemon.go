@@ -69,6 +69,30 @@ type Options struct {
 	// ExitWhenIdle ends Run when nothing has been wanted up, and nobody
 	// connected, for a few seconds.
 	ExitWhenIdle bool
+	// Guard is for a host that is not always fit for machines; it may be nil.
+	Guard Guard
+}
+
+// A Guard says when machines may run on a host that is not always fit for them:
+// a phone, which boots, runs out of battery and is shut down. Its methods are
+// called from several goroutines.
+type Guard interface {
+	// Hold is why machines may not run now, "" where they may. Those that run
+	// are then shut down in order, and started again when it has passed.
+	Hold() string
+	// Changed is sent to when Hold may say something else.
+	Changed() <-chan struct{}
+	// Wanted is told whether any machine is wanted up and may run, or is on its
+	// way down.
+	Wanted(up bool)
+	// Status is what there is to say.
+	Status() *runtime.PhoneStatus
+	// SetFloor and SetPhantom change its settings.
+	SetFloor(runtime.PhoneFloor) error
+	SetPhantom(ctx context.Context, off bool) error
+	// Run looks after the host until ctx ends. machines are the processes that
+	// run machines; stop ends Run of this package, as the host shuts down.
+	Run(ctx context.Context, machines func() []int, stop func(why string))
 }
 
 // Run keeps machines and answers for them until ctx ends, which is no error.
@@ -138,10 +162,20 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 		d.hub.tell(0, e)
 	})
 	d.report("", "keeps the machines of "+r.Dir())
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	work, cancel := context.WithCancel(ctx)
-	d.work = work
 	var serving sync.WaitGroup
 	serving.Go(func() { d.accept(work, l, &serving) })
+	d.work, d.stopWork = context.WithCancel(work)
+	if o.Guard != nil {
+		serving.Go(func() {
+			o.Guard.Run(work, d.processes, func(why string) {
+				d.report("", why)
+				stop()
+			})
+		})
+	}
 	if o.Ready != nil {
 		o.Ready()
 	}
@@ -170,7 +204,9 @@ type daemon struct {
 	hub   hub
 	poked chan struct{}
 
-	work context.Context // the keepers'
+	work     context.Context // the keepers'
+	stopWork func()
+	held     string // why there are no keepers
 
 	connections connections
 
@@ -191,7 +227,7 @@ func (d *daemon) report(name, text string) {
 func (d *daemon) info() runtime.HostInfo {
 	i := runtime.HostInfo{
 		Version: d.o.Version, Protocol: control.MaxVersion, Can: d.hello.Can,
-		Arch: goruntime.GOARCH, StateDir: d.r.Dir(), PID: os.Getpid(),
+		Arch: goruntime.GOARCH, StateDir: d.r.Dir(), PID: os.Getpid(), Phone: d.phone(),
 	}
 	if free, err := d.blobs.Free(); err == nil { // who sends is told so anyway
 		i.Free = free
@@ -239,10 +275,20 @@ func (d *daemon) run(ctx context.Context, l *machine.Listener) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	busy := time.Now()
+	var guard <-chan struct{}
+	if d.o.Guard != nil {
+		guard = d.o.Guard.Changed()
+	}
 	for {
+		if err := d.follow(ctx); err != nil {
+			d.report("", err.Error())
+		}
 		wanted, err := d.lookForNew()
 		if err != nil {
 			return err
+		}
+		if d.o.Guard != nil {
+			d.o.Guard.Wanted(wanted && d.holds() == "")
 		}
 		var idle <-chan time.Time
 		if wanted || d.connections.open() > 0 {
@@ -258,6 +304,7 @@ func (d *daemon) run(ctx context.Context, l *machine.Listener) error {
 		case <-ctx.Done():
 			return nil
 		case <-d.poked:
+		case <-guard:
 		case <-tick.C:
 		case <-idle:
 		case err := <-watched:
@@ -288,10 +335,11 @@ func (d *daemon) lookForNew() (busy bool, err error) {
 			continue
 		}
 		delete(d.broken, name)
-		if d.keepers[name] == nil {
+		if d.held == "" && d.keepers[name] == nil {
 			d.keepers[name] = keep(d.work, d, name)
 		}
-		busy = busy || wanted == machine.Up || d.keepers[name].busy.Load()
+		k := d.keepers[name]
+		busy = busy || wanted == machine.Up || k != nil && k.busy.Load()
 	}
 	return busy, nil
 }

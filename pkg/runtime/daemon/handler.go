@@ -36,6 +36,7 @@ func (d *daemon) handler() http.Handler {
 	mux.HandleFunc("HEAD /v1/blobs/{digest}", func(w http.ResponseWriter, r *http.Request) { d.blobs.Head(w, r, r.PathValue("digest")) })
 	mux.HandleFunc("PUT /v1/blobs/{digest}", func(w http.ResponseWriter, r *http.Request) { d.blobs.Put(w, r, r.PathValue("digest")) })
 	mux.HandleFunc("POST /v1/blobs/{digest}/chunks", func(w http.ResponseWriter, r *http.Request) { d.blobs.Chunks(w, r, r.PathValue("digest")) })
+	mux.HandleFunc("POST /v1/phone", d.postPhone)
 	const m = " /v1/machines/{name}"
 	mux.HandleFunc("GET"+m, d.getMachine)
 	mux.HandleFunc("PUT"+m, d.putMachine)

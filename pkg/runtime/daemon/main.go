@@ -12,11 +12,13 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/android"
 	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/crosvm"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
 )
 
@@ -30,6 +32,7 @@ const usage = `usage: sovereignd [flags]            keep the machines of a state
        sovereignd [flags] connect    join standard input and output to the
                                      sovereignd of the state directory, which is
                                      started when none runs
+       sovereignd --android undo     put back what was changed on a phone
 `
 
 // Main is the program sovereignd: its arguments come in, its exit code goes
@@ -45,6 +48,11 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	f.StringVar(&o.StateDir, "state-dir", "", "the `directory` of machines (default: sovereign in $XDG_STATE_HOME or ~/.local/state)")
 	f.BoolVar(&o.StopMachines, "stop-machines", false, "shut the machines down in order when told to end; without it they go on, for the next sovereignd")
 	f.BoolVar(&o.ExitWhenIdle, "exit-when-idle", false, "end when no machine is wanted up any more and nobody is connected")
+	phone := f.Bool("android", false, "this is a phone: stay, whatever becomes of adb, and keep machines as the phone allows")
+	hv := hypervisorFlags{}
+	f.StringVar(&hv.name, "hypervisor", "auto", "`name` of what runs the machines: qemu, crosvm, or auto, which takes crosvm where Android has it")
+	f.StringVar(&hv.crosvm, "crosvm", crosvm.AndroidProgram, "crosvm's `program`")
+	f.StringVar(&hv.vsockDir, "vsock-dir", "", "reach guests under crosvm by the sockets CID.sock in a `directory`, as vhost-device-vsock makes them, instead of the kernel's vsock")
 	version := f.Bool("version", false, "print the version and end")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -52,17 +60,31 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		}
 		return int(fault.Usage)
 	}
+	if *phone && o.StateDir == "" {
+		o.StateDir = android.StateDir
+	}
 	var err error
 	switch {
 	case *version:
 		_, err = fmt.Fprintln(stdout, "sovereignd", moduleVersion())
 		err = fault.Wrap(fault.Environment, err)
 	case f.NArg() == 1 && f.Arg(0) == "connect":
-		err = connect(ctx, o.StateDir, stdin, stdout)
+		// One that is started here stays on a phone, where nobody else starts it
+		// until the next boot.
+		stay := "--exit-when-idle"
+		if *phone {
+			stay = "--android"
+		}
+		err = connect(ctx, o.StateDir, append([]string{stay}, hv.flags()...), stdin, stdout)
+	case *phone && f.NArg() == 1 && f.Arg(0) == "undo":
+		err = undoAndroid(ctx, o)
 	case f.NArg() > 0:
 		err = fault.Errorf(fault.Usage, "%q is not a flag", f.Arg(0)).Hintf("run sovereignd --help for the flags")
+	case *phone:
+		o.StopMachines = true
+		err = runAndroid(ctx, o, hv)
 	default:
-		err = runLogged(ctx, o)
+		err = runLogged(ctx, o, hv, nil)
 	}
 	if err == nil {
 		return 0
@@ -82,8 +104,14 @@ func moduleVersion() string {
 	return ""
 }
 
-func runLogged(ctx context.Context, o Options) error {
-	r, err := machine.Open(o.StateDir)
+// runLogged is Run with a log in the state directory. guard makes the Guard; it
+// may be nil.
+func runLogged(ctx context.Context, o Options, hv hypervisorFlags, guard func(report func(string)) (Guard, error)) error {
+	choice, err := hv.option()
+	if err != nil {
+		return err
+	}
+	r, err := machine.Open(o.StateDir, choice)
 	if err != nil {
 		return err
 	}
@@ -98,7 +126,12 @@ func runLogged(ctx context.Context, o Options) error {
 		// A log that cannot be written must not keep machines from running.
 		fmt.Fprintf(log, "%s %s\n", time.Now().UTC().Format(time.RFC3339), printable.Line(text))
 	}
-	err = RunMachines(ctx, r, o)
+	if guard != nil {
+		o.Guard, err = guard(func(text string) { o.Report("", text) })
+	}
+	if err == nil {
+		err = RunMachines(ctx, r, o)
+	}
 	if err != nil {
 		o.Report("", "ends: "+err.Error())
 	}
@@ -107,7 +140,7 @@ func runLogged(ctx context.Context, o Options) error {
 }
 
 // connect joins two streams to the socket, until either end is closed.
-func connect(ctx context.Context, stateDir string, stdin io.Reader, stdout io.Writer) error {
+func connect(ctx context.Context, stateDir string, flags []string, stdin io.Reader, stdout io.Writer) error {
 	if stateDir == "" {
 		var err error
 		if stateDir, err = runtime.DefaultStateDir(); err != nil {
@@ -125,7 +158,7 @@ func connect(ctx context.Context, stateDir string, stdin io.Reader, stdout io.Wr
 	if err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
-	conn, err := sovereignd.Dial(ctx, stateDir, self)
+	conn, err := sovereignd.Dial(ctx, stateDir, self, flags...)
 	if err != nil {
 		return err
 	}

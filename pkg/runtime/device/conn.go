@@ -28,12 +28,12 @@ const (
 	heldLimit = 500 * time.Millisecond
 )
 
-// A Conn is a running program whose standard input and output are the stream.
-// Both directions end one at a time: the end of the output is io.EOF where the
+// A Conn is a running program, here or on a phone, whose standard input and
+// output are the stream. Both directions end one at a time: the end of the output is io.EOF where the
 // program ended in order, and otherwise the error that Err returns.
 type Conn struct {
 	device Device
-	cmd    *exec.Cmd
+	end    func(os.Signal) error
 	in     *os.File // what the program reads
 	out    *os.File // what it writes
 	said   tail
@@ -44,8 +44,23 @@ type Conn struct {
 	status  error         // of Wait
 }
 
-// start runs a program.
-func start(ctx context.Context, d Device, cmd *exec.Cmd) (_ *Conn, err error) {
+// start runs a program here.
+func start(ctx context.Context, d Device, cmd *exec.Cmd) (*Conn, error) {
+	return begin(ctx, d, func(c *Conn, in, out *os.File) (wait func() error, end func(os.Signal) error, err error) {
+		defer in.Close()
+		defer out.Close()
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &c.said
+		cmd.WaitDelay = heldLimit
+		if err := cmd.Start(); err != nil {
+			return nil, nil, fault.Wrap(fault.Environment, err)
+		}
+		return cmd.Wait, cmd.Process.Signal, nil
+	})
+}
+
+// begin makes a Conn of what run starts, which gets the program's ends of both
+// streams and closes them; c takes its standard error.
+func begin(ctx context.Context, d Device, run func(c *Conn, in, out *os.File) (wait func() error, end func(os.Signal) error, err error)) (*Conn, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -53,23 +68,22 @@ func start(ctx context.Context, d Device, cmd *exec.Cmd) (_ *Conn, err error) {
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	defer theirIn.Close()
 	out, theirOut, err := os.Pipe()
 	if err != nil {
 		in.Close()
+		theirIn.Close()
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	defer theirOut.Close()
-	c := &Conn{device: d, cmd: cmd, in: in, out: out, done: make(chan struct{})}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirIn, theirOut, &c.said
-	cmd.WaitDelay = heldLimit
-	if err := cmd.Start(); err != nil {
+	c := &Conn{device: d, in: in, out: out, done: make(chan struct{})}
+	wait, end, err := run(c, theirIn, theirOut)
+	if err != nil {
 		in.Close()
 		out.Close()
-		return nil, fault.Wrap(fault.Environment, err)
+		return nil, err
 	}
+	c.end = end
 	go func() {
-		c.status = cmd.Wait()
+		c.status = wait()
 		if errors.Is(c.status, exec.ErrWaitDelay) {
 			c.status = nil
 		}
@@ -134,7 +148,7 @@ func (c *Conn) Close() error {
 				limit.Stop()
 				return
 			case <-limit.C:
-				c.cmd.Process.Signal(signal) //nolint:errcheck // it has ended
+				c.end(signal) //nolint:errcheck // it has ended
 			}
 		}
 		<-c.done
@@ -178,14 +192,17 @@ func (d Device) failed(status error, said string) error {
 		why = status.Error()
 	}
 	code := -1
-	var exit *exec.ExitError
+	var exit interface{ ExitCode() int }
 	if errors.As(status, &exit) {
 		code = exit.ExitCode()
 	}
+	var own *fault.Error
 	switch {
+	case errors.As(status, &own): // of the way there
+		return status
 	case code == 126 || code == 127:
 		e := fault.Errorf(fault.Environment, "there is no sovereignd: %s", why)
-		if d.kind == bySSH {
+		if d.kind == bySSH || d.kind == byADB {
 			return e.Hintf("put it there: sovereign-build device install %s", d)
 		}
 		return e.Hintf("the command must lead to: sovereignd connect")

@@ -99,7 +99,7 @@ func TestConnClose(t *testing.T) {
 	if err := <-read; !errors.Is(err, os.ErrClosed) {
 		t.Errorf("a read that Close ended: %v", err)
 	}
-	if err := c.cmd.Process.Signal(syscall.Signal(0)); !errors.Is(err, os.ErrProcessDone) {
+	if err := c.end(syscall.Signal(0)); !errors.Is(err, os.ErrProcessDone) {
 		t.Errorf("the program is not reaped: %v", err)
 	}
 	if err := c.Err(); err != nil {
@@ -156,7 +156,7 @@ func TestConnInterrupt(t *testing.T) {
 		if _, err := io.ReadFull(c, make([]byte, 3)); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.cmd.Process.Signal(os.Interrupt); err != nil {
+		if err := c.end(os.Interrupt); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.WriteString(c, "last words"); err != nil {

@@ -6,11 +6,13 @@
 //
 //	local          this computer
 //	ssh:HOST       the user's own ssh, with HOST as ssh itself takes it
+//	adb:SERIAL     a rooted phone, by the user's own adb server (package adb)
 //	exec:COMMAND   anything else: a shell command whose standard input and
 //	               output lead to "sovereignd connect"
 //
 // Who may connect is for the transport to say: ssh's keys, host keys and
-// configuration are the user's, and nothing here changes them. The package
+// configuration are the user's, and so is whom a phone lets its adb and its root
+// have; nothing here changes them. The package
 // listens nowhere, and knows nothing of machines.
 package device
 
@@ -27,7 +29,7 @@ import (
 // A Device is a computer that machines run on. The zero value is this one.
 type Device struct {
 	kind kind
-	to   string // ssh's destination, or a shell command
+	to   string // ssh's destination, a phone's serial number, or a shell command
 }
 
 type kind int
@@ -36,13 +38,14 @@ const (
 	local kind = iota
 	bySSH
 	byCommand
+	byADB
 )
 
 // maxName bounds a device's name, in bytes.
 const maxName = 4 << 10
 
-// Parse reads a device's name: "local", "ssh:HOST" or "exec:COMMAND"; "" is
-// local. HOST is a host or an alias of the user's ssh configuration, with or
+// Parse reads a device's name: "local", "ssh:HOST", "adb:SERIAL" or
+// "exec:COMMAND"; "" is local. HOST is a host or an alias of the user's ssh configuration, with or
 // without USER@, or ssh://USER@HOST:PORT. Errors are of class fault.Usage.
 func Parse(name string) (Device, error) {
 	scheme, to, _ := strings.Cut(name, ":")
@@ -53,19 +56,24 @@ func Parse(name string) (Device, error) {
 		return Device{}, nil
 	case scheme == "exec" && strings.TrimSpace(to) != "" && !strings.ContainsRune(to, 0):
 		return Device{byCommand, to}, nil
-	case scheme == "ssh" && sshDestination(to):
+	case scheme == "ssh" && destination(to):
 		return Device{bySSH, to}, nil
+	case scheme == "adb" && destination(to):
+		return Device{byADB, to}, nil
+	case scheme == "adb":
+		return Device{}, fault.Errorf(fault.Usage, "%q is no phone's serial number", to).
+			Hintf("write adb:SERIAL, with a serial number that adb devices lists")
 	case scheme == "ssh" && to != "":
 		return Device{}, fault.Errorf(fault.Usage, "%q is no host for ssh", to).
 			Hintf("write ssh:HOST, ssh:USER@HOST or ssh:ssh://USER@HOST:PORT; other options go into ~/.ssh/config")
 	}
 	return Device{}, fault.Errorf(fault.Usage, "%q is not a device", name).
-		Hintf("write local, ssh:HOST or exec:COMMAND")
+		Hintf("write local, ssh:HOST, adb:SERIAL or exec:COMMAND")
 }
 
-// sshDestination says whether ssh takes a word as its destination, and not as
-// an option.
-func sshDestination(to string) bool {
+// destination says whether a word is one that ssh takes as its destination, and
+// not as an option; adb takes the same ones.
+func destination(to string) bool {
 	if to == "" || strings.HasPrefix(to, "-") || printable.Line(to) != to {
 		return false
 	}
@@ -77,6 +85,8 @@ func (d Device) String() string {
 	switch d.kind {
 	case bySSH:
 		return "ssh:" + d.to
+	case byADB:
+		return "adb:" + d.to
 	case byCommand:
 		return "exec:" + d.to
 	}
@@ -95,12 +105,11 @@ func (d Device) Short() string {
 // Local says whether the device is this computer.
 func (d Device) Local() bool { return d.kind == local }
 
+// Installs says whether sovereignd can be put there by Install.
+func (d Device) Installs() bool { return d.kind == bySSH || d.kind == byADB }
+
 // SSH is the destination of a device that is reached by ssh.
 func (d Device) SSH() (destination string, ok bool) { return d.to, d.kind == bySSH }
-
-// Installs says whether Install puts a sovereignd on the device: elsewhere that
-// is its owner's to do.
-func (d Device) Installs() bool { return d.kind == bySSH }
 
 // connect is what ssh runs on a device: the sovereignd that Install has put
 // there, or else that of PATH. The user's login shell reads it, whichever that
@@ -122,6 +131,8 @@ func (d Device) dial(ctx context.Context, options ...string) (*Conn, error) {
 	switch d.kind {
 	case bySSH:
 		return d.ssh(ctx, connect, options...)
+	case byADB:
+		return d.phone(ctx, phoneConnect, false)
 	case byCommand:
 		// Ctrl-C is for this program to understand: it has words to say to the
 		// other side first. What a shell ignores, its commands ignore.

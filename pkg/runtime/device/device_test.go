@@ -13,6 +13,7 @@ func TestParse(t *testing.T) {
 		"ssh:nas":                       {bySSH, "nas"},
 		"ssh:ann@nas.lan":               {bySSH, "ann@nas.lan"},
 		"ssh:ssh://ann@[fe80::1]:22":    {bySSH, "ssh://ann@[fe80::1]:22"},
+		"adb:127.0.0.1:5555":            {byADB, "127.0.0.1:5555"},
 		"exec:adb shell sovereignd c":   {byCommand, "adb shell sovereignd c"},
 		"exec:a 'b c' | d; exec \"$E\"": {byCommand, "a 'b c' | d; exec \"$E\""},
 	} {
@@ -25,7 +26,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	for _, name := range []string{
-		"nas", "ssh:", "ssh", "exec:", "exec: ", "exec", "local:", "SSH:nas", "adb:1",
+		"nas", "ssh:", "ssh", "exec:", "exec: ", "exec", "local:", "SSH:nas", "adb:", "adb:-s", "adb:a b",
 		"ssh:-oProxyCommand=id", "ssh:a b", "ssh:a\tb", "ssh:a\nb", "ssh:a\x1b[2J", "exec:a\x00b",
 		"ssh:" + strings.Repeat("x", maxName),
 	} {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/internal/printable"
@@ -20,7 +21,10 @@ import (
 const programPath = ".local/share/sovereign/sovereignd"
 
 //go:embed device.sh
-var script string
+var deviceScript string
+
+//go:embed phone.sh
+var phoneScript string
 
 // Facts is what a device says of itself.
 type Facts struct {
@@ -40,6 +44,46 @@ type Facts struct {
 	Linger  bool // the user's services run without a login
 	QEMU    bool // of the device's own architecture
 	KVM     bool // the user may use it
+	// Phone is for a device that is reached by adb.
+	Phone *PhoneFacts
+}
+
+// PhoneFacts is what a phone says of itself; "" and 0 are for what it does not.
+// What takes root to see is not there without.
+type PhoneFacts struct {
+	Model       string `json:"model"`
+	Android     string `json:"android"` // "16"
+	SDK         int    `json:"sdk"`     // 36
+	Fingerprint string `json:"fingerprint"`
+	Kernel      string `json:"kernel"` // as uname -r has it
+	// Root is how its shell becomes root: "su -c", "su 0", "adbd", or "" where
+	// it does not; NoRoot then says why.
+	Root   Root   `json:"root"`
+	NoRoot string `json:"no_root,omitempty"`
+	// Manager of root and its version: "magisk 28.1", "kernelsu …", "apatch".
+	// It runs sovereignd at boot.
+	Manager  string `json:"manager"`
+	SafeMode bool   `json:"safe_mode"` // nothing of the manager's runs
+	Booted   bool   `json:"booted"`
+	// AVF: the hypervisor runs virtual machines; Protected: also ones whose
+	// memory this host cannot read.
+	AVF       bool   `json:"avf"`
+	Protected bool   `json:"protected"`
+	HV        string `json:"hypervisor"`          // its version
+	Device    string `json:"hypervisor_device"`   // "/dev/kvm", "/dev/gunyah", "/dev/gzvm"
+	CrosVM    string `json:"crosvm"`              // the program's path
+	PVMFW     string `json:"pvmfw"`               // the partition with the firmware of protected VMs
+	Vsock     bool   `json:"vsock"`               // /dev/vhost-vsock
+	SELinux   string `json:"selinux"`             // "Enforcing"
+	Verified  string `json:"verified_boot_state"` // "green": the bootloader is locked
+	// Bytes of /data and of it free, and its kind.
+	DataSize   int64  `json:"data_size"`
+	DataFree   int64  `json:"data_free"`
+	FileSystem string `json:"data_file_system"`
+	Memory     int64  `json:"memory"` // bytes
+	Available  int64  `json:"memory_available"`
+	Battery    int    `json:"battery"`  // percent
+	Charging   string `json:"charging"` // "Charging", "Discharging", "Full", …
 }
 
 // Arch is the architecture in Go's words, or "" for one that there is no
@@ -56,12 +100,46 @@ func (f Facts) Arch() string {
 
 // Boots says whether sovereignd is started with the device.
 func (f Facts) Boots() bool {
+	if p := f.Phone; p != nil {
+		return f.Unit != "" && p.Manager != "" && !p.SafeMode
+	}
 	return f.Enabled && (f.Service == "system" || f.Service == "user" && f.Linger)
 }
 
-// Look asks a device by ssh for its facts.
+// Look asks a device that is reached by ssh or adb for its facts. A phone that
+// is not rooted, or does not let its shell be root, says what it can.
 func Look(ctx context.Context, d Device) (Facts, error) {
-	s, err := open(ctx, d)
+	if d.kind != byADB {
+		return look(ctx, d, false)
+	}
+	p, err := openPhones()
+	if err != nil {
+		return Facts{}, err
+	}
+	r, rootErr := p.root(ctx, d.to)
+	if rootErr != nil && !errors.Is(rootErr, errNoRoot) && !errors.Is(rootErr, errRefused) {
+		return Facts{}, d.at(rootErr)
+	}
+	f, err := look(ctx, d, rootErr != nil)
+	if err == nil && f.Phone != nil {
+		f.Phone.Root = r
+		if rootErr != nil {
+			f.Phone.NoRoot = rootErr.Error()
+		}
+	}
+	return f, err
+}
+
+// at says where an error happened.
+func (d Device) at(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fault.Errorf(fault.ClassOf(err), "%s: %w", d, err).Hintf("%s", fault.HintOf(err))
+}
+
+func look(ctx context.Context, d Device, plain bool) (Facts, error) {
+	s, err := openAs(ctx, d, plain)
 	if err != nil {
 		return Facts{}, err
 	}
@@ -76,10 +154,11 @@ type Installed struct {
 	Changed bool
 }
 
-// Install puts sovereignd on a device that is reached by ssh: the one of the
-// programs that is for it, checked by its digest on the far side and there
+// Install puts sovereignd on a device that is reached by ssh or adb: the one of
+// the programs that is for it, checked by its digest on the far side and there
 // whole or not at all. Where systemd starts services for the user, it starts
-// sovereignd with the device. A sovereignd that runs is replaced, and its
+// sovereignd with the device, and so does the manager of root on a phone. A
+// sovereignd that runs is replaced, and its
 // machines run on. Interrupted, it can be done again.
 //
 // report takes lines about what is going on.
@@ -100,6 +179,9 @@ func Install(ctx context.Context, d Device, programs Programs, report func(strin
 	defer p.Close()
 	result := Installed{Changed: f.Digest != p.Digest}
 	if result.Changed {
+		if f.Phone != nil {
+			f.User = f.Phone.Model
+		}
 		report(fmt.Sprintf("%s is %s of %s; sending %s (%.1f MiB)", d, f.Machine, f.User, p.Path, float64(p.Size)/(1<<20)))
 		err = s.send("put "+p.bare(), p)
 	} else {
@@ -117,7 +199,7 @@ func Install(ctx context.Context, d Device, programs Programs, report func(strin
 	return result, err
 }
 
-// Remove takes sovereignd away from a device that is reached by ssh, its
+// Remove takes sovereignd away from a device that is reached by ssh or adb, its
 // service too, and what is empty then; with data also the directory of its
 // machines. Machines that run must have been shut down before. Interrupted, it
 // can be done again.
@@ -156,21 +238,34 @@ type session struct {
 }
 
 // open starts the script, which waits for a word then.
-func open(ctx context.Context, d Device) (*session, error) {
-	if d.kind != bySSH {
-		return nil, fault.Errorf(fault.Usage, "%s is not reached by ssh", d).
-			Hintf("only ssh:HOST can be installed to; elsewhere, put sovereignd there by hand")
+func open(ctx context.Context, d Device) (*session, error) { return openAs(ctx, d, false) }
+
+// openAs starts it on a phone as the shell's user, with plain.
+func openAs(ctx context.Context, d Device, plain bool) (*session, error) {
+	script := deviceScript
+	if d.kind == byADB {
+		script = phoneScript
 	}
 	// The script comes by standard input: the user's login shell would have to
 	// understand it else. It is read a byte at a time, since what follows is
 	// not its own, and is run only whole: it is one function call at its end.
 	command := fmt.Sprintf(`exec sh -c 'eval "$(dd bs=1 count=%d 2>/dev/null)"'`, len(script))
-	conn, err := d.ssh(ctx, command)
+	var conn *Conn
+	var err error
+	switch d.kind {
+	case bySSH:
+		conn, err = d.ssh(ctx, command)
+	case byADB:
+		conn, err = d.phone(ctx, command, plain)
+	default:
+		err = fault.Errorf(fault.Usage, "%s is reached by neither ssh nor adb", d).
+			Hintf("only ssh:HOST and adb:SERIAL can be installed to; elsewhere, put sovereignd there by hand")
+	}
 	if err != nil {
 		return nil, err
 	}
 	s := newSession(ctx, d, conn)
-	if err := s.begin(); err != nil {
+	if err := s.begin(script); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -185,7 +280,7 @@ func newSession(ctx context.Context, d Device, conn *Conn) *session {
 }
 
 // begin sends the script and reads the facts.
-func (s *session) begin() error {
+func (s *session) begin(script string) error {
 	if _, err := io.WriteString(s.conn, script); err != nil {
 		return s.broken(err)
 	}
@@ -193,16 +288,22 @@ func (s *session) begin() error {
 	if err != nil {
 		return s.broken(err)
 	}
-	s.facts = facts
+	if s.facts = facts; s.d.kind != byADB {
+		s.facts.Phone = nil
+	}
 	return nil
 }
 
 // parseFacts reads facts until the device is ready for a word.
 func parseFacts(next func() (key, value string, err error)) (Facts, error) {
 	var f Facts
+	f.Phone = &PhoneFacts{}
 	for {
 		key, value, err := next()
 		if err != nil {
+			return f, err
+		}
+		if err := f.Phone.parse(key, value); err != nil {
 			return f, err
 		}
 		switch key {
@@ -234,10 +335,85 @@ func parseFacts(next func() (key, value string, err error)) (Facts, error) {
 			f.QEMU = true
 		case "kvm":
 			f.KVM = true
+		case "hypervisor-device":
+			f.KVM = f.KVM || value == "/dev/kvm"
 		case "ready":
 			return f, nil
 		}
 	}
+}
+
+// parse takes a fact of a phone.
+func (p *PhoneFacts) parse(key, value string) error {
+	number := func(to *int64, unit int64) error {
+		n, err := strconv.ParseInt(value, 10, 50)
+		if err != nil || n < 0 {
+			return fault.Errorf(fault.Device, "it says that its %s is %q", key, value)
+		}
+		*to = n * unit
+		return nil
+	}
+	small := func(to *int) error {
+		var n int64
+		err := number(&n, 1)
+		*to = int(n)
+		return err
+	}
+	switch key {
+	case "model":
+		p.Model = value
+	case "android":
+		p.Android = value
+	case "sdk":
+		return small(&p.SDK)
+	case "fingerprint":
+		p.Fingerprint = value
+	case "kernel":
+		p.Kernel = value
+	case "manager":
+		p.Manager = value
+	case "safemode":
+		p.SafeMode = value == "1"
+	case "booted":
+		p.Booted = value == "1"
+	case "avf":
+		p.AVF = value == "1" || value == "true"
+	case "protected":
+		p.Protected = value == "1" || value == "true"
+	case "hypervisor":
+		p.HV = value
+	case "hypervisor-device":
+		p.Device = value
+	case "crosvm":
+		p.CrosVM = value
+	case "pvmfw":
+		p.PVMFW = value
+	case "vsock":
+		p.Vsock = true
+	case "selinux":
+		p.SELinux = value
+	case "verified":
+		p.Verified = value
+	case "data":
+		size, free, _ := strings.Cut(value, " ")
+		value = size
+		if err := number(&p.DataSize, 1024); err != nil {
+			return err
+		}
+		value = free
+		return number(&p.DataFree, 1024)
+	case "filesystem":
+		p.FileSystem = value
+	case "memory":
+		return number(&p.Memory, 1024)
+	case "available":
+		return number(&p.Available, 1024)
+	case "battery":
+		return small(&p.Battery)
+	case "charging":
+		p.Charging = value
+	}
+	return nil
 }
 
 // next is the next line of the script's own; others are of a login shell.

@@ -192,12 +192,12 @@ func TestInstallRefuses(t *testing.T) {
 func TestScriptInPart(t *testing.T) {
 	home := fakeSSH(t)
 	nas := ssh(t, "nas")
-	for n := 0; n < len(script); n += 97 {
-		c, err := nas.ssh(t.Context(), fmt.Sprintf(`exec sh -c 'eval "$(dd bs=1 count=%d 2>/dev/null)"'`, len(script)))
+	for n := 0; n < len(deviceScript); n += 97 {
+		c, err := nas.ssh(t.Context(), fmt.Sprintf(`exec sh -c 'eval "$(dd bs=1 count=%d 2>/dev/null)"'`, len(deviceScript)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		io.WriteString(c, script[:n])
+		io.WriteString(c, deviceScript[:n])
 		c.CloseWrite()
 		if said, _ := io.ReadAll(c); strings.Contains(string(said), prefix) {
 			t.Errorf("%d bytes of it say %q", n, said)

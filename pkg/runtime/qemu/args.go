@@ -192,7 +192,7 @@ func cmdline(m vm.Machine, accel string) string {
 	if m.Arch == "arm64" {
 		console = "console=ttyAMA0"
 	}
-	words := append([]string{m.Cmdline, console, "panic=1"}, guestNet(m.Card)...)
+	words := append([]string{m.Cmdline, console, "panic=1"}, m.Card.Cmdline()...)
 	if m.Arch == "amd64" {
 		// Linux counts the timer's ticks against a loop of its own to find
 		// out whether the IO-APIC is wired; an emulated CPU on a busy host
@@ -248,18 +248,6 @@ func network(m vm.Machine, virtio string) []string {
 		"-netdev", "stream,id=net0,server=on,addr.type=unix,addr.path=" + networkSocket,
 		"-device", fmt.Sprintf("virtio-net-pci,netdev=net0,mac=%s,host_mtu=%d,romfile=,%s", m.Card.MAC, m.Card.MTU, virtio),
 	}
-}
-
-// guestNet is what the guest is told of its network.
-func guestNet(c *vm.Card) (words []string) {
-	if c == nil {
-		return nil
-	}
-	words = append(words, fmt.Sprintf("sovereign.net=eth0,%s,%s,%s", c.Address, c.Gateway, c.DNS))
-	if c.Address6.IsValid() {
-		words = append(words, fmt.Sprintf("sovereign.net6=eth0,%s,%s", c.Address6, c.Gateway6))
-	}
-	return words
 }
 
 // escape writes a value into one of QEMU's option lists, where a comma ends it

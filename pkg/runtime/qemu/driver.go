@@ -83,6 +83,10 @@ func (p plan) Info() vm.PlanInfo { return p.PlanInfo }
 
 // Prepare finds QEMU and settles the accelerator; see accelerate.
 func (d *Driver) Prepare(ctx context.Context, m vm.Machine, report func(string)) (vm.Plan, error) {
+	if m.Protected {
+		return nil, fault.Errorf(fault.Device, "QEMU has no protected machines").
+			Hintf("they are for devices with crosvm whose kernel can protect them")
+	}
 	program, err := find(m.Arch)
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ package vm
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -46,6 +47,10 @@ type Machine struct {
 	// the host cannot read. It protects nothing: it is for measuring.
 	Bounce bool
 
+	// Protected asks for a machine whose memory its host cannot read, where the
+	// host's hypervisor has that: see Hypervisor.Prepare.
+	Protected bool
+
 	// Dir is the instance's directory: sockets and logs go here.
 	Dir string
 	// Accel is "auto", "kvm" or "tcg".
@@ -57,6 +62,8 @@ type Disk struct {
 	Image    *os.File // open for writing unless ReadOnly
 	Serial   string   // at most 20 bytes
 	ReadOnly bool
+	// Thin: the image has holes, and what the guest trims becomes one again.
+	Thin bool
 }
 
 // A Card is the guest's network card and what the guest is told of its network,
@@ -71,6 +78,19 @@ type Card struct {
 	// Address6 and Gateway6 are invalid where the network has no IPv6.
 	Address6 netip.Prefix
 	Gateway6 netip.Addr
+}
+
+// Cmdline is what the guest's kernel command line says of its network; nil has
+// nothing to say.
+func (c *Card) Cmdline() (words []string) {
+	if c == nil {
+		return nil
+	}
+	words = append(words, fmt.Sprintf("sovereign.net=eth0,%s,%s,%s", c.Address, c.Gateway, c.DNS))
+	if c.Address6.IsValid() {
+		words = append(words, fmt.Sprintf("sovereign.net6=eth0,%s,%s", c.Address6, c.Gateway6))
+	}
+	return words
 }
 
 // A Process runs a machine.
@@ -88,9 +108,9 @@ type State struct {
 	Word string
 }
 
-// A Hypervisor builds and starts machines: QEMU (package qemu) now. What not
-// every one can do is in interfaces of their own: Resumer, Ballooner, DiskGrower,
-// ConsoleOpener and NetworkDialer.
+// A Hypervisor builds and starts machines: QEMU (package qemu) or crosvm (package
+// crosvm). What not every one can do is in interfaces of their own: Resumer,
+// Ballooner, DiskGrower, ConsoleOpener, NetworkDialer, EndTeller and RoomTaker.
 //
 // dir is the Dir of a Machine that was started, by this program or another.
 type Hypervisor interface {
@@ -122,11 +142,14 @@ type Plan interface{ Info() PlanInfo }
 
 // PlanInfo is what there is to say of a plan.
 type PlanInfo struct {
-	Accel   string // "kvm" or "tcg"
+	Accel   string // "kvm" or "tcg"; under crosvm "kvm", "gunyah" or "geniezone"
 	Why     string // why not kvm, in a few words; empty for kvm
 	Version string // of the hypervisor
 	Program string // its path
 	Sandbox bool   // it can confine itself
+	CPUs    int    // what the machine gets; 0: what was asked for
+	// Protected: its host cannot read its memory.
+	Protected bool
 }
 
 // A NetworkDialer carries the frames of a machine's card over a stream.
@@ -165,4 +188,18 @@ type DiskGrower interface {
 // from now on is read, and what is written is typed. It serves one at a time.
 type ConsoleOpener interface {
 	OpenConsole(ctx context.Context, dir string) (io.ReadWriteCloser, error)
+}
+
+// An EndTeller knows more of a machine's end than that its process is gone.
+type EndTeller interface {
+	// End says in a line why the machine of the directory ended that the
+	// process ran; "" where this program did not see it.
+	End(ctx context.Context, dir string, p Process) string
+}
+
+// A RoomTaker fails a guest's write where the host's file system is full, rather
+// than hold the machine until there is room. Its disks have to have their room
+// before it starts, or somebody has to see to it that there is some.
+type RoomTaker interface {
+	TakesRoom() bool
 }

@@ -48,8 +48,11 @@ import (
 // PortName is the name of the virtio-serial port that carries the agent.
 const PortName = "org.sovereign.agent"
 
-// VsockPort is the vsock port that carries the agent.
-const VsockPort = 1024
+// Ports of vsock, from 1024 on: Android lets nobody dial lower ones of a guest.
+const (
+	VsockPort   = 1024 // the agent
+	NetworkPort = 1025 // the frames of the guest's network card
+)
 
 // State is what the guest as a whole does.
 type State string

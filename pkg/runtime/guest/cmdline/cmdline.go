@@ -13,6 +13,8 @@
 //	sovereign.net6=DEV,ADDRESS/PREFIX,GATEWAY[,DNS[;DNS…]]
 //	sovereign.net6=DEV,auto[,DNS[;DNS…]]
 //	sovereign.ntp=SERVER[;SERVER…]
+//	sovereign.key=SERIAL    virtio serial of the disk with the machine's key: the host comes over vsock
+//	sovereign.tap=DEV,MAC,MTU  a network card whose frames come over vsock; needs sovereign.key
 //	sovereign.probe         print ProbeLine and power off
 //	panic=SECONDS           the kernel's own; not 0: reboot instead of power off after a failure
 //
@@ -26,7 +28,9 @@ package cmdline
 import (
 	"encoding/hex"
 	"fmt"
+	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -39,7 +43,9 @@ const (
 	maxDevice = 15       // bytes, IFNAMSIZ-1
 	maxDNS    = 3        // as resolv.conf(5)
 	maxNTP    = 4
-	maxName   = 253 // bytes of a DNS name
+	maxName   = 253   // bytes of a DNS name
+	minMTU    = 1280  // the least that IPv6 works with
+	maxMTU    = 65520 // of the host's network
 )
 
 // Line is what sovereign-init takes from the command line. Absent parameters
@@ -51,6 +57,8 @@ type Line struct {
 	Net        *Net
 	Net6       *Net     // a static IPv6 address, or Auto
 	NTP        []string // at most 4 names or addresses
+	KeySerial  string   // of the disk with the machine's key; "": the host comes by a virtio-serial port
+	Tap        *Tap     // the card that vsock carries; nil: none
 	Probe      bool
 	Panic      string // value of panic=
 }
@@ -64,6 +72,13 @@ type Net struct {
 	Gateway netip.Addr   // invalid: none
 	DNS     []netip.Addr // at most 3
 	NTP     []netip.Addr // of a DHCP server, at most 4
+}
+
+// Tap is a network card without a device of the hypervisor's.
+type Tap struct {
+	Device string
+	MAC    net.HardwareAddr // 6 bytes, not a group's
+	MTU    int              // bytes
 }
 
 // Parse reads a command line. Of a repeated parameter the last one counts, as
@@ -89,6 +104,10 @@ func Parse(text string) (Line, error) {
 			l.Net6, err = parseNet6(value)
 		case "sovereign.ntp":
 			l.NTP, err = parseNTP(value)
+		case "sovereign.key":
+			l.KeySerial, err = serial(value)
+		case "sovereign.tap":
+			l.Tap, err = parseTap(value)
 		case "sovereign.probe":
 			l.Probe = true
 		case "panic":
@@ -98,7 +117,29 @@ func Parse(text string) (Line, error) {
 			return Line{}, fmt.Errorf("kernel command line: %s=%q: %w", key, value, err)
 		}
 	}
+	if l.Tap != nil && l.KeySerial == "" {
+		return Line{}, fmt.Errorf("kernel command line: sovereign.tap=%s: it needs sovereign.key, with which its host proves itself", l.Tap.Device)
+	}
 	return l, nil
+}
+
+func parseTap(v string) (*Tap, error) {
+	f := strings.Split(v, ",")
+	if len(f) != 3 {
+		return nil, fmt.Errorf("want DEVICE,MAC,MTU")
+	}
+	n, err := device(f[0])
+	if err != nil {
+		return nil, err
+	}
+	t := &Tap{Device: n.Device}
+	if t.MAC, err = net.ParseMAC(f[1]); err != nil || len(t.MAC) != 6 || t.MAC[0]&1 != 0 {
+		return nil, fmt.Errorf("hardware address: want 6 bytes in hex, with colons, and not a group's")
+	}
+	if t.MTU, err = strconv.Atoi(f[2]); err != nil || t.MTU < minMTU || t.MTU > maxMTU {
+		return nil, fmt.Errorf("MTU: want %d to %d bytes", minMTU, maxMTU)
+	}
+	return t, nil
 }
 
 func rootHash(v string) ([]byte, error) {

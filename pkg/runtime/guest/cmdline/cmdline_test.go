@@ -1,6 +1,7 @@
 package cmdline
 
 import (
+	"net"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -27,6 +28,8 @@ func TestParse(t *testing.T) {
 		{"sovereign.net6=eth0,auto,fec0::3", Line{Net6: &Net{Device: "eth0", Auto: true, DNS: []netip.Addr{netip.MustParseAddr("fec0::3")}}}},
 		{"sovereign.net6=eth0,fd00::2/64,fe80::1", Line{Net6: &Net{Device: "eth0", Address: netip.MustParsePrefix("fd00::2/64"), Gateway: netip.MustParseAddr("fe80::1")}}},
 		{"sovereign.ntp=10.0.2.2;time.example.org;fd00::1", Line{NTP: []string{"10.0.2.2", "time.example.org", "fd00::1"}}},
+		{"sovereign.key=k sovereign.tap=eth0,02:00:0a:00:02:02,65520",
+			Line{KeySerial: "k", Tap: &Tap{Device: "eth0", MAC: net.HardwareAddr{2, 0, 10, 0, 2, 2}, MTU: 65520}}},
 		{"data.serial=a sovereign.probe data.serial=b", Line{DataSerial: "b", Probe: true}},
 	} {
 		got, err := Parse(c.text)
@@ -55,6 +58,13 @@ func TestParseRefuses(t *testing.T) {
 		{"sovereign.ntp=", "neither a name nor an address"},
 		{"sovereign.ntp=a/c", "neither a name"},
 		{"sovereign.ntp=1;2;3;4;5", "at most 4"},
+		{"sovereign.key=", "1 to 20 bytes"},
+		{"sovereign.key=k sovereign.tap=eth0", "want DEVICE,MAC,MTU"},
+		{"sovereign.key=k sovereign.tap=../x,02:00:0a:00:02:02,1500", "device name"},
+		{"sovereign.key=k sovereign.tap=eth0,01:00:0a:00:02:02,1500", "hardware address"},
+		{"sovereign.key=k sovereign.tap=eth0,02:00:0a:00:02:02,1279", "MTU"},
+		{"sovereign.key=k sovereign.tap=eth0,02:00:0a:00:02:02,65521", "MTU"},
+		{"sovereign.tap=eth0,02:00:0a:00:02:02,1500", "needs sovereign.key"},
 		{strings.Repeat("x", 17<<10), "over"},
 	} {
 		if _, err := Parse(c.text); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -66,6 +76,7 @@ func TestParseRefuses(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add("roothash=" + hash + " root.serial=root sovereign.net=eth0,10.0.2.15/24,10.0.2.2,10.0.2.3;10.0.2.4")
 	f.Add("sovereign.net=eth0,dhcp sovereign.probe")
+	f.Add("sovereign.key=k sovereign.tap=eth0,02:00:0a:00:02:02,65520")
 	f.Add("sovereign.net6=eth0,auto,fec0::3 sovereign.net6=eth0,fd00::2/64,fe80::1 sovereign.ntp=a.b;10.0.0.1")
 	f.Fuzz(func(t *testing.T, text string) {
 		l, err := Parse(text)

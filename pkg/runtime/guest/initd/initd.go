@@ -74,6 +74,9 @@ func run(ctx context.Context, c *console, p *phases) (cmdline.Line, error) {
 		return line, nil
 	}
 	g := newGuest(c, p, line)
+	if err := g.serveTap(ctx); err != nil {
+		c.note("%v", err) // the network says what it lacks
+	}
 	if !g.addressed() {
 		g.network(ctx)
 	}

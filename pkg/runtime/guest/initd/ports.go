@@ -3,30 +3,27 @@ package initd
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"github.com/mdlayher/vsock"
-
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
 const (
-	// portDeadline is how long a virtio-serial port may take to appear; a
-	// machine without one is served over vsock.
+	// portDeadline is how long a virtio-serial port may take to appear.
 	portDeadline = 30 * time.Second
 	portEvery    = 20 * time.Millisecond
 	portRetry    = time.Second
 	// agentPatience is how long the agent waits for the services to start.
 	agentPatience = time.Second
-	vsockRetry    = 30 * time.Second
-	maxConns      = 4 // vsock connections at a time
 )
 
-// serveAgent answers the agent on every way there is, until ctx ends. It begins
+// serveAgent answers the agent until ctx ends: on vsock where the command line
+// names the machine's key, else on the virtio-serial port. It begins
 // when booted is closed: before that there is hardly anything to tell, and the
 // boot would wait for it. A boot that takes long is not waited for.
 func (g *guest) serveAgent(ctx context.Context, booted <-chan struct{}) {
@@ -35,8 +32,11 @@ func (g *guest) serveAgent(ctx context.Context, booted <-chan struct{}) {
 	case <-time.After(agentPatience):
 	}
 	h := agent.NewHandler(g)
-	go g.serveSerial(ctx, h)
-	go g.serveVsock(ctx, h)
+	if g.line.KeySerial == "" {
+		g.serveSerial(ctx, h)
+		return
+	}
+	g.serveVsock(ctx, agent.VsockPort, func(conn net.Conn) error { return agent.ServePort(ctx, conn, false, h) })
 }
 
 // serveSerial answers on the virtio-serial port.
@@ -87,44 +87,4 @@ func findPort(class, name string) (string, error) {
 		}
 	}
 	return "", nil
-}
-
-// serveVsock answers on vsock, for the host only: other machines on the same
-// host have other context ids.
-func (g *guest) serveVsock(ctx context.Context, h http.Handler) {
-	if _, err := os.Stat("/dev/vsock"); err != nil {
-		return // the kernel has no vsock; there is the serial port
-	}
-	for ctx.Err() == nil {
-		g.c.note("agent: vsock: %v", g.acceptVsock(ctx, h))
-		time.Sleep(vsockRetry)
-	}
-}
-
-// acceptVsock returns when the listener fails.
-func (g *guest) acceptVsock(ctx context.Context, h http.Handler) error {
-	l, err := vsock.Listen(agent.VsockPort, nil)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	slots := make(chan struct{}, maxConns)
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return err
-		}
-		from, ok := conn.RemoteAddr().(*vsock.Addr)
-		if !ok || from.ContextID != vsock.Host {
-			conn.Close()
-			continue
-		}
-		slots <- struct{}{}
-		go func() {
-			defer func() { <-slots }()
-			if err := agent.ServePort(ctx, conn, false, h); err != nil {
-				g.c.note("agent: vsock: %v", err)
-			}
-		}()
-	}
 }

@@ -125,6 +125,15 @@ func (r *rtnl) linkUp(index int) error {
 	return r.request(unix.RTM_NEWLINK, 0, b)
 }
 
+// setLink sets the hardware address and the MTU.
+func (r *rtnl) setLink(index int, hw []byte, mtu int) error {
+	b := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	b = attribute(b, unix.IFLA_ADDRESS, hw)
+	b = attribute(b, unix.IFLA_MTU, binary.NativeEndian.AppendUint32(nil, uint32(mtu)))
+	return r.request(unix.RTM_NEWLINK, 0, b)
+}
+
 // addAddress adds an address; one that is there is no error.
 func (r *rtnl) addAddress(index int, p netip.Prefix) error {
 	return r.request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, addressMessage(index, p))

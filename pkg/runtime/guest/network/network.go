@@ -37,6 +37,23 @@ func Loopback() error {
 	return nil
 }
 
+// SetLink gives a device its hardware address and its MTU, in bytes.
+func SetLink(device string, hw net.HardwareAddr, mtu int) error {
+	i, err := index(device)
+	if err != nil {
+		return fmt.Errorf("network: %s: %w", device, err)
+	}
+	r, err := dialRTNL()
+	if err != nil {
+		return err
+	}
+	defer r.close() //nolint:errcheck // all was answered
+	if err := r.setLink(i, hw, mtu); err != nil {
+		return fmt.Errorf("network: %s: hardware address %s, MTU %d: %w", device, hw, mtu, err)
+	}
+	return nil
+}
+
 // Up configures the device statically, or leaves that to the kernel (Auto); it
 // waits for the device until ctx ends, and a moment for its carrier.
 func Up(ctx context.Context, n *cmdline.Net) error {

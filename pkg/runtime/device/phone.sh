@@ -1,0 +1,193 @@
+#!/system/bin/sh
+# What sovereign-build device runs on a phone, by adb and as root: it says what
+# is there, and then installs sovereignd or takes it away, as it is told. Without
+# root it can only say.
+#
+# Out come lines "sovereign: KEY VALUE". After "sovereign: ready" one line comes
+# in:
+#
+#   put DIGEST     and behind it the program, until the end of input
+#   keep           the program that is there is the right one
+#   remove         take all away but the machines
+#   remove data    and them too
+#
+# The programs are toybox's. Everything is a function, so that a part of this
+# text does nothing.
+
+dir=/data/adb/sovereign
+program=$dir/sovereignd
+state=$dir/state
+hooks=/data/adb/service.d
+hook=$hooks/sovereign.sh
+
+say() { echo "sovereign: $*"; }
+
+fail() {
+	say fail "$*"
+	exit 1
+}
+
+digest() { sha256sum "$1" 2>/dev/null | cut -d ' ' -f 1; }
+
+# daemons LINK: the running sovereignds whose program is LINK. One that only
+# carries a conversation is none.
+daemons() {
+	for process in /proc/[0-9]*; do
+		[ "$(readlink "$process/exe" 2>/dev/null)" = "$1" ] || continue
+		case " $(tr '\0' ' ' <"$process/cmdline" 2>/dev/null)" in *' connect '*) continue ;; esac
+		echo "${process#/proc/}"
+	done
+}
+
+# end LINK: kills them. Whatever they do, they may be killed at any moment: the
+# machines run on.
+end() {
+	for pid in $(daemons "$1"); do kill -KILL "$pid" 2>/dev/null; done
+}
+
+# prop KEY NAME: a property, where it is set.
+prop() {
+	value=$(getprop "$2")
+	[ -z "$value" ] || say "$1" "$value"
+}
+
+# line KEY FILE: the first line of a file that there is.
+line() {
+	read -r value 2>/dev/null <"$2" && say "$1" "$value"
+}
+
+facts() {
+	say os "$(uname -s)"
+	say machine "$(uname -m)"
+	say user "$(id -u)"
+	say program "$program"
+	say state "$state"
+	[ ! -f "$program" ] || say digest "$(digest "$program")"
+	say kernel "$(uname -r)"
+	prop model ro.product.model
+	prop android ro.build.version.release
+	prop sdk ro.build.version.sdk
+	prop fingerprint ro.build.fingerprint
+	prop booted sys.boot_completed
+	prop safemode ro.sys.safemode
+	prop avf ro.boot.hypervisor.vm.supported
+	prop protected ro.boot.hypervisor.protected_vm.supported
+	prop hypervisor ro.boot.hypervisor.version
+	prop verified ro.boot.verifiedbootstate
+	[ ! -e /apex/com.android.virt/bin/crosvm ] || say crosvm /apex/com.android.virt/bin/crosvm
+	for file in /dev/block/by-name/pvmfw /dev/block/by-name/pvmfw_a; do [ ! -e $file ] || say pvmfw $file; done
+	for file in /dev/kvm /dev/gunyah /dev/gzvm; do [ ! -e $file ] || say hypervisor-device $file; done
+	[ ! -e /dev/vhost-vsock ] || say vsock yes
+	selinux=$(getenforce 2>/dev/null) && say selinux "$selinux"
+	if version=$(magisk -v 2>/dev/null); then
+		say manager magisk "$version"
+	elif [ -e /data/adb/ksud ] || version=$(ksud -V 2>/dev/null); then
+		say manager kernelsu "$version"
+	elif [ -e /data/adb/apd ]; then
+		say manager apatch
+	fi
+	df -k /data 2>/dev/null | {
+		read -r _
+		read -r _ size _ free _ && say data "$size" "$free"
+	}
+	while read -r _ where kind _; do
+		[ "$where" != /data ] || say filesystem "$kind"
+	done </proc/mounts
+	battery=/sys/class/power_supply/battery
+	line battery $battery/capacity
+	line charging $battery/status
+	while read -r name amount _; do
+		case $name in MemTotal:) say memory "$amount" ;; MemAvailable:) say available "$amount" ;; esac
+	done </proc/meminfo
+	if [ -f "$hook" ] && [ ! -L "$hook" ] && [ -x "$hook" ]; then say unit "$hook"; fi
+	[ -z "$(daemons "$program")" ] || say active active
+	command -v "qemu-system-$(uname -m)" >/dev/null 2>&1 && say qemu yes
+	say ready
+}
+
+# receive DIGEST: the program comes in, and stands at its place only whole.
+receive() {
+	new=$dir/.new.$$
+	trap 'rm -f "$new"; rmdir "$dir" 2>/dev/null' EXIT
+	trap 'exit 1' TERM
+	cat >"$new" || fail "$new cannot be written"
+	have=$(digest "$new")
+	[ "$have" = "$1" ] || fail "the program did not arrive whole: its digest is ${have:-unknown}, not $1"
+	chmod 700 "$new" || fail "$new cannot be made a program"
+	said=$("$new" --version 2>&1) || fail "the program does not run here: $said"
+	sync
+	mv -f "$new" "$program" || fail "$program cannot be replaced"
+	trap - EXIT TERM
+	sync
+	# They are of the former file, which has no name any more.
+	end "$program (deleted)"
+}
+
+install() {
+	[ "$(id -u)" = 0 ] || fail "this is not root"
+	[ -d /data/adb ] || fail "there is no /data/adb, which every manager of root has"
+	mkdir -p "$dir" || fail "$dir cannot be made"
+	chmod 700 "$dir" || fail "$dir cannot be root's alone"
+	# What a power cut, or the end of adb, has left of others.
+	for old in "$dir"/.new.*; do kill -0 "${old##*.}" 2>/dev/null || rm -f "$old"; done
+	[ "$1" = keep ] || receive "$2"
+	say installed "$program"
+	if [ ! -d "$hooks" ]; then
+		mkdir "$hooks" || fail "$hooks cannot be made"
+		chmod 755 "$hooks"
+		: >"$dir/.made-service.d"
+	fi
+	# A regular file with an x bit, read by the root manager's sh, which is not
+	# to wait for it.
+	new=$hooks/.sovereign.$$
+	trap 'rm -f "$new"' EXIT
+	write_hook >"$new" || fail "$new cannot be written"
+	chmod 755 "$new" || fail "$new cannot be made a program"
+	mv -f "$new" "$hook" || fail "$hook cannot be written"
+	trap - EXIT
+	sync
+	# It leaves the cgroup of whoever has started it by itself.
+	[ -n "$(daemons "$program")" ] || sh "$hook"
+}
+
+write_hook() {
+	cat <<END
+#!/system/bin/sh
+# Keeps the machines of Sovereign. Made by sovereign-build device install, and
+# taken away by sovereign-build device remove.
+setsid $program --android </dev/null >/dev/null 2>&1 &
+END
+}
+
+uninstall() {
+	[ "$(id -u)" = 0 ] || fail "this is not root"
+	rm -f "$hook" || fail "$hook cannot be removed"
+	for old in "$hooks"/.sovereign.*; do rm -f "$old"; done
+	end "$program"
+	end "$program (deleted)"
+	if [ -x "$program" ]; then
+		said=$("$program" --android undo 2>&1) || fail "$said"
+	fi
+	[ ! -e "$dir/.made-service.d" ] || rmdir "$hooks" 2>/dev/null
+	rm -f "$dir"/.new.* "$dir/.made-service.d" "$program" || fail "$program cannot be removed"
+	if [ "$1" = data ]; then rm -rf "$state" || fail "$state cannot be removed"; fi
+	rmdir "$dir" 2>/dev/null
+	sync
+	return 0
+}
+
+main() {
+	export LC_ALL=C PATH="$PATH:/system/bin:/data/adb/ksu/bin:/data/adb/ap/bin:/debug_ramdisk"
+	umask 077
+	# What is begun is done, whoever has gone away.
+	trap '' HUP INT PIPE
+	facts
+	read -r word more || exit 0
+	case $word in
+	put | keep) install "$word" "$more" ;;
+	remove) uninstall "$more" ;;
+	*) exit 0 ;;
+	esac
+	say finished
+}
+main
