@@ -48,7 +48,7 @@ What is not as it should be is done, and nothing else:
 
   - A recipe, given by its directory or file, is built for the architecture of
     the device, into dist.
-  - Where ssh reaches the device, a sovereignd that is missing or older than
+  - Where ssh or adb reaches the device, a sovereignd that is missing or older than
     this program's is installed, as device install does.
   - The device has to have room for all of it; else nothing is sent.
   - Only what the device lacks of the bundle is sent. Where the link breaks, the
@@ -67,6 +67,7 @@ With --dry-run nothing is changed on the device: it says what would travel and
 what would be done. A recipe is built all the same, as nobody knows before what
 is new in it.`,
 		Example: `  sovereign-build deploy recipes/sql --device ssh:nas
+  sovereign-build deploy recipes/sql --device adb:R58M12ABCDE
   sovereign-build deploy dist/sql-arm64 --device ssh:nas --dry-run
   sovereign-build deploy sql --memory 1GiB --port 5432:15432 --json`,
 		Args: operands("BUNDLE or RECIPE"),
@@ -79,7 +80,7 @@ is new in it.`,
 				return err
 			}
 			// It is kept running, also where it was started by run once.
-			r := size.upOptions(cmd.Flags())
+			r := o.upOptions(cmd.Flags(), size)
 			r.Restart = runtime.RestartAlways
 			return s.runDeploy(cmd.Context(), args[0], r, size.Timeout, dry)
 		},

@@ -50,9 +50,8 @@ at the last up; they take effect when the machine is started the next time.`,
 				return fault.Errorf(fault.Usage, "--restart-limit %d is below 0", limit)
 			}
 			f := cmd.Flags()
-			r := size.upOptions(f)
+			r := o.upOptions(f, size)
 			r.Restart, r.Activate = runtime.Restart(restart), activate
-			o.crosvmWishes(f, &r)
 			if f.Changed("restart-limit") {
 				r.Limit = &limit
 			}
@@ -71,17 +70,18 @@ at the last up; they take effect when the machine is started the next time.`,
 
 // upOptions are what the flags of sizeFlags say; those that are not given leave
 // a machine as it is.
-func (o sizes) upOptions(f *pflag.FlagSet) runtime.UpOptions {
-	r := runtime.UpOptions{MemoryMiB: o.MemoryMiB, CPUs: o.CPUs, Ports: o.Ports, NewData: o.NewData}
+func (o *runFlags) upOptions(f *pflag.FlagSet, size sizes) runtime.UpOptions {
+	r := runtime.UpOptions{MemoryMiB: size.MemoryMiB, CPUs: size.CPUs, Ports: size.Ports, NewData: size.NewData}
 	if f.Changed("accel") {
-		r.Accel = o.Accel
+		r.Accel = size.Accel
 	}
 	if f.Changed("outbound") {
-		r.Outbound = &o.Outbound
+		r.Outbound = &size.Outbound
 	}
 	if f.Changed("bounce") {
-		r.Bounce = &o.Bounce
+		r.Bounce = &size.Bounce
 	}
+	o.crosvmWishes(f, &r)
 	return r
 }
 

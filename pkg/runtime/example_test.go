@@ -161,6 +161,26 @@ func ExampleMachine_Update() {
 	// sql has no bundle to go back to
 }
 
+// Whatever is there, the host runs the bundle afterwards, and keeps it running.
+func ExampleHost_Deploy() {
+	ctx := context.Background()
+	machine, host, bundle, done := ready(ctx)
+	defer done()
+	plan, err := host.PlanDeploy(ctx, bundle, "")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(plan.Kind, plan.Name, "sends", plan.Transfer.Bytes, "bytes")
+	if _, err := machine.Down(ctx, 0); err != nil {
+		log.Fatal(err)
+	}
+	result, err := host.Deploy(ctx, bundle, "", runtime.UpOptions{}, time.Minute, nil)
+	fmt.Println(result.Result, result.Status.State, err)
+	// Output:
+	// update sql sends 0 bytes
+	// unchanged running <nil>
+}
+
 // What happens to a machine, as it happens.
 func ExampleMachine_Watch() {
 	ctx := context.Background()

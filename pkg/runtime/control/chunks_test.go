@@ -265,7 +265,7 @@ func TestChunksHostile(t *testing.T) {
 		t.Errorf("%q, %v, left %v", answer, err, left(t, b))
 	}
 	// What unpacks to very much is not unpacked any further than it is wanted.
-	bomb := pack(t, make([]byte, 256<<20))
+	bomb := pack(t, make([]byte, 64<<20))
 	if answer, err := talk(t, newBlobs(t), digest, size, good, bomb); err != nil || !strings.Contains(answer, "is not what it was said to be") {
 		t.Errorf("%q, %v", answer, err)
 	}
