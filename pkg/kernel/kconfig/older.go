@@ -1,6 +1,9 @@
 package kconfig
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // The language of before Linux 6.10, as its scripts/kconfig has it. A choice is
 // a symbol with a value: y, and one of its members is; or m, if it is a
@@ -130,4 +133,16 @@ func (r *Result) chooseOlder(c *entry) {
 		st.tri = No
 	}
 	r.chosenOlder[c] = chosen
+}
+
+// bareName is the file name of a source statement without quotes, which busybox
+// has: the statement is the line before where the scanner is.
+func (s *scanner) bareName() string {
+	line := strings.TrimSuffix(s.text[:s.pos], "\n")
+	line = line[strings.LastIndexByte(line, '\n')+1:]
+	words := strings.Fields(line)
+	if len(words) == 0 {
+		return ""
+	}
+	return words[len(words)-1]
 }

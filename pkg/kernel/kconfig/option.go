@@ -212,7 +212,7 @@ func (r *reader) operator(op string) bool {
 
 func (r *reader) string() (string, error) {
 	t, err := r.take()
-	if err == nil && t.kind != tokString {
+	if err == nil && t.kind != tokString && (t.kind != tokWord || !r.p.tree.older) {
 		err = fmt.Errorf("%q is not in quotes", t.text)
 	}
 	return t.text, err

@@ -188,6 +188,10 @@ func (p *parser) statement(s *scanner, tokens []token, rest string) error {
 		if first.text == "osource" || first.text == "rsource" || first.text == "orsource" {
 			return p.source(first.text, tokens[1:])
 		}
+		if first.text == "---help---" && p.tree.older && p.opts {
+			s.skipHelp() // as it was written up to 5.8
+			return nil
+		}
 		if p.tree.older && p.opts {
 			if ok, err := p.olderOption(first.text, &reader{p: p, tokens: tokens[1:]}); ok || err != nil {
 				return err
@@ -202,6 +206,9 @@ func (p *parser) statement(s *scanner, tokens []token, rest string) error {
 	}
 	if first.kind != tokKeyword {
 		return fmt.Errorf("%q begins no statement", first.text)
+	}
+	if p.tree.older && first.text == "source" && len(tokens) > 1 && tokens[1].kind == tokWord {
+		return p.source(first.text, []token{{kind: tokString, text: s.bareName()}})
 	}
 	args := &reader{p: p, tokens: tokens[1:]}
 	if p.opts {

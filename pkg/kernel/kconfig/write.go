@@ -41,7 +41,7 @@ func (w *writer) entry(e *entry) {
 	for _, c := range e.children {
 		w.entry(c)
 	}
-	if heading && e.kind == kindMenu {
+	if heading && e.kind == kindMenu && len(e.children) > 0 {
 		w.b.WriteString("# end of " + e.prompt.text + "\n")
 		w.gap = true
 	}
