@@ -13,7 +13,8 @@
 //
 //	instance.json   bundle, ports, process: what this package knows
 //	manifest.json   a copy of the bundle's, as it was at the start
-//	data.img        the data disk: sparse, made blank once, then never replaced
+//	data.img        the data disk: sparse (under crosvm only where that is asked
+//	                for), made blank once, then never replaced
 //	scratch.img     the scratch disk: what a snapshot has to keep, made anew at
 //	                each start
 //	console.log     what the guest printed since its start (.0: the older part,
@@ -25,6 +26,8 @@
 //	guest.sock      sovereignd's session with it, shared
 //	control.sock    the runtime's way to QEMU
 //	qmp.sock        the same for people and their programs
+//	crosvm.json     what crosvm does not tell of the machine it runs, key.img its
+//	                key: in place of console.sock, agent.sock and qmp.sock
 //	slots/a, b      installed bundles
 //	restore         a disk that is being restored, and is nobody's yet
 //	data.img.before-TIME

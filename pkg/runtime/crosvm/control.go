@@ -85,6 +85,10 @@ func (r response) err() error {
 // way that is understood.
 var errNoAnswer = errors.New("crosvm gives no answer that is understood")
 
+// errSilent is such an error of one that listens and says nothing: it may be that
+// it does not understand.
+var errSilent = fmt.Errorf("%w: nothing within %v", errNoAnswer, answerLimit)
+
 // A request is one to a running machine: its JSON, and the program's own command
 // for it, whose last word, the socket, is added.
 type request struct {
@@ -95,7 +99,7 @@ type request struct {
 var (
 	reqExit   = request{"Exit", []string{"stop"}}
 	reqResume = request{"ResumeVcpus", []string{"resume"}}
-	reqAlive  = request{json: "VcpuPidTid"}
+	reqAlive  = request{"VcpuPidTid", []string{"balloon_stats"}} // there is no command for it; this one has an answer
 	reqStats  = request{map[string]any{"BalloonCommand": "Stats"}, []string{"balloon_stats"}}
 )
 
@@ -165,7 +169,7 @@ func exchange(ctx context.Context, dir string, req any) (response, error) {
 	case ctx.Err() != nil:
 		return answer, fmt.Errorf("waiting for crosvm: %w", context.Cause(ctx))
 	case limit.Err() != nil:
-		return answer, fmt.Errorf("%w: nothing within %v", errNoAnswer, answerLimit)
+		return answer, errSilent
 	case errors.Is(err, net.ErrClosed), err != nil:
 		return answer, fmt.Errorf("%w: %w", errNoAnswer, err)
 	case n == 0:

@@ -318,10 +318,11 @@ func makeKey(dir string) (*os.File, error) {
 	return f, fault.Wrap(fault.Environment, err)
 }
 
-// up waits for crosvm's first answer or its death.
+// up waits for crosvm's first answer or its death. One that listens and does not
+// understand the question is up too.
 func (d *Driver) up(ctx context.Context, dir string, end *ending) error {
 	for {
-		if _, err := exchange(ctx, dir, reqAlive.json); err == nil {
+		if _, err := exchange(ctx, dir, reqAlive.json); err == nil || errors.Is(err, errSilent) {
 			return nil
 		}
 		select {

@@ -129,7 +129,7 @@ func TestControlFallBack(t *testing.T) {
 			t.Parallel()
 			dir, _ := controlled(t, func(string) string { return answer })
 			program := script(t, `echo "$@" >> asked
-case $1 in balloon_stats) echo '{"BalloonStats": {"stats": {}, "balloon_actual": 1048576}}' ;; suspend) exit 1 ;; esac
+case $1 in balloon_stats) [ -e hangs ] && exit 1; echo '{"BalloonStats": {"stats": {}, "balloon_actual": 1048576}}' ;; suspend) exit 1 ;; esac
 `)
 			if err := writeRecord(dir, record{MemoryMiB: 512, Disks: []string{"root", "data"}, Program: program}); err != nil {
 				t.Fatal(err)
@@ -147,8 +147,14 @@ case $1 in balloon_stats) echo '{"BalloonStats": {"stats": {}, "balloon_actual":
 			if err != nil || string(got) != want {
 				t.Errorf("asked %q, %v", got, err)
 			}
+			if s, err := d.State(t.Context(), dir); err != nil || s.Word != "running" {
+				t.Errorf("state: %+v, %v", s, err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "hangs"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
 			if _, err := d.State(t.Context(), dir); !errors.Is(err, errNoAnswer) {
-				t.Errorf("state, for which there is no command: %v", err)
+				t.Errorf("the state of one that hangs: %v", err)
 			}
 		})
 	}
