@@ -29,6 +29,7 @@ var replacing = map[string][]string{
 var excused = map[string]string{
 	// Files that nobody looks for after a power cut.
 	"internal/debtest/archive.go os.WriteFile":                    "a server's files, in tests",
+	"internal/machine/snapshot.go os.O_TRUNC":                     "the scratch disk, of no use after its machine's end",
 	"internal/machine/machinetest/guest.go os.WriteFile":          "a fake machine's, in tests",
 	"internal/machine/machinetest/machinetest.go os.Create":       "a fake machine's console, in tests",
 	"internal/machine/machinetest/machinetest.go os.WriteFile":    "a fake machine's, in tests",
@@ -36,6 +37,8 @@ var excused = map[string]string{
 	"internal/torture/machine.go os.O_TRUNC":                      "the report of a torture's run",
 	"pkg/build/gosource.go os.WriteFile":                          "a directory of the build's own, thrown away after",
 	"pkg/build/source/apt.go os.WriteFile":                        "apt's configuration, made again whenever its lists are",
+	"pkg/build/source/get.go os.CreateTemp":                       "a download on its way into the store",
+	"pkg/build/source/npm.go os.Create":                           "a directory of the build's own, thrown away after",
 	"pkg/build/source/gomodules.go os.WriteFile":                  "a directory of the build's own, thrown away after",
 	"pkg/build/toolchain/bootstrap.go os.O_TRUNC":                 "a log",
 	"pkg/build/toolchain/repository.go os.WriteFile":              "a directory of the build's own, thrown away after",
@@ -43,18 +46,22 @@ var excused = map[string]string{
 	"pkg/rootfs/apk/repository.go os.CreateTemp":                  "a download that the caller removes",
 	"pkg/rootfs/internal/treetest/bench.go os.WriteFile":          "a benchmark's input",
 	// In a directory that gets its name when it is whole and synced.
-	"pkg/build/toolchain/layer.go os.Create": "Ensure syncs the whole layout and renames it",
-	"pkg/bundle/artifact/pull.go os.Create":  "an artifact of a bundle.Writer, which syncs it and renames the directory",
-	"pkg/bundle/write.go os.WriteFile":       "Writer syncs each file and renames the directory",
+	"pkg/build/toolchain/layer.go os.Create":     "Ensure syncs the whole layout and renames it",
+	"pkg/bundle/artifact/pull.go os.Create":      "an artifact of a bundle.Writer, which syncs it and renames the directory",
+	"pkg/build/release/make.go os.WriteFile":     "a file of an atomicdir, which is synced when it gets its name",
+	"pkg/runtime/daemon/bundles.go os.WriteFile": "a directory that a bundle is taken from into a slot, thrown away after",
+	"pkg/bundle/write.go os.WriteFile":           "Writer syncs each file and renames the directory",
 	// Logs are turned; after a power cut the longer one is turned again.
 	"pkg/runtime/guest/logs/logs.go os.Rename":     "a log",
 	"internal/machine/console_bound.go os.O_TRUNC": "the console's log",
 	"internal/machine/console_bound.go os.Rename":  "the console's and the hypervisor's logs",
 	// Files of the kernel, which take a value by a write.
-	"pkg/runtime/guest/initd/start.go os.WriteFile":  "cgroups",
-	"pkg/runtime/guest/network/keep.go os.WriteFile": "a sysctl",
-	"pkg/runtime/guest/proc/proc.go os.WriteFile":    "oom_score_adj",
-	"internal/process/command.go os.WriteFile":       "oom_score_adj",
+	"pkg/runtime/guest/initd/start.go os.WriteFile":       "cgroups",
+	"pkg/runtime/guest/network/keep.go os.WriteFile":      "a sysctl",
+	"pkg/runtime/guest/proc/proc.go os.WriteFile":         "oom_score_adj",
+	"pkg/runtime/guest/snapshot/snapshot.go os.WriteFile": "a disk's write cache",
+	"internal/android/oom.go os.WriteFile":                "oom_score_adj",
+	"internal/process/command.go os.WriteFile":            "oom_score_adj",
 	// Locks of another kind.
 	"internal/process/lock.go unix.FcntlFlock": "the lock that QEMU takes on a disk image, to see whether it has",
 	// Names in a directory whose temporary files are locked by their writers.
@@ -79,7 +86,7 @@ func TestUses(t *testing.T) {
 			_, err := os.Stat(filepath.Join(path, "go.mod"))
 			otherModule := name != "." && err == nil
 			if d.Name() == "testdata" || otherModule || name != "." && strings.HasPrefix(d.Name(), ".") ||
-				slices.Contains([]string{"internal/atomicfile", "internal/atomicdir", "internal/flock", "bin", "dist"}, name) {
+				slices.Contains([]string{"internal/atomicfile", "internal/atomicdir", "internal/flock", "internal/testphone", "internal/bundletest", "bin", "dist"}, name) {
 				return fs.SkipDir
 			}
 			return nil

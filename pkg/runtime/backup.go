@@ -125,7 +125,11 @@ func (h *Host) Restore(ctx context.Context, machine, id, repository, as, bundleD
 		if err != nil {
 			return r, err
 		}
-		q.Bundle = &requests.Bundle{Digest: digest, Source: dir}
+		b, err := signedBundle(dir, digest)
+		if err != nil {
+			return r, err
+		}
+		q.Bundle = &b
 	}
 	err := h.call(ctx, http.MethodPost, machinePath(as, "restore"), q, &r)
 	return r, err

@@ -35,7 +35,10 @@ func (h *Host) Deploy(ctx context.Context, bundleDir, name string, o UpOptions, 
 	if err != nil {
 		return UpdateResult{}, err
 	}
-	b := requests.Bundle{Digest: digest, Source: p.dir}
+	b, err := signedBundle(p.dir, digest)
+	if err != nil {
+		return UpdateResult{}, err
+	}
 	if p.Kind == "install" {
 		return machine.deployNew(ctx, begin, b, o, limit, report)
 	}

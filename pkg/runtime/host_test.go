@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -414,7 +415,9 @@ func TestUpdateSendsWhatChanged(t *testing.T) {
 	}, runtime.WithName("test"))
 	defer counted.Close()
 	ctx := deadline(t)
-	big := strings.Repeat("x", 1<<20)
+	noise := make([]byte, 1<<20) // which nothing makes smaller
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	big := string(noise)
 	one, two := f.bundle+"-big", f.bundle+"-big2"
 	writeParts(t, one, big, "one")
 	writeParts(t, two, big, "two")

@@ -98,7 +98,7 @@ func TestMadeInGo(t *testing.T) {
 
 	for want, change := range map[string]func(*Recipe){
 		`recipe: recipe name "" is not a name: lower case letters, digits and dashes, beginning with a letter, at most 32`: func(r *Recipe) { r.Name = "" },
-		`recipe: architectures is empty, list amd64, arm64 or riscv64`:                                                        func(r *Recipe) { r.Architectures = nil },
+		`recipe: architectures is empty, list amd64, arm64 or riscv64`:                                                     func(r *Recipe) { r.Architectures = nil },
 		`recipe: path "/etc/empty" is used twice, first as files[0].path`:                                                  func(r *Recipe) { r.Files[1].Path = "/etc/empty" },
 		`recipe: file is missing: there is no none.sh`:                                                                     func(r *Recipe) { r.Files[1].From = "none.sh" },
 		`recipe: file "/etc/web" has from and link, exactly one of from, content, link and directory is needed`:            func(r *Recipe) { r.Files[1].Link = "x" },

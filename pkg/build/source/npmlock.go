@@ -182,7 +182,7 @@ func (t lockText) npm() (*npmLock, error) {
 	}
 	if file.Format != 2 && file.Format != 3 {
 		return nil, t.errorf(`"lockfileVersion"`, "lockfileVersion %d is not 2 or 3", file.Format).
-			Hintf("npm 7 or newer writes one: npm install --package-lock-only")
+			Hintf("have npm 7 or newer write it")
 	}
 	root := file.Packages[""]
 	l := &npmLock{version: root.Version, direct: map[string]string{}}

@@ -161,8 +161,8 @@ func TestRunRefuses(t *testing.T) {
 	}
 }
 
-// A disk that is full while a bundle arrives, or while it is put into a slot:
-// nothing of it stays, and the words say whose disk.
+// A disk with too little room for a bundle, at first or beside another: nothing
+// of it stays, and the words say whose disk.
 func TestFullDisk(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -183,7 +183,7 @@ func TestFullDisk(t *testing.T) {
 	bundle := filepath.Join(t.TempDir(), "sql")
 	machinetest.WriteBundle(t, bundle, strings.Repeat("x", 20<<20), "fake=quick") // three of them
 	_, err := h.Install(t.Context(), bundle, "", runtime.UpOptions{}, nil)
-	if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "far: the file system of "+dir+"/blobs is full") || fault.HintOf(err) == "" {
+	if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "far: there is no room for the bundle: ") || fault.HintOf(err) == "" {
 		t.Errorf("too little before: %v", err)
 	}
 	if all, err := h.Machines(t.Context()); err != nil || len(all) != 0 {
@@ -202,7 +202,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	machinetest.WriteBundle(t, bundle+"-2", strings.Repeat("y", 25<<20), "fake=quick")
 	_, err = m.Update(t.Context(), bundle+"-2", 0, nil)
-	if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "full") {
+	if fault.ClassOf(err) != fault.Environment || !strings.Contains(err.Error(), "no room for the bundle") {
 		t.Errorf("an update: %v", err)
 	}
 	s, err := m.Status(t.Context())

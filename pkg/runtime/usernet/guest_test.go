@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
@@ -236,6 +237,17 @@ func newWorld(t testing.TB) *world {
 		if err := ip(args); err != nil {
 			t.Fatal(err)
 		}
+	}
+	own := netip.MustParseAddr(hostAddress6) // the kernel makes it the host's a moment after the link is up
+	for begin := time.Now(); ; {
+		out, err := exec.Command("ip", "-6", "route", "get", own.String()).CombinedOutput()
+		if err == nil && strings.HasPrefix(string(out), "local ") {
+			break
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatalf("%s does not become the host's: %v, %s", own, err, out)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	w.run(func() error {
 		var c net.ListenConfig
