@@ -12,6 +12,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/backup"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
 const (
@@ -21,6 +22,7 @@ const (
 	readyLimit = 10 * time.Minute
 	// checkLimit is how long the services' own checks may take.
 	checkLimit = time.Hour
+	checkTries = 3
 	// discardLimit is how long the machine may take to be gone.
 	discardLimit = time.Minute
 )
@@ -177,7 +179,14 @@ func healthy(s runtime.Status) string {
 // checks has the guest's services say whether what they found is whole, and
 // whether it is what they had when the backup was made.
 func (m *Manager) checks(ctx context.Context, machine *runtime.Machine, b *backup.Manifest, d *backup.Drill) {
-	found, err := machine.CheckRestored(ctx)
+	var found map[string]agent.RestoredService
+	var err error
+	// A session that was lost on a busy host says nothing of the backup.
+	for range checkTries {
+		if found, err = machine.CheckRestored(ctx); err == nil || errors.Is(err, runtime.ErrTooOld) || ctx.Err() != nil {
+			break
+		}
+	}
 	if errors.Is(err, runtime.ErrTooOld) {
 		d.Skip("checks", "the guest's image is too old to have any")
 		d.Judge()

@@ -18,7 +18,7 @@ import (
 const filesPrefix = "files-"
 
 // mountLimit is how long its guest may take until its data disk is there.
-const mountLimit = 5 * time.Minute
+const mountLimit = readyLimit
 
 // maxPaths bounds the files and directories of one request.
 const maxPaths = 1000
