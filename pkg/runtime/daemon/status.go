@@ -26,6 +26,9 @@ func (d *daemon) status(ctx context.Context, name string, ask bool) (*runtime.St
 }
 
 func (d *daemon) addGuest(ctx context.Context, s *runtime.Status, ask bool) {
+	if why := d.holds(); why != "" && s.PID == 0 && s.Supervision != nil && s.Supervision.Wanted == runtime.Up {
+		s.Message = "it is held: " + why
+	}
 	if s.State != machine.Running {
 		return
 	}
