@@ -22,7 +22,7 @@ PHONE ?=
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-release release test-streams test-devices phone test-phone test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-release release test-snapshots test-backup test-audit test-crosvm test-streams test-devices phone test-phone test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
 
 all: $(SB) bin/sovereignd bin/sovereign-backup bin/buildkitd ## bin/sovereign-build, and sovereignd, sovereign-backup and the BuildKit daemon beside it
 
@@ -96,16 +96,16 @@ test-boot: test-build ## it boots, and PostgreSQL keeps its promises
 	@$(E2E) go test -count=1 -p 1 -v -timeout 30m -run 'TestPostgreSQL' ./e2e
 
 # Tests that take minutes each have stages of their own.
-LONG := TestTorture|TestTransfer|TestDevice|TestPhone
+LONG := TestTorture|TestTransfer|TestDevice|TestPhone|TestSnapshot|TestRollback|TestBackup|TestCrosvm|TestAudit
 
 test-e2e: test-build ## everything else that a booted machine shows
 	@echo "== boots of all kinds"
 	@$(E2E) go test -count=1 -p 1 -v -timeout 40m -run 'TestBoot|TestVM|TestRealBundle|TestConf|TestUEFI' ./pkg/kernel/... ./pkg/rootfs/ext4 ./pkg/build/disk ./internal/machine ./pkg/runtime/guest/initd
 	@$(E2E) go test -count=1 -v -timeout 40m -skip '$(LONG)|TestPostgreSQL' ./e2e
 
-test-modules: test-build bin/kopia bin/debian-sshd ## programs that import the packages, and other programs on what they make
+test-modules: test-build ## programs that import the packages, and other programs on what they make
 	@echo "== modules of their own"
-	@for module in examples/* compat/apko backup; do \
+	@for module in examples/* compat/apko; do \
 		(cd $$module && go vet ./... && $(E2E) go test -count=1 -v -timeout 30m ./...) || exit 1; done
 
 test-tailnet: test-build ## the guest in a tailnet of this machine's own
@@ -129,6 +129,19 @@ test-release: test-build ## from a tag to a verified pull: the script of release
 	@rm -rf dist/release-try
 	@VERSION=0.0.1 ARCHS=$(HOST_ARCH) .ci/release --try recipes/sql dist/release-try
 	@cd compat/release && go vet ./... && $(E2E) go test -count=1 -v -timeout 30m ./...
+
+test-snapshots: test-build ## a disk copied under writes, a machine's copy, and disks put back to what they were
+	@$(E2E) go test -count=1 -v -timeout 30m -run 'TestSnapshot|TestRollback' ./e2e
+
+test-backup: test-build bin/kopia bin/debian-sshd ## backups, restores and a drill, and what the stock kopia reads of them
+	@cd backup && go vet ./... && $(E2E) go test -count=1 -v -timeout 30m ./...
+	@$(E2E) go test -count=1 -v -timeout 40m -run TestBackup ./e2e
+
+test-audit: test-build ## the field guide's 22 items, on a bundle and on a machine
+	@$(E2E) go test -count=1 -v -timeout 30m -run TestAudit ./e2e
+
+test-crosvm: test-build ## machines under the stand-in for Android's hypervisor
+	@$(E2E) go test -count=1 -v -timeout 40m -run TestCrosvm ./e2e
 
 test-streams: test-build ## 1 GiB through exec, to slow readers
 	@$(E2E) SOVEREIGN_E2E_STREAM_MIB=1024 go test -count=1 -v -timeout 60m -run TestStreams ./e2e
@@ -165,8 +178,8 @@ test-phone: setup-phone all bin/testphone bin/crosvm bin/debian-adbd ## the way 
 test-torture: test-build ## a few rounds of each fault
 	@$(E2E) go test -count=1 -v -timeout 60m -run TestTorture ./e2e
 
-test-long: setup-build-run-test all ## what takes minutes more than make test: a tailnet, other computers, a phone, 1 GiB through exec, inputs carried over, faults
-	@scripts/test.sh devices phone tailnet streams transfer torture
+test-long: setup-build-run-test all ## what takes minutes more than make test: a tailnet, other computers, a phone, crosvm, backups, 1 GiB through exec, inputs carried over, faults
+	@scripts/test.sh snapshots audit backup crosvm devices phone tailnet streams transfer release torture
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
 	@echo "== build and boot arm64"

@@ -29,7 +29,11 @@ cold() {
 takes() {
 	case $1 in
 	e2e) echo 12 ;;
-	modules) echo 9 ;;
+	modules) echo 4 ;;
+	snapshots) echo 5 ;;
+	audit) echo 3 ;;
+	backup) echo 10 ;;
+	crosvm) echo 8 ;;
 	arm64) if cold arm64; then echo $((cold_build > 30 ? cold_build + 5 : 35)); else echo 6; fi ;;
 	tailnet) echo 6 ;;
 	devices) echo 11 ;;
@@ -46,7 +50,7 @@ takes() {
 target() {
 	case $1 in
 	lint) echo lint ;;
-	unit | build | boot | e2e | modules | arm64 | devices | phone | tailnet | streams | transfer | release | torture) echo "test-$1" ;;
+	unit | build | boot | e2e | modules | snapshots | audit | backup | crosvm | arm64 | devices | phone | tailnet | streams | transfer | release | torture) echo "test-$1" ;;
 	*) echo "test: there is no stage $1" >&2; exit 2 ;;
 	esac
 }
