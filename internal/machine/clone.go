@@ -114,7 +114,7 @@ func (i *Instance) copied() record {
 	policy := i.rec.Policy
 	rec := record{Created: time.Now().UTC().Truncate(time.Second), Machine: MachineID{Arch: i.rec.Machine.Arch},
 		installed: installed{Wanted: Down, Policy: policy, Options: options, Active: "a",
-			Slots: map[SlotName]Slot{"a": newSlot(active.Digest, active.Source)}}}
+			Release: i.trusted(), Slots: map[SlotName]Slot{"a": newSlot(active.Digest, active.Source)}}}
 	if d := i.rec.Data; d != nil {
 		rec.Data = &DataDisk{Since: rec.Created, FileSystem: d.FileSystem}
 	}

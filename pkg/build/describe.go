@@ -21,7 +21,7 @@ import (
 
 // describe writes beside the bundle's files how it was made and what is in it.
 // The bill of materials is made of the bundle and the provenance alone: where
-// both are as they were, so is it.
+// both are as they were, so is it, unless another version's program made it.
 func (b *Builder) describe(ctx context.Context, plan *portPlan, root *builtRoot) error {
 	dir := b.result.Bundle
 	in, err := b.internalParameters(plan, root)
@@ -37,7 +37,7 @@ func (b *Builder) describe(ctx context.Context, plan *portPlan, root *builtRoot)
 		return err
 	}
 	changed, err := writeChanged(filepath.Join(dir, bundle.ProvenanceFile), text)
-	if err != nil || !changed && there(dir, bundle.SPDXFile) && there(dir, bundle.CycloneDXFile) {
+	if err != nil || !changed && current(dir, bundle.SPDXFile) && current(dir, bundle.CycloneDXFile) {
 		return err
 	}
 	return writeBill(ctx, dir)
@@ -61,9 +61,10 @@ func writeBill(ctx context.Context, dir string) error {
 	return nil
 }
 
-func there(dir, name string) bool {
-	_, err := os.Stat(filepath.Join(dir, name))
-	return err == nil
+// current says whether a bill is there, of this program's form.
+func current(dir, name string) bool {
+	text, err := os.ReadFile(filepath.Join(dir, name))
+	return err == nil && sbom.FormOf(text) == sbom.Form
 }
 
 // writeChanged writes a file unless it is so already.

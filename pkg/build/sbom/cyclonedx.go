@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -80,7 +81,7 @@ func (b *Bill) CycloneDX() ([]byte, error) {
 	}
 	d.Metadata = cdxMetadata{
 		Timestamp: time.Unix(b.SourceDate, 0).UTC().Format(time.RFC3339),
-		Tools:     cdxTools{[]cdxComponent{{Type: "application", Name: "sovereign-build"}}},
+		Tools:     cdxTools{[]cdxComponent{{Type: "application", Name: tool, Version: strconv.Itoa(Form)}}},
 		Component: cdxComponent{Type: "operating-system", Ref: "bundle", Name: b.Name, Version: b.Digest,
 			Hashes: []cdxHash{{"SHA-256", strings.TrimPrefix(b.Digest, "sha256:")}}, Properties: []cdxProperty{{"sovereign:arch", b.Arch}}},
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -101,7 +102,7 @@ func (b *Bill) SPDX() ([]byte, error) {
 		// The bundle's digest makes it as unique as it has to be, and the same
 		// for the same bundle.
 		Namespace: "https://github.com/sovereign-build/sovereign/sbom/" + b.Name + "-" + b.Arch + "/" + strings.TrimPrefix(b.Digest, "sha256:"),
-		Creation:  spdxCreation{time.Unix(b.SourceDate, 0).UTC().Format(time.RFC3339), []string{"Tool: sovereign-build"}},
+		Creation:  spdxCreation{time.Unix(b.SourceDate, 0).UTC().Format(time.RFC3339), []string{"Tool: " + tool + "-" + strconv.Itoa(Form)}},
 	}
 	const bundleID = "SPDXRef-bundle"
 	d.Packages = append(d.Packages, spdxPackage{ID: bundleID, Name: b.Name, Version: b.Digest, Purpose: "OPERATING-SYSTEM", Download: noAssertion,

@@ -328,6 +328,14 @@ func (c *checker) descriptions(ctx context.Context, dir string, m *bundle.Manife
 		c.add("bill of materials", Skipped, "there is neither %s nor %s", bundle.SPDXFile, bundle.CycloneDXFile)
 		return nil
 	}
+	for _, name := range []string{bundle.SPDXFile, bundle.CycloneDXFile} {
+		if text, ok := texts[name]; ok {
+			if form := sbom.FormOf(text); form > 0 && form != sbom.Form {
+				c.add("bill of materials", Skipped, "%s has form %d, and this program makes form %d: it cannot be made anew to compare", name, form, sbom.Form)
+				return nil
+			}
+		}
+	}
 	return c.do("bill of materials", func() (string, error) {
 		bill, err := sbom.Collect(ctx, dir)
 		if err != nil {
