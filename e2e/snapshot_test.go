@@ -63,7 +63,7 @@ func write(t *testing.T, ctx context.Context, conn *pgx.Conn) *writer {
 		for n := 1; ctx.Err() == nil; n++ {
 			begin := time.Now()
 			// Not ctx: a statement that is given up closes the connection.
-			_, err := conn.Exec(context.WithoutCancel(ctx), "INSERT INTO written VALUES ($1, repeat(md5($1::text), 60))", n)
+			_, err := conn.Exec(context.WithoutCancel(ctx), "INSERT INTO written VALUES ($1::int, repeat(md5($1::int::text), 60))", n)
 			w.mu.Lock()
 			if err != nil {
 				w.err = err
@@ -75,6 +75,20 @@ func write(t *testing.T, ctx context.Context, conn *pgx.Conn) *writer {
 		}
 	})
 	return w
+}
+
+// reach waits until so many rows are acknowledged.
+func (w *writer) reach(t *testing.T, ctx context.Context, n int) {
+	t.Helper()
+	for w.count() < n {
+		w.mu.Lock()
+		err := w.err
+		w.mu.Unlock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pause(t, ctx)
+	}
 }
 
 func (w *writer) count() int {
@@ -103,9 +117,7 @@ func TestSnapshotClone(t *testing.T) {
 	t.Cleanup(func() { m.command("stop", "copy") })
 	m.up(m.bundle)
 	w := write(t, ctx, m.connect(ctx))
-	for w.count() < 100 {
-		pause(t, ctx)
-	}
+	w.reach(t, ctx, 100)
 	before := w.count()
 	c := m.clone("copy")
 	after := w.count()
@@ -113,9 +125,7 @@ func TestSnapshotClone(t *testing.T) {
 	if c.HoldMS <= 0 {
 		t.Error("nothing says for how long writes were held")
 	}
-	for w.count() < after+20 { // it goes on
-		pause(t, ctx)
-	}
+	w.reach(t, ctx, after+20) // it goes on
 	all := w.end(t)
 	t.Logf("slowest insert: %v", w.worst)
 	m.ok("grow", "sql", "20GiB") // no snapshot is in its way

@@ -84,6 +84,7 @@ func settings(args []string, stdout, stderr io.Writer) int {
 		return notThere
 	}
 	if len(args) < 3 || args[1] != "global" {
+		//lint:ignore ST1005 these are Android's words
 		return failed(stderr, "settings", errors.New("Invalid command"))
 	}
 	err := withStore(func(s *store) error {
@@ -102,6 +103,7 @@ func settings(args []string, stdout, stderr io.Writer) int {
 			delete(s.Global, key)
 			fmt.Fprintf(stdout, "Deleted %d rows\n", n)
 		default:
+			//lint:ignore ST1005 these are Android's words
 			return errors.New("Invalid command")
 		}
 		return nil
@@ -137,6 +139,7 @@ func deviceConfig(args []string, stdout, stderr io.Writer) int {
 		case verb == "is_sync_disabled_for_tests" && len(args) == 1 && c.SDK < 33:
 			fmt.Fprintln(stdout, s.Sync != "none")
 		default:
+			//lint:ignore ST1005 these are Android's words
 			return fmt.Errorf("Invalid command: %s", verb)
 		}
 		return nil
@@ -219,6 +222,7 @@ func pm(args []string, stdout, stderr io.Writer) int {
 		return notThere
 	}
 	if len(args) != 2 || args[0] != "has-feature" {
+		//lint:ignore ST1005 these are Android's words
 		return failed(stderr, "pm", errors.New("Unknown command"))
 	}
 	has := args[1] == "android.software.virtualization_framework" && c.Hypervisor

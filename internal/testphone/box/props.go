@@ -140,12 +140,6 @@ func newProperties() (*properties, error) {
 	return p, nil
 }
 
-func (p *properties) get(name string) string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.values[name]
-}
-
 func (p *properties) set(name, value string) error {
 	p.mu.Lock()
 	if old, known := p.values[name]; known && strings.HasPrefix(name, "ro.") && old != value {
@@ -318,6 +312,7 @@ func getprop(args []string, stdout, stderr io.Writer) int {
 		}
 		fmt.Fprintln(stdout, value)
 	default:
+		//lint:ignore ST1005 these are Android's words
 		return failed(stderr, "getprop", errors.New("Max 2 arguments"))
 	}
 	return 0
@@ -325,6 +320,7 @@ func getprop(args []string, stdout, stderr io.Writer) int {
 
 func setprop(args []string, _, stderr io.Writer) int {
 	if len(args) != 2 {
+		//lint:ignore ST1005 these are Android's words
 		return failed(stderr, "setprop", errors.New("Need 2 arguments"))
 	}
 	if err := SetProp("", args[0], args[1]); err != nil {
