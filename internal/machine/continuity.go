@@ -35,14 +35,21 @@ func (w *Witnessed) witnessed() *runtime.Witnessed {
 	return &runtime.Witnessed{Continuity: w.Continuity, Time: w.Time}
 }
 
-// dueRecord says whether the history of the disk is to be written on: when its
-// guest has started, and each minute in which it was written to.
+// dueRecord says whether the history of the disk is to be written on: each minute
+// in which it was written to, first when its guest has started; and at once where
+// the disk is ahead of what is remembered, or a copy of before that would pass.
 func dueRecord(rec *record, w world) bool {
 	if w.guest == nil || w.silent >= silentMoment || w.unrecorded {
 		return false
 	}
 	c, last := w.guest.Continuity, rec.Continuity
-	if c == nil || c.Held || !c.Written || c.Lineage == "" {
+	if c == nil || c.Held || c.Lineage == "" {
+		return false
+	}
+	if last != nil && c.Lineage == last.Lineage && c.Epoch > last.Epoch {
+		return true
+	}
+	if !c.Written {
 		return false
 	}
 	passed := time.Duration(0)

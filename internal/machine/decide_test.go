@@ -237,4 +237,13 @@ func TestDueRecord(t *testing.T) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
+	// A disk that is ahead of what is remembered, though nothing was written.
+	resting := &agent.Status{Continuity: &agent.Continuity{Lineage: "a", Epoch: 7}}
+	for epoch, want := range map[uint64]bool{6: true, 7: false, 8: false} {
+		w := last("now", time.Second)
+		w.Lineage, w.Epoch = "a", epoch
+		if got := dueRecord(&record{Continuity: w}, world{guest: resting, boot: "now", awake: awake}); got != want {
+			t.Errorf("epoch 7 where %d is remembered: %v", epoch, got)
+		}
+	}
 }

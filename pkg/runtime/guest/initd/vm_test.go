@@ -397,7 +397,7 @@ func (v *vm) operate(c *agent.Client) {
 		!strings.Contains(out, "/dev/pts/0") || !strings.Contains(out, "33 111") {
 		t.Errorf("exec with a terminal: %d, %q", code, out)
 	}
-	readAhead := `for d in /sys/block/vd*; do [ "$(cat $d/serial)" != data ] || cat $d/queue/read_ahead_kb; done`
+	readAhead := `while read device on rest; do [ $on != /data ] || cat /sys/block/${device#/dev/}/queue/read_ahead_kb; done </proc/mounts`
 	if code, out := v.exec(c, agent.ExecRequest{Argv: []string{"sh", "-c", readAhead}}); code != 0 || out != "1024\n" {
 		t.Errorf("readahead of the data disk in KiB: %d, %q", code, out)
 	}
