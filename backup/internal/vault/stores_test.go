@@ -210,7 +210,9 @@ func TestStockKopia(t *testing.T) {
 		}
 		return out.String() + errs.String()
 	}
-	kopia("repository", "connect", "filesystem", "--path", w.job.Repository, "--cache-directory", filepath.Join(home, "cache"))
+	// Maintenance is its owner's, who is the machine.
+	kopia("repository", "connect", "filesystem", "--path", w.job.Repository, "--cache-directory", filepath.Join(home, "cache"),
+		"--override-username", "sovereign", "--override-hostname", "phone")
 	list := kopia("snapshot", "list", "--all", "--show-identical", "--tags", "machine:sql", "--json")
 	if !strings.Contains(list, s.ID) || !strings.Contains(list, "sovereign") {
 		t.Errorf("listed: %s", list)
