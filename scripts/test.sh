@@ -30,7 +30,7 @@ takes() {
 	case $1 in
 	e2e) echo 12 ;;
 	modules) echo 4 ;;
-	snapshots) echo 5 ;;
+	snapshots) echo 6 ;;
 	audit) echo 3 ;;
 	backup) echo 10 ;;
 	crosvm) echo 8 ;;
