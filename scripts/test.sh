@@ -31,7 +31,7 @@ takes() {
 	e2e) echo 12 ;;
 	modules) echo 4 ;;
 	snapshots) echo 6 ;;
-	audit) echo 3 ;;
+	audit) echo 4 ;;
 	backup) echo 10 ;;
 	crosvm) echo 8 ;;
 	arm64) if cold arm64; then echo $((cold_build > 30 ? cold_build + 5 : 35)); else echo 6; fi ;;
