@@ -40,6 +40,7 @@ phone adb adb
 test openssh-client ssh-keygen
 test util-linux unshare
 test libfaketime /usr/lib/*-linux-gnu/faketime/libfaketime.so.1
+test minisign minisign
 test shellcheck shellcheck
 test postgresql-client psql
 test postgresql /usr/lib/postgresql/*/bin/postgres

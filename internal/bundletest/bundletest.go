@@ -166,12 +166,12 @@ func describe(ctx context.Context, dir string, in attest.Internal) error {
 	if err != nil {
 		return err
 	}
-	for name, format := range map[string]func() ([]byte, error){bundle.SPDXFile: bill.SPDX, bundle.CycloneDXFile: bill.CycloneDX} {
-		text, err := format()
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+	files, err := bill.Files()
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := os.WriteFile(filepath.Join(dir, f.Name), f.Text, 0o644); err != nil {
 			return err
 		}
 	}

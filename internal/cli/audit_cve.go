@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
-	cve "github.com/sovereign-build/sovereign/pkg/build/audit"
+	"github.com/sovereign-build/sovereign/pkg/build/cve"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -54,7 +55,7 @@ func (i *Instance) Balloon(ctx context.Context, size int64) (Memory, error) {
 		if m, err = i.Memory(ctx); err != nil || m.Now == size || time.Now().After(end) {
 			return m, err
 		}
-		if err := sleep(ctx, lockPoll); err != nil {
+		if err := pause.For(ctx, lockPoll); err != nil {
 			return m, err
 		}
 	}

@@ -32,15 +32,3 @@ func lockFile(ctx context.Context, path string) (unlock func(), err error) {
 	// Closing a lock file has nothing to tell: nothing was written to it.
 	return func() { _ = l.Close() }, nil
 }
-
-// sleep waits, or returns why ctx ended.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
-}

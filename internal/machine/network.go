@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/usernet"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
@@ -137,7 +138,7 @@ func (i *Instance) listen(again bool) error {
 		}
 		tell(func(e Event) { i.r.report(i.Name(), e) }, PhaseStart, err.Error()+"; it is tried again")
 		p.work.Go(func() {
-			for err != nil && !errors.Is(err, usernet.ErrClosed) && sleep(p.ctx, cableRetry) == nil {
+			for err != nil && !errors.Is(err, usernet.ErrClosed) && pause.For(p.ctx, cableRetry) == nil {
 				_, err = p.link.Forward(at, port.Guest)
 			}
 		})
@@ -168,7 +169,7 @@ func (i *Instance) connect(dialer vm.NetworkDialer) {
 				said = err.Error()
 				tell(func(e Event) { i.r.report(i.Name(), e) }, PhaseStart, fmt.Sprintf("the network's cable: %v", err))
 			}
-			if sleep(p.ctx, cableRetry) != nil {
+			if pause.For(p.ctx, cableRetry) != nil {
 				return
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/machine/machinetest"
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -113,7 +114,7 @@ func settle(ctx context.Context, r *Runtime) error {
 		if i.rec.Trial == nil && (i.rec.Wanted != Up || ready || gaveUp) {
 			return nil
 		}
-		if err := sleep(ctx, 5*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 5*time.Millisecond); err != nil {
 			return errors.Join(err, fmt.Errorf("not settled: %+v", i.rec))
 		}
 	}

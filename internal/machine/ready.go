@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
@@ -82,7 +83,7 @@ func (i *Instance) watch(ctx context.Context, process vm.Process, end context.Ca
 				close(kernel)
 				return
 			}
-			if sleep(ctx, spokenEvery) != nil {
+			if pause.For(ctx, spokenEvery) != nil {
 				return
 			}
 		}
@@ -123,7 +124,7 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 	if err != nil {
 		// Not up yet, or in use: that is what is waited for. A machine that has
 		// ended shows as that.
-		if sleep(ctx, againAfter) != nil {
+		if pause.For(ctx, againAfter) != nil {
 			return false, err
 		}
 		return false, nil
@@ -131,7 +132,7 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 	err = s.FollowStatus(ctx, beat, answerLimit, w.hear)
 	for errors.Is(err, agent.ErrAnsweredOnce) {
 		var status *agent.Status
-		if err = sleep(ctx, askEvery); err == nil {
+		if err = pause.For(ctx, askEvery); err == nil {
 			status, err = s.Status(ctx)
 		}
 		if err == nil {
@@ -149,7 +150,7 @@ func (w *waiter) ask(ctx context.Context) (ready bool, err error) {
 	case errors.As(err, &failed):
 		return false, errors.Join(failed.error, closeErr)
 	}
-	if sleepErr := sleep(ctx, againAfter); sleepErr != nil {
+	if sleepErr := pause.For(ctx, againAfter); sleepErr != nil {
 		return false, sleepErr
 	}
 	return false, nil // another session will tell

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
@@ -86,7 +87,7 @@ func (i *Instance) shared(ctx context.Context) (net.Conn, error) {
 	limit, cancel := context.WithTimeout(ctx, sharedLimit)
 	defer cancel()
 	for {
-		if err := sleep(limit, lockPoll); err != nil {
+		if err := pause.For(limit, lockPoll); err != nil {
 			return nil, err
 		}
 		if conn, err := i.dialGuest(limit); err == nil {

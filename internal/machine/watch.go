@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -119,7 +120,7 @@ func (r *Runtime) KeepConsole(ctx context.Context, name string) error {
 			}
 		}
 		// What is printed meanwhile is one event.
-		if sleep(ctx, consolePause) != nil {
+		if pause.For(ctx, consolePause) != nil {
 			return nil
 		}
 	}

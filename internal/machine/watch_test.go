@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -169,7 +170,7 @@ func TestKeepConsole(t *testing.T) {
 			if time.Now().After(end) {
 				t.Fatalf("the log has %d bytes", info.Size())
 			}
-			if err := sleep(t.Context(), time.Millisecond); err != nil {
+			if err := pause.For(t.Context(), time.Millisecond); err != nil {
 				t.Fatal(err)
 			}
 		}

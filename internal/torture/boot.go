@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	engine "github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
@@ -137,7 +138,7 @@ func (m *machine) untilNetwork(ctx context.Context) error {
 		if bytes.Contains(text, []byte(" is up: ")) {
 			return nil
 		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 10*time.Millisecond); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
@@ -53,7 +54,7 @@ func runClock(ctx context.Context, l *lab) ([]Result, error) {
 		start.Figures = append(start.Figures, figure(cmp.Or(base, "the right time"), "%s (clock: %s)", s.State, cmp.Or(s.Clock, "not told")))
 		f, err := m.checked(ctx, false, func(log *commitLog) error {
 			if base != "" {
-				return pause(ctx, clockWait)
+				return pause.For(ctx, clockWait)
 			}
 			for _, by := range []time.Duration{24 * time.Hour, -48 * time.Hour, 365 * 24 * time.Hour, -364 * 24 * time.Hour} {
 				took, err := m.jumpClock(ctx, by, log)
@@ -108,7 +109,7 @@ func (m *machine) jumpClock(ctx context.Context, by time.Duration, log *commitLo
 	if err != nil {
 		return took, err
 	}
-	return took, pause(ctx, clockWait)
+	return took, pause.For(ctx, clockWait)
 }
 
 // run runs a program in the guest as root.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/sovereign-build/sovereign/internal/pause"
 )
 
 // controlRounds bounds how often the control is tried before it has failed: a
@@ -53,7 +55,7 @@ func (m *machine) control(ctx context.Context, cut func() error) (seen string, e
 	if err != nil {
 		return "", err
 	}
-	if err := errors.Join(waitCommit(ctx, m.log), pause(ctx, 3*time.Second)); err != nil {
+	if err := errors.Join(waitCommit(ctx, m.log), pause.For(ctx, 3*time.Second)); err != nil {
 		return "", errors.Join(err, work.stop())
 	}
 	if err := cut(); err != nil {

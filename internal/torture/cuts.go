@@ -10,6 +10,8 @@ import (
 	"time"
 
 	engine "github.com/sovereign-build/sovereign/internal/machine"
+
+	"github.com/sovereign-build/sovereign/internal/pause"
 )
 
 // deepEvery is the number of power cuts between two looks at every block.
@@ -124,7 +126,7 @@ func (c *cutter) load(ctx context.Context, round int, p cutPlan) error {
 	before := s.log.count()
 	// The time under load begins with the first commit: how long it takes to
 	// connect depends on this machine.
-	if err := errors.Join(waitCommit(ctx, s.log), pause(ctx, p.Work)); err != nil {
+	if err := errors.Join(waitCommit(ctx, s.log), pause.For(ctx, p.Work)); err != nil {
 		return errors.Join(err, work.stop())
 	}
 	loss, err := s.cut(ctx, c.rng)

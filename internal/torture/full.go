@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/sovereign-build/sovereign/internal/pause"
 )
 
 const (
@@ -50,7 +52,7 @@ func runFull(ctx context.Context, l *lab) ([]Result, error) {
 			return err
 		}
 		res.Figures = append(res.Figures, figure("written", "%d MiB", mib), figure("refused with", "%s", refusal), figure("status says", "%s", said))
-		if err := pause(ctx, fullFor); err != nil {
+		if err := pause.For(ctx, fullFor); err != nil {
 			return err
 		}
 		begin := time.Now()
@@ -65,7 +67,7 @@ func runFull(ctx context.Context, l *lab) ([]Result, error) {
 				res.Problems = append(res.Problems, "no commit since there is room again")
 				return nil
 			}
-			if err := pause(ctx, 10*time.Millisecond); err != nil {
+			if err := pause.For(ctx, 10*time.Millisecond); err != nil {
 				return err
 			}
 		}

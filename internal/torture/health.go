@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
@@ -24,7 +25,7 @@ func (m *machine) answers(ctx context.Context, ok func(context.Context, *pgx.Con
 			last = err
 		}
 		// An attempt takes from the machine that is waited for.
-		if pause(ctx, 30*time.Millisecond) != nil {
+		if pause.For(ctx, 30*time.Millisecond) != nil {
 			return fmt.Errorf("no healthy answer within %v: %w (last: %w)", healLimit, context.Cause(ctx), last)
 		}
 	}
@@ -57,7 +58,7 @@ func (m *machine) guestReady(ctx context.Context, ok func(*agent.Status) bool) e
 		if err == nil && s.State == agent.StateReady && ok(s) {
 			return nil
 		}
-		if pause(ctx, 20*time.Millisecond) != nil {
+		if pause.For(ctx, 20*time.Millisecond) != nil {
 			return fmt.Errorf("the guest is not ready within %v: %+v, %w", healLimit, s, err)
 		}
 	}

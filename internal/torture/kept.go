@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
@@ -163,7 +164,7 @@ func runSovereignd(ctx context.Context, l *lab) (results []Result, err error) {
 // database must not have noticed.
 func (s *kept) killDaemon(ctx context.Context, rng *rand.Rand) (time.Duration, error) {
 	// Some of the kills come while it is still adopting.
-	if err := pause(ctx, between(rng, 0, 500*time.Millisecond)); err != nil {
+	if err := pause.For(ctx, between(rng, 0, 500*time.Millisecond)); err != nil {
 		return 0, err
 	}
 	before, ok, err := s.qemu(ctx)

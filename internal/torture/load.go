@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/sovereign-build/sovereign/internal/pause"
 )
 
 // statementLimit bounds one commit as its writer sees it.
@@ -101,7 +103,7 @@ func (l *load) write(ctx context.Context, s series) {
 			if conn, err = l.m.connect(ctx); err != nil {
 				conn = nil
 				// The server is down: that is what is tried. Ask again soon.
-				if pause(ctx, 20*time.Millisecond) != nil {
+				if pause.For(ctx, 20*time.Millisecond) != nil {
 					return
 				}
 				continue
@@ -116,7 +118,7 @@ func (l *load) write(ctx context.Context, s series) {
 			closeConn(conn)
 			conn = nil
 			// In doubt; a server that refuses at once must not be flooded.
-			if pause(ctx, 20*time.Millisecond) != nil {
+			if pause.For(ctx, 20*time.Millisecond) != nil {
 				return
 			}
 			continue

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/sovereign-build/sovereign/internal/pause"
 )
 
 // server is a PostgreSQL on this machine, in the place of a guest's.
@@ -124,7 +126,7 @@ func TestWriters(t *testing.T) {
 			t.Fatal(err)
 		}
 		for before := m.log.count(); m.log.count() < before+50; {
-			if err := pause(ctx, time.Millisecond); err != nil {
+			if err := pause.For(ctx, time.Millisecond); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -232,7 +234,7 @@ func (s *server) restart(ctx context.Context, m *machine) {
 			s.start()
 		default:
 		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 20*time.Millisecond); err != nil {
 			s.t.Fatal(err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	engine "github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/internal/torture/nbd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -242,7 +243,7 @@ func (m *machine) serve(ctx context.Context) (time.Duration, error) {
 		if m.dsn, err = m.findDSN(limit); err == nil {
 			break
 		}
-		if pause(limit, 50*time.Millisecond) != nil {
+		if pause.For(limit, 50*time.Millisecond) != nil {
 			return 0, fmt.Errorf("waiting for the database's password: %w", err)
 		}
 	}
@@ -335,7 +336,7 @@ func (m *machine) status(ctx context.Context) (*agent.Status, error) {
 		if err == nil || ctx.Err() != nil || time.Now().After(end) {
 			return s, err
 		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 20*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}

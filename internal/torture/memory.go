@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/sovereign-build/sovereign/internal/pause"
 )
 
 // greedy builds one value of 900 MB, more than the guest has memory.
@@ -119,7 +121,7 @@ func waitCommit(ctx context.Context, log *commitLog) error {
 	ctx, cancel := context.WithTimeout(ctx, healLimit)
 	defer cancel()
 	for before := log.count(); log.count() == before; {
-		if pause(ctx, 5*time.Millisecond) != nil {
+		if pause.For(ctx, 5*time.Millisecond) != nil {
 			return fmt.Errorf("no commit within %v: %w", healLimit, context.Cause(ctx))
 		}
 	}

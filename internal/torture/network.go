@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"time"
+
+	"github.com/sovereign-build/sovereign/internal/pause"
 )
 
 const (
@@ -65,14 +67,14 @@ func runNetwork(ctx context.Context, l *lab) ([]Result, error) {
 			return time.Duration(float64(d) * float64(total) / float64(simulated))
 		}
 		for i, o := range all {
-			if err := pause(ctx, time.Until(begin.Add(scale(o.At)))); err != nil {
+			if err := pause.For(ctx, time.Until(begin.Add(scale(o.At)))); err != nil {
 				return err
 			}
 			if err := m.link(ctx, false); err != nil {
 				return err
 			}
 			dark += o.For
-			if err := pause(ctx, max(shortest, scale(o.For))); err != nil {
+			if err := pause.For(ctx, max(shortest, scale(o.For))); err != nil {
 				return errors.Join(err, m.link(context.WithoutCancel(ctx), true))
 			}
 			before, up := log.count(), time.Now()
@@ -89,7 +91,7 @@ func runNetwork(ctx context.Context, l *lab) ([]Result, error) {
 					heals = append(heals, time.Since(up))
 					break
 				}
-				if err := pause(ctx, 5*time.Millisecond); err != nil {
+				if err := pause.For(ctx, 5*time.Millisecond); err != nil {
 					return err
 				}
 			}

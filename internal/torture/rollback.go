@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
@@ -87,7 +88,7 @@ func (r *rollback) cut(ctx context.Context, after time.Duration, forget bool) (t
 	if err := r.answers(ctx, selects); err != nil {
 		return 0, err
 	}
-	if err := pause(ctx, after); err != nil {
+	if err := pause.For(ctx, after); err != nil {
 		return 0, err
 	}
 	begin := time.Now()

@@ -175,15 +175,3 @@ func between(rng *rand.Rand, from, to time.Duration) time.Duration {
 	}
 	return from + time.Duration(rng.Int64N(int64(to-from)))
 }
-
-// pause waits, or returns why ctx ended.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
-}

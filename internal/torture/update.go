@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 )
 
@@ -147,7 +148,7 @@ func (u *updater) cutUpdate(ctx context.Context, to target) (took time.Duration,
 		defer close(waited)
 		waitProgram(cmd)
 	}()
-	waitErr := pause(ctx, between(u.rng, 0, u.whole*11/10))
+	waitErr := pause.For(ctx, between(u.rng, 0, u.whole*11/10))
 	// All three is a power cut of the host, as far as killing can be one.
 	daemon, machine := u.rng.IntN(3) > 0, u.rng.IntN(3) > 0
 	killErr := cmd.Process.Kill()

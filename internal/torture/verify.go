@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/sovereign-build/sovereign/internal/pause"
 )
 
 // row is one of the ledger as the database gives it.
@@ -209,7 +211,7 @@ func quiet(ctx context.Context, c *pgx.Conn) error {
 		if err := c.QueryRow(ctx, others).Scan(&n); err != nil || n == 0 {
 			return err
 		}
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := pause.For(ctx, 50*time.Millisecond); err != nil {
 			return errors.Join(fmt.Errorf("%d transactions of clients that are gone do not end", n), err)
 		}
 	}

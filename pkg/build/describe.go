@@ -49,12 +49,12 @@ func writeBill(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	for name, format := range map[string]func() ([]byte, error){bundle.SPDXFile: bill.SPDX, bundle.CycloneDXFile: bill.CycloneDX} {
-		text, err := format()
-		if err != nil {
-			return err
-		}
-		if _, err := writeChanged(filepath.Join(dir, name), text); err != nil {
+	files, err := bill.Files()
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if _, err := writeChanged(filepath.Join(dir, f.Name), f.Text); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/internal/requests"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -136,7 +137,7 @@ func (h *Host) open(ctx context.Context) (s *control.Session, err error) {
 				Hintf("end it: fuser -k -TERM %s; its machines run on, and the next command starts the new one", filepath.Join(h.dir, sovereignd.Socket))
 		}
 		// It was about to end as it had nothing to do: the next one is.
-		if err := sleep(ctx, pauseBefore(n)); err != nil {
+		if err := pause.For(ctx, pauseBefore(n)); err != nil {
 			return nil, err
 		}
 	}
@@ -316,20 +317,9 @@ func (h *Host) watch(ctx context.Context, path string, each func(Event) error) e
 		default:
 			return h.said(ctx, err)
 		}
-		if err := sleep(ctx, pauseBefore(n)); err != nil {
+		if err := pause.For(ctx, pauseBefore(n)); err != nil {
 			return err
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
 	}
 }
 

@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -369,7 +370,7 @@ func (h HV) Start(ctx context.Context, m vm.Machine, _ vm.Plan) (vm.Process, err
 			}
 			return p, fault.Errorf(fault.Device, "the fake ended")
 		}
-		if err := sleep(ctx, time.Millisecond); err != nil {
+		if err := pause.For(ctx, time.Millisecond); err != nil {
 			return p, err
 		}
 	}
@@ -384,7 +385,7 @@ func (h HV) Find(ctx context.Context, dir string) (vm.Process, bool, error) {
 		if locked, err := process.Locked(filepath.Join(dir, vm.LockFile)); err != nil || !locked {
 			return vm.Process{}, false, err
 		}
-		if err := sleep(ctx, time.Millisecond); err != nil {
+		if err := pause.For(ctx, time.Millisecond); err != nil {
 			return vm.Process{}, false, err
 		}
 	}
@@ -440,17 +441,6 @@ func (h HV) Quit(ctx context.Context, dir string) error {
 	}
 	_, err = c.Write([]byte{'q'})
 	return errors.Join(err, c.Close())
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
 }
 
 // WriteBundle makes a bundle of which every artifact begins with root. Its

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"strconv"
 	"strings"
+
+	"github.com/sovereign-build/sovereign/pkg/bundle"
 )
 
 // Form is the version of what a bill of materials says: programs of the same
@@ -44,4 +46,23 @@ func FormOf(text []byte) int {
 		return 0
 	}
 	return n
+}
+
+// File is a bill in one format, under the name that it has beside a bundle.
+type File struct {
+	Name string
+	Text []byte
+}
+
+// Files are the bill in each format.
+func (b *Bill) Files() ([]File, error) {
+	spdx, err := b.SPDX()
+	if err != nil {
+		return nil, err
+	}
+	cyclonedx, err := b.CycloneDX()
+	if err != nil {
+		return nil, err
+	}
+	return []File{{bundle.SPDXFile, spdx}, {bundle.CycloneDXFile, cyclonedx}}, nil
 }

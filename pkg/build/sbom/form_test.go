@@ -20,10 +20,13 @@ func TestFormOf(t *testing.T) {
 		}
 	}
 	bill := &Bill{manifest: &bundle.Manifest{}}
-	for name, format := range map[string]func() ([]byte, error){"SPDX": bill.SPDX, "CycloneDX": bill.CycloneDX} {
-		text, err := format()
-		if err != nil || FormOf(text) != Form {
-			t.Errorf("%s has form %d, %v", name, FormOf(text), err)
+	files, err := bill.Files()
+	if err != nil || len(files) != 2 {
+		t.Fatalf("%d files, %v", len(files), err)
+	}
+	for _, f := range files {
+		if FormOf(f.Text) != Form {
+			t.Errorf("%s has form %d", f.Name, FormOf(f.Text))
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/internal/flock"
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -85,7 +86,7 @@ func (f *Fetcher) downloadFrom(ctx context.Context, b blob, url string) error {
 			return f.drop(part, again.err)
 		}
 		f.tell(Event{Kind: Retried, Name: b.name, Mirror: b.mirror, Done: after, Total: b.size, Message: again.err.Error()})
-		if err := sleep(ctx, max(wait, again.after)); err != nil {
+		if err := pause.For(ctx, max(wait, again.after)); err != nil {
 			return err
 		}
 		wait *= 2
@@ -281,7 +282,7 @@ func (f *Fetcher) openPartial(ctx context.Context, b blob) (*os.File, error) {
 			continue
 		}
 		part.Close() // somebody else's
-		if err := sleep(ctx, pollLock); err != nil {
+		if err := pause.For(ctx, pollLock); err != nil {
 			return nil, err
 		}
 	}
@@ -304,15 +305,4 @@ func (m *meter) Write(p []byte) (int, error) {
 		m.f.tell(Event{Kind: Progressed, Name: m.b.name, Mirror: m.b.mirror, Done: m.done, Total: m.b.size})
 	}
 	return len(p), nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

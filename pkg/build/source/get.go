@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -42,7 +43,7 @@ func (f *Fetcher) get(ctx context.Context, b blob, rawURL string, limit int64, p
 				return again.err
 			}
 			f.tell(Event{Kind: Retried, Name: b.name, Mirror: place, Message: again.err.Error()})
-			if err := sleep(ctx, max(wait, again.after)); err != nil {
+			if err := pause.For(ctx, max(wait, again.after)); err != nil {
 				return err
 			}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/mod/sumdb/dirhash"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -135,7 +136,7 @@ func (f *Fetcher) goZip(ctx context.Context, version string) (z toolchainZip, er
 	runCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
-		for sleep(runCtx, pollLock) == nil {
+		for pause.For(runCtx, pollLock) == nil {
 			if _, err := os.Stat(z.path); err == nil {
 				stop()
 			}

@@ -341,13 +341,13 @@ func (c *checker) descriptions(ctx context.Context, dir string, m *bundle.Manife
 		if err != nil {
 			return "", err
 		}
-		for name, format := range map[string]func() ([]byte, error){bundle.SPDXFile: bill.SPDX, bundle.CycloneDXFile: bill.CycloneDX} {
-			want, err := format()
-			if err != nil {
-				return "", err
-			}
-			if text, ok := texts[name]; ok && !bytes.Equal(text, want) {
-				return "", fmt.Errorf("%s is not what the image makes it", name)
+		files, err := bill.Files()
+		if err != nil {
+			return "", err
+		}
+		for _, f := range files {
+			if text, ok := texts[f.Name]; ok && !bytes.Equal(text, f.Text) {
+				return "", fmt.Errorf("%s is not what the image makes it", f.Name)
 			}
 		}
 		return fmt.Sprintf("%d components, as found in the image", len(bill.Components)), nil

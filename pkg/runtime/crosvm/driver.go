@@ -43,6 +43,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
@@ -421,30 +422,10 @@ func (d *Driver) End(ctx context.Context, dir string, p vm.Process) string {
 	return ""
 }
 
-// findLimit bounds the wait for the control socket of a crosvm that has been
-// started and whose starter was killed.
-const findLimit = 20 * time.Second
-
 // Find asks the kernel which process listens on the control socket of dir. A
 // crosvm that has not come that far shows by its lock, and is waited for.
 func (d *Driver) Find(ctx context.Context, dir string) (vm.Process, bool, error) {
-	limit, cancel := context.WithTimeout(ctx, findLimit)
-	defer cancel()
-	for {
-		p, ok, err := process.PacketListener(ctx, filepath.Join(dir, controlSocket))
-		busy := errors.Is(err, unix.EAGAIN) // others connect at the same time
-		if ok || err != nil && !busy {
-			return p, ok, err
-		}
-		locked, err := process.Locked(filepath.Join(dir, vm.LockFile))
-		if err != nil || !locked && !busy {
-			return vm.Process{}, false, err
-		}
-		if pause(limit, pollEvery) != nil {
-			return vm.Process{}, false, fault.Errorf(fault.Device, "a process has %s locked and does not listen at %s", vm.LockFile, controlSocket).
-				Hintf("end it: fuser %s names it", filepath.Join(dir, vm.LockFile))
-		}
-	}
+	return process.Find(ctx, filepath.Join(dir, controlSocket), filepath.Join(dir, vm.LockFile), process.PacketListener)
 }
 
 // State asks crosvm for a sign of life: it knows no more of a machine's state. It
@@ -519,7 +500,7 @@ func (d *Driver) DialAgent(ctx context.Context, dir string) (net.Conn, error) {
 		if locked, lockErr := process.Locked(filepath.Join(dir, vm.LockFile)); lockErr != nil || !locked {
 			return nil, errors.Join(err, lockErr)
 		}
-		if pause(ctx, againEvery) != nil {
+		if pause.For(ctx, againEvery) != nil {
 			return nil, err
 		}
 	}
@@ -570,15 +551,4 @@ func (d *Driver) noteUp(dir string) error {
 	}
 	rec.Up = true
 	return writeRecord(dir, rec)
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
 }

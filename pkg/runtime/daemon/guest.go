@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
@@ -147,7 +148,7 @@ func (g *guest) hold(ctx context.Context, i *machine.Instance) {
 		cancel()
 		if err != nil {
 			// Not up yet, or gone: the keeper sees that by the process.
-			sleep(ctx, askEvery)
+			pause.For(ctx, askEvery)
 			switch {
 			case errors.Is(err, agent.ErrVersion):
 				g.heard() // an older guest works on, and its power is not cut
@@ -378,13 +379,4 @@ type placed struct {
 func (p *placed) Close() error {
 	defer p.release()
 	return p.Conn.Close()
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

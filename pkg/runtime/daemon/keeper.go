@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
@@ -115,7 +116,7 @@ func (k *keeper) keepConsole(ctx context.Context) {
 			trouble = err.Error()
 			k.d.report(k.name, "the console's log: "+trouble)
 		}
-		sleep(ctx, maxRetry)
+		pause.For(ctx, maxRetry)
 	}
 }
 

@@ -1,45 +1,11 @@
 #!/bin/sh
-# What sovereign-build device runs on a device, by ssh: it says what is there,
-# and then installs sovereignd or takes it away, as it is told.
-#
-# Out come lines "sovereign: KEY VALUE". After "sovereign: ready" one line comes
-# in:
-#
-#   put DIGEST     and behind it the program, until the end of input
-#   keep           the program that is there is the right one
-#   remove         take all away but the machines
-#   remove data    and them too
-#
-# Everything is a function, so that a part of this text does nothing.
-
-say() { printf 'sovereign: %s\n' "$*"; }
-
-fail() {
-	say fail "$*"
-	exit 1
-}
-
-digest() { sha256sum "$1" 2>/dev/null | cut -d ' ' -f 1; }
+# What sovereign-build device runs on a device, by ssh, behind common.sh: it says
+# what is there, and then installs sovereignd or takes it away, as it is told.
+# shellcheck disable=SC2034 # common.sh reads dir and program
 
 # ctl ARGUMENTS: systemctl, of the system or of the user.
 ctl() {
 	if [ "$service" = user ]; then systemctl --user "$@"; else systemctl "$@"; fi
-}
-
-# daemons LINK: the running sovereignds whose program is LINK. One that only
-# carries a conversation is none.
-daemons() {
-	for process in /proc/[0-9]*; do
-		[ "$(readlink "$process/exe" 2>/dev/null)" = "$1" ] || continue
-		case " $(tr '\0' ' ' <"$process/cmdline" 2>/dev/null)" in *' connect '*) continue ;; esac
-		echo "${process#/proc/}"
-	done
-}
-
-# end LINK: kills them. Whatever they do, they may be killed at any moment: the
-# machines run on.
-end() {
-	for pid in $(daemons "$1"); do kill -KILL "$pid" 2>/dev/null; done
 }
 
 facts() {
@@ -84,29 +50,9 @@ lingers() {
 	[ "$service" = user ] && [ "$(loginctl show-user "$(id -un)" --property=Linger 2>/dev/null)" = Linger=yes ]
 }
 
-# receive DIGEST: the program comes in, and stands at its place only whole.
-receive() {
-	new=$dir/.new.$$
-	trap 'rm -f "$new"; rmdir "$dir" 2>/dev/null' EXIT
-	trap 'exit 1' TERM
-	cat >"$new" || fail "$new cannot be written"
-	have=$(digest "$new")
-	[ "$have" = "$1" ] || fail "the program did not arrive whole: its digest is ${have:-unknown}, not $1"
-	chmod 755 "$new" || fail "$new cannot be made a program"
-	said=$("$new" --help 2>&1) || fail "the program does not run here: $said"
-	sync "$new" 2>/dev/null || sync
-	mv -f "$new" "$program" || fail "$program cannot be replaced"
-	trap - EXIT TERM
-	sync "$dir" 2>/dev/null || sync
-	# They are of the former file, which has no name any more.
-	end "$program (deleted)"
-}
-
 install() {
-	mkdir -p "$dir" || fail "$dir cannot be made"
-	# What a power cut has left of others.
-	for old in "$dir"/.new.*; do kill -0 "${old##*.}" 2>/dev/null || rm -f "$old"; done
-	[ "$1" = keep ] || receive "$2"
+	begin
+	[ "$1" = keep ] || receive "$2" 755
 	say installed "$program"
 	[ -n "$service" ] || return 0
 	if [ "$service" = user ] && ! lingers && loginctl enable-linger >/dev/null 2>&1 && lingers; then

@@ -21,11 +21,20 @@ import (
 // in.
 const programPath = ".local/share/sovereign/sovereignd"
 
+//go:embed common.sh
+var commonScript string
+
 //go:embed device.sh
-var deviceScript string
+var ofDevice string
 
 //go:embed phone.sh
-var phoneScript string
+var ofPhone string
+
+// deviceScript and phoneScript are what a device and a phone get to read.
+var (
+	deviceScript = commonScript + ofDevice
+	phoneScript  = commonScript + ofPhone
+)
 
 // Facts is what a device says of itself.
 type Facts struct {

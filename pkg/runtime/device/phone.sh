@@ -1,49 +1,13 @@
 #!/system/bin/sh
-# What sovereign-build device runs on a phone, by adb and as root: it says what
-# is there, and then installs sovereignd or takes it away, as it is told. Without
-# root it can only say.
-#
-# Out come lines "sovereign: KEY VALUE". After "sovereign: ready" one line comes
-# in:
-#
-#   put DIGEST     and behind it the program, until the end of input
-#   keep           the program that is there is the right one
-#   remove         take all away but the machines
-#   remove data    and them too
-#
-# The programs are toybox's. Everything is a function, so that a part of this
-# text does nothing.
+# What sovereign-build device runs on a phone, by adb and as root, behind
+# common.sh: it says what is there, and then installs sovereignd or takes it away,
+# as it is told. Without root it can only say. The programs are toybox's.
 
 dir=/data/adb/sovereign
 program=$dir/sovereignd
 state=$dir/state
 hooks=/data/adb/service.d
 hook=$hooks/sovereign.sh
-
-say() { echo "sovereign: $*"; }
-
-fail() {
-	say fail "$*"
-	exit 1
-}
-
-digest() { sha256sum "$1" 2>/dev/null | cut -d ' ' -f 1; }
-
-# daemons LINK: the running sovereignds whose program is LINK. One that only
-# carries a conversation is none.
-daemons() {
-	for process in /proc/[0-9]*; do
-		[ "$(readlink "$process/exe" 2>/dev/null)" = "$1" ] || continue
-		case " $(tr '\0' ' ' <"$process/cmdline" 2>/dev/null)" in *' connect '*) continue ;; esac
-		echo "${process#/proc/}"
-	done
-}
-
-# end LINK: kills them. Whatever they do, they may be killed at any moment: the
-# machines run on.
-end() {
-	for pid in $(daemons "$1"); do kill -KILL "$pid" 2>/dev/null; done
-}
 
 # prop KEY NAME: a property, where it is set.
 prop() {
@@ -105,32 +69,12 @@ facts() {
 	say ready
 }
 
-# receive DIGEST: the program comes in, and stands at its place only whole.
-receive() {
-	new=$dir/.new.$$
-	trap 'rm -f "$new"; rmdir "$dir" 2>/dev/null' EXIT
-	trap 'exit 1' TERM
-	cat >"$new" || fail "$new cannot be written"
-	have=$(digest "$new")
-	[ "$have" = "$1" ] || fail "the program did not arrive whole: its digest is ${have:-unknown}, not $1"
-	chmod 700 "$new" || fail "$new cannot be made a program"
-	said=$("$new" --version 2>&1) || fail "the program does not run here: $said"
-	sync
-	mv -f "$new" "$program" || fail "$program cannot be replaced"
-	trap - EXIT TERM
-	sync
-	# They are of the former file, which has no name any more.
-	end "$program (deleted)"
-}
-
 install() {
 	[ "$(id -u)" = 0 ] || fail "this is not root"
 	[ -d /data/adb ] || fail "there is no /data/adb, which every manager of root has"
-	mkdir -p "$dir" || fail "$dir cannot be made"
+	begin
 	chmod 700 "$dir" || fail "$dir cannot be root's alone"
-	# What a power cut, or the end of adb, has left of others.
-	for old in "$dir"/.new.*; do kill -0 "${old##*.}" 2>/dev/null || rm -f "$old"; done
-	[ "$1" = keep ] || receive "$2"
+	[ "$1" = keep ] || receive "$2" 700
 	say installed "$program"
 	if [ ! -d "$hooks" ]; then
 		mkdir "$hooks" || fail "$hooks cannot be made"

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qmp"
@@ -160,7 +161,7 @@ func (d *Driver) up(ctx context.Context, m vm.Machine, proc vm.Process) error {
 		if !alive {
 			return startError(named(tail.Lines(8, filepath.Join(m.Dir, vm.LogFile)), m))
 		}
-		if err := pause(ctx); err != nil {
+		if err := pause.For(ctx, pollEvery); err != nil {
 			return fmt.Errorf("waiting for QEMU: %w", err)
 		}
 	}
@@ -189,30 +190,10 @@ func startError(log string) error {
 	return fault.Errorf(fault.Device, "QEMU did not start: %s", log)
 }
 
-// findLimit bounds the wait for the control socket of a QEMU that has been
-// started and whose starter was killed. It opens it before the disks.
-const findLimit = 20 * time.Second
-
 // Find asks the kernel which process listens on the control socket of dir. A
 // QEMU that has not come that far shows by its lock, and is waited for.
 func (d *Driver) Find(ctx context.Context, dir string) (vm.Process, bool, error) {
-	limit, cancel := context.WithTimeout(ctx, findLimit)
-	defer cancel()
-	for {
-		p, ok, err := process.Listener(ctx, filepath.Join(dir, qmpSocket))
-		busy := errors.Is(err, unix.EAGAIN) // others connect at the same time
-		if ok || err != nil && !busy {
-			return p, ok, err
-		}
-		locked, err := process.Locked(filepath.Join(dir, vm.LockFile))
-		if err != nil || !locked && !busy {
-			return vm.Process{}, false, err
-		}
-		if err := pause(limit); err != nil {
-			return vm.Process{}, false, fault.Errorf(fault.Device, "a process has %s locked and does not answer at %s: %w", vm.LockFile, qmpSocket, err).
-				Hintf("end it: fuser %s names it", filepath.Join(dir, vm.LockFile))
-		}
-	}
+	return process.Find(ctx, filepath.Join(dir, qmpSocket), filepath.Join(dir, vm.LockFile), process.Listener)
 }
 
 // State asks QEMU for the state of the machine.
@@ -260,7 +241,7 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 		if !errors.Is(err, unix.EAGAIN) {
 			return conn, fault.Wrap(fault.Device, err)
 		}
-		if err := pause(ctx); err != nil {
+		if err := pause.For(ctx, pollEvery); err != nil {
 			return nil, fault.Wrap(fault.Device, err)
 		}
 	}
@@ -290,7 +271,7 @@ func (d *Driver) connect(ctx context.Context, dir string) (*qmp.Client, error) {
 		if !errors.Is(err, unix.EAGAIN) {
 			return c, err
 		}
-		if err := pause(ctx); err != nil {
+		if err := pause.For(ctx, pollEvery); err != nil {
 			return nil, fmt.Errorf("waiting for QEMU's control socket: %w", err)
 		}
 	}
@@ -306,13 +287,4 @@ func (d *Driver) connectOnce(ctx context.Context, dir string) (*qmp.Client, erro
 		return nil, fault.Wrap(fault.Device, err)
 	}
 	return qmp.New(ctx, conn)
-}
-
-func pause(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(pollEvery):
-		return nil
-	}
 }

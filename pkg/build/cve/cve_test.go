@@ -1,4 +1,4 @@
-package audit
+package cve
 
 import (
 	"archive/zip"

@@ -1,4 +1,4 @@
-// Package audit says which known holes a bundle has.
+// Package cve says which known holes a bundle has.
 //
 // A bundle's bill of materials and a database of holes that somebody else keeps
 // come in, and a list of findings goes out, also as OpenVEX. The database is a
@@ -16,4 +16,4 @@
 // A database says nothing of how a kernel was configured. Whoever knows that a
 // hole needs CONFIG_X writes that down once, in a file of statements; the audit
 // looks whether the bundle's own .config has it.
-package audit
+package cve

@@ -1,0 +1,64 @@
+#!/bin/sh
+# What the scripts of all devices have in common; it comes before them. A shell of
+# Debian and toybox's of a phone both read it. Everything is a function, so that a
+# part of this text does nothing.
+#
+# Out come lines "sovereign: KEY VALUE". After "sovereign: ready" one line comes
+# in:
+#
+#   put DIGEST     and behind it the program, until the end of input
+#   keep           the program that is there is the right one
+#   remove         take all away but the machines
+#   remove data    and them too
+#
+# shellcheck disable=SC2154,SC2317 # the functions are used, and dir and program set, by what follows
+
+say() { printf 'sovereign: %s\n' "$*"; }
+
+fail() {
+	say fail "$*"
+	exit 1
+}
+
+digest() { sha256sum "$1" 2>/dev/null | cut -d ' ' -f 1; }
+
+# daemons LINK: the running sovereignds whose program is LINK. One that only
+# carries a conversation is none.
+daemons() {
+	for process in /proc/[0-9]*; do
+		[ "$(readlink "$process/exe" 2>/dev/null)" = "$1" ] || continue
+		case " $(tr '\0' ' ' <"$process/cmdline" 2>/dev/null)" in *' connect '*) continue ;; esac
+		echo "${process#/proc/}"
+	done
+}
+
+# end LINK: kills them. Whatever they do, they may be killed at any moment: the
+# machines run on.
+end() {
+	for pid in $(daemons "$1"); do kill -KILL "$pid" 2>/dev/null; done
+}
+
+# begin makes the program's directory and takes away what a power cut, or the end
+# of the way here, has left of others.
+begin() {
+	mkdir -p "$dir" || fail "$dir cannot be made"
+	for old in "$dir"/.new.*; do kill -0 "${old##*.}" 2>/dev/null || rm -f "$old"; done
+}
+
+# receive DIGEST MODE: the program comes in, and stands at its place only whole.
+receive() {
+	new=$dir/.new.$$
+	trap 'rm -f "$new"; rmdir "$dir" 2>/dev/null' EXIT
+	trap 'exit 1' TERM
+	cat >"$new" || fail "$new cannot be written"
+	have=$(digest "$new")
+	[ "$have" = "$1" ] || fail "the program did not arrive whole: its digest is ${have:-unknown}, not $1"
+	chmod "$2" "$new" || fail "$new cannot be made a program"
+	said=$("$new" --version 2>&1) || fail "the program does not run here: $said"
+	sync "$new" 2>/dev/null || sync
+	mv -f "$new" "$program" || fail "$program cannot be replaced"
+	trap - EXIT TERM
+	sync "$dir" 2>/dev/null || sync
+	# They are of the former file, which has no name any more.
+	end "$program (deleted)"
+}
