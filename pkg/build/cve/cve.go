@@ -67,7 +67,8 @@ type target struct {
 }
 
 // Run reads the bundle in dir, which must have been verified, and compares it
-// with the database in a file or directory. statements is a file of what is known
+// with the database in a file or directory. One without a record about anything in
+// the bundle is an error, as it would pass for good news. statements is a file of what is known
 // better, "" for none. Errors are of class fault.Usage for a database or
 // statements that are none.
 func Run(ctx context.Context, dir, database, statements string) (*Report, error) {
@@ -83,6 +84,11 @@ func Run(ctx context.Context, dir, database, statements string) (*Report, error)
 	a.report = Report{Name: bill.Name, Arch: bill.Arch, Bundle: bill.Digest, Compared: len(a.targets), Findings: []Finding{}}
 	if err := a.read(ctx, database); err != nil {
 		return nil, err
+	}
+	if a.report.Records == 0 {
+		// Nothing found in it would look like nothing wrong.
+		return nil, fault.Errorf(fault.Usage, "%s has no record about anything in this bundle", database).
+			Hintf("give an export of OSV for Debian, Linux or Go, or the JSON file of Debian's security tracker")
 	}
 	if statements != "" {
 		if err := a.state(dir, statements); err != nil {

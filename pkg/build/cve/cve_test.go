@@ -158,7 +158,7 @@ func TestOSV(t *testing.T) {
 func TestNoDatabase(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "sql")
 	bundletest.Make(t, dir, bundletest.Options{})
-	for name, text := range map[string]string{"empty": "", "text": "hello", "number": "7", "cut": `{"linux": {"CVE`, "wrong": `{"linux": {"CVE-1": 7}}`} {
+	for name, text := range map[string]string{"empty": "", "text": "hello", "number": "7", "cut": `{"linux": {"CVE`, "wrong": `{"linux": {"CVE-1": 7}}`, "of nothing": `{}`, "of others": `{"emacs": {"CVE-1": {}}}`} {
 		if _, err := Run(t.Context(), dir, write(t, name, text), ""); fault.ClassOf(err) != fault.Usage {
 			t.Errorf("%s: %v", name, err)
 		}
