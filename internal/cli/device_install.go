@@ -38,6 +38,10 @@ your own ssh, to ~/.local/share/sovereign, and needs no rights but the user's.
 The copy is checked on the far side and takes its place as a whole, or not at
 all. Where sovereignd runs already it is replaced, and its machines run on.
 
+sovereign-backup, which sovereignd starts for backups and restores, goes beside
+it where there is one for the device beside sovereign-build
+(make bin/sovereign-backup-linux-arm64).
+
 Where systemd is, sovereignd is started with the computer: as a service of the
 system for root, and else as one of the user, for which the user is made to
 linger (loginctl enable-linger). Where that is not allowed, install says what an

@@ -30,13 +30,17 @@ const (
 	niceness = 10
 )
 
-const usage = `usage: sovereign-backup
+const usage = `usage: sovereign-backup [--version]
 
 It does what the line of JSON on its standard input says; sovereignd starts it.
 `
 
 // Main is the program.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) == 1 && args[0] == "--version" {
+		fmt.Fprintln(stdout, version())
+		return 0
+	}
 	if len(args) > 0 {
 		fmt.Fprint(stderr, usage)
 		return int(fault.Usage)
@@ -59,6 +63,19 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		return int(fault.ClassOf(err))
 	}
 	return 0
+}
+
+// version names the program and the kopia that it has in it.
+func version() string {
+	text := backupjob.Program
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if m.Path == "github.com/kopia/kopia" {
+				text += " with kopia " + m.Version
+			}
+		}
+	}
+	return text
 }
 
 func run(ctx context.Context, in *bufio.Reader, s *speaker) (*backupjob.Result, error) {

@@ -8,10 +8,11 @@
 #
 #   put DIGEST     and behind it the program, until the end of input
 #   keep           the program that is there is the right one
+#   beside DIGEST  and behind it sovereign-backup, which sovereignd starts
 #   remove         take all away but the machines
 #   remove data    and them too
 #
-# shellcheck disable=SC2154,SC2317 # the functions are used, and dir and program set, by what follows
+# shellcheck disable=SC2154,SC2317 # the functions are used, and dir, program and beside set, by what follows
 
 say() { printf 'sovereign: %s\n' "$*"; }
 
@@ -45,20 +46,31 @@ begin() {
 	for old in "$dir"/.new.*; do kill -0 "${old##*.}" 2>/dev/null || rm -f "$old"; done
 }
 
-# receive DIGEST MODE: the program comes in, and stands at its place only whole.
+# programs says which programs are there.
+programs() {
+	[ ! -f "$program" ] || say digest "$(digest "$program")"
+	[ ! -f "$beside" ] || say beside "$(digest "$beside")"
+}
+
+# receive FILE DIGEST MODE: a program comes in, and stands at its place only whole.
 receive() {
 	new=$dir/.new.$$
 	trap 'rm -f "$new"; rmdir "$dir" 2>/dev/null' EXIT
 	trap 'exit 1' TERM
 	cat >"$new" || fail "$new cannot be written"
 	have=$(digest "$new")
-	[ "$have" = "$1" ] || fail "the program did not arrive whole: its digest is ${have:-unknown}, not $1"
-	chmod "$2" "$new" || fail "$new cannot be made a program"
+	[ "$have" = "$2" ] || fail "the program did not arrive whole: its digest is ${have:-unknown}, not $2"
+	chmod "$3" "$new" || fail "$new cannot be made a program"
 	said=$("$new" --version 2>&1) || fail "the program does not run here: $said"
 	sync "$new" 2>/dev/null || sync
-	mv -f "$new" "$program" || fail "$program cannot be replaced"
+	mv -f "$new" "$1" || fail "$1 cannot be replaced"
 	trap - EXIT TERM
 	sync "$dir" 2>/dev/null || sync
+}
+
+# put DIGEST MODE: sovereignd comes in.
+put() {
+	receive "$program" "$1" "$2"
 	# They are of the former file, which has no name any more.
 	end "$program (deleted)"
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What sovereign-build device runs on a device, by ssh, behind common.sh: it says
 # what is there, and then installs sovereignd or takes it away, as it is told.
-# shellcheck disable=SC2034 # common.sh reads dir and program
+# shellcheck disable=SC2034 # common.sh reads dir, program and beside
 
 # ctl ARGUMENTS: systemctl, of the system or of the user.
 ctl() {
@@ -13,7 +13,7 @@ facts() {
 	home=$(pwd -P)
 	base=$home/.local/share
 	dir=$base/sovereign
-	program=$dir/sovereignd
+	program=$dir/sovereignd beside=$dir/sovereign-backup
 	case $XDG_STATE_HOME in /*) ;; *) XDG_STATE_HOME= ;; esac
 	state=${XDG_STATE_HOME:-$home/.local/state}/sovereign
 	say os "$(uname -s)"
@@ -21,7 +21,7 @@ facts() {
 	say user "$(id -un)"
 	say program "$program"
 	say state "$state"
-	[ ! -f "$program" ] || say digest "$(digest "$program")"
+	programs
 	service=
 	if [ -d /run/systemd/system ] && command -v systemctl >/dev/null; then
 		if [ "$(id -u)" = 0 ]; then
@@ -52,7 +52,7 @@ lingers() {
 
 install() {
 	begin
-	[ "$1" = keep ] || receive "$2" 755
+	[ "$1" = keep ] || put "$2" 755
 	say installed "$program"
 	[ -n "$service" ] || return 0
 	if [ "$service" = user ] && ! lingers && loginctl enable-linger >/dev/null 2>&1 && lingers; then
@@ -128,6 +128,10 @@ main() {
 	read -r word more || exit 0
 	case $word in
 	put | keep) install "$word" "$more" ;;
+	beside)
+		begin
+		receive "$beside" "$more" 755
+		;;
 	remove) uninstall "$more" ;;
 	*) exit 0 ;;
 	esac

@@ -45,6 +45,8 @@ type Facts struct {
 	State   string // the directory of its machines
 	// Digest is that of the sovereignd that is there, "sha256:…"; "" for none.
 	Digest string
+	// Beside is that of the sovereign-backup beside it.
+	Beside string
 	// Service is whose services systemd starts there: "system" for root's,
 	// "user", or "" where there is none.
 	Service string
@@ -166,13 +168,17 @@ type Installed struct {
 // sovereignd that runs is replaced, and its
 // machines run on. Interrupted, it can be done again.
 //
+// Where the programs have a sovereign-backup for the device, it is put beside
+// sovereignd, which starts it for backups and restores; report says where they
+// have none.
+//
 // report takes lines about what is going on.
 func Install(ctx context.Context, d Device, programs Programs, report func(string)) (Installed, error) {
 	s, err := open(ctx, d)
 	if err != nil {
 		return Installed{}, err
 	}
-	defer s.close()
+	defer func() { s.close() }()
 	f := s.facts
 	if f.OS != "Linux" || f.Arch() == "" {
 		return Installed{}, fault.Errorf(fault.Environment, "%s is %s on %s, and sovereignd runs on Linux on x86_64 and aarch64", d, f.OS, f.Machine)
@@ -182,13 +188,42 @@ func Install(ctx context.Context, d Device, programs Programs, report func(strin
 		return Installed{}, err
 	}
 	defer p.Close()
+	of := f.User
+	if f.Phone != nil {
+		of = f.Phone.Model
+	}
+	send := func(word string, p *Program) error {
+		report(fmt.Sprintf("%s is %s of %s; sending %s (%.1f MiB)", d, f.Machine, of, p.Path, float64(p.Size)/(1<<20)))
+		return s.send(word+" "+p.bare(), p)
+	}
+	// It is there before a sovereignd that may want it at once.
+	backup, err := programs.ForBackups(f.Arch())
+	switch {
+	case err != nil:
+		return Installed{}, err
+	case backup == nil:
+		report(fmt.Sprintf("without sovereign-backup: there is no %s in %s, and backups will not run there", backupName+"-linux-"+f.Arch(), programs))
+	default:
+		defer backup.Close()
+		if f.Beside == backup.Digest {
+			break
+		}
+		if err = send("beside", backup); err == nil {
+			err = s.finish()
+		}
+		s.close()
+		if err != nil {
+			return Installed{}, err
+		}
+		next, err := open(ctx, d)
+		if err != nil {
+			return Installed{}, err
+		}
+		s = next
+	}
 	result := Installed{Changed: f.Digest != p.Digest}
 	if result.Changed {
-		if f.Phone != nil {
-			f.User = f.Phone.Model
-		}
-		report(fmt.Sprintf("%s is %s of %s; sending %s (%.1f MiB)", d, f.Machine, f.User, p.Path, float64(p.Size)/(1<<20)))
-		err = s.send("put "+p.bare(), p)
+		err = send("put", p)
 	} else {
 		report(fmt.Sprintf("%s has this sovereignd already", d))
 		err = s.send("keep", strings.NewReader(""))
@@ -326,6 +361,8 @@ func parseFacts(next func() (key, value string, err error)) (Facts, error) {
 			if f.Digest = "sha256:" + value; value == "" {
 				return f, fault.Errorf(fault.Environment, "there is no sha256sum")
 			}
+		case "beside":
+			f.Beside = "sha256:" + value
 		case "service":
 			f.Service = value
 		case "unit":

@@ -46,7 +46,8 @@ exec /bin/sh -c "$3"
 	return home
 }
 
-// newPrograms makes a directory with a sovereignd: any program that knows --help.
+// newPrograms makes a directory with a sovereignd and a sovereign-backup, which
+// are any programs that take --version.
 func newPrograms(t *testing.T) Programs {
 	t.Helper()
 	dir := t.TempDir()
@@ -54,10 +55,12 @@ func newPrograms(t *testing.T) Programs {
 	if err := os.WriteFile(source, []byte("package main\n\nfunc main() {}\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "sovereignd"), source)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GO111MODULE=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	for name, flags := range map[string]string{"sovereignd": "", "sovereign-backup": "-s -w"} {
+		cmd := exec.Command("go", "build", "-ldflags", flags, "-o", filepath.Join(dir, name), source)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GO111MODULE=off")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
 	}
 	return Programs(dir)
 }
@@ -112,11 +115,19 @@ func TestInstall(t *testing.T) {
 	if !r.Changed || f.OS != "Linux" || f.Arch() != runtime.GOARCH || f.Program != installed || f.State != filepath.Join(home, ".local/state/sovereign") || f.Digest == "" || f.User == "" {
 		t.Errorf("%+v", r)
 	}
-	if len(said) != 1 || !strings.HasPrefix(said[0], "ssh:nas is ") || !strings.Contains(said[0], "sending") {
+	beside := filepath.Join(filepath.Dir(installed), "sovereign-backup")
+	wantBeside, err := os.ReadFile(filepath.Join(string(programs), "sovereign-backup"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(beside); err != nil || !bytes.Equal(got, wantBeside) || f.Beside == "" || f.Beside == f.Digest {
+		t.Errorf("%d of %d bytes, %v, %q", len(got), len(wantBeside), err, f.Beside)
+	}
+	if len(said) != 2 || !strings.HasPrefix(said[0], "ssh:nas is ") || !strings.Contains(said[0], "sovereign-backup (") || !strings.Contains(said[1], "sovereignd (") {
 		t.Errorf("%q", said)
 	}
 	// Once more, there is nothing to send.
-	if r, err := Install(t.Context(), nas, programs, report); err != nil || r.Changed || len(said) != 2 || !strings.HasSuffix(said[1], "already") {
+	if r, err := Install(t.Context(), nas, programs, report); err != nil || r.Changed || len(said) != 3 || !strings.HasSuffix(said[2], "already") {
 		t.Errorf("%+v, %v, %q", r, err, said)
 	}
 

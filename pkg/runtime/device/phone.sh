@@ -5,6 +5,7 @@
 
 dir=/data/adb/sovereign
 program=$dir/sovereignd
+beside=$dir/sovereign-backup
 state=$dir/state
 hooks=/data/adb/service.d
 hook=$hooks/sovereign.sh
@@ -26,7 +27,7 @@ facts() {
 	say user "$(id -u)"
 	say program "$program"
 	say state "$state"
-	[ ! -f "$program" ] || say digest "$(digest "$program")"
+	programs
 	say kernel "$(uname -r)"
 	prop model ro.product.model
 	prop android ro.build.version.release
@@ -69,12 +70,17 @@ facts() {
 	say ready
 }
 
-install() {
+# place makes the directory.
+place() {
 	[ "$(id -u)" = 0 ] || fail "this is not root"
 	[ -d /data/adb ] || fail "there is no /data/adb, which every manager of root has"
 	begin
 	chmod 700 "$dir" || fail "$dir cannot be root's alone"
-	[ "$1" = keep ] || receive "$2" 700
+}
+
+install() {
+	place
+	[ "$1" = keep ] || put "$2" 700
 	say installed "$program"
 	if [ ! -d "$hooks" ]; then
 		mkdir "$hooks" || fail "$hooks cannot be made"
@@ -113,7 +119,7 @@ uninstall() {
 		said=$("$program" --android undo 2>&1) || fail "$said"
 	fi
 	[ ! -e "$dir/.made-service.d" ] || rmdir "$hooks" 2>/dev/null
-	rm -f "$dir"/.new.* "$dir/.made-service.d" "$program" || fail "$program cannot be removed"
+	rm -f "$dir"/.new.* "$dir/.made-service.d" "$beside" "$program" || fail "$program cannot be removed"
 	if [ "$1" = data ]; then rm -rf "$state" || fail "$state cannot be removed"; fi
 	rmdir "$dir" 2>/dev/null
 	sync
@@ -129,6 +135,10 @@ main() {
 	read -r word more || exit 0
 	case $word in
 	put | keep) install "$word" "$more" ;;
+	beside)
+		place
+		receive "$beside" "$more" 700
+		;;
 	remove) uninstall "$more" ;;
 	*) exit 0 ;;
 	esac

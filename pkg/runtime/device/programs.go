@@ -11,12 +11,14 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/backupjob"
 	"github.com/sovereign-build/sovereign/pkg/arch"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// Programs is a directory with sovereignds for devices: sovereignd-linux-amd64,
-// sovereignd-linux-arm64, and sovereignd, which is for either.
+// Programs is a directory with programs for devices: sovereignd-linux-amd64,
+// sovereignd-linux-arm64, and sovereignd, which is for either; sovereign-backup
+// likewise.
 type Programs string
 
 // Beside are the programs beside this one, where make puts them.
@@ -28,7 +30,7 @@ func Beside() (Programs, error) {
 	return Programs(filepath.Dir(self)), nil
 }
 
-// A Program is a sovereignd, open and read once. It reads from its begin.
+// A Program is one of them, open and read once. It reads from its begin.
 type Program struct {
 	*os.File
 	Path   string
@@ -38,18 +40,34 @@ type Program struct {
 
 func (p *Program) bare() string { return strings.TrimPrefix(p.Digest, "sha256:") }
 
-// For opens the program for an architecture, by Go's name.
+const (
+	daemonName = "sovereignd"
+	backupName = backupjob.Program
+)
+
+// For opens the sovereignd for an architecture, by Go's name.
 func (p Programs) For(arch string) (*Program, error) {
-	name := "sovereignd-linux-" + arch
-	for _, candidate := range []string{name, "sovereignd"} {
+	program, err := p.open(daemonName, arch)
+	if program == nil && err == nil {
+		name := daemonName + "-linux-" + arch
+		err = fault.Errorf(fault.Environment, "there is no %s in %s, and no sovereignd for %s", name, p, arch).
+			Hintf("build it with make bin/%s", name)
+	}
+	return program, err
+}
+
+// ForBackups opens the sovereign-backup for an architecture; nil is for none.
+func (p Programs) ForBackups(arch string) (*Program, error) { return p.open(backupName, arch) }
+
+func (p Programs) open(name, arch string) (*Program, error) {
+	for _, candidate := range []string{name + "-linux-" + arch, name} {
 		program, err := openProgram(filepath.Join(string(p), candidate), arch)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errOtherArch) {
 			continue
 		}
 		return program, fault.Wrap(fault.Environment, err)
 	}
-	return nil, fault.Errorf(fault.Environment, "there is no %s in %s, and no sovereignd for %s", name, p, arch).
-		Hintf("build it with make bin/%s", name)
+	return nil, nil
 }
 
 var errOtherArch = errors.New("it is for another architecture")
