@@ -28,28 +28,45 @@ func SignNote(key SecretKey, kind string, text []byte) ([]byte, error) {
 // one of those that are trusted. Errors are of class fault.Verification; an
 // [UntrustedError] is in that of a signature whose key is none of them.
 func VerifyNote(signature []byte, kind string, text []byte, trusted ...Key) (Key, error) {
+	b, key, err := note(signature, kind)
+	switch {
+	case err != nil:
+		return "", err
+	case !slices.Contains(trusted, key):
+		return "", fault.Errorf(fault.Verification, "%w", &UntrustedError{key})
+	case !b.by(key, text):
+		return "", fault.Errorf(fault.Verification, "the signature was not made of this text by the key %s, which it names", key)
+	}
+	return key, nil
+}
+
+// NoteKey is the key that a signature of SignNote's says it is by. Whether that
+// is so, VerifyNote finds out. Errors are of class fault.Verification.
+func NoteKey(signature []byte, kind string) (Key, error) {
+	_, key, err := note(signature, kind)
+	return key, err
+}
+
+// note takes a signature of one text apart.
+func note(signature []byte, kind string) (block, Key, error) {
 	all, err := blocks(signature)
 	switch {
 	case err != nil:
-		return "", fault.Errorf(fault.Verification, "the signature: %w", err)
+		return block{}, "", fault.Errorf(fault.Verification, "the signature: %w", err)
 	case len(all) == 0:
-		return "", fault.Errorf(fault.Verification, "it is not signed")
+		return block{}, "", fault.Errorf(fault.Verification, "it is not signed")
 	case len(all) > 1:
-		return "", fault.Errorf(fault.Verification, "there are %d signatures where one is wanted", len(all))
+		return block{}, "", fault.Errorf(fault.Verification, "there are %d signatures where one is wanted", len(all))
 	}
 	word, rest, _ := strings.Cut(all[0].comment, " ")
 	key := Key(strings.TrimPrefix(rest, "key="))
 	switch {
 	case word != kind:
-		return "", fault.Errorf(fault.Verification, "the signature is of %q, and a text of %s is wanted", word, kind)
+		return block{}, "", fault.Errorf(fault.Verification, "the signature is of %q, and a text of %s is wanted", word, kind)
 	case key.Check() != nil || all[0].comment != noteComment(kind, key):
-		return "", fault.Errorf(fault.Verification, "the signature does not say by which key it is")
-	case !slices.Contains(trusted, key):
-		return "", fault.Errorf(fault.Verification, "%w", &UntrustedError{key})
-	case !all[0].by(key, text):
-		return "", fault.Errorf(fault.Verification, "the signature was not made of this text by the key %s, which it names", key)
+		return block{}, "", fault.Errorf(fault.Verification, "the signature does not say by which key it is")
 	}
-	return key, nil
+	return all[0], key, nil
 }
 
 // UntrustedError is the error of a signature by a key that is not trusted: it may
