@@ -58,7 +58,7 @@ func (r *Report) check() error {
 		return fmt.Errorf("schema %d is not %d", r.Schema, Schema)
 	case r.Kind != KindBundle && r.Kind != KindMachine:
 		return fmt.Errorf("it is of a %q", r.Kind)
-	case !bundleDigest.MatchString(r.Bundle):
+	case !bundleDigest.MatchString(r.Bundle) && (r.Bundle != "" || r.Kind == KindBundle):
 		return fmt.Errorf("bundle %q is not sha256: and 64 hex digits", r.Bundle)
 	case len(r.Rows) != len(items):
 		return fmt.Errorf("%d rows are not those of the %d items", len(r.Rows), len(items))

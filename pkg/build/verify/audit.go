@@ -61,7 +61,11 @@ func Audit(_ context.Context, path string, o Options) (*Report, error) {
 	}
 	n := r.Counts
 	c.add("rows", OK, "%s%d proven, %d failed, %d not proven, %d not applicable", when, n.Proven, n.Failed, n.NotProven, n.NotApplicable)
-	c.add("bundle", Skipped, "%s: verify the bundle itself", r.Bundle)
+	if r.Bundle == "" {
+		c.add("bundle", Skipped, "the report names none")
+	} else {
+		c.add("bundle", Skipped, "%s: verify the bundle itself", r.Bundle)
+	}
 	return &c.Report, nil
 }
 

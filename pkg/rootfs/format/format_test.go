@@ -2,6 +2,7 @@ package format
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,12 +58,8 @@ func TestReadBack(t *testing.T) {
 		}
 		return path
 	}
-	key, err := apk.GenerateKey("test")
-	if err != nil {
-		t.Fatal(err)
-	}
 	o = options()
-	o.APK.Key, o.TempDir = key, t.TempDir()
+	o.TempDir = t.TempDir()
 	image, err := oci.Open(t.Context(), nil, write("oci"), v1.Platform{OS: "linux", Architecture: "amd64"})
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +74,12 @@ func TestReadBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := apk.Open(write("apk"), key.Keyring())
+	// The package's own words, by which an unsigned one is opened.
+	meta, err := apk.Write(io.Discard, o.APK.Meta, tree(t), nil, o.Epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := apk.Open(write("apk"), nil, apk.Pinned(meta))
 	if err != nil {
 		t.Fatal(err)
 	}
