@@ -22,7 +22,7 @@ PHONE ?=
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-release release test-snapshots test-backup test-audit test-crosvm test-streams test-devices phone test-phone test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-release release test-snapshots test-backup test-audit test-cache test-crosvm test-streams test-devices phone test-phone test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
 
 all: $(SB) bin/sovereignd bin/sovereign-backup bin/buildkitd ## bin/sovereign-build, and sovereignd, sovereign-backup and the BuildKit daemon beside it
 
@@ -96,7 +96,7 @@ test-boot: test-build ## it boots, and PostgreSQL keeps its promises
 	@$(E2E) go test -count=1 -p 1 -v -timeout 30m -run 'TestPostgreSQL' ./e2e
 
 # Tests that take minutes each have stages of their own.
-LONG := TestTorture|TestTransfer|TestDevice|TestPhone|TestSnapshot|TestRollback|TestBackup|TestCrosvm|TestAudit
+LONG := TestTorture|TestTransfer|TestDevice|TestPhone|TestSnapshot|TestRollback|TestBackup|TestCrosvm|TestAudit|TestCache
 
 test-e2e: test-build ## everything else that a booted machine shows
 	@echo "== boots of all kinds"
@@ -140,6 +140,9 @@ test-backup: test-build bin/kopia bin/debian-sshd ## backups, restores and a dri
 test-audit: test-build ## the field guide's 22 items, on a bundle and on a machine
 	@$(E2E) go test -count=1 -v -timeout 30m -run TestAudit ./e2e
 
+test-cache: test-build ## a bundle from a shared cache alone: no source, no toolchain, no engine, the same bytes
+	@$(E2E) go test -count=1 -v -timeout 30m -run TestCache ./e2e
+
 test-crosvm: test-build ## machines under the stand-in for Android's hypervisor
 	@$(E2E) go test -count=1 -v -timeout 40m -run TestCrosvm ./e2e
 
@@ -179,7 +182,7 @@ test-torture: test-build ## a few rounds of each fault
 	@$(E2E) go test -count=1 -v -timeout 60m -run TestTorture ./e2e
 
 test-long: setup-build-run-test all ## what takes minutes more than make test: a tailnet, other computers, a phone, crosvm, backups, 1 GiB through exec, inputs carried over, faults
-	@scripts/test.sh snapshots audit backup crosvm devices phone tailnet streams transfer release torture
+	@scripts/test.sh snapshots audit cache backup crosvm devices phone tailnet streams transfer release torture
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
 	@echo "== build and boot arm64"

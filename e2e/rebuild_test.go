@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -58,6 +60,51 @@ func TestRebuild(t *testing.T) {
 	for _, c := range r.Conditions {
 		t.Logf("%s: %s; %s", c.Name, c.First, c.Second)
 	}
+}
+
+// TestVerifyRebuild makes a bundle again from its provenance's lock, finds the
+// same bytes, and finds the one file that is planted in another bundle of that
+// name, down to the byte.
+func TestVerifyRebuild(t *testing.T) {
+	dir := needBundle(t)
+	verify := func(bundle string) (int, string) {
+		t.Helper()
+		cmd := exec.Command("../bin/sovereign-build", "verify", bundle, "--rebuild", "--recipe", "../recipes/sql")
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		return cmd.ProcessState.ExitCode(), string(out)
+	}
+	if code, said := verify(dir); code != 0 || !strings.Contains(said, "the same bytes") {
+		t.Errorf("exit %d:\n%s", code, tail(said, 4<<10))
+	}
+
+	// The same recipe, but for one line of one of its files.
+	recipes := filepath.Join(t.TempDir(), "recipes")
+	if err := os.CopyFS(recipes, os.DirFS("../recipes")); err != nil {
+		t.Fatal(err)
+	}
+	planted := filepath.Join(recipes, "sql", "files", "postgresql.conf")
+	text, err := os.ReadFile(planted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(planted, append(text, "# planted\n"...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	m, err := bundle.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := t.TempDir()
+	sovereignBuild(t, "", "build", filepath.Join(recipes, "sql"), "--arch", m.Arch, "--output", out, "--frozen", "--progress", "plain")
+	code, said := verify(filepath.Join(out, m.Name+"-"+m.Arch))
+	if code != 6 || !strings.Contains(said, "postgresql.conf") || !strings.Contains(said, "the rebuilt bundle is sha256:") {
+		t.Errorf("exit %d:\n%s", code, tail(said, 8<<10))
+	}
+	t.Log(tail(said, 1<<10))
 }
 
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }

@@ -7,18 +7,23 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/audit"
 	"github.com/sovereign-build/sovereign/pkg/audit/image"
 	"github.com/sovereign-build/sovereign/pkg/audit/live"
+	"github.com/sovereign-build/sovereign/pkg/build/verify"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
 func (s *session) auditCommand() *cobra.Command {
 	var disturb bool
+	var sign, keyFile string
 	cmd := &cobra.Command{
 		Use:   "audit NAME|BUNDLE",
 		Short: "Prove the field guide's 22 items, by looking",
@@ -40,22 +45,63 @@ a minute and changes nothing.
 --disturb also tries what can only be tried: the data disk is frozen for a
 second, every service and PostgreSQL's postmaster are killed and have to heal,
 and so is the sovereignd of this computer. Connections break, nothing that was
-committed is lost.`,
+committed is lost.
+
+--sign writes the report to a file as well, as JSON, and its signature, which
+minisign reads too, beside it; verify checks both. Of a machine it says when.`,
 		Example: `  sovereign-build audit dist/sql-amd64
   sovereign-build audit sql
-  sovereign-build audit sql --disturb --json`,
+  sovereign-build audit sql --disturb --json
+  sovereign-build audit sql --sign sql-audit.json --key-file release.key
+  sovereign-build verify sql-audit.json --key release.key.pub`,
 		Args: operands("NAME or BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var key signature.SecretKey
+			if sign != "" {
+				var err error // before a minute of looking
+				if key, err = s.secretKey(keyFile); err != nil {
+					return err
+				}
+			} else if keyFile != "" {
+				return fault.Errorf(fault.Usage, "--key-file signs the report that --sign writes, and that is missing")
+			}
 			facts, err := s.facts(cmd.Context(), args[0], disturb)
 			if err != nil {
 				return err
 			}
-			return s.writeAudit(args[0], audit.Judge(facts))
+			report := audit.Judge(facts)
+			if sign != "" {
+				if err := signAudit(report, sign, key, time.Now()); err != nil {
+					return err
+				}
+			}
+			return s.writeAudit(args[0], report)
 		},
 	}
 	cmd.Flags().BoolVar(&disturb, "disturb", false, "try also what disturbs the machine: kills that have to heal, a freeze")
+	cmd.Flags().StringVar(&sign, "sign", "", "`FILE` that gets the report, and FILE.minisig its signature")
+	keyFileFlag(cmd, &keyFile)
 	cmd.AddCommand(s.auditCVECommand())
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
+}
+
+// signAudit writes a report and its signature.
+func signAudit(r *audit.Report, path string, key signature.SecretKey, now time.Time) error {
+	if r.Kind == audit.KindMachine {
+		r.Time = now.UTC().Format(time.RFC3339)
+	}
+	text, err := r.Marshal()
+	if err != nil {
+		return err
+	}
+	note, err := signature.SignNote(key, audit.Note, text)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(path, text, 0o644); err != nil {
+		return err
+	}
+	return atomicfile.Write(path+verify.SignatureSuffix, note, 0o644)
 }
 
 // facts looks at a bundle, or at a machine.

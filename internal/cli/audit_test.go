@@ -3,6 +3,8 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -58,6 +60,49 @@ func TestAuditWords(t *testing.T) {
 	for _, remedy := range []audit.Remedy{audit.Rebuild, audit.RunIt, audit.Disturb, audit.KeepUp, audit.ResetSetting, audit.Reindex, audit.GiveAuthKey, audit.ReadLog} {
 		if !strings.HasPrefix(s.remedyCommand("sql", remedy), "sovereign-build ") {
 			t.Errorf("%s is no command", remedy)
+		}
+	}
+}
+
+// The report that is kept is what was shown, and verify takes it.
+func TestAuditSigned(t *testing.T) {
+	dir := t.TempDir()
+	key, report := filepath.Join(dir, "a.key"), filepath.Join(dir, "audit.json")
+	run := func(args ...string) (int, string) {
+		t.Helper()
+		f := &fake{}
+		var out, errs bytes.Buffer
+		c := &CLI{Args: args, Stdout: &out, Stderr: &errs, Dial: f.dial}
+		return c.Run(t.Context()), out.String() + errs.String()
+	}
+	if code, said := run("key", "new", key, "--no-password"); code != 0 {
+		t.Fatal(said)
+	}
+	code, said := run("audit", "sql", "--json", "--sign", report, "--key-file", key)
+	var shown audit.Report
+	if err := json.Unmarshal([]byte(strings.SplitAfter(said, "\n")[0]), &shown); err != nil {
+		t.Fatalf("exit %d, %v: %s", code, err, said)
+	}
+	text, err := os.ReadFile(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := audit.Parse(text)
+	if err != nil || kept.Time == "" || kept.Counts != shown.Counts {
+		t.Errorf("kept %+v, %v", kept, err)
+	}
+	if code, said := run("verify", report, "--key", key+".pub"); code != 0 || !strings.Contains(said, "an audit of the machine sql") {
+		t.Errorf("exit %d: %s", code, said)
+	}
+	if err := os.WriteFile(report, bytes.Replace(text, []byte(`"name": "sql"`), []byte(`"name": "sqk"`), 1), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if code, said := run("verify", report, "--json"); code != int(fault.Verification) || !strings.Contains(said, `"verified":false`) {
+		t.Errorf("exit %d: %s", code, said)
+	}
+	for _, args := range [][]string{{"audit", "sql", "--key-file", key}, {"audit", "sql", "--sign", report}, {"verify", report, "--rebuild"}} {
+		if code, said := run(args...); code != int(fault.Usage) {
+			t.Errorf("%q: exit %d, %s", args, code, said)
 		}
 	}
 }

@@ -23,6 +23,10 @@ func (s *session) buildCommand() *cobra.Command {
 		Long: `Build makes the bundle of a recipe, given the recipe's directory or file: the
 kernel, the packages and the root file system, from the sources the lock pins.
 What has not changed since an earlier build is not done again; a miss says why.
+With --cache, results of compile steps are taken from where other machines have
+put them: those that a key has signed which the recipe, the configuration
+(sovereign/cache.yaml) or --cache-trust names. With --cache-push they are put
+there. Both are of this program; --cache-from and --cache-to are BuildKit's own.
 
 A build that had to lock something (packages of the recipe's repositories, or
 with --relock-missing what is gone) saves the lock when it ends. With --frozen
@@ -36,6 +40,8 @@ directory and digest, the number of steps run and cached, and the seconds.`,
 		Example: `  sovereign-build build recipes/sql
   sovereign-build build recipes/sql --arch arm64 --json
   sovereign-build build recipes/sql --check-sums
+  sovereign-build build recipes/sql --cache oci://registry.example/team/cache --cache-trust ci.key.pub
+  sovereign-build build recipes/sql --cache-push /srv/cache --cache-key-file ci.key
   sovereign-build build recipes/sql --engine tcp://builder.example:1234 \
     --engine-ca ca.pem --engine-cert me.pem --engine-key me.key`,
 		Args: operands("RECIPE"),
@@ -64,6 +70,7 @@ func (r *BuildRequest) addFlags(cmd *cobra.Command) {
 	f.StringVar(&r.EngineTLS.ServerName, "engine-name", "", "`name` in a tcp:// engine's certificate (default: the address's)")
 	f.StringArrayVar(&r.CacheFrom, "cache-from", nil, "`cache` that the engine may take results from: type=registry,ref=HOST/NAME, type=local,src=DIR or type=s3,…; may be given more than once")
 	f.StringArrayVar(&r.CacheTo, "cache-to", nil, "`cache` that the engine puts results into: type=registry,ref=HOST/NAME,mode=max, type=local,dest=DIR or type=s3,…; may be given more than once")
+	r.Shared.addFlags(cmd)
 	f.DurationVar(&r.StepTimeout, "step-timeout", engine.DefaultStepTimeout, "most `time` that one step may take")
 	f.StringVar(&r.ProgressMode, "progress", "auto", "how progress is shown on standard error: auto, plain, tty, rawjson or quiet")
 	f.BoolVar(&r.Offline, "offline", false, "make no network call; every input must be in the store")
@@ -189,6 +196,9 @@ func (s *session) checkBuild(r BuildRequest) (BuildRequest, error) {
 	if _, err := lock.SourceDate(&lock.Lock{SourceDate: 1}, s.env("SOURCE_DATE_EPOCH")); err != nil {
 		return r, err
 	}
+	if err := r.Shared.complete(s, r.Offline); err != nil {
+		return r, err
+	}
 	r.CacheDir = s.cacheDir
 	r.SourceDateEpoch = s.env("SOURCE_DATE_EPOCH")
 	r.Progress = s.Stderr
@@ -197,7 +207,11 @@ func (s *session) checkBuild(r BuildRequest) (BuildRequest, error) {
 
 func writeBuild(w io.Writer, r *BuildResult) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "bundle  %s\ndigest  %s\nsteps   %d run, %d cached, %.1f s\n", r.Bundle, r.Digest, r.StepsRun, r.StepsCached, r.Seconds)
+	fetched := ""
+	if r.StepsFetched > 0 {
+		fetched = fmt.Sprintf(", %d from a shared cache", r.StepsFetched)
+	}
+	fmt.Fprintf(&b, "bundle  %s\ndigest  %s\nsteps   %d run, %d cached%s, %.1f s\n", r.Bundle, r.Digest, r.StepsRun, r.StepsCached, fetched, r.Seconds)
 	for _, reason := range r.Reasons {
 		fmt.Fprintf(&b, "ran     %s\n", reason)
 	}

@@ -35,6 +35,7 @@ type BuildRequest struct {
 	EngineTLS       engine.TLS
 	CacheFrom       []string
 	CacheTo         []string
+	Shared          SharedCache
 	StepTimeout     time.Duration
 	Jobs            int
 	Repositories    []string

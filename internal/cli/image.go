@@ -29,7 +29,7 @@ content whatever the machine, the copy or the time. Every time in an image is
 SOURCE_DATE_EPOCH, or 1970 where that is not set.`,
 		Example: `  sovereign-build image ext4 --from rootfs/ -o root.ext4 --size 2GiB`,
 	})
-	cmd.AddCommand(s.imageExt4Command(), s.imageErofsCommand(), s.imageCpioCommand(), s.imageTarCommand(), s.imageDiskCommand())
+	cmd.AddCommand(s.imageExt4Command(), s.imageErofsCommand(), s.imageCpioCommand(), s.imageTarCommand(), s.imageOCICommand(), s.imageApkCommand(), s.imageDiskCommand())
 	return exits(cmd)
 }
 
@@ -74,6 +74,7 @@ func (s *session) imageFrom(name func() string, o *format.Options, cmd *cobra.Co
 			return err
 		}
 		defer tree.Close() // only read
+		o.TempDir = filepath.Dir(output)
 		var info format.Info
 		err = replaceFile(output, func(f *os.File) error {
 			info, err = to.Write(cmd.Context(), f, tree.Tree, *o)

@@ -89,6 +89,47 @@ extended attributes in those of the prefix SCHILY.xattr.`,
 	})
 }
 
+func (s *session) imageOCICommand() *cobra.Command {
+	var o format.Options
+	o.OCI.Platform.OS = "linux"
+	cmd := s.imageFrom(named("oci"), &o, &cobra.Command{
+		Use:   "oci --from TREE|TAR --arch ARCH -o FILE",
+		Short: "Write a container image, as an archive",
+		Long: `Oci writes an archive of an OCI image with one layer, which podman and docker
+load, and skopeo and crane read. oci push takes what "tar -x" makes of it.`,
+		Example: `  sovereign-build image oci --from rootfs/ --arch amd64 -o app.tar --entrypoint /usr/bin/app
+  podman load -i app.tar`,
+	})
+	flags := cmd.Flags()
+	flags.StringVar(&o.OCI.Platform.Architecture, "arch", "", "`architecture` of the programs in it, as Go calls it: amd64, arm64")
+	flags.StringVar(&o.OCI.Info.Title, "name", "", "`name` that a program which loads it gives it: app:1.2")
+	flags.StringArrayVar(&o.OCI.Config.Entrypoint, "entrypoint", nil, "`word` of the command that a container runs; may be given more than once")
+	flags.StringArrayVar(&o.OCI.Config.Env, "env", nil, "`NAME=VALUE` in its environment; may be given more than once")
+	flags.StringVar(&o.OCI.Config.User, "user", "", "`user` that runs it, by name or number")
+	flags.BoolVar(&o.OCI.Zstd, "zstd", false, "compress the layer with zstd, which Docker before 23 does not read")
+	return cmd
+}
+
+func (s *session) imageApkCommand() *cobra.Command {
+	var o format.Options
+	cmd := s.imageFrom(named("apk"), &o, &cobra.Command{
+		Use:   "apk --from TREE|TAR --name NAME --package-version VERSION --arch ARCH -o FILE",
+		Short: "Write a package for apk",
+		Long: `Apk writes a package of Alpine's format that installs the tree. It is not signed,
+so apk takes it with --allow-untrusted only.`,
+		Example: `  sovereign-build image apk --from rootfs/ --name app --package-version 1.2-r0 --arch x86_64 -o app-1.2-r0.apk`,
+	})
+	flags, m := cmd.Flags(), &o.APK.Meta
+	flags.StringVar(&m.Name, "name", "", "`name` of the package")
+	flags.StringVar(&m.Version, "package-version", "", "`version` of the package, with its release: 1.2-r0")
+	flags.StringVar(&m.Arch, "arch", "", "`architecture` as apk calls it: x86_64, aarch64 or noarch")
+	flags.StringVar(&m.Description, "summary", "", "`line` for people")
+	flags.StringVar(&m.License, "license", "", "SPDX `expression`")
+	flags.StringVar(&m.URL, "url", "", "`URL` of the package's home")
+	flags.StringArrayVar(&m.Depends, "depends", nil, "`dependency`, apk's; may be given more than once")
+	return cmd
+}
+
 // named is a format that no flag changes.
 func named(format string) func() string { return func() string { return format } }
 

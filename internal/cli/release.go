@@ -42,6 +42,9 @@ type releaseFlags struct {
 	disks, archs                           []string
 }
 
+// noDisk is the format of a release without disks.
+const noDisk = "none"
+
 func (s *session) releaseCommand() *cobra.Command {
 	var f releaseFlags
 	r := BuildRequest{}
@@ -96,8 +99,9 @@ the signatures and the packages' own.`,
 	flags.Int64Var(&f.spec.Index, "index", 0, "`number` that is higher than that of every release before (default: the last one's and 1, or the seconds since 1970)")
 	flags.StringVar(&f.last, "last", "", "`directory` of the release before, for the notes and the index")
 	flags.StringVar(&f.push, "push", "", "`oci://REF` to push to; of several recipes each goes to REF's repository/NAME")
-	flags.StringArrayVar(&f.disks, "disk", nil, "`format` of a disk to make of each bundle, images.tar.gz for Android's Terminal app; may be given more than once")
+	flags.StringArrayVar(&f.disks, "disk", []string{string(bootable.Terminal)}, "`format` of a disk to make of each bundle, images.tar.gz for Android's Terminal app, or none")
 	flags.StringArrayVar(&f.archs, "arch", nil, "`architecture` to build (default: all of the recipe); may be given more than once")
+	r.Shared.addFlags(cmd)
 	flags.StringVar(&r.ProgressMode, "progress", "auto", "how progress is shown on standard error: auto, plain, tty, rawjson or quiet")
 	flags.BoolVar(&r.Offline, "offline", false, "make no network call; every input must be in the store")
 	flags.IntVarP(&r.Jobs, "jobs", "j", 2, "`number` of steps that run at once")
@@ -109,8 +113,14 @@ func (s *session) release(ctx context.Context, recipes []string, f releaseFlags,
 		return nil, fault.Errorf(fault.Usage, "--output is missing: where to put the release").Hintf("run sovereign-build release RECIPE -o DIR")
 	}
 	for _, d := range f.disks {
-		if err := oneOf("--disk", d, string(bootable.Terminal)); err != nil {
+		if err := oneOf("--disk", d, string(bootable.Terminal), noDisk); err != nil {
 			return nil, err
+		}
+		if d == noDisk {
+			if len(f.disks) > 1 {
+				return nil, fault.Errorf(fault.Usage, "--disk %s and --disk of a format exclude each other", noDisk)
+			}
+			break
 		}
 		f.spec.Disks = append(f.spec.Disks, bootable.Format(d))
 	}

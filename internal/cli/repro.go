@@ -28,6 +28,9 @@ What differs is named down to the file and the byte, the second bundle is kept,
 and diffoscope, where it is installed, adds its reports. The second build takes
 as long as a first one does, and up to 4 GiB of memory for the kernel's tree.
 
+With --cache the first build takes what the cache has, and the second takes
+nothing from it: so what its owner has signed is checked by own work.
+
 It exits 0 when everything is the same and 7 when something differs.`,
 		Example: `  sovereign-build repro recipes/sql
   sovereign-build repro recipes/sql --arch arm64 --only kernel
@@ -62,12 +65,16 @@ func writeRepro(w io.Writer, r *ReproResult) error {
 	}
 	differ := 0
 	for _, step := range slices.Concat(r.Steps, r.Descriptions) {
+		from := ""
+		if step.Signer != "" {
+			from = ": what was taken from a cache, signed by " + string(step.Signer)
+		}
 		if step.Same {
-			fmt.Fprintf(&b, "same    %s\n", step.Name)
+			fmt.Fprintf(&b, "same    %s%s\n", step.Name, from)
 			continue
 		}
 		differ++
-		fmt.Fprintf(&b, "DIFFERS %s\n", step.Name)
+		fmt.Fprintf(&b, "DIFFERS %s%s\n", step.Name, from)
 		for _, out := range step.Outputs {
 			fmt.Fprintf(&b, "    %s\n", out.Name)
 			compare.WriteChanges(&b, out.Changes)

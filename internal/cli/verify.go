@@ -36,7 +36,7 @@ func (s *session) verifyCommand() *cobra.Command {
 	var rebuild bool
 	r := BuildRequest{}
 	cmd := &cobra.Command{
-		Use:   "verify BUNDLE|DIR|oci://REF",
+		Use:   "verify BUNDLE|DIR|FILE|oci://REF",
 		Short: "Check a bundle or a release, line by line",
 		Long: `Verify checks everything that a bundle, or a release of several, says of itself:
 who signed it, that every file is the one that was signed, that the file system
@@ -50,13 +50,16 @@ true is the last line, and the exit code is 6.
 A signature says nothing without the key: give the one that you have from
 elsewhere with --key. Without it, the key is the one that the bundle names itself.
 
+A file is the signed report of an audit (audit --sign), with its signature beside
+it. That rows of it failed is no lie.
+
 With --rebuild the lock is taken out of the provenance and the bundle is built
 again from the recipe; the first byte that differs is named.`,
 		Example: `  sovereign-build verify dist/sql-amd64
   sovereign-build verify release-1.4 --key release.key.pub
   sovereign-build verify oci://registry.example/team/sql:1.4 --key release.key.pub --json
   sovereign-build verify dist/sql-amd64 --rebuild --recipe recipes/sql`,
-		Args: operands("BUNDLE, DIR or oci://REF"),
+		Args: operands("BUNDLE, DIR, FILE or oci://REF"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var o verify.Options
 			if keyFile != "" {
@@ -67,6 +70,13 @@ again from the recipe; the first byte that differs is named.`,
 			}
 			if !s.json {
 				o.Tell = func(c verify.Check) { _ = clean(s.Stdout, func(w io.Writer) error { return writeCheck(w, c) }) }
+			}
+			if info, err := os.Stat(args[0]); err == nil && info.Mode().IsRegular() {
+				if rebuild {
+					return fault.Errorf(fault.Usage, "%s is a file, and --rebuild is for bundles", args[0])
+				}
+				report, err := verify.Audit(cmd.Context(), args[0], o)
+				return s.verified(report, err)
 			}
 			report, err := s.verify(cmd.Context(), args[0], o, func(ctx context.Context, dir string) error {
 				if !rebuild {
@@ -92,15 +102,7 @@ again from the recipe; the first byte that differs is named.`,
 					o.Tell(c)
 				}
 			}
-			if s.json && (err == nil || fault.ClassOf(err) == fault.Verification) {
-				if printErr := s.printer().result(VerifyResult{err == nil, report}, nil); printErr != nil {
-					return printErr
-				}
-				if err != nil {
-					return told{int(fault.Verification)}
-				}
-			}
-			return err
+			return s.verified(report, err)
 		},
 	}
 	f := cmd.Flags()
@@ -108,6 +110,19 @@ again from the recipe; the first byte that differs is named.`,
 	f.BoolVar(&rebuild, "rebuild", false, "build it again and compare, which takes as long as a build")
 	f.StringVar(&recipe, "recipe", "", "`directory` of the recipe, for --rebuild (default: recipes/NAME)")
 	return exits(cmd, fault.Environment, fault.Source, fault.Step, fault.Verification)
+}
+
+// verified ends the command with what a check came to.
+func (s *session) verified(report *verify.Report, err error) error {
+	if s.json && (err == nil || fault.ClassOf(err) == fault.Verification) {
+		if printErr := s.printer().result(VerifyResult{err == nil, report}, nil); printErr != nil {
+			return printErr
+		}
+		if err != nil {
+			return told{int(fault.Verification)}
+		}
+	}
+	return err
 }
 
 func writeCheck(w io.Writer, c verify.Check) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/sovereign-build/sovereign/pkg/build"
@@ -46,11 +45,15 @@ func (r BuildRequest) open(needLock bool) (_ *opened, err error) {
 	if o.progress, err = newBuildProgress(r.ProgressMode, r.Progress); err != nil {
 		return nil, err
 	}
+	options, err := r.options()
+	if err != nil {
+		return nil, errors.Join(err, o.progress.close())
+	}
 	mirrors, err := userMirrors()
 	if err != nil {
 		return nil, errors.Join(err, o.progress.close())
 	}
-	if o.Builder, err = build.New(rec, o.lock.Lock(), append(r.options(), build.WithMirrors(mirrors), build.WithEvents(o.progress.event))...); err != nil {
+	if o.Builder, err = build.New(rec, o.lock.Lock(), append(options, build.WithMirrors(mirrors), build.WithEvents(o.progress.event))...); err != nil {
 		return nil, errors.Join(err, o.progress.close())
 	}
 	return o, nil
@@ -60,24 +63,16 @@ func (r BuildRequest) open(needLock bool) (_ *opened, err error) {
 // in the directory of this program's configuration.
 const mirrorsFile = "mirrors.yaml"
 
-// maxMirrors bounds it, bytes.
-const maxMirrors = 1 << 20
+// maxUserFile bounds a file of the user's configuration, in bytes.
+const maxUserFile = 1 << 20
 
 // userMirrors reads it; there are none without it.
 func userMirrors() (recipe.Mirrors, error) {
-	dir, err := os.UserConfigDir()
-	if err != nil {
-		return nil, nil // no HOME: no configuration
-	}
-	file := recipe.Ref{Name: filepath.Join(dir, "sovereign", mirrorsFile)}
-	text, err := file.ReadFile(maxMirrors)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	text, path, err := userFile(mirrorsFile)
+	if err != nil || text == nil {
 		return nil, err
 	}
-	return recipe.ParseMirrors(file.Name, text)
+	return recipe.ParseMirrors(path, text)
 }
 
 // close saves the lock, if it is another one by now, and ends everything.
@@ -108,7 +103,12 @@ func (builder) Rebuild(ctx context.Context, r BuildRequest, l *lock.Lock) (_ *Bu
 	if err != nil {
 		return nil, err
 	}
-	b, err := build.New(rec, l, append(r.options(), build.WithEvents(progress.event))...)
+	options, err := r.options()
+	if err != nil {
+		return nil, errors.Join(err, progress.close())
+	}
+	// What others have made proves nothing.
+	b, err := build.New(rec, l, append(options, build.WithOwnWork(true), build.WithEvents(progress.event))...)
 	if err != nil {
 		return nil, errors.Join(err, progress.close())
 	}
@@ -134,7 +134,7 @@ func (builder) Repro(ctx context.Context, r BuildRequest, only []string) (_ *Rep
 	return o.Repro(ctx, only...)
 }
 
-func (r BuildRequest) options() []build.Option {
+func (r BuildRequest) options() ([]build.Option, error) {
 	engineOptions := []engine.Option{engine.WithAddress(r.Engine), engine.WithTLS(r.EngineTLS)}
 	if r.StepTimeout > 0 {
 		engineOptions = append(engineOptions, engine.WithStepTimeout(r.StepTimeout))
@@ -145,7 +145,8 @@ func (r BuildRequest) options() []build.Option {
 	for _, spec := range r.CacheTo {
 		engineOptions = append(engineOptions, engine.WithCacheExport(spec))
 	}
-	return []build.Option{
+	shared, err := r.Shared.options()
+	return append(shared,
 		build.WithArch(r.Arch),
 		build.WithOutput(r.Output),
 		build.WithCacheDir(r.CacheDir),
@@ -157,7 +158,7 @@ func (r BuildRequest) options() []build.Option {
 		build.WithFrozenLock(r.Frozen),
 		build.WithSums(sumsMode(r)),
 		build.WithSourceDateEpoch(r.SourceDateEpoch),
-	}
+	), err
 }
 
 func (builder) Lock(ctx context.Context, r LockRequest) (_ *LockResult, err error) {

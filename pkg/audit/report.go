@@ -74,6 +74,9 @@ type Report struct {
 	Arch   string `json:"arch"`
 	// Bundle is the digest of the bundle's manifest, "sha256:…".
 	Bundle string `json:"bundle"`
+	// Time is when a machine was looked at, in RFC 3339 and UTC, where whoever
+	// keeps the report says so: what a machine shows can change. A bundle's cannot.
+	Time   string `json:"time,omitempty"`
 	Rows   []Row  `json:"rows"`
 	Counts Counts `json:"counts"`
 }

@@ -13,12 +13,14 @@ import (
 	"context"
 	"io"
 
+	"github.com/sovereign-build/sovereign/pkg/build/cache"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/build/sums"
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
@@ -52,7 +54,11 @@ type Builder struct {
 	epoch    int64
 	store    *store.Store
 	fetcher  *source.Fetcher
-	engine   Engine
+	// cache is what other machines share, nil for nothing; trusted are the keys
+	// of those whose results count.
+	cache   *cache.Cache
+	trusted []signature.Key
+	engine  Engine
 	// ownEngine is closed with the Builder, another one is the caller's.
 	ownEngine *engine.Engine
 	key       *apk.SigningKey // nil before it is needed
@@ -113,6 +119,9 @@ func open(r *recipe.Recipe, l *lock.Lock, o *options) (_ *Builder, err error) {
 		}
 	}
 	if b.fetcher, err = b.newFetcher(); err != nil {
+		return nil, err
+	}
+	if err := b.openCache(); err != nil {
 		return nil, err
 	}
 	return b, b.startEngine()

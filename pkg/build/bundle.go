@@ -104,16 +104,25 @@ func (b *Builder) release() (*bundle.Release, error) {
 	if b.recipe.Release.Key == "" {
 		return nil, nil
 	}
-	file := b.recipe.Resolve(b.recipe.Release.Key)
+	key, err := b.readKey("release.key", b.recipe.Release.Key)
+	if err != nil {
+		return nil, err
+	}
+	return &bundle.Release{Key: string(key)}, nil
+}
+
+// readKey reads a public key that the recipe names in a field.
+func (b *Builder) readKey(field, name string) (signature.Key, error) {
+	file := b.recipe.Resolve(name)
 	text, err := file.ReadFile(signature.MaxSize)
 	if err != nil {
-		return nil, fault.Errorf(fault.Usage, "%s: release.key: %w", b.name(), err)
+		return "", fault.Errorf(fault.Usage, "%s: %s: %w", b.name(), field, err)
 	}
 	key, err := signature.ParseKey(text)
 	if err != nil {
-		return nil, fmt.Errorf("%s: release.key: %s: %w", b.name(), file, err)
+		return "", fmt.Errorf("%s: %s: %s: %w", b.name(), field, file, err)
 	}
-	return &bundle.Release{Key: string(key)}, nil
+	return key, nil
 }
 
 // isBundle reports whether dir holds the bundle whose manifest has this

@@ -7,10 +7,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sovereign-build/sovereign/pkg/build/cache"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/build/sums"
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/kernel"
 )
 
@@ -19,7 +21,7 @@ import (
 // event in one line for people.
 //
 // A step goes by its name without versions: "port zlib amd64". One that is
-// needed is either [StepCached] or [StepMissed]; a missed one is [StepStarted]
+// needed is [StepCached], [StepFetched] or [StepMissed]; a missed one is [StepStarted]
 // and ends as [StepDone], unless it was only planned or something failed, which
 // is the call's error.
 type Event interface {
@@ -35,6 +37,26 @@ type (
 	// StepMissed: it is not there, and Reason says why: what changed since the
 	// step's last run, or that there was none.
 	StepMissed struct{ Step, Reason string }
+
+	// StepFetched: another machine has made it, and what it made is in the store
+	// now. It takes the place of StepMissed.
+	StepFetched struct {
+		Step  string
+		Cache string        // the place
+		Key   signature.Key // which signed it
+		Size  int64         // bytes of all outputs
+	}
+
+	// StepShared: what it made was put into a cache for others.
+	StepShared struct {
+		Step  string
+		Cache string
+		Size  int64 // bytes of all outputs
+	}
+
+	// CacheTrouble: something of a cache was refused, or the cache is not asked
+	// any more; each is told once.
+	CacheTrouble struct{ cache.Trouble }
 
 	// StepStarted: its inputs are fetched and it runs.
 	StepStarted struct{ Step string }
@@ -148,6 +170,9 @@ type (
 
 func (StepCached) event()         {}
 func (StepMissed) event()         {}
+func (StepFetched) event()        {}
+func (StepShared) event()         {}
+func (CacheTrouble) event()       {}
 func (StepStarted) event()        {}
 func (StepLog) event()            {}
 func (StepDone) event()           {}
@@ -169,8 +194,21 @@ func (SumsSkipped) event()        {}
 func (SumsLacking) event()        {}
 func (SumsDiffer) event()         {}
 
-func (e StepCached) String() string  { return e.Step + ": from the cache" }
-func (e StepMissed) String() string  { return e.Step + ": " + e.Reason }
+func (e StepCached) String() string { return e.Step + ": from the cache" }
+func (e StepMissed) String() string { return e.Step + ": " + e.Reason }
+func (e StepFetched) String() string {
+	return fmt.Sprintf("%s: %s from %s", e.Step, mebibytes(e.Size), e.Cache)
+}
+func (e StepShared) String() string {
+	return fmt.Sprintf("%s: put into %s, %s", e.Step, e.Cache, mebibytes(e.Size))
+}
+
+func (e CacheTrouble) String() string {
+	if e.Step == "" {
+		return fmt.Sprintf("cache %s is not used any more: %s", e.Place, e.Reason)
+	}
+	return fmt.Sprintf("cache %s: %s is not taken: %s", e.Place, e.Step, e.Reason)
+}
 func (e StepStarted) String() string { return e.Step + ": started" }
 func (e StepLog) String() string     { return e.Step + ": " + strings.TrimRight(string(e.Data), "\r\n") }
 func (e StepDone) String() string {

@@ -4,10 +4,12 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sovereign-build/sovereign/pkg/build/cache"
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/remedy"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
@@ -36,6 +38,11 @@ type options struct {
 	files         *rootfs.Tree
 	sums          SumsMode
 	mirrors       recipe.Mirrors
+	caches        []cache.Place
+	cacheKeys     []signature.Key
+	cachePush     cache.Place
+	cacheKey      signature.SecretKey
+	ownWork       bool
 	// fetch changes the fetcher, for tests.
 	fetch []source.Option
 	// store is the caller's, or the one of a second build, whose steps run
@@ -57,6 +64,9 @@ func newOptions(opts []Option) (*options, error) {
 	}
 	if o.frozen && o.relockMissing {
 		return nil, fault.Errorf(fault.Usage, "the lock is frozen, and what is missing is to be locked anew: one excludes the other")
+	}
+	if o.offline && o.cachePush != nil && o.cachePush.Remote() {
+		return nil, fault.Errorf(fault.Usage, "no network call is to be made, and results are to be put into %s: one excludes the other", o.cachePush)
 	}
 	if o.cacheDir == "" {
 		dir, err := DefaultCacheDir()
@@ -156,6 +166,36 @@ func WithFrozenLock(frozen bool) Option {
 // wherever it comes from.
 func WithMirrors(m recipe.Mirrors) Option {
 	return func(o *options) error { o.mirrors = m; return nil }
+}
+
+// WithCaches has results of compile steps taken from places where others have
+// put them, in this order, before the engine runs a step: what is signed by a key
+// of WithCacheKeys or of the recipe's cache.keys. What cannot be believed or had
+// is told of (see CacheTrouble), and the step runs. Places on a network are not
+// asked by WithOffline, and none by Plan.
+func WithCaches(places ...cache.Place) Option {
+	return func(o *options) error { o.caches = append(o.caches, places...); return nil }
+}
+
+// WithCacheKeys trusts keys to sign results of steps.
+func WithCacheKeys(keys ...signature.Key) Option {
+	return func(o *options) error { o.cacheKeys = append(o.cacheKeys, keys...); return nil }
+}
+
+// WithCachePush has results of compile steps put into a place for others, signed
+// by the key, unless they are there: those that this machine has made, now or
+// before, and none that it has taken from others. The place is asked as well, and
+// the key trusted. When something could not be put there, Bundle ends with an
+// error of class Source after all else is done.
+func WithCachePush(to cache.Place, key signature.SecretKey) Option {
+	return func(o *options) error { o.cachePush, o.cacheKey = to, key; return nil }
+}
+
+// WithOwnWork takes no results of steps from other machines, also none that the
+// store has of them: the keys of the recipe and of WithCacheKeys count for
+// nothing.
+func WithOwnWork(own bool) Option {
+	return func(o *options) error { o.ownWork = own; return nil }
 }
 
 // WithSums says what to do with the sums beside the recipe; the default is

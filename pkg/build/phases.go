@@ -44,9 +44,12 @@ type Result struct {
 	Digest string `json:"digest"`
 	// StepsRun and StepsCached count the engine's steps: the kernel's two and
 	// one for each port.
-	StepsRun    int     `json:"steps_run"`
-	StepsCached int     `json:"steps_cached"`
-	Seconds     float64 `json:"seconds"`
+	StepsRun    int `json:"steps_run"`
+	StepsCached int `json:"steps_cached"`
+	// StepsFetched were neither: other machines had made them. They are not in
+	// Reasons.
+	StepsFetched int     `json:"steps_fetched,omitempty"`
+	Seconds      float64 `json:"seconds"`
 	// Reasons says, for each thing that was not in the cache, why.
 	Reasons []string `json:"reasons,omitempty"`
 	// Took says how long each thing that ran took, longest first.
@@ -263,7 +266,7 @@ func (b *Builder) ready() (err error) {
 		return err
 	}
 	b.result = Result{Name: b.recipe.Name, Arch: b.arch.Go, Reasons: b.result.Reasons, Changed: b.lock.Changed(),
-		Took: b.result.Took, StepsRun: b.result.StepsRun}
+		Took: b.result.Took, StepsRun: b.result.StepsRun, StepsFetched: b.result.StepsFetched}
 	b.sums = nil
 	return b.rememberLock()
 }
@@ -370,7 +373,10 @@ func (b *Builder) bundle(ctx context.Context) error {
 	if err := b.rememberBundle(); err != nil {
 		return err
 	}
-	return b.checkSums()
+	if err := b.checkSums(); err != nil || b.cache == nil {
+		return err
+	}
+	return b.cache.Lost()
 }
 
 // miss notes a step that runs, or would.

@@ -14,6 +14,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/engine"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
@@ -45,6 +46,9 @@ type ReproResult struct {
 type ReproStep struct {
 	Name string `json:"name"` // "port zlib amd64"
 	Same bool   `json:"same"`
+	// Signer is the key of the machine that the first's outputs are from, where a
+	// shared cache had them; empty where both were made here.
+	Signer signature.Key `json:"signer,omitempty"`
 	// Outputs that differ, sorted by name.
 	Outputs []ReproOutput `json:"outputs,omitempty"`
 }
@@ -64,7 +68,8 @@ type ReproOutput struct {
 // toolchain image, working directory, order of files, umask, locale, time
 // zone, user, number of jobs and, where libfaketime is installed, clock. Only
 // names the steps to do again ("kernel", "port zlib"); none is all of them. It
-// reports what came out differently.
+// reports what came out differently. What the first build took from a shared cache
+// is held against this machine's own work in that way.
 //
 // Two builds that differ are no error: look at Same. When a step of the second
 // build fails, what it left stays, the step's log among it.
@@ -105,6 +110,8 @@ func (b *Builder) Repro(ctx context.Context, only ...string) (_ *ReproResult, er
 	}
 	o := *b.opts
 	o.cacheDir, o.output, o.store, o.conditions = dir, filepath.Join(dir, "out"), blank, &where
+	// What a shared cache has is what is being checked.
+	o.caches, o.cachePush, o.cacheKeys = nil, nil, b.trusted
 	second, err := b.again(ctx, &o)
 	if err != nil {
 		// The error names the step's log, which lies there.
@@ -172,7 +179,7 @@ func reproSteps(ctx context.Context, main, blank *store.Store, again func(string
 		if err != nil || !ok {
 			return err
 		}
-		s := ReproStep{Name: second.Name, Same: true}
+		s := ReproStep{Name: second.Name, Same: true, Signer: signature.Key(first.Signer)}
 		both := maps.Clone(first.Outputs)
 		maps.Copy(both, second.Outputs)
 		for _, name := range sortedKeys(both) {

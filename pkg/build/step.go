@@ -35,11 +35,12 @@ func (in inputs) key() (string, error) {
 type outputs map[string]store.Digest
 
 // cached returns the outputs of the step with these inputs: from the action
-// cache where they are there, from run otherwise. Name is the step's name
-// without versions ("port zlib amd64"), by which a miss is explained: the last
-// run of that name is compared with this one.
+// cache where they are there, from what other machines share, from run
+// otherwise. Name is the step's name without versions ("port zlib amd64"), by
+// which a miss is explained: the last run of that name is compared with this one.
 //
-// engine says that run is a step of the engine, which Result counts.
+// engine says that run is a step of the engine, which Result counts. Such a step
+// is shared: what this process makes by itself is made sooner than fetched.
 func (b *Builder) cached(ctx context.Context, name string, in inputs, engine bool, run func(context.Context) (outputs, error)) (outputs, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
@@ -48,17 +49,32 @@ func (b *Builder) cached(ctx context.Context, name string, in inputs, engine boo
 	if err != nil {
 		return nil, err
 	}
+	foreign := ""
 	if action, ok, err := b.store.Action(key); err != nil {
 		return nil, err
-	} else if ok {
+	} else if ok && b.trusts(action) {
 		b.hit(name, engine)
 		b.tell(StepCached{name})
 		b.made(name, key, action.Outputs)
+		if engine && !b.planning {
+			return action.Outputs, b.share(ctx, key, action)
+		}
 		return action.Outputs, nil
+	} else if ok {
+		foreign = action.Signer
+	}
+	if engine && !b.planning {
+		out, err := b.findShared(ctx, name, key)
+		if out != nil || err != nil {
+			return out, err
+		}
 	}
 	reason, err := b.whyMissed(name, in)
 	if err != nil {
 		return nil, err
+	}
+	if foreign != "" {
+		reason = "what the store has was made by " + foreign + ", whose key is not trusted here"
 	}
 	b.tell(StepMissed{name, reason})
 	b.miss(name, reason, engine)
@@ -77,12 +93,16 @@ func (b *Builder) cached(ctx context.Context, name string, in inputs, engine boo
 	if err != nil {
 		return nil, err
 	}
-	if err := b.store.PutAction(key, store.Action{Name: name, Description: description, Outputs: out}); err != nil {
+	action := store.Action{Name: name, Description: description, Outputs: out}
+	if err := b.store.PutAction(key, action); err != nil {
 		return nil, err
 	}
 	b.done(name, took, engine)
 	b.made(name, key, out)
-	return out, nil
+	if engine {
+		err = b.share(ctx, key, action)
+	}
+	return out, err
 }
 
 // done notes a step that ran.

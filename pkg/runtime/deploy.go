@@ -30,6 +30,9 @@ func (h *Host) Deploy(ctx context.Context, bundleDir, name string, o UpOptions, 
 			return UpdateResult{}, err
 		}
 	}
+	if err := h.admit(ctx, p.Name, p.dir); err != nil {
+		return UpdateResult{}, err
+	}
 	report.tell(PhaseInstall, "installing "+p.dir)
 	digest, err := h.send(ctx, p.dir, m, report)
 	if err != nil {

@@ -25,6 +25,9 @@ func (h *Host) Install(ctx context.Context, bundleDir, name string, o UpOptions,
 	if name == "" {
 		name = manifest.Name
 	}
+	if err := h.admit(ctx, name, dir); err != nil {
+		return nil, err
+	}
 	report.tell(PhaseInstall, "installing "+dir)
 	digest, err := h.send(ctx, dir, manifest, report)
 	if err != nil {
@@ -79,6 +82,9 @@ func (m *Machine) Update(ctx context.Context, bundleDir string, limit time.Durat
 	// Who updates what is not there, or is being updated, shall not send it all
 	// first.
 	if err := m.h.ask(ctx, http.MethodPost, machinePath(m.name, "updatable"), nil, nil); err != nil {
+		return UpdateResult{}, err
+	}
+	if err := m.h.admit(ctx, m.name, dir, options...); err != nil {
 		return UpdateResult{}, err
 	}
 	report.tell(PhaseInstall, "installing "+dir)

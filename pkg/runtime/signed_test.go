@@ -54,6 +54,9 @@ func TestSignedBundles(t *testing.T) {
 		if fault.ClassOf(err) != fault.Verification || !strings.Contains(err.Error(), words) {
 			t.Errorf("%s: %v; want %q", what, err, words)
 		}
+		if sent, err := os.ReadDir(filepath.Join(f.dir, "blobs")); err != nil || len(sent) != 0 {
+			t.Errorf("%s: it was sent before: %v, %v", what, sent, err)
+		}
 	}
 	_, err = f.Install(deadline(t), f.signedBundle(t, "one", key, 0), "", runtime.UpOptions{}, nil)
 	refused("without a signature", err, "is not signed")

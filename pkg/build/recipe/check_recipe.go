@@ -53,6 +53,9 @@ func checkRecipe(doc *document, r *Recipe) error {
 	if c.given("release") {
 		c.notEmpty("release.key", r.Release.Key)
 	}
+	if c.given("cache") && len(r.Cache.Keys) == 0 {
+		c.failf("cache", "cache.keys is empty: name the key of whoever fills the cache")
+	}
 	if len(r.Packages) == 0 && c.given("packages") {
 		c.failf("packages", "packages is empty, an image needs at least sovereign-init")
 	}
@@ -261,6 +264,9 @@ func checkRecipeFiles(doc *document, r *Recipe) error {
 	}
 	if r.Release.Key != "" {
 		c.there("release.key", "key", r.Resolve(r.Release.Key), false)
+	}
+	for i, k := range r.Cache.Keys {
+		c.there(index("cache.keys", i), "key", r.Resolve(k), false)
 	}
 	for i, f := range r.Files {
 		if f.From != "" {

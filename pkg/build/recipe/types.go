@@ -51,6 +51,8 @@ type Recipe struct {
 	Trust map[string]Trust `yaml:"trust,omitempty"`
 	// Release says who signs the bundles.
 	Release Release `yaml:"release,omitempty"`
+	// Cache says whose results of compile steps are taken from shared caches.
+	Cache Cache `yaml:"cache,omitempty"`
 	// Packages is the world: apk dependencies, "icu-data-full" or
 	// "postgresql17>=17.4".
 	Packages []string `yaml:"packages"`
@@ -86,6 +88,14 @@ type Release struct {
 	// sovereign-build key new write it. It goes into the bundle's manifest, and a
 	// machine that once has it takes nothing else than what it signs.
 	Key string `yaml:"key"`
+}
+
+// Cache says whose results of compile steps are taken.
+type Cache struct {
+	// Keys are the files of public keys, relative to the recipe, as minisign and
+	// sovereign-build key new write them. What they have signed counts for this
+	// recipe, as if it had been compiled here.
+	Keys []string `yaml:"keys"`
 }
 
 // Trust is what the index and the packages of a repository have to be signed

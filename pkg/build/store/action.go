@@ -24,6 +24,9 @@ type Action struct {
 	Name        string            `json:"name"`
 	Description json.RawMessage   `json:"description"`
 	Outputs     map[string]Digest `json:"outputs"`
+	// Signer is the key of whoever made it, where that was another machine; empty
+	// for what was made here. Whether it counts is decided when it is used.
+	Signer string `json:"signer,omitempty"`
 }
 
 // Key is the action cache's key for a description of inputs: the hex SHA-256

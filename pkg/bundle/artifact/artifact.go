@@ -2,21 +2,17 @@ package artifact
 
 import (
 	"bytes"
-	"encoding/json"
-	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/registry"
 )
 
 // Types by which registries and clients know a bundle.
@@ -29,13 +25,6 @@ const (
 	fileType     types.MediaType = "application/vnd.sovereign.bundle.file.v1"
 	emptyType    types.MediaType = specs.MediaTypeEmptyJSON
 )
-
-// artifact is a bundle as go-containerregistry wants to have what it pushes;
-// it implements partial.CompressedImageCore.
-type artifact struct {
-	manifest []byte
-	files    map[v1.Hash]file
-}
 
 // Types of what says something about a bundle: each is an artifact of its own
 // with one file, whose subject is the bundle's.
@@ -59,44 +48,40 @@ var descriptionTypes = map[string]string{
 
 // about makes the artifact of a file that says something about another artifact.
 func about(subject v1.Descriptor, name, kind string, text []byte) (v1.Image, error) {
-	a := &artifact{files: map[v1.Hash]file{}}
-	config, err := digestOf(specs.DescriptorEmptyJSON.Digest.String())
+	config, err := emptyConfig(types.MediaType(kind))
 	if err != nil {
 		return nil, err
 	}
-	// The configuration has the type as well: registries that do not know of
-	// artifactType list an artifact by that.
-	a.files[config] = file{desc: v1.Descriptor{Digest: config, Size: 2, MediaType: types.MediaType(kind)}, data: specs.DescriptorEmptyJSON.Data}
 	h, _, err := v1.SHA256(bytes.NewReader(text))
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err)
 	}
 	d := v1.Descriptor{MediaType: types.MediaType(kind), Digest: h, Size: int64(len(text)), Annotations: map[string]string{specs.AnnotationTitle: name}}
-	a.files[h] = file{desc: d, data: text}
-	out := v1.Manifest{
-		SchemaVersion: 2, MediaType: types.OCIManifestSchema1, ArtifactType: kind, Config: a.files[config].desc,
+	return registry.NewArtifact(v1.Manifest{
+		// The configuration has the type as well: registries that do not know of
+		// artifactType list an artifact by that.
+		ArtifactType: kind, Config: config.Descriptor,
 		Layers: []v1.Descriptor{d}, Subject: &v1.Descriptor{MediaType: subject.MediaType, Digest: subject.Digest, Size: subject.Size},
 		Annotations: map[string]string{specs.AnnotationTitle: name},
-	}
-	if a.manifest, err = json.Marshal(out); err != nil {
-		return nil, fmt.Errorf("artifact of %s: %w", name, err)
-	}
-	return partial.CompressedToImage(a)
+	}, config, registry.File{Descriptor: d, Data: text})
+}
+
+// emptyConfig is the configuration of what has none.
+func emptyConfig(mediaType types.MediaType) (registry.File, error) {
+	h, err := digestOf(specs.DescriptorEmptyJSON.Digest.String())
+	return registry.File{Descriptor: v1.Descriptor{Digest: h, Size: 2, MediaType: mediaType}, Data: specs.DescriptorEmptyJSON.Data}, err
 }
 
 // image makes the artifact of a bundle whose files have been verified.
 func image(dir string, m *bundle.Manifest, digest string, size int64) (v1.Image, error) {
-	a := &artifact{files: map[v1.Hash]file{}}
-	config, err := digestOf(specs.DescriptorEmptyJSON.Digest.String())
+	config, err := emptyConfig(emptyType)
 	if err != nil {
 		return nil, err
 	}
-	a.files[config] = file{desc: v1.Descriptor{Digest: config, Size: 2, MediaType: emptyType}, data: specs.DescriptorEmptyJSON.Data}
+	files := []registry.File{config}
 	out := v1.Manifest{
-		SchemaVersion: 2,
-		MediaType:     types.OCIManifestSchema1,
-		ArtifactType:  Type,
-		Config:        a.files[config].desc,
+		ArtifactType: Type,
+		Config:       config.Descriptor,
 		Annotations: map[string]string{
 			specs.AnnotationTitle:   m.Name + "-" + m.Arch,
 			specs.AnnotationCreated: time.Unix(m.SourceDate, 0).UTC().Format(time.RFC3339),
@@ -108,7 +93,7 @@ func image(dir string, m *bundle.Manifest, digest string, size int64) (v1.Image,
 			return err
 		}
 		d := v1.Descriptor{MediaType: mediaType, Digest: h, Size: size, Annotations: map[string]string{specs.AnnotationTitle: name}}
-		a.files[h] = file{desc: d, path: filepath.Join(dir, name)}
+		files = append(files, registry.File{Descriptor: d, Path: filepath.Join(dir, name)})
 		out.Layers = append(out.Layers, d)
 		return nil
 	}
@@ -120,10 +105,7 @@ func image(dir string, m *bundle.Manifest, digest string, size int64) (v1.Image,
 			return nil, err
 		}
 	}
-	if a.manifest, err = json.Marshal(out); err != nil {
-		return nil, fmt.Errorf("bundle artifact: %w", err)
-	}
-	return partial.CompressedToImage(a)
+	return registry.NewArtifact(out, files...)
 }
 
 func digestOf(s string) (v1.Hash, error) {
@@ -132,46 +114,4 @@ func digestOf(s string) (v1.Hash, error) {
 		return h, fault.Errorf(fault.Internal, "bundle artifact: %w", err)
 	}
 	return h, nil
-}
-
-// RawManifest implements partial.CompressedImageCore.
-func (a *artifact) RawManifest() ([]byte, error) { return a.manifest, nil }
-
-// RawConfigFile implements partial.CompressedImageCore.
-func (a *artifact) RawConfigFile() ([]byte, error) { return specs.DescriptorEmptyJSON.Data, nil }
-
-// MediaType implements partial.CompressedImageCore.
-func (a *artifact) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
-
-// LayerByDigest implements partial.CompressedImageCore.
-func (a *artifact) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
-	f, ok := a.files[h]
-	if !ok {
-		return nil, fault.Errorf(fault.Internal, "bundle artifact: no file %s", h)
-	}
-	return f, nil
-}
-
-// file is one blob; it implements partial.CompressedLayer.
-type file struct {
-	desc v1.Descriptor
-	path string
-	data []byte // in place of a path
-}
-
-// Digest implements partial.CompressedLayer.
-func (f file) Digest() (v1.Hash, error) { return f.desc.Digest, nil }
-
-// Size implements partial.CompressedLayer.
-func (f file) Size() (int64, error) { return f.desc.Size, nil }
-
-// MediaType implements partial.CompressedLayer.
-func (f file) MediaType() (types.MediaType, error) { return f.desc.MediaType, nil }
-
-// Compressed implements partial.CompressedLayer.
-func (f file) Compressed() (io.ReadCloser, error) {
-	if f.path == "" {
-		return io.NopCloser(bytes.NewReader(f.data)), nil
-	}
-	return os.Open(f.path)
 }

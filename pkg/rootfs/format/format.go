@@ -10,16 +10,21 @@ package format
 
 import (
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"strings"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/erofs"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/ext4"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/fat"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/initramfs"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/oci"
 )
 
 // File is what is written to, an *os.File for example: new, or empty.
@@ -28,7 +33,9 @@ type File interface {
 	Truncate(size int64) error
 }
 
-// Options of what is written. The zero value will do for every format.
+// Options of what is written. The zero value will do for every format but two,
+// whose files say what they are: oci needs a platform, and apk a name, a version
+// and an architecture.
 type Options struct {
 	// Epoch is every time in it, Unix seconds.
 	Epoch int64
@@ -37,11 +44,23 @@ type Options struct {
 	UUID  [16]byte
 	Label string
 	Size  int64
+	// TempDir gets a temporary file where the format needs one (oci, apk), as
+	// large as what is written; the default is os.TempDir.
+	TempDir string
 
-	// EXT4 and EROFS have what only they have; what is above is not taken from
-	// there.
+	// What only one format has; what is above is not taken from there.
 	EXT4  ext4.Options
 	EROFS erofs.Options
+	OCI   oci.Spec
+	APK   APK
+}
+
+// APK are the options of a package.
+type APK struct {
+	// Meta needs a Name, a Version and an Arch; sizes and sums are filled in.
+	Meta apk.Meta
+	// Key signs it; nil is nobody, for apk.Sign to do later.
+	Key *apk.SigningKey
 }
 
 // Info describes what was written.
@@ -72,6 +91,8 @@ var formats = []Format{
 	{Name: "tar", write: stream(func(_ context.Context, w io.Writer, t *rootfs.Tree, epoch int64) error {
 		return rootfs.WriteTar(w, t, epoch)
 	})},
+	{Name: "oci", write: writeOCI},
+	{Name: "apk", write: writeAPK},
 }
 
 // All are the formats.
@@ -127,6 +148,35 @@ func writeFAT(ctx context.Context, f File, t *rootfs.Tree, o Options) (Info, err
 		return Info{}, fault.Wrap(fault.Environment, err)
 	}
 	return Info{Size: image.Size()}, image.Write(ctx, f)
+}
+
+// writeOCI writes an archive of an image with one layer.
+func writeOCI(ctx context.Context, f File, t *rootfs.Tree, o Options) (_ Info, err error) {
+	spool, err := rootfs.NewSpool(o.TempDir)
+	if err != nil {
+		return Info{}, fault.Wrap(fault.Environment, err)
+	}
+	defer func() { err = errors.Join(err, spool.Close()) }()
+	return stream(func(ctx context.Context, w io.Writer, t *rootfs.Tree, epoch int64) error {
+		spec := o.OCI
+		spec.Epoch = epoch
+		var image v1.Image
+		if image, err = oci.New(ctx, spool, spec, t); err != nil {
+			return err
+		}
+		return oci.WriteArchive(ctx, w, image, spec.Info.Title)
+	})(ctx, f, t, o)
+}
+
+func writeAPK(ctx context.Context, f File, t *rootfs.Tree, o Options) (Info, error) {
+	var temp []apk.WriteOption
+	if o.TempDir != "" {
+		temp = append(temp, apk.WithTempDir(o.TempDir))
+	}
+	return stream(func(_ context.Context, w io.Writer, t *rootfs.Tree, epoch int64) error {
+		_, err := apk.Write(w, o.APK.Meta, t, o.APK.Key, epoch, temp...)
+		return fault.Wrap(fault.Usage, err) // of what the package says of itself
+	})(ctx, f, t, o)
 }
 
 // stream is a format that is written from its beginning to its end.
