@@ -187,6 +187,14 @@ func (d *diskWriter) join(ctx context.Context, ids []object.ID, list []backup.Pi
 }
 
 func (d *diskWriter) concatenate(ctx context.Context, ids []object.ID) (object.ID, error) {
+	// What is joined is looked up, and to kopia's server it is sent while its
+	// client goes on. Where it was there before, as zeros are from the second
+	// backup on, flushing costs a round trip.
+	if _, direct := d.w.(repo.DirectRepositoryWriter); !direct {
+		if err := d.w.Flush(ctx); err != nil {
+			return object.EmptyID, writeError(err)
+		}
+	}
 	id, err := d.w.ConcatenateObjects(ctx, ids, repo.ConcatenateOptions{Compressor: compressor})
 	if err != nil {
 		return object.EmptyID, writeError(fmt.Errorf("putting the disk together: %w", err))

@@ -175,6 +175,15 @@ func open(ctx context.Context, c connection, j backupjob.Job, fresh bool) (repo.
 		return nil, fault.Errorf(fault.Usage, "there is no repository at %s", j.Repository).
 			Hintf("make one: sovereign-build repository init; if there was one, what it lies on is not there")
 	}
+	// Of both, kopia keeps a text alone.
+	if c.server != nil && strings.Contains(err.Error(), "PermissionDenied desc = access denied for") {
+		return nil, fault.Errorf(fault.Usage, "the server does not take the key as the password of %s", c.name).
+			Hintf("have it set there: kopia server users set %s", c.name)
+	}
+	if c.server != nil && strings.Contains(err.Error(), "can't find certificate matching") {
+		return nil, fault.Errorf(fault.Verification, "what answers at %s has another certificate than the repository's URL says; nothing was told to it", strings.TrimPrefix(c.server.BaseURL, "https://")).
+			Hintf("if its owner has given it a new one, add the repository again with that one's fingerprint")
+	}
 	return nil, unreachable(err)
 }
 

@@ -33,7 +33,7 @@ type kopiaServer struct {
 }
 
 const (
-	userPassword = "of one user"
+	userPassword = "the password of one user"
 	serverKey    = "the server's own"
 )
 
