@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -265,5 +266,44 @@ func TestWait(t *testing.T) {
 	}
 	if alive, err := p.Alive(); alive || err != nil {
 		t.Errorf("after Wait: alive %v, %v", alive, err)
+	}
+}
+
+// Sockets without files: both ends by the path, and nobody where nothing is.
+func TestAbstractSockets(t *testing.T) {
+	abstract.Store(true)
+	t.Cleanup(func() { abstract.Store(false) })
+	path := filepath.Join(t.TempDir(), "a.sock")
+	if _, err := Dial(t.Context(), path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("before there is one: %v", err)
+	}
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file: %v, %v", info, err)
+	}
+	conn, err := Dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if p, ok, err := Listener(t.Context(), path); err != nil || !ok || p.PID != os.Getpid() {
+		t.Errorf("who listens: %+v, %t, %v", p, ok, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := Listener(t.Context(), path); ok || err != nil {
+		t.Errorf("after its end: %t, %v", ok, err)
+	}
+	again, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+	if _, err := Listen("/" + strings.Repeat("x", maxAbstract)); err == nil || !strings.Contains(err.Error(), "longer than") {
+		t.Errorf("a long path: %v", err)
 	}
 }
