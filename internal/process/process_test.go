@@ -307,3 +307,40 @@ func TestAbstractSockets(t *testing.T) {
 		t.Errorf("a long path: %v", err)
 	}
 }
+
+// The process that was started with a lock, though its children have it too; and
+// its two outputs.
+func TestHolder(t *testing.T) {
+	dir := t.TempDir()
+	lock := filepath.Join(dir, "lock")
+	if _, ok, err := Holder(lock); ok || err != nil {
+		t.Fatalf("before: %t, %v", ok, err)
+	}
+	p, err := Start(Command{Path: "/bin/sh", Args: []string{"-c", "sleep 60 & echo out; echo err >&2; wait"}, Dir: dir,
+		Log: filepath.Join(dir, "log"), Output: filepath.Join(dir, "output"), Lock: lock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := func() bool {
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.PID, p.PID))
+		text, _ := os.ReadFile(filepath.Join(dir, "log"))
+		return err == nil && len(children) > 0 && string(text) == "err\n"
+	}
+	for limit := time.Now().Add(10 * time.Second); !child(); time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("it does not start")
+		}
+	}
+	if got, ok, err := Holder(lock); err != nil || !ok || got != p {
+		t.Errorf("%+v, %t, %v; want %+v", got, ok, err, p)
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "output")); err != nil || string(text) != "out\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if err := syscall.Kill(-p.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
