@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -193,7 +194,10 @@ func DialRelays(dir string) crosvm.Dialer {
 				if ctx.Err() != nil {
 					return nil, context.Cause(ctx)
 				}
-				continue // of one that was killed
+				if errors.Is(err, unix.ECONNREFUSED) {
+					os.Remove(path) // of one that was killed
+				}
+				continue
 			}
 			if err = ask(ctx, conn, cid, port); err == nil {
 				return conn, nil

@@ -27,7 +27,7 @@ digest() { sha256sum "$1" 2>/dev/null | cut -d ' ' -f 1; }
 daemons() {
 	for process in /proc/[0-9]*; do
 		[ "$(readlink "$process/exe" 2>/dev/null)" = "$1" ] || continue
-		case " $(tr '\0' ' ' <"$process/cmdline" 2>/dev/null)" in *' connect '*) continue ;; esac
+		case " $(tr '\0' ' ' <"$process/cmdline" 2>/dev/null)" in *' connect '* | *' relay '*) continue ;; esac
 		echo "${process#/proc/}"
 	done
 }
