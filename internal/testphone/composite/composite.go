@@ -157,6 +157,9 @@ func Read(r io.Reader) (d Disk, err error) {
 		}
 		return nil
 	})
+	if err == nil && (d.Length == 0 || len(d.Components) == 0) {
+		err = errors.New("a composite disk of nothing")
+	}
 	return d, err
 }
 
