@@ -33,9 +33,14 @@ daemons() {
 }
 
 # end LINK: kills them. Whatever they do, they may be killed at any moment: the
-# machines run on.
+# machines run on. On a phone two of them start each other again, so that it takes
+# more than one look.
 end() {
-	for pid in $(daemons "$1"); do kill -KILL "$pid" 2>/dev/null; done
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		pids=$(daemons "$1")
+		[ -n "$pids" ] || return 0
+		for pid in $pids; do kill -KILL "$pid" 2>/dev/null; done
+	done
 }
 
 # begin makes the program's directory and takes away what a power cut, or the end

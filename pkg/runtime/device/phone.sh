@@ -115,8 +115,8 @@ uninstall() {
 		rm -f "$hook" || fail "$hook cannot be removed"
 		for old in "$hooks"/.sovereign.*; do rm -f "$old"; done
 	fi
+	end "$program (deleted)" # one of these may start one of the others
 	end "$program"
-	end "$program (deleted)"
 	if [ "$(id -u)" = 0 ] && [ -x "$program" ]; then
 		said=$("$program" --android undo 2>&1) || fail "$said"
 	fi
