@@ -172,10 +172,14 @@ bin/crosvm: FORCE
 	@echo "== compiling $@, the stand-in"
 	@CGO_ENABLED=0 go build -trimpath -o $@ ./internal/testphone/crosvm
 
+bin/vm: FORCE
+	@echo "== compiling $@, the stand-in"
+	@CGO_ENABLED=0 go build -trimpath -o $@ ./internal/testphone/vm
+
 phone: setup-run-phone all bin/testphone bin/debian-adbd ## a test phone for adb, until Ctrl-C; as root
 	@bin/testphone --adbd bin/debian-adbd $(PHONE)
 
-test-phone: setup-phone all bin/testphone bin/crosvm bin/debian-adbd ## the way to a phone: a real adb and adbd, root of three kinds, reboots, a machine; as root
+test-phone: setup-phone all bin/testphone bin/crosvm bin/vm bin/debian-adbd ## the way to a phone: a real adb and adbd, root of three kinds, reboots, a machine; as root
 	@SOVEREIGN_TESTPHONE=$(CURDIR)/bin $(if $(wildcard dist/sql-$(HOST_ARCH)/manifest.json),$(E2E)) go test -count=1 -p 1 -v -timeout 60m -run TestPhone ./internal/testphone ./e2e
 
 test-torture: test-build ## a few rounds of each fault

@@ -274,6 +274,10 @@ func TestPhoneInstall(t *testing.T) {
 			if after := p.status(); after.PID == s.PID {
 				t.Error("it was not killed")
 			}
+			// So does the other one, which would start this one again, and it then does.
+			if tt.su == "magisk" {
+				parentKilled(t, p)
+			}
 			if err := p.Reboot(); err != nil {
 				t.Fatal(err)
 			}
@@ -298,6 +302,39 @@ func TestPhoneInstall(t *testing.T) {
 			}
 		})
 	}
+}
+
+// parentKilled kills the process that only starts sovereignd again, alone.
+func parentKilled(t *testing.T, p *adbPhone) {
+	t.Helper()
+	parents := func() (pids []int) {
+		keeps := p.pids("--state-dir")
+		for _, pid := range p.pids("sovereignd\x00--android") {
+			if !slices.Contains(keeps, pid) {
+				pids = append(pids, pid)
+			}
+		}
+		return pids
+	}
+	before, keeper := parents(), p.status().PID
+	if len(before) != 1 {
+		t.Fatalf("parents: %v", before)
+	}
+	if err := syscall.Kill(before[0], syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "another parent", func() bool { now := parents(); return len(now) == 1 && now[0] != before[0] })
+	if now := p.status(); now.PID != keeper || !now.Phone.Durable {
+		t.Errorf("sovereignd was %d: %+v", keeper, now)
+	}
+	for _, pid := range p.pids("--state-dir") {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	}
+	waitFor(t, "another sovereignd, by the new parent", func() bool {
+		return len(p.pids("--state-dir")) == 1 && p.status().PID != keeper
+	})
 }
 
 // TestPhoneRefused: what a phone says that does not let its shell be root.
@@ -594,11 +631,16 @@ func TestPhoneCrosvm(t *testing.T) {
 	if err := os.WriteFile(hook, []byte(changed), 0o755); err != nil || changed == string(text) {
 		t.Fatalf("%v: %s", err, text)
 	}
-	for _, pid := range p.pids("--android") {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-			t.Error(err)
+	// Each of the two starts the other again.
+	waitFor(t, "the end of sovereignd", func() bool {
+		pids := p.pids("--android")
+		for _, pid := range pids {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				t.Error(err)
+			}
 		}
-	}
+		return len(pids) == 0
+	})
 	if out, err := p.adb.ADB("-s", p.Address(), "shell", "su -c 'sh /data/adb/service.d/sovereign.sh'"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

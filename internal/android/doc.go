@@ -27,6 +27,14 @@ const (
 	StateDir = Dir + "/state"
 )
 
+// ShellDir is where it is on a phone without root: what adb's shell may write to,
+// and machines of Android's own service may read. ShellStateDir is where its
+// machines are.
+const (
+	ShellDir      = "/data/local/tmp/sovereign"
+	ShellStateDir = ShellDir + "/state"
+)
+
 // root is "/", and another directory in tests.
 type root string
 

@@ -178,6 +178,8 @@ func writeFacts(w io.Writer, service string, f device.Facts) error {
 func writePhoneFacts(w io.Writer, service string, f device.Facts) error {
 	p := f.Phone
 	switch {
+	case p.Root == device.Shell:
+		fmt.Fprintln(w, "the phone is not rooted: machines run by Android's own service, end with adbd, and are reached only while a command of yours is connected, such as forward")
 	case service != "":
 		fmt.Fprintf(w, "it is started with the phone, by %s: %s\n", oneLine(p.Manager), oneLine(f.Unit))
 	case p.SafeMode:

@@ -159,7 +159,11 @@ func writeListedPhone(w io.Writer, d listedDevice) {
 		return no
 	}
 	root := "not rooted: " + p.NoRoot
-	if p.Root != device.NoRoot {
+	switch p.Root {
+	case device.NoRoot:
+	case device.Shell:
+		root = "not rooted: machines run by Android's own service, while adbd runs"
+	default:
 		root = "root by " + string(p.Root) + yes(p.Manager != "", ", "+p.Manager, "")
 	}
 	fmt.Fprintf(w, "  %s, Android %s, kernel %s; %s\n", oneLine(p.Model), oneLine(p.Android), oneLine(p.Kernel), oneLine(root))

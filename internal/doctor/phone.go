@@ -61,6 +61,10 @@ func (e *examiner) phoneRoot(f device.Facts) {
 		e.add(ForRun, "root", Missing, p.NoRoot, "allow the shell root in the app of Magisk, KernelSU or APatch; a phone without root cannot keep machines, see docs/phone.md")
 		return
 	}
+	if p.Root == device.Shell {
+		e.add(ForRun, "root", Warning, "the phone is not rooted: machines run by Android's own service ("+p.VM+"), end with adbd, and are reached only while a command of yours is connected", "root it for a server; docs/phone.md has what works without")
+		return
+	}
 	e.add(ForRun, "root", OK, "by "+string(p.Root), "")
 	switch {
 	case p.SafeMode:
@@ -96,7 +100,8 @@ func (e *examiner) phoneHypervisor(f device.Facts) {
 	default:
 		e.add(ForRun, "crosvm", Missing, "there is no /apex/com.android.virt/bin/crosvm", "Android 15 or later, on a phone with the virtualization APEX")
 	}
-	if p.CrosVM != "" && !p.Vsock {
+	// Without root nobody of ours opens it.
+	if p.CrosVM != "" && !p.Vsock && p.Root != device.Shell {
 		e.add(ForRun, "vsock", Missing, "there is no /dev/vhost-vsock, by which guests are reached", "a kernel with CONFIG_VHOST_VSOCK, as every GKI has it")
 	}
 	switch {

@@ -3,7 +3,6 @@ package machine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/flock"
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -66,7 +66,11 @@ func (r *Runtime) kept() (bool, error) {
 
 // ListenGuest listens at GuestSocket of an instance. Only sovereignd may.
 func (i *Instance) ListenGuest() (*Listener, error) {
-	return listen(filepath.Join(i.dir, GuestSocket))
+	l, err := listen(filepath.Join(i.dir, GuestSocket))
+	if l != nil {
+		l.asks = true
+	}
+	return l, err
 }
 
 // Listener is a socket file for this user only.
@@ -75,34 +79,37 @@ type Listener struct {
 	path   string
 	info   os.FileInfo
 	unlock func()
+	asks   bool // who connects: see Accept
 }
 
-// listen makes the socket, in the place of one that a killed program left. The
-// path may be longer than the 107 bytes of a socket's address.
+// listen makes the socket, in the place of one that a killed program left.
 func listen(path string) (*Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	dir, err := os.Open(filepath.Dir(path))
+	l, err := process.Listen(path)
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	defer dir.Close()
-	address := &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))}
-	l, err := net.ListenUnix("unix", address)
-	if err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	// That name is gone with dir; Close removes the file by its own.
-	l.SetUnlinkOnClose(false)
 	info, err := os.Lstat(path)
-	if err == nil {
-		err = os.Chmod(path, 0o600)
-	}
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, errors.Join(err, l.Close()))
 	}
 	return &Listener{Listener: l, path: path, info: info, unlock: func() {}}, nil
+}
+
+// Accept waits for the next connection. A guest's is that of this user or root:
+// where sockets have no files, rights keep nobody out. Sovereignd's own asks for
+// itself, and says whom it turns away.
+func (l *Listener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil || !l.asks {
+			return conn, err
+		}
+		cred, err := sovereignd.Peer(conn)
+		if err == nil && sovereignd.Trusted(cred.Uid) {
+			return conn, nil
+		}
+		conn.Close()
+	}
 }
 
 // Lost says whether the file is not this listener's any more: somebody removed

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/avf"
 	"github.com/sovereign-build/sovereign/pkg/runtime/crosvm"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qemu"
 	"github.com/sovereign-build/sovereign/pkg/runtime/usernet"
@@ -51,6 +52,15 @@ func WithCrosvm(o crosvm.Options) Option {
 		r.hv = crosvm.New(o)
 	}
 }
+
+// WithAVF replaces QEMU by the program vm of Android's own service, by its path,
+// whose guests are reached by the relays of the state directory.
+func WithAVF(program string) Option {
+	return func(r *Runtime) { r.hv = avf.New(avf.Options{Program: program, Dial: avf.DialRelays(RelayDir(r.dir))}) }
+}
+
+// RelayDir is where the relays of a state directory listen (package avf).
+func RelayDir(stateDir string) string { return filepath.Join(stateDir, "relays") }
 
 // WithNetwork changes the host's network of guests, but for its IPv6 prefix.
 func WithNetwork(c usernet.Config) Option {

@@ -21,6 +21,8 @@ type Command struct {
 	Dir string
 	// Log takes its output, appended.
 	Log string
+	// Output takes its standard output instead, appended; "" is Log.
+	Output string
 	// Lock is a file that is made if absent, and that the process keeps
 	// locked from before its first instruction until its end: whoever is
 	// killed before it could write down what it started leaves at least this
@@ -71,6 +73,13 @@ func Start(c Command) (Process, error) {
 		return Process{}, fault.Wrap(fault.Environment, err)
 	}
 	defer log.Close()
+	output := log
+	if c.Output != "" {
+		if output, err = os.OpenFile(c.Output, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
+			return Process{}, fault.Wrap(fault.Environment, err)
+		}
+		defer output.Close()
+	}
 	// Not CommandContext: the process must outlive the caller.
 	cmd := exec.Command(c.Path, c.Args...)
 	cmd.Env = append(Environment(), c.Env...)
@@ -84,7 +93,7 @@ func Start(c Command) (Process, error) {
 		defer lock.Close()
 		cmd.ExtraFiles = append(cmd.ExtraFiles, lock)
 	}
-	cmd.Dir, cmd.Stdout, cmd.Stderr = c.Dir, log, log
+	cmd.Dir, cmd.Stdout, cmd.Stderr = c.Dir, output, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return Process{}, fault.Errorf(fault.Environment, "starting %s: %w", c.Path, err)

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -31,6 +34,41 @@ func hold(path string) (*os.File, error) {
 			Hintf("find it with fuser %s", path)
 	}
 	return nil, fault.Wrap(fault.Environment, errors.Join(&fs.PathError{Op: "lock", Path: path, Err: err}, closeErr))
+}
+
+// Holder returns the process that was started with the lock of a file: of those
+// that have it open, the oldest; ok is false where none has. It is for a program
+// that listens nowhere; of other users' processes nothing is seen.
+func Holder(path string) (p Process, ok bool, err error) {
+	locked, err := Locked(path)
+	if err != nil || !locked {
+		return p, false, err
+	}
+	path, err = filepath.EvalSymlinks(path)
+	if err != nil {
+		return p, false, fault.Wrap(fault.Environment, err)
+	}
+	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil {
+		return p, false, fault.Wrap(fault.Environment, err)
+	}
+	for _, link := range links {
+		if target, err := os.Readlink(link); err != nil || target != path {
+			continue // not this one, another user's, or gone
+		}
+		pid, err := strconv.Atoi(strings.Split(link, "/")[2])
+		if err != nil {
+			continue
+		}
+		one, alive, err := running(pid)
+		if err != nil {
+			return p, false, err
+		}
+		if alive && (!ok || one.Start < p.Start || one.Start == p.Start && one.PID < p.PID) {
+			p, ok = one, true
+		}
+	}
+	return p, ok, nil
 }
 
 // Locked says whether a process has the lock of a file, which need not be

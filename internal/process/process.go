@@ -40,6 +40,9 @@ func Boot() (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
+// Running is the process that has the number now; ok is false where none has.
+func Running(pid int) (p Process, ok bool, err error) { return running(pid) }
+
 // running is the process that has the number now; ok is false where none has.
 func running(pid int) (p Process, ok bool, err error) {
 	boot, err := Boot()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -265,5 +266,81 @@ func TestWait(t *testing.T) {
 	}
 	if alive, err := p.Alive(); alive || err != nil {
 		t.Errorf("after Wait: alive %v, %v", alive, err)
+	}
+}
+
+// Sockets without files: both ends by the path, and nobody where nothing is.
+func TestAbstractSockets(t *testing.T) {
+	abstract.Store(true)
+	t.Cleanup(func() { abstract.Store(false) })
+	path := filepath.Join(t.TempDir(), "a.sock")
+	if _, err := Dial(t.Context(), path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("before there is one: %v", err)
+	}
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Lstat(path); err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o600 {
+		t.Errorf("the file: %v, %v", info, err)
+	}
+	conn, err := Dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if p, ok, err := Listener(t.Context(), path); err != nil || !ok || p.PID != os.Getpid() {
+		t.Errorf("who listens: %+v, %t, %v", p, ok, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := Listener(t.Context(), path); ok || err != nil {
+		t.Errorf("after its end: %t, %v", ok, err)
+	}
+	again, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+	if _, err := Listen("/" + strings.Repeat("x", maxAbstract)); err == nil || !strings.Contains(err.Error(), "longer than") {
+		t.Errorf("a long path: %v", err)
+	}
+}
+
+// The process that was started with a lock, though its children have it too; and
+// its two outputs.
+func TestHolder(t *testing.T) {
+	dir := t.TempDir()
+	lock := filepath.Join(dir, "lock")
+	if _, ok, err := Holder(lock); ok || err != nil {
+		t.Fatalf("before: %t, %v", ok, err)
+	}
+	p, err := Start(Command{Path: "/bin/sh", Args: []string{"-c", "sleep 60 & echo out; echo err >&2; wait"}, Dir: dir,
+		Log: filepath.Join(dir, "log"), Output: filepath.Join(dir, "output"), Lock: lock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := func() bool {
+		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.PID, p.PID))
+		text, _ := os.ReadFile(filepath.Join(dir, "log"))
+		return err == nil && len(children) > 0 && string(text) == "err\n"
+	}
+	for limit := time.Now().Add(10 * time.Second); !child(); time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("it does not start")
+		}
+	}
+	if got, ok, err := Holder(lock); err != nil || !ok || got != p {
+		t.Errorf("%+v, %t, %v; want %+v", got, ok, err, p)
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, "output")); err != nil || string(text) != "out\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	if err := syscall.Kill(-p.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }

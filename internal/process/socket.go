@@ -8,11 +8,64 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
+
+// abstract: see AbstractSockets.
+var abstract atomic.Bool
+
+// AbstractSockets has this program make and reach sockets by an address of their
+// path in the kernel's name space (see unix(7)), with an ordinary, empty file at
+// the path itself. It is for a user whom SELinux lets make no socket files where
+// the rest of its files have to be: Android's shell, in /data/local/tmp. The
+// program at the other end has to do the same. Anybody who may connect to this
+// user's sockets at all can dial such an address: who listens asks who it is.
+func AbstractSockets() { abstract.Store(true) }
+
+// maxAbstract is the most of a path that such an address holds, in bytes.
+const maxAbstract = 106
+
+// Listen makes a socket at a path for this user, in the place of one that a
+// killed program left. Closing the listener leaves the file.
+func Listen(path string) (*net.UnixListener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if abstract.Load() {
+		if len(path) > maxAbstract {
+			return nil, fmt.Errorf("the path %s of a socket is longer than %d bytes", path, maxAbstract)
+		}
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: "@" + path})
+		if err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		return l, nil
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	// Its path may be longer than the 107 bytes of a socket's address.
+	address := &net.UnixAddr{Net: "unix", Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))}
+	l, err := net.ListenUnix("unix", address)
+	if err != nil {
+		return nil, err
+	}
+	// That name is gone with dir.
+	l.SetUnlinkOnClose(false)
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
 
 // Dial connects to a socket file. Its path may be longer than the 107 bytes of
 // a socket's address.
@@ -25,6 +78,13 @@ func DialPackets(ctx context.Context, path string) (net.Conn, error) {
 
 func dial(ctx context.Context, network, path string) (net.Conn, error) {
 	var dialer net.Dialer
+	if abstract.Load() {
+		// Where the file is not there, neither is the socket.
+		if _, err := os.Lstat(path); err != nil {
+			return nil, err
+		}
+		return dialer.DialContext(ctx, network, "@"+path)
+	}
 	if len(path) <= 100 {
 		return dialer.DialContext(ctx, network, path)
 	}

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/testphone/composite"
 	"github.com/sovereign-build/sovereign/internal/testphone/vhostvsock"
 )
 
@@ -156,8 +157,17 @@ func (m *machine) boot(line string, given []*os.File, stderr io.Writer) (status 
 		}
 		q.initrdFD = q.file(initrd)
 	}
-	for _, d := range m.disks {
-		q.disks = append(q.disks, q.file(d.file))
+	for n, d := range m.disks {
+		if d.parts == nil {
+			q.disks = append(q.disks, place{fd: q.file(d.file)})
+			continue
+		}
+		socket, close, err := serveParts(n, d.parts, stderr)
+		if err != nil {
+			return 0, err
+		}
+		defer close()
+		q.disks = append(q.disks, place{socket: socket})
 	}
 	args, err := q.arguments()
 	if err != nil {
@@ -188,6 +198,30 @@ func (m *machine) boot(line string, given []*os.File, stderr io.Writer) (status 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.exit, nil
+}
+
+// serveParts has QEMU reach a composite disk by NBD, which knows no such format.
+func serveParts(n int, image *composite.Image, stderr io.Writer) (socket string, close func(), err error) {
+	dir, err := os.MkdirTemp("", fmt.Sprintf("crosvm-disk%d-", n))
+	if err != nil {
+		return "", nil, err
+	}
+	socket = filepath.Join(dir, "nbd")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		if err := image.Serve(conn); err != nil {
+			fmt.Fprintln(stderr, "[ERROR:crosvm]", err)
+		}
+	}()
+	return socket, func() { l.Close(); os.RemoveAll(dir) }, nil
 }
 
 // resetAfter is how soon a guest with too many CPUs is reset: no kernel under TCG
@@ -335,7 +369,13 @@ type qemu struct {
 	line                               string
 	files                              []*os.File
 	qmpFD, vsockFD, kernelFD, initrdFD int
-	disks                              []int
+	disks                              []place
+}
+
+// place is where a disk is: a descriptor, or a socket that serves it by NBD.
+type place struct {
+	fd     int
+	socket string
 }
 
 // file has QEMU have a file, and returns its descriptor there.
@@ -392,7 +432,10 @@ func (q *qemu) arguments() ([]string, error) {
 	}
 	for n, b := range q.c.blocks {
 		id := fmt.Sprintf("disk%d", n)
-		file := fmt.Sprintf("driver=file,node-name=%s-file,filename=%s,locking=off,aio=threads,cache.no-flush=off", id, fd(q.disks[n]))
+		file := fmt.Sprintf("driver=file,node-name=%s-file,filename=%s,locking=off,aio=threads,cache.no-flush=off", id, fd(q.disks[n].fd))
+		if socket := q.disks[n].socket; socket != "" {
+			file = fmt.Sprintf("driver=nbd,node-name=%s-file,server.type=unix,server.path=%s", id, socket)
+		}
 		raw := fmt.Sprintf("driver=raw,node-name=%s,file=%[1]s-file", id)
 		// What the host cannot write is an I/O error of the guest, never a pause.
 		device := fmt.Sprintf("virtio-blk-pci,drive=%s,%s,werror=report,rerror=report", id, virtio)
@@ -402,7 +445,7 @@ func (q *qemu) arguments() ([]string, error) {
 		switch {
 		case b.ro:
 			file, raw = file+",read-only=on", raw+",read-only=on"
-		case b.sparse:
+		case b.sparse && q.disks[n].socket == "":
 			file, raw = file+",discard=unmap", raw+",discard=unmap"
 		default:
 			device += ",discard=off"
@@ -417,10 +460,15 @@ func (q *qemu) arguments() ([]string, error) {
 func (q *qemu) serial() (args []string, err error) {
 	declared := map[int]serial{}
 	for _, s := range q.c.serials {
-		if s.hardware != "serial" {
+		switch {
+		case s.hardware == "serial":
+			declared[s.num] = s
+		case s.hardware == "virtio-console" && !s.console && s.input == "":
+			// As if nobody read there: what the service gives every machine, beside the
+			// serial port with the same output.
+		default:
 			return nil, fmt.Errorf("the stand-in has no %s", s.hardware)
 		}
-		declared[s.num] = s
 	}
 	if _, ok := declared[1]; !ok {
 		declared[1] = serial{kind: "stdout"}
@@ -432,6 +480,13 @@ func (q *qemu) serial() (args []string, err error) {
 		}
 		id := fmt.Sprintf("serial%d", n)
 		path := strings.ReplaceAll(s.path, ",", ",,")
+		if strings.HasPrefix(s.path, "/proc/self/fd/") && s.kind == "file" {
+			f, err := openFile(s.path, true)
+			if err != nil {
+				return nil, err
+			}
+			path = fmt.Sprintf("/proc/self/fd/%d", q.file(f))
+		}
 		switch s.kind {
 		case "file":
 			// Opened once, to be appended to.

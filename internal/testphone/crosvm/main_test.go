@@ -253,7 +253,7 @@ func TestQEMU(t *testing.T) {
 		cfg := base
 		cfg.blocks = append([]block{}, base.blocks...)
 		c.edit(&cfg)
-		args, err := (&qemu{arch: c.arch, c: cfg, disks: []int{7, 8}}).arguments()
+		args, err := (&qemu{arch: c.arch, c: cfg, disks: []place{{fd: 7}, {fd: 8}}}).arguments()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sovereign-build/sovereign/internal/testphone/composite"
 )
 
 // checkWorld is what a phone's crosvm finds around it: exit code 1.
@@ -74,14 +76,69 @@ func checkKernel(path, arch string) error {
 // disk is an image that is open, locked and known to be raw.
 type disk struct {
 	block
-	file *os.File
+	file  *os.File
+	parts *composite.Image // of a composite disk; nil: the file is the disk
+}
+
+// compositeDisk opens one that the service has made for a machine: all that it
+// names are descriptors of this program. One that names files is a guest's doing,
+// which the real crosvm would follow.
+func (d *disk) compositeDisk() error {
+	spec, err := composite.Read(io.NewSectionReader(d.file, 0, 1<<20))
+	if err != nil {
+		return fmt.Errorf("SECURITY: image type CompositeDisk of %s, which the service has not made: %w", d.path, err)
+	}
+	d.parts = &composite.Image{Length: spec.Length, ReadOnly: d.ro}
+	for _, c := range spec.Components {
+		if !strings.HasPrefix(c.Path, "/proc/self/fd/") {
+			return fmt.Errorf("SECURITY: a composite disk names %s: crosvm would open it", c.Path)
+		}
+		f, err := openFile(c.Path, !c.Writable)
+		if err != nil {
+			return fmt.Errorf("failed to open disk image %s: %w", c.Path, err)
+		}
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		// A part that is in another format is found out as a whole disk is.
+		if name, err := format(f); err != nil || name != "" {
+			return errors.Join(err, fmt.Errorf("SECURITY: image type %s of %s: crosvm would open what it names", name, c.Path))
+		}
+		d.parts.Files = append(d.parts.Files, composite.File{File: f, Offset: c.Offset, Size: uint64(info.Size()), Writable: c.Writable && !d.ro})
+	}
+	return nil
+}
+
+// format is what crosvm takes a file for, "" for a raw image.
+func format(f *os.File) (string, error) {
+	head := make([]byte, 4096)
+	n, err := f.ReadAt(head, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	for magic, name := range map[string]string{composite.Magic: "CompositeDisk", "QFI\xfb": "Qcow2", "\x3a\xff\x26\xed": "AndroidSparse", "\x28\xb5\x2f\xfd": "Zstd"} {
+		if bytes.HasPrefix(head[:n], []byte(magic)) {
+			return name, nil
+		}
+	}
+	return "", nil
 }
 
 // openDisk does with an image what crosvm does (disk/src/sys/linux.rs), but that
 // it refuses what crosvm would follow.
 func openDisk(b block) (d disk, err error) {
 	d.block = b
-	if d.file, err = openFile(b.path, b.ro); err != nil {
+	// What describes a composite disk is open to be read alone, also of one that is
+	// written to.
+	if d.file, err = openFile(b.path, b.ro); errors.Is(err, unix.EBADF) {
+		if d.file, err = openFile(b.path, true); err == nil {
+			if name, formatErr := format(d.file); name != "CompositeDisk" {
+				err = errors.Join(unix.EBADF, formatErr)
+			}
+		}
+	}
+	if err != nil {
 		return d, fmt.Errorf("failed to open disk image %s: %w", b.path, err)
 	}
 	if b.lock {
@@ -93,15 +150,13 @@ func openDisk(b block) (d disk, err error) {
 			return d, fmt.Errorf("failed to lock file: %w", err)
 		}
 	}
-	head := make([]byte, 4096)
-	n, err := d.file.ReadAt(head, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
+	switch name, err := format(d.file); {
+	case err != nil:
 		return d, err
-	}
-	for magic, name := range map[string]string{"composite_disk\x1d": "CompositeDisk", "QFI\xfb": "Qcow2", "\x3a\xff\x26\xed": "AndroidSparse", "\x28\xb5\x2f\xfd": "Zstd"} {
-		if bytes.HasPrefix(head[:n], []byte(magic)) {
-			return d, fmt.Errorf("SECURITY: image type %s of %s: crosvm would open what it names", name, b.path)
-		}
+	case name == "CompositeDisk":
+		return d, d.compositeDisk()
+	case name != "":
+		return d, fmt.Errorf("SECURITY: image type %s of %s: crosvm would open what it names", name, b.path)
 	}
 	return d, nil
 }

@@ -57,7 +57,7 @@ func descriptor(n int) string { return "/proc/self/fd/" + strconv.Itoa(n) }
 //
 // No secret ever stands here: anyone on the host can read it.
 func arguments(m vm.Machine, p plan, cid uint32) ([]string, error) {
-	params, err := params(m)
+	params, err := Params(m)
 	if err != nil {
 		return nil, err
 	}
@@ -140,8 +140,9 @@ func block(d vm.Disk, path string) (string, error) {
 	return keyValues(pairs...)
 }
 
-// params is the kernel command line but for crosvm's own words.
-func params(m vm.Machine) (string, error) {
+// Params is the kernel command line but for crosvm's own words: that of the
+// machine, its network, and where its key is.
+func Params(m vm.Machine) (string, error) {
 	words := append([]string{m.Cmdline}, m.Card.Cmdline()...)
 	words = append(words, "sovereign.key="+machinekey.Serial)
 	if c := m.Card; c != nil {

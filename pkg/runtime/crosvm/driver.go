@@ -220,7 +220,7 @@ func (d *Driver) Start(ctx context.Context, m vm.Machine, chosen vm.Plan) (vm.Pr
 	if !own {
 		return vm.Process{}, fault.Errorf(fault.Internal, "crosvm was given a plan of another hypervisor: %T", chosen)
 	}
-	if err := checkHeads(m); err != nil {
+	if err := CheckHeads(m); err != nil {
 		return vm.Process{}, err
 	}
 	// Checked before a running machine's socket is removed, and once more, for
@@ -277,7 +277,7 @@ func (d *Driver) startAt(ctx context.Context, m vm.Machine, p plan, cid uint32) 
 	if err != nil {
 		return vm.Process{}, err
 	}
-	key, err := makeKey(m.Dir)
+	key, err := MakeKey(m.Dir)
 	if err != nil {
 		return vm.Process{}, err
 	}
@@ -309,8 +309,9 @@ func (d *Driver) startAt(ctx context.Context, m vm.Machine, p plan, cid uint32) 
 	return proc, nil
 }
 
-// makeKey makes the disk with a new key, and opens it to be read.
-func makeKey(dir string) (*os.File, error) {
+// MakeKey makes the disk with a new key of the machine in dir, and opens it to be
+// read.
+func MakeKey(dir string) (*os.File, error) {
 	path := filepath.Join(dir, keyFile)
 	if err := atomicfile.Write(path, machinekey.New().Disk(), 0o600); err != nil {
 		return nil, err
@@ -520,6 +521,12 @@ func (d *Driver) dial(ctx context.Context, dir string, port uint32) (net.Conn, e
 	if rec.CID == 0 {
 		return nil, fault.Errorf(fault.Device, "the machine of %s was not started under crosvm", dir)
 	}
+	return DialGuest(ctx, d.o.Dial, dir, rec.CID, port)
+}
+
+// DialGuest connects to a port of the guest with a number, whose machine was
+// started in dir with MakeKey's disk, and has both ends prove the key.
+func DialGuest(ctx context.Context, dial Dialer, dir string, cid, port uint32) (net.Conn, error) {
 	f, err := os.Open(filepath.Join(dir, keyFile))
 	if err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
@@ -528,14 +535,14 @@ func (d *Driver) dial(ctx context.Context, dir string, port uint32) (net.Conn, e
 	if err := errors.Join(err, f.Close()); err != nil {
 		return nil, fault.Wrap(fault.Environment, err)
 	}
-	conn, err := d.o.Dial(ctx, rec.CID, port)
+	conn, err := dial(ctx, cid, port)
 	if err != nil {
-		return nil, fault.Errorf(fault.Device, "vsock: port %d of machine %d: %w", port, rec.CID, err)
+		return nil, fault.Errorf(fault.Device, "vsock: port %d of machine %d: %w", port, cid, err).Hintf("%s", fault.HintOf(err))
 	}
 	limit, cancel := context.WithTimeout(ctx, proofLimit)
 	defer cancel()
 	if err := key.Host(limit, conn, port); err != nil {
-		return nil, fault.Errorf(fault.Device, "vsock: port %d of machine %d: %w", port, rec.CID, err).
+		return nil, fault.Errorf(fault.Device, "vsock: port %d of machine %d: %w", port, cid, err).
 			Hintf("a guest of an older image proves nothing: build it anew; else see who has taken that number")
 	}
 	return conn, nil

@@ -246,7 +246,7 @@ func TestHeads(t *testing.T) {
 		" QFI\xfb": false,
 	} {
 		m := vm.Machine{Disks: []vm.Disk{{Image: disk("QFI\xfb"), ReadOnly: true}, {Image: disk(head)}}}
-		err := checkHeads(m)
+		err := CheckHeads(m)
 		if (err != nil) != refused {
 			t.Errorf("%.20q: %v", head, err)
 		}
@@ -464,7 +464,7 @@ func mustBuild(t *testing.T, program string) string {
 // TestDial has a guest with the key, one without, and nobody.
 func TestDial(t *testing.T) {
 	dir, sockets := t.TempDir(), t.TempDir()
-	key, err := makeKey(dir)
+	key, err := MakeKey(dir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,10 +22,10 @@ var formats = []struct{ magic, name string }{
 	{"\x28\xb5\x2f\xfd", "a zstd archive"},
 }
 
-// checkHeads refuses a machine with a disk that crosvm would not take for a raw
+// CheckHeads refuses a machine with a disk that crosvm would not take for a raw
 // one. Whoever is root in a guest can write such a beginning to a disk of its
 // own, and crosvm, root on the host, would then open the files that it names.
-func checkHeads(m vm.Machine) error {
+func CheckHeads(m vm.Machine) error {
 	head := make([]byte, headSize)
 	for _, d := range m.Disks {
 		if d.ReadOnly {

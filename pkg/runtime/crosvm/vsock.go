@@ -84,7 +84,7 @@ func connectLine(conn net.Conn, port uint32) error {
 	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
 		return err
 	}
-	line, err := readLine(conn, 32)
+	line, err := ReadLine(conn, 32)
 	if err != nil {
 		return fmt.Errorf("port %d of the guest: nobody listens: %w", port, err)
 	}
@@ -94,8 +94,8 @@ func connectLine(conn net.Conn, port uint32) error {
 	return nil
 }
 
-// readLine reads a line of at most limit bytes, byte by byte.
-func readLine(r io.Reader, limit int) (string, error) {
+// ReadLine reads a line of at most limit bytes, byte by byte.
+func ReadLine(r io.Reader, limit int) (string, error) {
 	line := make([]byte, 0, limit)
 	for len(line) < limit {
 		next := line[len(line) : len(line)+1]

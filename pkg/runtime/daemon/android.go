@@ -5,17 +5,26 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/android"
+	"github.com/sovereign-build/sovereign/internal/pause"
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
-// childEnv is set in the process that keeps machines on a phone. The other one
-// starts it again when something has ended it: nobody else on a phone would.
-const childEnv = "SOVEREIGND_CHILD"
+// Two processes look after each other on a phone, where nobody else would start
+// them again: the one that keeps machines, and the one that starts it. childEnv is
+// set in the first, with the number of the second; adoptEnv in a second one that the
+// first has started, with its own.
+const (
+	childEnv = "SOVEREIGND_CHILD"
+	adoptEnv = "SOVEREIGND_ADOPT"
+)
 
 const (
 	// firstPause and lastPause are before a child is started again.
@@ -30,12 +39,61 @@ func runAndroid(ctx context.Context, o Options, hv hypervisorFlags) error {
 	if err := sovereignd.MakeStateDir(o.StateDir); err != nil {
 		return err
 	}
-	if os.Getenv(childEnv) == "" {
+	parent := os.Getenv(childEnv)
+	if parent == "" {
 		return restart(ctx, o, hv)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go keepParent(ctx, parent, o, hv)
 	return runLogged(ctx, o, hv, func(report func(string)) (Guard, error) {
 		return android.NewKeeper(filepath.Dir(o.StateDir), report)
 	})
+}
+
+// keepParent starts another parent when this process's has ended, until ctx ends.
+// What it cannot do is tried again: the machines are kept meanwhile.
+func keepParent(ctx context.Context, parent string, o Options, hv hypervisorFlags) {
+	pid, err := strconv.Atoi(parent)
+	for ; ctx.Err() == nil; err = pause.For(ctx, firstPause) {
+		if err == nil {
+			p, alive, lookErr := process.Running(pid)
+			if err = lookErr; err == nil && alive {
+				err = p.Wait(ctx)
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		cmd, startErr := another(o, hv, adoptEnv+"="+strconv.Itoa(os.Getpid()))
+		if startErr != nil {
+			continue
+		}
+		pid = cmd.Process.Pid
+		go cmd.Wait() //nolint:errcheck // it is waited for by its number
+	}
+}
+
+// another starts this program once more, with one variable of its own.
+func another(o Options, hv hypervisorFlags, env string) (*exec.Cmd, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fault.Wrap(fault.Environment, err)
+	}
+	args := []string{"--android"}
+	if strings.HasPrefix(env, childEnv) {
+		args = append(args, "--state-dir", o.StateDir)
+	}
+	cmd := exec.Command(self, append(args, hv.flags()...)...)
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, childEnv+"=") && !strings.HasPrefix(v, adoptEnv+"=") {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	cmd.Env = append(cmd.Env, env)
+	// Neither ends with the other.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd, fault.Wrap(fault.Environment, cmd.Start())
 }
 
 // restart keeps a child that keeps the machines, until that ends in order or ctx
@@ -45,24 +103,31 @@ func restart(ctx context.Context, o Options, hv hypervisorFlags) error {
 	if _, err := android.NewKeeper(filepath.Dir(o.StateDir), func(string) {}); err != nil {
 		return err
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return fault.Wrap(fault.Environment, err)
+	// The child of a former parent, which has started this one.
+	if pid, err := strconv.Atoi(os.Getenv(adoptEnv)); err == nil {
+		if p, alive, err := process.Running(pid); err == nil && alive {
+			stop := context.AfterFunc(ctx, func() {
+				p.Signal(syscall.SIGTERM) //nolint:errcheck // it has ended
+			})
+			err := p.Wait(context.WithoutCancel(ctx))
+			stop()
+			if err != nil || ctx.Err() != nil {
+				return err
+			}
+			// How it has ended nobody knows. Where it was in order, so does the next.
+		}
 	}
-	pause := firstPause
+	wait := firstPause
 	for {
 		begin := time.Now()
-		cmd := exec.Command(self, append([]string{"--android", "--state-dir", o.StateDir}, hv.flags()...)...)
-		cmd.Env = append(os.Environ(), childEnv+"=1")
-		// A child whose parent was killed goes on, and has no parent then.
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		if err := cmd.Start(); err != nil {
-			return fault.Wrap(fault.Environment, err)
+		cmd, err := another(o, hv, childEnv+"="+strconv.Itoa(os.Getpid()))
+		if err != nil {
+			return err
 		}
 		stop := context.AfterFunc(ctx, func() {
 			cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it has ended
 		})
-		err := cmd.Wait()
+		err = cmd.Wait()
 		stop()
 		code := cmd.ProcessState.ExitCode()
 		switch {
@@ -73,14 +138,14 @@ func restart(ctx context.Context, o Options, hv hypervisorFlags) error {
 			return fault.Errorf(fault.Usage, "another sovereignd runs: read %s", filepath.Join(o.StateDir, sovereignd.LogFile))
 		}
 		if time.Since(begin) > steady {
-			pause = firstPause
+			wait = firstPause
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(pause):
+		case <-time.After(wait):
 		}
-		pause = min(2*pause, lastPause)
+		wait = min(2*wait, lastPause)
 	}
 }
 

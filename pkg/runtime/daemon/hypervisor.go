@@ -5,11 +5,12 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/runtime/avf"
 	"github.com/sovereign-build/sovereign/pkg/runtime/crosvm"
 )
 
 // hypervisorFlags say what runs the machines of a state directory.
-type hypervisorFlags struct{ name, crosvm, vsockDir string }
+type hypervisorFlags struct{ name, crosvm, vsockDir, vm string }
 
 // flags are those that another sovereignd has to be started with for the same
 // choice.
@@ -23,6 +24,9 @@ func (h hypervisorFlags) flags() []string {
 	}
 	if h.vsockDir != "" {
 		flags = append(flags, "--vsock-dir", h.vsockDir)
+	}
+	if h.vm != avf.AndroidProgram {
+		flags = append(flags, "--vm", h.vm)
 	}
 	return flags
 }
@@ -45,6 +49,8 @@ func (h hypervisorFlags) option() (machine.Option, error) {
 			o.Dial = crosvm.DialDirectory(h.vsockDir)
 		}
 		return machine.WithCrosvm(o), nil
+	case "avf":
+		return machine.WithAVF(h.vm), nil
 	}
-	return nil, fault.Errorf(fault.Usage, "%q is no hypervisor", name).Hintf("give qemu, crosvm or auto")
+	return nil, fault.Errorf(fault.Usage, "%q is no hypervisor", name).Hintf("give qemu, crosvm, avf or auto")
 }

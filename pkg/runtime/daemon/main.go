@@ -15,9 +15,11 @@ import (
 	"github.com/sovereign-build/sovereign/internal/android"
 	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/printable"
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/avf"
 	"github.com/sovereign-build/sovereign/pkg/runtime/crosvm"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/logs"
 )
@@ -33,6 +35,9 @@ const usage = `usage: sovereignd [flags]            keep the machines of a state
                                      sovereignd of the state directory, which is
                                      started when none runs
        sovereignd --android undo     put back what was changed on a phone
+       sovereignd --android-shell relay
+                                     join standard input and output to a computer
+                                     that reaches the guests of a phone without root
 `
 
 // Main is the program sovereignd: its arguments come in, its exit code goes
@@ -49,10 +54,12 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	f.BoolVar(&o.StopMachines, "stop-machines", false, "shut the machines down in order when told to end; without it they go on, for the next sovereignd")
 	f.BoolVar(&o.ExitWhenIdle, "exit-when-idle", false, "end when no machine is wanted up any more and nobody is connected")
 	phone := f.Bool("android", false, "this is a phone: stay, whatever becomes of adb, and keep machines as the phone allows")
+	shell := f.Bool("android-shell", false, "this is a phone that is not rooted, and this program adb's shell's: machines run by Android's own service, and are reached by a relay")
 	hv := hypervisorFlags{}
-	f.StringVar(&hv.name, "hypervisor", "auto", "`name` of what runs the machines: qemu, crosvm, or auto, which takes crosvm where Android has it")
+	f.StringVar(&hv.name, "hypervisor", "auto", "`name` of what runs the machines: qemu, crosvm, avf, which is Android's own service, or auto, which takes crosvm where Android has it")
 	f.StringVar(&hv.crosvm, "crosvm", crosvm.AndroidProgram, "crosvm's `program`")
 	f.StringVar(&hv.vsockDir, "vsock-dir", "", "reach guests under crosvm by the sockets CID.sock in a `directory`, as vhost-device-vsock makes them, instead of the kernel's vsock")
+	f.StringVar(&hv.vm, "vm", avf.AndroidProgram, "the `program` of Android's own service for virtual machines")
 	version := f.Bool("version", false, "print the version and end")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -63,19 +70,36 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	if *phone && o.StateDir == "" {
 		o.StateDir = android.StateDir
 	}
+	if *shell {
+		// SELinux lets the shell make no socket files where its machines have to be.
+		process.AbstractSockets()
+		if o.StateDir == "" {
+			o.StateDir = android.ShellStateDir
+		}
+		if hv.name == "auto" {
+			hv.name = "avf"
+		}
+	}
 	var err error
 	switch {
+	case *shell && *phone:
+		err = fault.Errorf(fault.Usage, "--android is for root, and --android-shell for adb's shell without it")
 	case *version:
 		_, err = fmt.Fprintln(stdout, "sovereignd", moduleVersion())
 		err = fault.Wrap(fault.Environment, err)
 	case f.NArg() == 1 && f.Arg(0) == "connect":
 		// One that is started here stays on a phone, where nobody else starts it
 		// until the next boot.
-		stay := "--exit-when-idle"
-		if *phone {
-			stay = "--android"
+		stay := []string{"--exit-when-idle"}
+		switch {
+		case *phone:
+			stay = []string{"--android"}
+		case *shell:
+			stay = append(stay, "--android-shell")
 		}
-		err = connect(ctx, o.StateDir, append([]string{stay}, hv.flags()...), stdin, stdout)
+		err = connect(ctx, o.StateDir, append(stay, hv.flags()...), stdin, stdout)
+	case *shell && f.NArg() == 1 && f.Arg(0) == "relay":
+		err = relay(ctx, o.StateDir, stdin, stdout)
 	case *phone && f.NArg() == 1 && f.Arg(0) == "undo":
 		err = undoAndroid(ctx, o)
 	case f.NArg() > 0:
@@ -137,6 +161,29 @@ func runLogged(ctx context.Context, o Options, hv hypervisorFlags, guard func(re
 	}
 	// Its last lines say why it ends.
 	return errors.Join(err, fault.Wrap(fault.Environment, log.Close(logLimit)))
+}
+
+// relay carries what this phone's sovereignd has to say to guests over two streams.
+func relay(ctx context.Context, stateDir string, stdin io.Reader, stdout io.Writer) error {
+	if err := sovereignd.MakeStateDir(stateDir); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return avf.Relay(ctx, machine.RelayDir(stateDir), &streams{stdin, stdout, cancel})
+}
+
+// streams are two that make one. Closing it cannot end a read that waits: it ends
+// what reads.
+type streams struct {
+	io.Reader
+	io.Writer
+	end func()
+}
+
+func (s *streams) Close() error {
+	s.end()
+	return nil
 }
 
 // connect joins two streams to the socket, until either end is closed.

@@ -28,15 +28,20 @@ digest() { sha256sum "$1" 2>/dev/null | cut -d ' ' -f 1; }
 daemons() {
 	for process in /proc/[0-9]*; do
 		[ "$(readlink "$process/exe" 2>/dev/null)" = "$1" ] || continue
-		case " $(tr '\0' ' ' <"$process/cmdline" 2>/dev/null)" in *' connect '*) continue ;; esac
+		case " $(tr '\0' ' ' <"$process/cmdline" 2>/dev/null)" in *' connect '* | *' relay '*) continue ;; esac
 		echo "${process#/proc/}"
 	done
 }
 
 # end LINK: kills them. Whatever they do, they may be killed at any moment: the
-# machines run on.
+# machines run on. On a phone two of them start each other again, so that it takes
+# more than one look.
 end() {
-	for pid in $(daemons "$1"); do kill -KILL "$pid" 2>/dev/null; done
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		pids=$(daemons "$1")
+		[ -n "$pids" ] || return 0
+		for pid in $pids; do kill -KILL "$pid" 2>/dev/null; done
+	done
 }
 
 # begin makes the program's directory and takes away what a power cut, or the end

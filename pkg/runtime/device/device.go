@@ -6,7 +6,7 @@
 //
 //	local          this computer
 //	ssh:HOST       the user's own ssh, with HOST as ssh itself takes it
-//	adb:SERIAL     a rooted phone, by the user's own adb server (package adb)
+//	adb:SERIAL     a phone, by the user's own adb server (package adb)
 //	exec:COMMAND   anything else: a shell command whose standard input and
 //	               output lead to "sovereignd connect"
 //
@@ -133,7 +133,7 @@ func (d Device) dial(ctx context.Context, options ...string) (*Conn, error) {
 	case bySSH:
 		return d.ssh(ctx, connect, options...)
 	case byADB:
-		return d.phone(ctx, phoneConnect, false)
+		return d.phoneConnect(ctx)
 	case byCommand:
 		// Ctrl-C is for this program to understand: it has words to say to the
 		// other side first. What a shell ignores, its commands ignore.

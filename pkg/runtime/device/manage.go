@@ -69,7 +69,8 @@ type PhoneFacts struct {
 	Fingerprint string `json:"fingerprint"`
 	Kernel      string `json:"kernel"` // as uname -r has it
 	// Root is how its shell becomes root: "su -c", "su 0", "adbd", or "" where
-	// it does not; NoRoot then says why.
+	// it does not; NoRoot then says why. "shell" is a phone without root whose own
+	// service runs machines for the shell.
 	Root   Root   `json:"root"`
 	NoRoot string `json:"no_root,omitempty"`
 	// Manager of root and its version: "magisk 28.1", "kernelsu …", "apatch".
@@ -84,6 +85,7 @@ type PhoneFacts struct {
 	HV        string `json:"hypervisor"`          // its version
 	Device    string `json:"hypervisor_device"`   // "/dev/kvm", "/dev/gunyah", "/dev/gzvm"
 	CrosVM    string `json:"crosvm"`              // the program's path
+	VM        string `json:"vm"`                  // the program of Android's own service
 	PVMFW     string `json:"pvmfw"`               // the partition with the firmware of protected VMs
 	Vsock     bool   `json:"vsock"`               // /dev/vhost-vsock
 	SELinux   string `json:"selinux"`             // "Enforcing"
@@ -296,7 +298,7 @@ func openAs(ctx context.Context, d Device, plain bool) (*session, error) {
 	case bySSH:
 		conn, err = d.ssh(ctx, command)
 	case byADB:
-		conn, err = d.phone(ctx, command, plain)
+		conn, err = d.phone(ctx, func(context.Context, *phones, Root) string { return command }, plain)
 	default:
 		err = fault.Errorf(fault.Usage, "%s is reached by neither ssh nor adb", d).
 			Hintf("only ssh:HOST and adb:SERIAL can be installed to; elsewhere, put sovereignd there by hand")
@@ -428,6 +430,8 @@ func (p *PhoneFacts) parse(key, value string) error {
 		p.Device = value
 	case "crosvm":
 		p.CrosVM = value
+	case "vm":
+		p.VM = value
 	case "pvmfw":
 		p.PVMFW = value
 	case "vsock":

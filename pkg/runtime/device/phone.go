@@ -5,16 +5,22 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
+	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/adb"
+	"github.com/sovereign-build/sovereign/pkg/runtime/avf"
 )
 
 // phoneProgram is where Install puts sovereignd on a phone: a directory of
@@ -22,8 +28,9 @@ import (
 // there before anybody has unlocked the phone.
 const phoneProgram = "/data/adb/sovereign/sovereignd"
 
-// phoneConnect is what is run there, as root.
-const phoneConnect = "exec " + phoneProgram + " --android connect"
+// shellProgram is where it is on a phone without root: adb's shell may write there,
+// and Android's own service for virtual machines may read what lies there.
+const shellProgram = "/data/local/tmp/sovereign/sovereignd"
 
 // Root is how a command runs as root on a phone.
 type Root string
@@ -34,7 +41,18 @@ const (
 	RootSuC  Root = "su -c" // Magisk, KernelSU, APatch: su -c 'COMMAND'
 	RootSu0  Root = "su 0"  // userdebug builds: su 0 COMMAND
 	NoRoot   Root = ""
+	// Shell is no root: the shell itself, on a phone whose own service runs
+	// machines for it.
+	Shell Root = "shell"
 )
+
+// sovereignd is what is run there for one of its words.
+func (r Root) sovereignd(word string) string {
+	if r == Shell {
+		return "exec " + shellProgram + " --android-shell " + word
+	}
+	return "exec " + phoneProgram + " --android " + word
+}
 
 // wrap is what the phone's shell runs for a command to run as root.
 func (r Root) wrap(command string) string {
@@ -52,6 +70,7 @@ const probeRoot = `if [ "$(id -u)" = 0 ]; then echo adbd
 elif [ "$(su -c 'id -u' 2>/dev/null </dev/null)" = 0 ]; then echo su -c
 elif [ "$(su 0 id -u 2>/dev/null </dev/null)" = 0 ]; then echo su 0
 elif command -v su >/dev/null 2>&1; then echo refused
+elif [ -x /apex/com.android.virt/bin/vm ] && [ "$(getprop ro.boot.hypervisor.vm.supported 2>/dev/null)" = 1 ]; then echo shell
 else echo none; fi`
 
 // phones is the way to phones: the adb server, and what is known of their root.
@@ -97,12 +116,14 @@ func (p *phones) root(ctx context.Context, serial string) (Root, error) {
 	case RootADBD, RootSuC, RootSu0:
 		p.remember(serial, r)
 		return r, nil
+	case Shell: // asked again each time: its owner may root it
+		return r, nil
 	case "refused":
 		return NoRoot, fault.Errorf(fault.Device, "%w", errRefused).
 			Hintf("allow it for the shell (com.android.shell) in the app of Magisk, KernelSU or APatch, under superuser, and do it again")
 	case "none":
 		return NoRoot, fault.Errorf(fault.Environment, "%w", errNoRoot).
-			Hintf("docs/phone.md has what works without root, and how a phone is rooted")
+			Hintf("it has no virtual machines of Android's own either, which would do; docs/phone.md has how a phone is rooted, and Termux")
 	default:
 		return NoRoot, fault.Errorf(fault.Device, "the phone's shell answers %q when asked for root", printable.Line(string(r)))
 	}
@@ -137,15 +158,73 @@ func (p *phones) forget(serial string) {
 func (p *phones) runRoot(ctx context.Context, serial, command string, r Root, c *Conn, in, out *os.File) error {
 	err := p.server.Run(ctx, serial, r.wrap(command), in, out, &c.said)
 	var exit *adb.ExitError
-	if r != RootADBD && errors.As(err, &exit) && !strings.HasPrefix(c.said.String(), "sovereignd: ") {
+	if r != RootADBD && r != Shell && errors.As(err, &exit) && !strings.HasPrefix(c.said.String(), "sovereignd: ") {
 		p.forget(serial) // it may be su that failed
 	}
 	return err
 }
 
+// relay carries what the sovereignd of a phone without root has to say to guests
+// there, until ctx ends: adbd opens vsock for this computer, and for nobody there.
+func (p *phones) relay(ctx context.Context, serial string) error {
+	theirIn, in := io.Pipe()
+	out, theirOut := io.Pipe()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		err := p.server.Run(ctx, serial, Shell.sovereignd("relay"), theirIn, theirOut, io.Discard)
+		theirOut.CloseWithError(io.EOF)
+		theirIn.CloseWithError(io.ErrClosedPipe)
+		ended <- err
+	}()
+	open := func(ctx context.Context, cid, port uint32) (net.Conn, error) {
+		return p.server.Open(ctx, serial, fmt.Sprintf("vsock:%d:%d", cid, port))
+	}
+	err := avf.ServeRelay(ctx, &duplex{out, in}, open)
+	cancel()
+	return errors.Join(err, <-ended)
+}
+
+// duplex is a stream of two pipes.
+type duplex struct {
+	*io.PipeReader
+	in *io.PipeWriter
+}
+
+func (d *duplex) Write(b []byte) (int, error) { return d.in.Write(b) }
+
+func (d *duplex) Close() error { return errors.Join(d.in.Close(), d.PipeReader.Close()) }
+
+// relayAgain is the pause before a relay that has ended is begun again.
+const relayAgain = time.Second
+
+// keepRelay keeps a relay going until ctx ends.
+func (p *phones) keepRelay(ctx context.Context, serial string) {
+	for ctx.Err() == nil {
+		// The conversation itself says what is wrong with the phone or the link.
+		_ = p.relay(ctx, serial)
+		if pause.For(ctx, relayAgain) != nil {
+			return
+		}
+	}
+}
+
+// phoneConnect is the conversation with a phone's sovereignd; on one without root
+// this computer is the way to its guests meanwhile.
+func (d Device) phoneConnect(ctx context.Context) (*Conn, error) {
+	return d.phone(ctx, func(ctx context.Context, p *phones, r Root) string {
+		if r == Shell {
+			go p.keepRelay(ctx, d.to)
+		}
+		return r.sovereignd("connect")
+	}, false)
+}
+
 // phone starts a command on a phone that adb reaches, as root or, with plain,
-// as the shell's user.
-func (d Device) phone(ctx context.Context, command string, plain bool) (*Conn, error) {
+// as the shell's user. The command may depend on how root is got; its context is
+// that of the command's life.
+func (d Device) phone(ctx context.Context, command func(context.Context, *phones, Root) string, plain bool) (*Conn, error) {
 	p, err := openPhones()
 	if err != nil {
 		return nil, err
@@ -166,7 +245,7 @@ func (d Device) phone(ctx context.Context, command string, plain bool) (*Conn, e
 					return
 				}
 			}
-			done <- p.runRoot(run, d.to, command, r, c, in, out)
+			done <- p.runRoot(run, d.to, command(run, p, r), r, c, in, out)
 		}()
 		wait = func() error { return <-done }
 		end = func(os.Signal) error {

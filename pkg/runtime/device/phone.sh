@@ -1,9 +1,11 @@
 #!/system/bin/sh
 # What sovereign-build device runs on a phone, by adb and as root, behind
 # common.sh: it says what is there, and then installs sovereignd or takes it away,
-# as it is told. Without root it can only say. The programs are toybox's.
+# as it is told. Without root it does that for the shell itself, where nothing
+# starts with the phone. The programs are toybox's.
 
 dir=/data/adb/sovereign
+[ "$(id -u)" = 0 ] || dir=/data/local/tmp/sovereign
 program=$dir/sovereignd
 beside=$dir/sovereign-backup
 state=$dir/state
@@ -40,6 +42,7 @@ facts() {
 	prop hypervisor ro.boot.hypervisor.version
 	prop verified ro.boot.verifiedbootstate
 	[ ! -e /apex/com.android.virt/bin/crosvm ] || say crosvm /apex/com.android.virt/bin/crosvm
+	[ ! -x /apex/com.android.virt/bin/vm ] || say vm /apex/com.android.virt/bin/vm
 	for file in /dev/block/by-name/pvmfw /dev/block/by-name/pvmfw_a; do [ ! -e $file ] || say pvmfw $file; done
 	for file in /dev/kvm /dev/gunyah /dev/gzvm; do [ ! -e $file ] || say hypervisor-device $file; done
 	[ ! -e /dev/vhost-vsock ] || say vsock yes
@@ -72,16 +75,20 @@ facts() {
 
 # place makes the directory.
 place() {
-	[ "$(id -u)" = 0 ] || fail "this is not root"
-	[ -d /data/adb ] || fail "there is no /data/adb, which every manager of root has"
+	if [ "$(id -u)" = 0 ]; then
+		[ -d /data/adb ] || fail "there is no /data/adb, which every manager of root has"
+	else
+		[ -x /apex/com.android.virt/bin/vm ] || fail "this is not root, and there is no /apex/com.android.virt/bin/vm, which would do without"
+	fi
 	begin
-	chmod 700 "$dir" || fail "$dir cannot be root's alone"
+	chmod 700 "$dir" || fail "$dir cannot be its user's alone"
 }
 
 install() {
 	place
 	[ "$1" = keep ] || put "$2" 700
 	say installed "$program"
+	[ "$(id -u)" = 0 ] || return 0
 	if [ ! -d "$hooks" ]; then
 		mkdir "$hooks" || fail "$hooks cannot be made"
 		chmod 755 "$hooks"
@@ -110,12 +117,13 @@ END
 }
 
 uninstall() {
-	[ "$(id -u)" = 0 ] || fail "this is not root"
-	rm -f "$hook" || fail "$hook cannot be removed"
-	for old in "$hooks"/.sovereign.*; do rm -f "$old"; done
+	if [ "$(id -u)" = 0 ]; then
+		rm -f "$hook" || fail "$hook cannot be removed"
+		for old in "$hooks"/.sovereign.*; do rm -f "$old"; done
+	fi
+	end "$program (deleted)" # one of these may start one of the others
 	end "$program"
-	end "$program (deleted)"
-	if [ -x "$program" ]; then
+	if [ "$(id -u)" = 0 ] && [ -x "$program" ]; then
 		said=$("$program" --android undo 2>&1) || fail "$said"
 	fi
 	[ ! -e "$dir/.made-service.d" ] || rmdir "$hooks" 2>/dev/null

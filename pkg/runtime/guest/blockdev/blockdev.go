@@ -2,6 +2,10 @@
 // label. In comes a sysfs tree, out go device nodes' paths. It never goes by
 // letters (vda, vdb): they follow the order in which the kernel probes, which
 // virtio-mmio on arm64 reverses. It writes nothing.
+//
+// Some hosts cannot give a disk a serial: Android's service for virtual machines
+// gives one a table of partitions with labels instead. There a partition that has
+// the serial as its label is the disk.
 package blockdev
 
 import (
@@ -22,17 +26,21 @@ const Sysfs = "/sys"
 // a virtual machine are there before init runs, or some milliseconds later.
 const pollEvery = 5 * time.Millisecond
 
-// Disk is a whole disk.
+// Disk is a whole disk, or the partition that stands for one.
 type Disk struct {
-	Name  string // "vda"
-	sysfs string // its directory under Sysfs
+	Name  string // "vda", or "vda1"
+	whole string // of the disk itself: "vda"
+	sysfs string // the directory of that under Sysfs
 }
+
+// Queue is the directory of the settings of its requests, in sysfs.
+func (d Disk) Queue() string { return filepath.Join(d.sysfs, "queue") }
 
 // Device is the path of the disk's node, "/dev/vda".
 func (d Disk) Device() string { return "/dev/" + d.Name }
 
-// Find waits until the disk with the serial is there, or ctx ends; the error
-// names the serials that are.
+// Find waits until the disk with the serial is there, or a partition that is
+// labelled with it, or ctx ends; the error names the serials that are.
 func Find(ctx context.Context, sysfs, serial string) (Disk, error) {
 	var seen []string
 	for {
@@ -51,6 +59,11 @@ func Find(ctx context.Context, sysfs, serial string) (Disk, error) {
 				found = append(found, d)
 			}
 			seen = append(seen, fmt.Sprintf("%s %q", d.Name, s))
+		}
+		if len(found) == 0 {
+			if found, err = labelled(disks, serial); err != nil {
+				return Disk{}, err
+			}
 		}
 		switch len(found) {
 		case 0:
@@ -73,18 +86,12 @@ func Find(ctx context.Context, sysfs, serial string) (Disk, error) {
 // and returns its device node.
 func (d Disk) Partition(ctx context.Context, label string) (string, error) {
 	for {
-		paths, err := filepath.Glob(filepath.Join(d.sysfs, d.Name+"*", "uevent"))
+		names, err := d.partitions(label)
 		if err != nil {
 			return "", err
 		}
-		for _, p := range paths {
-			event, err := os.ReadFile(p)
-			if err != nil {
-				return "", err
-			}
-			if v := property(event, "PARTNAME"); v == label {
-				return "/dev/" + property(event, "DEVNAME"), nil
-			}
+		if len(names) > 0 {
+			return "/dev/" + names[0], nil
 		}
 		select {
 		case <-ctx.Done():
@@ -92,6 +99,38 @@ func (d Disk) Partition(ctx context.Context, label string) (string, error) {
 		case <-time.After(pollEvery):
 		}
 	}
+}
+
+// partitions are the disk's with the label, by their names.
+func (d Disk) partitions(label string) (names []string, err error) {
+	paths, err := filepath.Glob(filepath.Join(d.sysfs, d.whole+"*", "uevent"))
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range paths {
+		event, err := os.ReadFile(p)
+		if err != nil {
+			return nil, err
+		}
+		if property(event, "PARTNAME") == label {
+			names = append(names, property(event, "DEVNAME"))
+		}
+	}
+	return names, nil
+}
+
+// labelled are the partitions of all disks with the label.
+func labelled(disks []Disk, label string) (found []Disk, err error) {
+	for _, d := range disks {
+		names, err := d.partitions(label)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			found = append(found, Disk{name, d.whole, d.sysfs})
+		}
+	}
+	return found, nil
 }
 
 // list returns the disks, sorted by name.
@@ -103,7 +142,7 @@ func list(sysfs string) ([]Disk, error) {
 	}
 	var disks []Disk
 	for _, e := range entries {
-		disks = append(disks, Disk{e.Name(), filepath.Join(dir, e.Name())})
+		disks = append(disks, Disk{e.Name(), e.Name(), filepath.Join(dir, e.Name())})
 	}
 	return disks, nil
 }

@@ -53,6 +53,39 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// Android's own service gives no disk a serial: the root is found by its own
+// partitions, another by the one that its host has put around it.
+func TestFindByLabel(t *testing.T) {
+	sys := t.TempDir()
+	write(t, sys+"/block/vda/serial", "")
+	write(t, sys+"/block/vda/vda1/uevent", "DEVNAME=vda1\nPARTNAME=data\n")
+	write(t, sys+"/block/vdb/vdb1/uevent", "DEVNAME=vdb1\nPARTNAME=root\n")
+	write(t, sys+"/block/vdb/vdb2/uevent", "DEVNAME=vdb2\nPARTNAME=root-verity\n")
+	data, err := Find(t.Context(), sys, "data")
+	if err != nil || data.Device() != "/dev/vda1" || data.Queue() != sys+"/block/vda/queue" {
+		t.Errorf("data: %v, %v", data, err)
+	}
+	root, err := Find(t.Context(), sys, "root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for label, want := range map[string]string{"root": "/dev/vdb1", "root-verity": "/dev/vdb2"} {
+		if p, err := root.Partition(t.Context(), label); err != nil || p != want {
+			t.Errorf("%s: got %q, %v", label, p, err)
+		}
+	}
+	// A disk with that serial goes before a label, which anybody who writes to a
+	// disk can give.
+	write(t, sys+"/block/vdc/serial", "data")
+	if d, err := Find(t.Context(), sys, "data"); err != nil || d.Device() != "/dev/vdc" {
+		t.Errorf("data by serial: %v, %v", d, err)
+	}
+	write(t, sys+"/block/vdd/vdd1/uevent", "DEVNAME=vdd1\nPARTNAME=root\n")
+	if _, err := Find(t.Context(), sys, "root"); err == nil || !strings.Contains(err.Error(), "there are 2") {
+		t.Errorf("two labels: got %v", err)
+	}
+}
+
 func TestFindWaits(t *testing.T) {
 	sys := t.TempDir()
 	found := make(chan Disk, 1)

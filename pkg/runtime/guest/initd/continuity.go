@@ -198,7 +198,7 @@ func (g *guest) AcceptRollback(_ context.Context, reason string) (agent.Continui
 
 // sectorsWritten is how much was written to a device since the boot.
 func sectorsWritten(device string) (int64, error) {
-	b, err := os.ReadFile(filepath.Join(blockdev.Sysfs, "block", filepath.Base(device), "stat"))
+	b, err := os.ReadFile(filepath.Join(blockdev.Sysfs, "class/block", filepath.Base(device), "stat")) // it may be a partition
 	if err != nil {
 		return 0, err
 	}

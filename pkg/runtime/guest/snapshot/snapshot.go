@@ -136,7 +136,7 @@ func (d *Disk) Take(ctx context.Context) (Taken, error) {
 		return Taken{}, fmt.Errorf("%w: %w: the machine has no scratch disk: stop and start it", os.ErrNotExist, err)
 	}
 	d.scratch = scratch.Device()
-	if err := clear(d.scratch, scratch.Name); err != nil {
+	if err := clear(d.scratch, scratch.Queue()); err != nil {
 		return Taken{}, fmt.Errorf("snapshot: the scratch disk: %w", err)
 	}
 	t, err := d.take()
@@ -247,10 +247,11 @@ func parseStore(text string) (Store, error) {
 	return Store{Used: u * 512, Size: s * 512}, nil
 }
 
-// clear makes the scratch disk an empty store.
-func clear(device, name string) error {
+// clear makes the scratch disk an empty store. queue is where sysfs has the
+// settings of its requests.
+func clear(device, queue string) error {
 	// Without flushes, which nothing here needs: see above.
-	if err := os.WriteFile(filepath.Join(blockdev.Sysfs, "block", name, "queue/write_cache"), []byte("write through"), 0); err != nil {
+	if err := os.WriteFile(filepath.Join(queue, "write_cache"), []byte("write through"), 0); err != nil {
 		return err
 	}
 	_ = discard(device) // it saves room only
