@@ -71,14 +71,15 @@ func (s *seam) Start(ctx context.Context, m vm.Machine, plan vm.Plan) (vm.Proces
 const nbdSocket = "nbd.sock"
 
 // overNBD puts the server of package nbd in the place of the one image that the
-// machine writes to.
+// machine writes to and that outlives it: the disk of snapshots, which does not,
+// has no flushes.
 func overNBD(args []string) ([]string, error) {
 	out := make([]string, len(args))
 	copy(out, args)
 	found := 0
 	for i := 1; i < len(out); i++ {
 		options := strings.Split(out[i], ",")
-		if out[i-1] != "-blockdev" || options[0] != "driver=file" || slices.Contains(options, "read-only=on") {
+		if out[i-1] != "-blockdev" || options[0] != "driver=file" || slices.Contains(options, "read-only=on") || slices.Contains(options, "cache.no-flush=on") {
 			continue
 		}
 		found++

@@ -88,6 +88,7 @@ func TestOverNBD(t *testing.T) {
 		"-blockdev", "driver=file,node-name=disk0-file,filename=/proc/self/fd/5,read-only=on",
 		"-blockdev", "driver=file,node-name=disk1-file,filename=/proc/self/fd/6,aio=threads,discard=unmap",
 		"-blockdev", "driver=raw,node-name=disk1,file=disk1-file",
+		"-blockdev", "driver=file,node-name=disk2-file,filename=/proc/self/fd/7,aio=threads,cache.direct=off,cache.no-flush=on,discard=unmap",
 	}
 	got, err := overNBD(args)
 	if err != nil {
