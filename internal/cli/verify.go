@@ -78,11 +78,12 @@ again from the recipe; the first byte that differs is named.`,
 				report, err := verify.Audit(cmd.Context(), args[0], o)
 				return s.verified(report, err)
 			}
+			var rebuilt error
 			report, err := s.verify(cmd.Context(), args[0], o, func(ctx context.Context, dir string) error {
-				if !rebuild {
-					return nil
+				if rebuild {
+					rebuilt = s.rebuild(ctx, dir, recipe, r)
 				}
-				return s.rebuild(ctx, dir, recipe, r)
+				return rebuilt
 			})
 			if report == nil {
 				return err
@@ -95,8 +96,14 @@ again from the recipe; the first byte that differs is named.`,
 						o.Tell(c)
 					}
 				}
-			} else if err == nil {
+			} else if err == nil || rebuilt != nil && fault.ClassOf(rebuilt) == fault.Verification {
 				c := verify.Check{What: "rebuild", Result: verify.OK, Detail: "the same bytes"}
+				if rebuilt != nil {
+					c.Result, c.Detail = verify.Failed, rebuilt.Error()
+					if !s.json { // the error below has the rest
+						c.Detail, _, _ = strings.Cut(c.Detail, ":\n")
+					}
+				}
 				report.Checks = append(report.Checks, c)
 				if o.Tell != nil {
 					o.Tell(c)
