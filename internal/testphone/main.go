@@ -21,22 +21,26 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	f.IntVar(&o.Config.SDK, "sdk", o.Config.SDK, "its API `level`")
 	f.IntVar(&o.Port, "port", 0, "`port` of loopback for adb (default: any)")
 	crosvm := f.String("crosvm", "", "a `program` for /apex/com.android.virt/bin/crosvm")
+	vm := f.String("vm", "", "a `program` for /apex/com.android.virt/bin/vm, which a phone without root has (--su '')")
 	if err := f.Parse(args); err != nil {
 		return 2
 	}
-	if err := run(&o, *crosvm, stdout); err != nil {
+	o.Programs = map[string]string{}
+	for to, from := range map[string]string{"crosvm": *crosvm, "vm": *vm} {
+		if from != "" {
+			o.Programs["/apex/com.android.virt/bin/"+to] = from
+		}
+	}
+	if err := run(&o, stdout); err != nil {
 		fmt.Fprintln(stderr, "testphone:", err)
 		return 1
 	}
 	return 0
 }
 
-func run(o *Options, crosvm string, stdout io.Writer) (err error) {
+func run(o *Options, stdout io.Writer) (err error) {
 	if o.Box, err = os.Executable(); err != nil {
 		return err
-	}
-	if crosvm != "" {
-		o.Programs = map[string]string{"/apex/com.android.virt/bin/crosvm": crosvm}
 	}
 	if o.Dir == "" {
 		if o.Dir, err = os.MkdirTemp("", "testphone-"); err != nil {

@@ -92,8 +92,8 @@ func New(o Options) *Driver {
 	return &Driver{o}
 }
 
-// Name is "Android's vm".
-func (d *Driver) Name() string { return "Android's vm" }
+// Name is "AVF": one word, as a machine's record begins with it.
+func (d *Driver) Name() string { return "AVF" }
 
 // TakesRoom is true, as it is of crosvm.
 func (d *Driver) TakesRoom() bool { return true }
