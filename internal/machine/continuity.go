@@ -134,7 +134,7 @@ func (i *Instance) accept(ctx context.Context, reason string) (runtime.Continuit
 		if status.Continuity == nil || !status.Continuity.Held {
 			return fault.Errorf(fault.Usage, "the services of %s are not held: there is nothing to accept", i.Name())
 		}
-		c, err := s.AcceptRollback(ctx, reason)
+		c, err := s.AcceptRollback(ctx, reason, nil)
 		if err != nil {
 			return err
 		}
