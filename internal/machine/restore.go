@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,9 @@ const (
 // swap is the record's word that a disk is whole, in stagingDir, and takes the
 // place of the machine's. From its writing on, whoever has the lock finishes it.
 type swap struct {
+	// Staged is the new disk's name in the instance's directory; "" is that of
+	// a restore.
+	Staged string `json:"staged,omitempty"`
 	// Keep is the name that the present disk gets; "" where there is none.
 	Keep string `json:"keep,omitempty"`
 	// FileSystem is the new disk's UUID, as DataDisk has it.
@@ -293,7 +297,7 @@ func (s *OtherDisk) Replace(ctx context.Context, fileSystem string, c *runtime.C
 // either done, or is not. The machine does not run, and the caller has the lock.
 func (i *Instance) finishSwap(now time.Time) error {
 	w := i.rec.Swap
-	staged := filepath.Join(i.dir, stagingDir, dataFile)
+	staged := filepath.Join(i.dir, cmp.Or(w.Staged, filepath.Join(stagingDir, dataFile)))
 	if _, err := os.Lstat(staged); err == nil {
 		if w.Keep != "" {
 			if err := i.keepDisk(w.Keep); err != nil {
@@ -312,6 +316,7 @@ func (i *Instance) finishSwap(now time.Time) error {
 	}
 	now = now.UTC().Truncate(time.Second)
 	i.rec.Data, i.rec.NewData, i.rec.Swap = &DataDisk{Since: now, FileSystem: w.FileSystem}, false, nil
+	i.rec.giveUp(i.rec.Continuity)
 	i.rec.Continuity, i.rec.Clone = remembered(w.Continuity, now), ""
 	if err := i.saveRecord(); err != nil {
 		return err
