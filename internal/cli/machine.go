@@ -53,12 +53,12 @@ type RestartResult struct {
 
 // UpdateResult is what update and rollback print.
 type UpdateResult struct {
-	Name    string         `json:"name"`
-	Kind    string         `json:"kind"` // "update" or "rollback"
-	Result  string         `json:"result"`
-	Why     string         `json:"why,omitempty"` // it was reverted
-	From    string         `json:"from,omitempty"`
-	To      string         `json:"to,omitempty"`
+	Name   string `json:"name"`
+	Kind   string `json:"kind"` // "update" or "rollback"
+	Result string `json:"result"`
+	Why    string `json:"why,omitempty"` // it was reverted
+	From   string `json:"from,omitempty"`
+	To     string `json:"to,omitempty"`
 	// Disk is the data disk, on its device, whose place another has taken.
 	Disk    string         `json:"disk,omitempty"`
 	Ports   map[string]int `json:"ports,omitempty"`

@@ -36,7 +36,7 @@ What a machine that is down is yet to try, from update or rollback, is taken
 back instead: it keeps the bundle that it has.`,
 		Example: `  sovereign-build rollback sql
   sovereign-build rollback sql --with-data --yes`,
-		Args:    operands("NAME"),
+		Args: operands("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := trialTime(limit); err != nil {
 				return err

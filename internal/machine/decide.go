@@ -34,24 +34,24 @@ const (
 type act int
 
 const (
-	actNothing  act = iota
-	actAdopt        // write down the process of a machine whose starter was killed
-	actStart        // start the slot that is to run
-	actHalt         // shut the machine down in order
-	actNoteEnd      // write down that it ended by itself
-	actForget       // forget the ends in a row
-	actCommit       // the trial's slot is the active one from now on
-	actFail         // the trial has failed
-	actReturn       // the trial is over, and the old slot stays
-	actResume       // let a machine go on that was held for a full file system
-	actCut          // end a machine whose guest hangs
-	actKnowDisk     // write down which file system its data disk has
-	actRecord       // have the history of its disk written on, and remember that
-	actTakeOver     // write down what is wanted of what an older version started
-	actSwap         // put the restored disk in its place
-	actChallenge    // remember what a witness elsewhere does
-	actKeep         // keep a copy of the data disk
-	actBack         // put the kept copy in the disk's place
+	actNothing   act = iota
+	actAdopt         // write down the process of a machine whose starter was killed
+	actStart         // start the slot that is to run
+	actHalt          // shut the machine down in order
+	actNoteEnd       // write down that it ended by itself
+	actForget        // forget the ends in a row
+	actCommit        // the trial's slot is the active one from now on
+	actFail          // the trial has failed
+	actReturn        // the trial is over, and the old slot stays
+	actResume        // let a machine go on that was held for a full file system
+	actCut           // end a machine whose guest hangs
+	actKnowDisk      // write down which file system its data disk has
+	actRecord        // have the history of its disk written on, and remember that
+	actTakeOver      // write down what is wanted of what an older version started
+	actSwap          // put the restored disk in its place
+	actChallenge     // remember what a witness elsewhere does
+	actKeep          // keep a copy of the data disk
+	actBack          // put the kept copy in the disk's place
 )
 
 // world is what there is besides the record.
