@@ -28,7 +28,7 @@ func TestDataKilledAtEveryStep(t *testing.T) {
 		{name: "an update that panics", verb: "update-kept", cmdline: "fake=panics writes", want: "one", data: dataMark, former: later},
 		{name: "an update that does not start", verb: "update-kept", cmdline: "fake=dead writes", want: "one", data: dataMark, former: dataMark},
 		{name: "a rollback", verb: "rollback-data", cmdline: "fake=quick writes", before: true, want: "one", data: dataMark, former: later},
-		{name: "a rollback that does not start", verb: "rollback-data", cmdline: "fake=quick writes", before: true, dead: true, want: "two", data: later + machinetest.Written, kept: dataMark},
+		{name: "a rollback that does not start", verb: "rollback-data", cmdline: "fake=quick writes", before: true, dead: true, want: "two", data: later, kept: dataMark},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -59,6 +59,11 @@ func TestDataKilledAtEveryStep(t *testing.T) {
 				}
 				text, err := os.ReadFile(filepath.Join(i.slotDir(i.rec.Active), "root.img"))
 				got := f.disks(t, "sql")
+				for name, text := range got { // each start writes
+					if once, written := strings.CutSuffix(text, machinetest.Written); written {
+						got[name] = strings.TrimRight(once, machinetest.Written) + machinetest.Written
+					}
+				}
 				begun := i.rec.Outcome != nil && i.rec.Outcome.Kind == strings.SplitN(tt.verb, "-", 2)[0]
 				switch {
 				case err != nil || i.rec.Trial != nil || i.rec.Swap != nil:
