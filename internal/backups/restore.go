@@ -91,6 +91,12 @@ func (m *Manager) restoreNew(ctx context.Context, q Restore, temporary bool) (_ 
 	if err != nil {
 		return nil, err
 	}
+	var newer *runtime.Continuity
+	if q.Snapshot != "" && !temporary {
+		if newer, err = m.newest(ctx, q); err != nil {
+			return nil, err
+		}
+	}
 	q.Snapshot = about.Snapshots[0].ID // also where another is made meanwhile
 	source, err := m.bundle(about.Manifest, q, s)
 	if err != nil {
@@ -111,8 +117,19 @@ func (m *Manager) restoreNew(ctx context.Context, q Restore, temporary bool) (_ 
 		return nil, err
 	}
 	return r, s.Commit(ctx, machine.Restored{
-		Bundle: source, Digest: res.Manifest.Bundle.Digest, Options: options, FileSystem: res.Manifest.Disk.FileSystem, Continuity: c, Temporary: temporary,
+		Bundle: source, Digest: res.Manifest.Bundle.Digest, Options: options, FileSystem: res.Manifest.Disk.FileSystem, Continuity: c, GivenUp: newer, Temporary: temporary,
 	})
+}
+
+// newest is where the disk of the newest backup is in its history: who restores
+// another one has given that up.
+func (m *Manager) newest(ctx context.Context, q Restore) (*runtime.Continuity, error) {
+	q.Snapshot = ""
+	res, err := m.fetch(ctx, q, q.As, "", "")
+	if err != nil {
+		return nil, err
+	}
+	return continuity(res.Manifest)
 }
 
 // bundle is where the bundle of a backup comes from.

@@ -62,6 +62,9 @@ type Restored struct {
 	// Continuity is where the disk is in its history; nil where that is not
 	// known.
 	Continuity *runtime.Continuity
+	// GivenUp is where another copy of it is that its owner knows to be newer;
+	// nil for none.
+	GivenUp *runtime.Continuity
 	// Temporary: it is nobody's, and goes when whoever made it does.
 	Temporary bool
 }
@@ -124,7 +127,7 @@ func (n *NewMachine) Commit(ctx context.Context, o Restored) error {
 	now := time.Now().UTC().Truncate(time.Second)
 	n.s = nil // commit ends it, whatever comes of it
 	return s.commit(record{
-		Created: now, Temporary: o.Temporary, Data: &DataDisk{Since: now, FileSystem: o.FileSystem}, Continuity: remembered(o.Continuity, now),
+		Created: now, Temporary: o.Temporary, Data: &DataDisk{Since: now, FileSystem: o.FileSystem}, Continuity: remembered(o.Continuity, now), GivenUp: remembered(o.GivenUp, now),
 		installed: installed{Wanted: Down, Policy: DefaultPolicy(), Options: o.Options, Active: "a", Slots: map[SlotName]Slot{"a": newSlot(digest, o.Bundle.from())}},
 	}, m)
 }

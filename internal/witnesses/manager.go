@@ -72,7 +72,8 @@ type known struct {
 	told    point      // and told of this
 	tries   int        // that failed in a row
 	failed  time.Time  // the last of them
-	why     string
+	class   fault.Class
+	why     string // "" also of a guest that boots
 }
 
 type begun struct {
@@ -121,17 +122,24 @@ func (m *Manager) round(ctx context.Context) (wait time.Duration) {
 			continue // its status says so
 		}
 		h, err := m.r.History(ctx, name)
-		if err != nil || h.Process == (vm.Process{}) || h.Busy || h.Last == nil {
-			continue // its keeper says so, or there is nothing to ask
+		if err != nil || h.Busy || h.Last == nil {
+			continue // its keeper says so, or there is nothing to tell
 		}
-		if m.seen[name].process != h.Process {
+		down := h.Process == (vm.Process{})
+		if down {
+			// Its last record is still to be told, as the one that it was.
+			h.Process = m.seen[name].process
+		} else if m.seen[name].process != h.Process {
 			m.seen[name] = begun{h.Process, time.Now()}
+		}
+		if h.Process == (vm.Process{}) {
+			continue
 		}
 		for _, e := range s.Witnesses {
 			at := point{Epoch: h.Last.Epoch, Hash: h.Last.Hash}
 			wait = min(wait, m.begin(ctx, name+" "+e.URL, h.Process, at, 0, func(first bool) error { return m.tell(ctx, name, e.URL, h, first) }))
 		}
-		if m.o.Newest != nil {
+		if m.o.Newest != nil && !down {
 			rest := m.after - time.Since(m.seen[name].at)
 			wait = min(wait, m.begin(ctx, name, h.Process, point{}, rest, func(bool) error { return m.repository(ctx, name, h) }))
 		}
@@ -164,9 +172,12 @@ func (m *Manager) begin(ctx context.Context, key string, process vm.Process, at 
 			return
 		}
 		if err == nil {
-			k.process, k.told, k.tries, k.why = process, at, 0, ""
+			k.process, k.told, k.tries, k.class, k.why = process, at, 0, 0, ""
 		} else {
-			k.process, k.tries, k.failed, k.why = vm.Process{}, k.tries+1, time.Now(), err.Error()
+			k.process, k.tries, k.failed, k.class, k.why = vm.Process{}, k.tries+1, time.Now(), fault.ClassOf(err), ""
+			if k.class != fault.Device {
+				k.why = err.Error()
+			}
 		}
 		m.Look()
 	})

@@ -198,7 +198,12 @@ func (f *fixture) asked(h machine.History) bool {
 	f.m.knownMu.Lock()
 	defer f.m.knownMu.Unlock()
 	for key, k := range f.m.known {
-		if strings.Contains(key, " ") && k.tries == 0 && (k.process != h.Process || k.told != (point{Epoch: h.Last.Epoch, Hash: h.Last.Hash})) {
+		want := point{Epoch: h.Last.Epoch, Hash: h.Last.Hash}
+		if !strings.Contains(key, " ") { // the repository
+			want = point{}
+		}
+		failed := k.class == fault.Source || k.class == fault.Verification
+		if !failed && (k.process != h.Process || k.told != want) {
 			return false
 		}
 	}
@@ -227,6 +232,8 @@ func (f *fixture) down(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f.m.round(t.Context())
+	f.m.asking.Wait()
 }
 
 // up starts the machine, and has a record written and told.
@@ -449,6 +456,7 @@ func TestWitnessPutBack(t *testing.T) {
 	if err := f.m.note("sql", f.srv.URL, func(_ *state, e *entry) { e.URL = lying.URL }); err != nil {
 		t.Fatal(err)
 	}
+	f.m.known = map[string]*known{}
 	f.down(t)
 	if s := f.up(t); s.Stale() != nil {
 		t.Errorf("%v", s.Stale())
@@ -505,6 +513,8 @@ func TestRepository(t *testing.T) {
 	f.up(t)
 	f.down(t)
 	putBack := saved(t, f.instance(), "instance.json", machinetest.DiskDir)
+	f.up(t)
+	f.down(t)
 	f.up(t)
 	h, err := f.History(t.Context(), "sql")
 	if err != nil {
