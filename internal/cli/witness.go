@@ -218,6 +218,8 @@ type WitnessesResult struct {
 	// Continuity is what the machine's host remembers.
 	Continuity *runtime.Witnessed      `json:"continuity,omitempty"`
 	Witnesses  []runtime.WitnessStatus `json:"witnesses"`
+	// Stale is why the machine's services are held; "" where they are not.
+	Stale string `json:"stale,omitempty"`
 }
 
 func (s *session) witnessStatusCommand() *cobra.Command {
@@ -244,12 +246,16 @@ does not answer, and else with 0.`,
 			if err != nil {
 				return err
 			}
-			r := WitnessesResult{args[0], status.Continuity, list}
+			r := WitnessesResult{Name: args[0], Continuity: status.Continuity, Witnesses: list}
+			stale := status.Stale()
+			if stale != nil {
+				r.Stale = stale.Error()
+			}
 			if err := s.printer().result(r, func(w io.Writer) error { return writeWitnesses(w, r) }); err != nil {
 				return err
 			}
-			if err := status.Stale(); err != nil {
-				return err
+			if stale != nil {
+				return told{int(fault.Stale)}
 			}
 			for _, class := range []fault.Class{fault.Verification, fault.Source, fault.Usage} {
 				for _, w := range list {
@@ -283,7 +289,11 @@ func writeWitnesses(out io.Writer, r WitnessesResult) error {
 			fmt.Fprintf(w, "%s\t%d\t%s\t%s\n", oneLine(v.URL), v.Keeps.Epoch, v.Since.UTC().Format(time.RFC3339), oneLine(v.Alarm))
 		}
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil || r.Stale == "" {
+		return err
+	}
+	_, err := fmt.Fprintln(out, oneLine(r.Stale))
+	return err
 }
 
 // writeWitnessed writes what is known of a machine's witnesses into its status.
