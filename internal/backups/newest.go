@@ -2,9 +2,11 @@ package backups
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/backupjob"
+	"github.com/sovereign-build/sovereign/pkg/backup"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
@@ -19,23 +21,62 @@ type Newest struct {
 	Known bool
 }
 
-// Newest asks the repository that the machine's policy names. A machine without
-// a policy has none to be asked.
-func (m *Manager) Newest(ctx context.Context, name string) (Newest, error) {
+// maxHosts bounds the devices whose newest backups are looked into.
+const maxHosts = 4
+
+// Newest asks the repository that the machine's policy names for the newest
+// backup of its disk, known by its lineage, by whichever device it was made. A
+// machine without a policy has no repository to be asked.
+func (m *Manager) Newest(ctx context.Context, name, lineage string) (Newest, error) {
 	state, err := m.State(name)
 	if err != nil || state.Policy == nil {
 		return Newest{}, err
 	}
-	list, err := m.Backups(ctx, name, state.Policy.Repository)
-	if err != nil || len(list) == 0 {
+	repository := state.Policy.Repository
+	list, err := m.Backups(ctx, name, repository)
+	if err != nil {
 		return Newest{}, err
 	}
-	last := list[len(list)-1]
-	n := Newest{Time: last.At, Repository: state.Policy.Repository, Known: state.Last != nil && state.Last.Snapshot == last.ID}
-	res, err := m.ask(ctx, name, state.Policy.Repository, backupjob.Restore, func(j *backupjob.Job) { j.Snapshot = last.ID })
+	var best Newest
+	hosts := map[string]bool{}
+	for _, s := range slices.Backward(list) {
+		if hosts[s.Host] || len(hosts) == maxHosts {
+			continue
+		}
+		hosts[s.Host] = true
+		c, err := m.place(ctx, name, s.ID, repository)
+		if err != nil {
+			return Newest{}, err
+		}
+		if c != nil && c.Lineage == lineage && (best.Continuity == nil || c.Epoch > best.Continuity.Epoch) {
+			best = Newest{Continuity: c, Time: s.At, Repository: repository, Known: state.Last != nil && state.Last.Snapshot == s.ID}
+		}
+	}
+	return best, nil
+}
+
+// place is a backup's place in its disk's history; nil where it has none.
+func (m *Manager) place(ctx context.Context, name, id, repository string) (*runtime.Continuity, error) {
+	res, err := m.ask(ctx, name, repository, backupjob.Restore, func(j *backupjob.Job) { j.Snapshot = id })
 	if err != nil || res.Manifest == nil {
-		return Newest{}, err
+		return nil, err
 	}
-	n.Continuity, err = continuity(res.Manifest)
-	return n, err
+	return continuity(res.Manifest)
+}
+
+// newer is where the newest backup of a device is that has made another one, in
+// the same history: who restores that has given it up.
+func (m *Manager) newer(ctx context.Context, q Restore, than backup.Snapshot) (*runtime.Continuity, error) {
+	list, err := m.Backups(ctx, q.Machine, q.Repository)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range slices.Backward(list) {
+		if s.Host == than.Host && s.ID != than.ID {
+			return m.place(ctx, q.Machine, s.ID, q.Repository)
+		} else if s.Host == than.Host {
+			break // it is the newest
+		}
+	}
+	return nil, nil
 }

@@ -93,7 +93,7 @@ func (m *Manager) restoreNew(ctx context.Context, q Restore, temporary bool) (_ 
 	}
 	var newer *runtime.Continuity
 	if q.Snapshot != "" && !temporary {
-		if newer, err = m.newest(ctx, q); err != nil {
+		if newer, err = m.newer(ctx, q, about.Snapshots[0]); err != nil {
 			return nil, err
 		}
 	}
@@ -119,17 +119,6 @@ func (m *Manager) restoreNew(ctx context.Context, q Restore, temporary bool) (_ 
 	return r, s.Commit(ctx, machine.Restored{
 		Bundle: source, Digest: res.Manifest.Bundle.Digest, Options: options, FileSystem: res.Manifest.Disk.FileSystem, Continuity: c, GivenUp: newer, Temporary: temporary,
 	})
-}
-
-// newest is where the disk of the newest backup is in its history: who restores
-// another one has given that up.
-func (m *Manager) newest(ctx context.Context, q Restore) (*runtime.Continuity, error) {
-	q.Snapshot = ""
-	res, err := m.fetch(ctx, q, q.As, "", "")
-	if err != nil {
-		return nil, err
-	}
-	return continuity(res.Manifest)
 }
 
 // bundle is where the bundle of a backup comes from.

@@ -35,9 +35,9 @@ type Options struct {
 	Report func(machine, text string)
 	// Changed is called when a machine's status may be another.
 	Changed func(machine string)
-	// Newest is the newest backup of a machine, the zero value where there is
-	// none or no repository; it may be nil.
-	Newest func(ctx context.Context, machine string) (Backup, error)
+	// Newest is the newest backup of a machine's disk of that lineage, the zero
+	// value where there is none or no repository; it may be nil.
+	Newest func(ctx context.Context, machine, lineage string) (Backup, error)
 }
 
 // Backup is what a repository remembers of a machine's disk.
@@ -334,9 +334,9 @@ func (m *Manager) hold(ctx context.Context, name string, h machine.History, line
 
 // repository holds a machine's disk to its newest backup.
 func (m *Manager) repository(ctx context.Context, name string, h machine.History) error {
-	b, err := m.o.Newest(ctx, name)
-	if err != nil || b.Continuity == nil || b.Continuity.Lineage != h.Last.Lineage {
-		return err // two devices may have a machine of that name
+	b, err := m.o.Newest(ctx, name, h.Last.Lineage)
+	if err != nil || b.Continuity == nil {
+		return err
 	}
 	k := point{Epoch: b.Continuity.Epoch, Hash: b.Continuity.Hash}
 	disk, held, err := m.r.Compare(ctx, name, continuity.Witness{Lineage: b.Continuity.Lineage, Point: k})

@@ -508,7 +508,7 @@ func TestRestored(t *testing.T) {
 func TestRepository(t *testing.T) {
 	f := newFixture(t)
 	var newest Backup
-	f.m.o.Newest = func(context.Context, string) (Backup, error) { return newest, nil }
+	f.m.o.Newest = func(context.Context, string, string) (Backup, error) { return newest, nil }
 	f.m.after = 0
 	f.up(t)
 	f.down(t)

@@ -21,8 +21,8 @@ func (d *daemon) newWitnesses() {
 				k.look()
 			}
 		},
-		Newest: func(ctx context.Context, name string) (witnesses.Backup, error) {
-			b, err := d.backups.Newest(ctx, name)
+		Newest: func(ctx context.Context, name, lineage string) (witnesses.Backup, error) {
+			b, err := d.backups.Newest(ctx, name, lineage)
 			return witnesses.Backup(b), err
 		},
 	})
