@@ -32,8 +32,8 @@ older copy was put back, with all that the device knew of it perhaps, or a copy 
 the machine runs elsewhere: the services are stopped, and up, restart and
 accept-rollback end with 9.
 
-It is told 70 bytes: never what is on a disk, nor whose it is. One that is away
-stops nothing.`,
+It is told a random name, a number and a hash: never what is on a disk, nor whose
+it is. One that is away stops nothing.`,
 		Example: `  sovereign-build witness serve /var/lib/witness --listen 0.0.0.0:7443
   sovereign-build witness add sql "https://nas:7443?fingerprint=…" --key-file token
   sovereign-build witness status sql`,
@@ -110,7 +110,11 @@ func (s *session) serveWitness(ctx context.Context, dir, listen, tokenFile, cert
 			return err
 		}
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
+	network := "tcp4"
+	if at.Addr().Is6() {
+		network = "tcp"
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, network, listen)
 	if err != nil {
 		return fault.Errorf(fault.Environment, "listening: %w", err).Hintf("choose another address: --listen ADDRESS:PORT")
 	}
