@@ -299,6 +299,47 @@ func TestScheduledFails(t *testing.T) {
 }
 
 // What is due, by the clock of a device that anybody may set.
+// What is due waits for its conditions, and no longer than for twice its time.
+func TestConditions(t *testing.T) {
+	f := newFixture(t)
+	f.machine(t, "sql")
+	if _, err := f.AddRepository(t.Context(), backup.Repository{Name: "home", URL: "/backups/good"}, backup.Secrets{}, true); err != nil {
+		t.Fatal(err)
+	}
+	lacks := "charging"
+	f.o.Lacks = func(_ context.Context, when []backup.Condition) string {
+		if len(when) != 1 || when[0] != backup.Charging {
+			t.Errorf("asked for %q", when)
+		}
+		return lacks
+	}
+	if err := f.SetPolicy(t.Context(), "sql", &backup.Policy{Repository: "home", EveryS: 3600, When: []backup.Condition{backup.Charging}}); err != nil {
+		t.Fatal(err)
+	}
+	last := func(want bool, waiting string) {
+		t.Helper()
+		f.round(t.Context(), map[string]string{})
+		s, err := f.State("sql")
+		if err != nil || (s.Last != nil) != want {
+			t.Errorf("%+v, %v", s, err)
+		}
+		if b := f.Status("sql", now()); b == nil || b.Waiting != waiting {
+			t.Errorf("%+v", b)
+		}
+	}
+	last(false, "charging")
+	if err := f.change("sql", func(s *State) { s.Since = now().Add(-3 * time.Hour) }); err != nil {
+		t.Fatal(err)
+	}
+	last(true, "") // overdue
+	if err := f.change("sql", func(s *State) { s.Last = nil; s.Since = now() }); err != nil {
+		t.Fatal(err)
+	}
+	last(false, "charging")
+	lacks = ""
+	last(true, "")
+}
+
 func TestDue(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	ago := func(d time.Duration) *Done { return &Done{At: at.Add(-d)} }

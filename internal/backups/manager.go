@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/pkg/backup"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
@@ -34,6 +35,9 @@ type Options struct {
 	Progress func(machine string, p runtime.Progress)
 	// Changed is called when a machine's status may be another.
 	Changed func(machine string)
+	// Lacks says which conditions of a policy the device does not fulfil now; ""
+	// for none. Nil: it fulfils all.
+	Lacks func(ctx context.Context, when []backup.Condition) string
 	// Program is sovereign-backup's path; "" is the one beside this program, or
 	// in PATH.
 	Program string
@@ -49,7 +53,9 @@ type Manager struct {
 
 	mu   sync.Mutex // of states' files
 	busy sync.Map   // what is being worked on: a word, and true
-	jobs jobs
+	// holding is what machines' backups wait for, by their names: a string.
+	holding sync.Map
+	jobs    jobs
 }
 
 // New makes one, and removes what one that was killed has left.

@@ -73,7 +73,9 @@ func (m *Manager) has(name string) bool {
 // due is what is to be done for a machine at a time, or how long until then.
 type due struct {
 	backup, drill bool
-	wait          time.Duration
+	// late: of those that are due one is so late that it waits for nothing.
+	late bool
+	wait time.Duration
 }
 
 // decide says what a machine's policy asks for at a time. A moment that is still
@@ -104,6 +106,11 @@ func (s State) decide(at time.Time, lag time.Duration) due {
 			d.wait = min(d.wait, wait)
 			return false
 		}
+		since := s.Since
+		if last != nil {
+			since = last.At
+		}
+		d.late = d.late || at.Sub(since) >= slack*every
 		return true
 	}
 	d.backup = is(s.Policy.Every(), s.Last, s.Failed)
@@ -149,6 +156,9 @@ func (m *Manager) round(ctx context.Context, alarms map[string]string) (wait tim
 			continue // its status says so
 		}
 		d := s.decide(time.Now(), m.lag(name))
+		if m.holdsFor(ctx, name, *s.Policy, d) {
+			continue
+		}
 		if d.backup {
 			m.scheduled(ctx, name, *s.Policy)
 		}
@@ -164,6 +174,19 @@ func (m *Manager) round(ctx context.Context, alarms map[string]string) (wait tim
 		}
 	}
 	return wait
+}
+
+// holdsFor says whether what is due waits for the device to be as its policy
+// says, and notes for what.
+func (m *Manager) holdsFor(ctx context.Context, name string, p backup.Policy, d due) bool {
+	why := ""
+	if (d.backup || d.drill) && !d.late && len(p.When) > 0 && m.o.Lacks != nil {
+		why = m.o.Lacks(ctx, p.When)
+	}
+	if before, _ := m.holding.Swap(name, why); before != why && (before != nil || why != "") {
+		m.o.Changed(name)
+	}
+	return why != ""
 }
 
 // tellAlarms says what is wrong when it has changed.

@@ -91,6 +91,12 @@ func (m *Manager) restoreNew(ctx context.Context, q Restore, temporary bool) (_ 
 	if err != nil {
 		return nil, err
 	}
+	var newer *runtime.Continuity
+	if q.Snapshot != "" && !temporary {
+		if newer, err = m.newer(ctx, q, about.Snapshots[0]); err != nil {
+			return nil, err
+		}
+	}
 	q.Snapshot = about.Snapshots[0].ID // also where another is made meanwhile
 	source, err := m.bundle(about.Manifest, q, s)
 	if err != nil {
@@ -111,7 +117,7 @@ func (m *Manager) restoreNew(ctx context.Context, q Restore, temporary bool) (_ 
 		return nil, err
 	}
 	return r, s.Commit(ctx, machine.Restored{
-		Bundle: source, Digest: res.Manifest.Bundle.Digest, Options: options, FileSystem: res.Manifest.Disk.FileSystem, Continuity: c, Temporary: temporary,
+		Bundle: source, Digest: res.Manifest.Bundle.Digest, Options: options, FileSystem: res.Manifest.Disk.FileSystem, Continuity: c, GivenUp: newer, Temporary: temporary,
 	})
 }
 

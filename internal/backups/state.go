@@ -114,6 +114,9 @@ func (m *Manager) Status(machine string, now time.Time) *runtime.BackupStatus {
 		return nil
 	}
 	b := &runtime.BackupStatus{Policy: s.Policy, Alarms: s.alarms(now)}
+	if why, ok := m.holding.Load(machine); ok {
+		b.Waiting, _ = why.(string)
+	}
 	if d := s.Last; d != nil {
 		b.Last = &runtime.BackupDone{Snapshot: d.Snapshot, At: d.At, TookS: d.TookS}
 	}

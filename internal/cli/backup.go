@@ -229,7 +229,7 @@ func writeDrill(out io.Writer, d backup.Drill) error {
 }
 
 func (s *session) backupPolicyCommand() *cobra.Command {
-	var to, every, keep, drill string
+	var to, every, keep, drill, when string
 	var off, withBundle bool
 	cmd := &cobra.Command{
 		Use:   "policy NAME",
@@ -240,7 +240,11 @@ late, that fail, or a repository that is away are alarms in status and in the
 events.
 
 Kept are the newest backups, and the newest of each of so many hours, days,
-weeks, months and years; and always the last one that a drill has restored.`,
+weeks, months and years; and always the last one that a drill has restored.
+
+With --when a backup or a drill that is due waits until the device charges, or
+its network costs nothing by use, and says so in status; after twice its time it
+waits no more. Only phones say what their network costs.`,
 		Example: `  sovereign-build backup policy sql --to home --every 6h --keep latest=3,daily=7,weekly=5 --drill weekly
   sovereign-build backup policy sql --off`,
 		Args: operands("NAME"),
@@ -260,7 +264,7 @@ weeks, months and years; and always the last one that a drill has restored.`,
 				p = nil
 			}
 			changed := false
-			for _, name := range []string{"to", "every", "keep", "drill", "with-bundle", "off"} {
+			for _, name := range []string{"to", "every", "keep", "drill", "when", "with-bundle", "off"} {
 				changed = changed || cmd.Flags().Changed(name)
 			}
 			if changed {
@@ -269,6 +273,11 @@ weeks, months and years; and always the last one that a drill has restored.`,
 				}
 				if p, err = s.changedPolicy(cmd, p, to, every, keep, drill, off, withBundle); err != nil {
 					return err
+				}
+				if p != nil && cmd.Flags().Changed("when") {
+					if p.When, err = backup.ParseWhen(when); err != nil {
+						return err
+					}
 				}
 				if err := m.SetBackupPolicy(cmd.Context(), p); err != nil {
 					return err
@@ -282,6 +291,7 @@ weeks, months and years; and always the last one that a drill has restored.`,
 	f.StringVar(&every, "every", "", "the `time` between two backups: 30m, 6h, daily, never")
 	f.StringVar(&keep, "keep", "", "which are `kept`: latest=3,daily=7,weekly=5,monthly=12, or all (default all)")
 	f.StringVar(&drill, "drill", "", "the `time` between two drills: daily, weekly, never")
+	f.StringVar(&when, "when", "", "what the device has to be, unless it is overdue: `conditions`: charging, unmetered, both with a comma between, or always (default always)")
 	f.BoolVar(&withBundle, "with-bundle", false, "keep the bundle's files as well")
 	f.BoolVar(&off, "off", false, "do nothing by itself any more")
 	return exits(cmd, fault.Environment, fault.Device)
@@ -347,7 +357,11 @@ func writePolicy(w io.Writer, name string, p *backup.Policy) error {
 		}
 		return "every " + d.String()
 	}
-	_, err := fmt.Fprintf(w, "%s: backup %s to %s, keep %s, drill %s\n", name, interval(p.Every()), oneLine(p.Repository), p.Keep, interval(p.Drill()))
+	text := ""
+	for _, c := range p.When {
+		text += ", when " + string(c)
+	}
+	_, err := fmt.Fprintf(w, "%s: backup %s to %s, keep %s, drill %s%s\n", name, interval(p.Every()), oneLine(p.Repository), p.Keep, interval(p.Drill()), text)
 	return err
 }
 
@@ -365,6 +379,9 @@ func writeBackup(w io.Writer, b *runtime.BackupStatus) {
 		fmt.Fprintf(w, "  restore proven\t%s\t%s, in %.1f s\n", d.At.Format(time.RFC3339), oneLine(d.Snapshot), d.TookS)
 	} else {
 		fmt.Fprintf(w, "  restore proven\tnever\t\n")
+	}
+	if b.Waiting != "" {
+		fmt.Fprintf(w, "  backup waits\t\tuntil the device is: %s\n", oneLine(b.Waiting))
 	}
 	for _, a := range b.Alarms {
 		fmt.Fprintf(w, "  ALARM\t\t%s\n", oneLine(a))

@@ -55,6 +55,9 @@ func (s *session) deviceFlag(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		s.deviceFlag(sub)
 	}
+	if cmd.Name() == "serve" {
+		return // it is of this computer
+	}
 	if cmd.HasSubCommands() && !strings.Contains(cmd.Use, " ") {
 		return // it only holds others
 	}

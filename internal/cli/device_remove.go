@@ -88,7 +88,7 @@ func (s *session) removeDevice(ctx context.Context, d device.Device, data, yes b
 		if data {
 			what = fmt.Sprintf("with its %d machines and all their data, which cannot be undone", len(machines))
 		}
-		if err := s.confirm("sovereignd of "+d.String(), what); err != nil {
+		if err := s.confirm("remove sovereignd of "+d.String(), what); err != nil {
 			return err
 		}
 	}

@@ -39,6 +39,9 @@ func writeSupervision(w io.Writer, m MachineStatus) {
 			fmt.Fprintf(w, "  slot %s\t%s, %.19s\t%s\n", name, role, slot.Digest, oneLine(slot.Source))
 		}
 	}
+	if k := v.Kept; k != nil {
+		fmt.Fprintf(w, "  kept data\t%s\tof %s, for rollback --with-data\n", mebibytes(k.Size), k.Time.Format(time.RFC3339))
+	}
 	if r := v.Release; r != nil {
 		fmt.Fprintf(w, "  signed\tversion %s, index %d\tby %s\n", oneLine(r.Version), r.Index, oneLine(string(r.Key)))
 		if n := len(r.Rollbacks); n > 0 {

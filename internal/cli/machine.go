@@ -53,12 +53,14 @@ type RestartResult struct {
 
 // UpdateResult is what update and rollback print.
 type UpdateResult struct {
-	Name    string         `json:"name"`
-	Kind    string         `json:"kind"` // "update" or "rollback"
-	Result  string         `json:"result"`
-	Why     string         `json:"why,omitempty"` // it was reverted
-	From    string         `json:"from,omitempty"`
-	To      string         `json:"to,omitempty"`
+	Name   string `json:"name"`
+	Kind   string `json:"kind"` // "update" or "rollback"
+	Result string `json:"result"`
+	Why    string `json:"why,omitempty"` // it was reverted
+	From   string `json:"from,omitempty"`
+	To     string `json:"to,omitempty"`
+	// Disk is the data disk, on its device, whose place another has taken.
+	Disk    string         `json:"disk,omitempty"`
 	Ports   map[string]int `json:"ports,omitempty"`
 	Seconds float64        `json:"seconds"`
 }
@@ -89,6 +91,8 @@ type MachineStatus struct {
 	Isolated bool `json:"isolated,omitempty"`
 	// Backup is nil where no backup of it was ever asked for.
 	Backup *runtime.BackupStatus `json:"backup,omitempty"`
+	// Witnesses are those elsewhere that are told of its data disk.
+	Witnesses []runtime.WitnessStatus `json:"witnesses,omitempty"`
 	// Load is what the guest does, with --watch.
 	Load *Load `json:"load,omitempty"`
 }
@@ -118,7 +122,7 @@ type ServiceStatus struct {
 
 func machineStatus(s runtime.Status) MachineStatus {
 	m := MachineStatus{Name: s.Name, State: string(s.State), Message: s.Message, Ports: hostPorts(s.Ports), Supervision: s.Supervision,
-		Isolated: s.Isolated, Backup: s.Backup}
+		Isolated: s.Isolated, Backup: s.Backup, Witnesses: s.Witnesses}
 	if !s.Machine.Started.IsZero() {
 		m.Machine = &s.Machine
 	}

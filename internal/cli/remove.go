@@ -56,18 +56,19 @@ func (s *session) confirmRemove(name string, data bool) error {
 	if data {
 		what = "with all its data, which cannot be undone"
 	}
-	return s.confirm(name, what)
+	return s.confirm("remove "+name, what)
 }
 
-// confirm asks at the terminal. Any answer but yes is a no, and a no is an
-// error: scripts must see that nothing was done.
-func (s *session) confirm(name, what string) error {
+// confirm asks at the terminal whether to do something, of which what is said.
+// Any answer but yes is a no, and a no is an error: scripts must see that nothing
+// was done.
+func (s *session) confirm(do, what string) error {
 	tty, ok := terminal.Of(s.Stdin)
 	if !ok || s.json {
-		return fault.Errorf(fault.Usage, "nobody can be asked whether %s is to be removed", name).
+		return fault.Errorf(fault.Usage, "nobody can be asked whether to %s", do).
 			Hintf("say --yes if it is")
 	}
-	fmt.Fprintf(s.Stderr, "remove %s, %s? [y/N] ", name, what)
+	fmt.Fprintf(s.Stderr, "%s: %s. Do it? [y/N] ", do, what)
 	answer, err := bufio.NewReader(io.LimitReader(tty, 1<<10)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return fault.Wrap(fault.Environment, err)
@@ -76,7 +77,7 @@ func (s *session) confirm(name, what string) error {
 	case "y", "yes":
 		return nil
 	}
-	return fault.Errorf(fault.Cancelled, "%s was not removed", name)
+	return fault.Errorf(fault.Cancelled, "nothing was done: %s", do)
 }
 
 func (s *session) writeRemove(w io.Writer, r RemoveResult) error {

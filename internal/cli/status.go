@@ -119,6 +119,7 @@ func (s *session) writeStatus(out io.Writer, machines []MachineStatus) error {
 			fmt.Fprintf(w, "  isolated\tno network\t%s gives it one\n", s.command("up "+oneLine(m.Name)+" --activate"))
 		}
 		writeBackup(w, m.Backup)
+		writeWitnessed(w, m.Witnesses)
 		writeSupervision(w, m)
 	}
 	return w.Flush()

@@ -35,8 +35,8 @@ func (s *session) topics() []topic {
 			s.execCommand(), s.psqlCommand(), s.logsCommand(), s.consoleCommand(), s.bootChartCommand(),
 			s.dsnCommand(), s.forwardCommand(), s.credentialsCommand(), s.secretCommand(), s.reindexCommand(), s.auditCommand(),
 		}},
-		{"backups", "Backups", "Copies of machines that are known to be restored, and the places they are in.", []*cobra.Command{
-			s.repositoryCommand(), s.backupCommand(), s.backupsCommand(), s.restoreCommand(),
+		{"backups", "Backups", "Copies of machines that are known to be restored, the places they are in, and witnesses of how new data is.", []*cobra.Command{
+			s.repositoryCommand(), s.backupCommand(), s.backupsCommand(), s.restoreCommand(), s.witnessCommand(),
 		}},
 		{"devices", "Devices", "The computers that machines run on: this one, and others.", []*cobra.Command{
 			s.deployCommand(), s.deviceCommand(), s.doctorCommand(),

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"time"
@@ -13,7 +14,7 @@ import (
 
 func (s *session) updateCommand() *cobra.Command {
 	var limit time.Duration
-	var older bool
+	var older, keep, forget bool
 	cmd := &cobra.Command{
 		Use:   "update NAME BUNDLE",
 		Short: "Change a machine's bundle, and go back by itself if it is not healthy",
@@ -26,15 +27,33 @@ what is wrong around the services, no network say, does not. The data disk is no
 touched. An update that is interrupted, by whatever, goes
 on where it was or goes back; the machine can be started at every moment.
 
+With --snapshot a copy of the data disk is kept first, when the former bundle has
+been shut down: nothing that it has written is missing in it. An update that fails
+then takes the data back with it, and rollback --with-data does so later. The
+file system shares the blocks of both where it can, as btrfs and XFS do; else what
+is in use is copied while the machine is down, and there has to be room for it,
+which is looked at before anything is done. The copy goes with the next update,
+or by --forget-snapshot.
+
 A machine whose bundle has a key takes only what that key signs, or one that it
 was rotated to, and nothing older than the newest it has seen.
 
 BUNDLE is a bundle's directory, or a name for dist/NAME-ARCH. A machine that is
 down tries the bundle at the next up; until then, rollback takes it back.`,
 		Example: `  sovereign-build update sql dist/sql-amd64
-  sovereign-build update sql sql --timeout 2m --json`,
-		Args: operands("NAME", "BUNDLE"),
+  sovereign-build update sql sql --timeout 2m --json
+  sovereign-build update sql dist/sql-amd64 --snapshot
+  sovereign-build update sql --forget-snapshot`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if forget {
+				return operands("NAME")(cmd, args)
+			}
+			return operands("NAME", "BUNDLE")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if forget {
+				return s.forgetKept(cmd.Context(), args[0])
+			}
 			if err := trialTime(limit); err != nil {
 				return err
 			}
@@ -46,7 +65,11 @@ down tries the bundle at the next up; until then, rollback takes it back.`,
 			if err != nil {
 				return err
 			}
-			r, err := m.Update(cmd.Context(), bundle, limit, s.told(), allowed(older)...)
+			options := allowed(older)
+			if keep {
+				options = append(options, runtime.KeepData)
+			}
+			r, err := m.Update(cmd.Context(), bundle, limit, s.told(), options...)
 			if err != nil {
 				return err
 			}
@@ -54,8 +77,36 @@ down tries the bundle at the next up; until then, rollback takes it back.`,
 		},
 	}
 	cmd.Flags().DurationVar(&limit, "timeout", runtime.DefaultTrialLimit, "`time` the services have to become healthy")
+	cmd.Flags().BoolVar(&keep, "snapshot", false, "keep a copy of the data disk, and go back to it if the update fails")
+	cmd.Flags().BoolVar(&forget, "forget-snapshot", false, "remove the copy that the last update has kept, and do nothing else")
+	cmd.MarkFlagsMutuallyExclusive("snapshot", "forget-snapshot")
 	rollbackFlag(cmd, &older)
 	return exits(cmd, fault.Environment, fault.Verification, fault.Device)
+}
+
+// ForgetResult is what update --forget-snapshot prints.
+type ForgetResult struct {
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"` // that the copy took; 0 where there was none
+}
+
+func (s *session) forgetKept(ctx context.Context, name string) error {
+	m, err := s.machine(name)
+	if err != nil {
+		return err
+	}
+	size, err := m.ForgetKeptData(ctx)
+	if err != nil {
+		return err
+	}
+	return s.printer().result(ForgetResult{name, size}, func(w io.Writer) error {
+		text := "there was no copy of its data"
+		if size > 0 {
+			text = "the copy of its data is removed: " + mebibytes(size)
+		}
+		_, err := fmt.Fprintf(w, "%s: %s\n", name, text)
+		return err
+	})
 }
 
 // rollbackFlag is that of every command that may bring an older bundle.
@@ -85,7 +136,7 @@ func (s *session) writeUpdate(name string, u runtime.UpdateResult) error {
 }
 
 func newUpdateResult(name string, u runtime.UpdateResult) UpdateResult {
-	r := UpdateResult{Name: name, Kind: u.Kind, Result: u.Result, Why: u.Why, From: u.From, To: u.To, Seconds: u.Seconds}
+	r := UpdateResult{Name: name, Kind: u.Kind, Result: u.Result, Why: u.Why, From: u.From, To: u.To, Disk: u.Disk, Seconds: u.Seconds}
 	switch u.Result {
 	case runtime.UpdateInstalled, runtime.UpdateCommitted, runtime.UpdateReverted:
 		r.Ports = hostPorts(u.Status.Ports)
@@ -108,6 +159,9 @@ func (s *session) writeOutcome(v any, r UpdateResult) error {
 			_, err = fmt.Fprintf(w, "%s has that bundle already\n", r.Name)
 		case runtime.UpdateCancelled:
 			_, err = fmt.Fprintf(w, "%s keeps %.19s, and tries nothing else\n", r.Name, r.To)
+		}
+		if err == nil && r.Disk != "" {
+			_, err = fmt.Fprintf(w, "its data went back; the disk with what was written since is kept%s, until %s: %s\n", s.there(), s.command("restore "+r.Name+" --forget"), oneLine(r.Disk))
 		}
 		return err
 	})

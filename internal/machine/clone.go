@@ -87,13 +87,7 @@ func (i *Instance) copyInto(ctx context.Context, s *staged, moved Moved, info *r
 		if err != nil {
 			return fault.Wrap(fault.Environment, err)
 		}
-		err = f.Truncate(snap.Size)
-		if err == nil {
-			err = machinefile.Pieces(ctx, im, counting(moved, used), func(off int64, b []byte) error {
-				_, err := f.WriteAt(b, off)
-				return err
-			})
-		}
+		err = writeImage(ctx, f, im, snap.Size, counting(moved, used))
 		if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 			return copyError(ctx, err)
 		}
@@ -104,6 +98,17 @@ func (i *Instance) copyInto(ctx context.Context, s *staged, moved Moved, info *r
 		return nil
 	})
 	return rec, m, err
+}
+
+// writeImage makes an empty file of the size one with what is in an image.
+func writeImage(ctx context.Context, f *os.File, im *image.Image, size int64, moved func(int64)) error {
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	return machinefile.Pieces(ctx, im, moved, func(off int64, b []byte) error {
+		_, err := f.WriteAt(b, off)
+		return err
+	})
 }
 
 // copied is the part of a record that a copy of the machine has too.

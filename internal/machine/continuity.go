@@ -10,6 +10,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/continuity"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 const (
@@ -25,6 +26,8 @@ type Witnessed struct {
 	runtime.Continuity
 	Time time.Time `json:"time"` // of this host's clock, for people
 	At   Moment    `json:"at"`
+	// By is who remembers it; "" is this host.
+	By string `json:"by,omitempty"`
 }
 
 // witnessed is what the status says of it.
@@ -32,7 +35,7 @@ func (w *Witnessed) witnessed() *runtime.Witnessed {
 	if w == nil {
 		return nil
 	}
-	return &runtime.Witnessed{Continuity: w.Continuity, Time: w.Time}
+	return &runtime.Witnessed{Continuity: w.Continuity, Time: w.Time, By: w.By}
 }
 
 // dueRecord says whether the history of the disk is to be written on: each minute
@@ -91,13 +94,105 @@ func (i *Instance) witness(c agent.Continuity) error {
 	return nil
 }
 
+// History is what is known here of the history of a machine's data disk.
+type History struct {
+	Process vm.Process // that runs the machine; the zero value for none
+	Busy    bool       // a disk is being put in its place, or a bundle tried
+	Last    *Witnessed // what the guest said last; nil before its first word
+	GivenUp *Witnessed // the newest that its owner has given up; nil for nothing
+}
+
+// History looks at the record.
+func (r *Runtime) History(ctx context.Context, name string) (History, error) {
+	i, err := r.load(name)
+	if err != nil {
+		return History{}, err
+	}
+	h := History{Busy: i.rec.Swap != nil || i.rec.Trial != nil || i.rec.Challenge != nil, Last: i.rec.Continuity, GivenUp: i.rec.GivenUp}
+	h.Process, _, err = i.running(ctx)
+	return h, err
+}
+
+func (w *Witnessed) word() continuity.Witness {
+	return continuity.Witness{Lineage: w.Lineage, Point: continuity.Point{Epoch: w.Epoch, Hash: w.Hash}}
+}
+
+// Compare has the guest of a machine that runs hold its disk to what a witness
+// says. held: its services are held already. A guest that is too old to say more
+// than that gives no verdict.
+func (r *Runtime) Compare(ctx context.Context, name string, w continuity.Witness) (c agent.Compared, held bool, err error) {
+	i, err := r.Instance(ctx, name)
+	if err != nil {
+		return c, false, err
+	}
+	err = i.ask(ctx, func(s *Agent) error {
+		status, err := s.Status(ctx)
+		switch {
+		case err != nil:
+			return err
+		case status.Continuity == nil:
+			return fault.Errorf(fault.Device, "the guest of %s has not looked at its data disk yet", name)
+		case status.Continuity.Held:
+			held = true
+			return nil
+		}
+		c, err = s.Compare(ctx, w)
+		if noEndpoint(err) {
+			return nil
+		}
+		return err
+	})
+	return c, held, err
+}
+
+// Challenge writes down that a witness knows of a history that the machine's disk
+// does not lead to: the machine is shut down in order, and started anew with that
+// word, so that its guest judges before any service is started. process is the
+// machine that was compared; where another runs, nothing is done.
+func (r *Runtime) Challenge(ctx context.Context, name string, process vm.Process, w Witnessed) error {
+	return r.changeHistory(ctx, name, process, func(i *Instance) error {
+		i.rec.Challenge = &w
+		return i.saveRecord()
+	})
+}
+
+// Supersede has the guest write a record to its disk that goes on behind what a
+// witness has of a history that the owner has given up.
+func (r *Runtime) Supersede(ctx context.Context, name string, process vm.Process, w continuity.Witness, why string) error {
+	return r.changeHistory(ctx, name, process, func(i *Instance) error {
+		return i.ask(ctx, func(s *Agent) error {
+			c, err := s.AcceptRollback(ctx, why, &w)
+			if err != nil {
+				return err
+			}
+			if err := i.witness(c); err != nil {
+				return err
+			}
+			return i.saveRecord()
+		})
+	})
+}
+
+func (r *Runtime) changeHistory(ctx context.Context, name string, process vm.Process, change func(*Instance) error) error {
+	unlock, err := r.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	i, err := r.Instance(ctx, name)
+	if err != nil || i.proc != process || i.rec.Swap != nil || i.rec.Trial != nil || i.rec.Challenge != nil {
+		return err
+	}
+	return change(i)
+}
+
 // historyWord is what the kernel's command line says of the disk.
 func (i *Instance) historyWord() string {
 	switch c := i.rec.Continuity; {
 	case i.rec.Clone != "":
 		return " sovereign.clone=" + i.rec.Clone
 	case c != nil:
-		return " sovereign.continuity=" + continuity.Witness{Lineage: c.Lineage, Point: continuity.Point{Epoch: c.Epoch, Hash: c.Hash}}.String()
+		return " sovereign.continuity=" + c.word().String()
 	}
 	return ""
 }
@@ -134,11 +229,16 @@ func (i *Instance) accept(ctx context.Context, reason string) (runtime.Continuit
 		if status.Continuity == nil || !status.Continuity.Held {
 			return fault.Errorf(fault.Usage, "the services of %s are not held: there is nothing to accept", i.Name())
 		}
-		c, err := s.AcceptRollback(ctx, reason)
+		c, err := s.AcceptRollback(ctx, reason, nil)
 		if err != nil {
 			return err
 		}
-		return now.witness(c)
+		former := now.rec.Continuity
+		if err := now.witness(c); err != nil {
+			return err
+		}
+		now.rec.giveUp(former)
+		return nil
 	})
 	if err != nil {
 		return none, err
@@ -147,6 +247,13 @@ func (i *Instance) accept(ctx context.Context, reason string) (runtime.Continuit
 		return none, fmt.Errorf("the disk of %s has the word, the record has not: say it again: %w", i.Name(), err)
 	}
 	return now.rec.Continuity.Continuity, nil
+}
+
+// giveUp notes that the owner has given up a history as far as it had come.
+func (rec *record) giveUp(w *Witnessed) {
+	if w != nil {
+		rec.GivenUp = w
+	}
 }
 
 // recordBeforeEnd writes the history on before a shutdown. A guest that is too

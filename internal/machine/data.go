@@ -127,6 +127,7 @@ func (i *Instance) blankData(f *os.File, now time.Time) error {
 	}
 	i.r.did("data disk")
 	if i.rec.NewData {
+		i.rec.giveUp(i.rec.Continuity)
 		i.rec.Continuity = nil
 	}
 	i.rec.Data, i.rec.NewData = &DataDisk{Since: now}, false
@@ -141,6 +142,7 @@ func (i *Instance) knowData(f *os.File, now time.Time) error {
 		return err
 	}
 	if i.rec.NewData {
+		i.rec.giveUp(i.rec.Continuity)
 		i.rec.Data, i.rec.Continuity, i.rec.NewData = nil, nil, false
 	}
 	d := i.rec.Data

@@ -34,21 +34,24 @@ const (
 type act int
 
 const (
-	actNothing  act = iota
-	actAdopt        // write down the process of a machine whose starter was killed
-	actStart        // start the slot that is to run
-	actHalt         // shut the machine down in order
-	actNoteEnd      // write down that it ended by itself
-	actForget       // forget the ends in a row
-	actCommit       // the trial's slot is the active one from now on
-	actFail         // the trial has failed
-	actReturn       // the trial is over, and the old slot stays
-	actResume       // let a machine go on that was held for a full file system
-	actCut          // end a machine whose guest hangs
-	actKnowDisk     // write down which file system its data disk has
-	actRecord       // have the history of its disk written on, and remember that
-	actTakeOver     // write down what is wanted of what an older version started
-	actSwap         // put the restored disk in its place
+	actNothing   act = iota
+	actAdopt         // write down the process of a machine whose starter was killed
+	actStart         // start the slot that is to run
+	actHalt          // shut the machine down in order
+	actNoteEnd       // write down that it ended by itself
+	actForget        // forget the ends in a row
+	actCommit        // the trial's slot is the active one from now on
+	actFail          // the trial has failed
+	actReturn        // the trial is over, and the old slot stays
+	actResume        // let a machine go on that was held for a full file system
+	actCut           // end a machine whose guest hangs
+	actKnowDisk      // write down which file system its data disk has
+	actRecord        // have the history of its disk written on, and remember that
+	actTakeOver      // write down what is wanted of what an older version started
+	actSwap          // put the restored disk in its place
+	actChallenge     // remember what a witness elsewhere does
+	actKeep          // keep a copy of the data disk
+	actBack          // put the kept copy in the disk's place
 )
 
 // world is what there is besides the record.
@@ -93,6 +96,12 @@ func decide(rec *record, w world) decision {
 			return decision{act: actHalt, why: "it gets the data disk of " + rec.Swap.From}
 		}
 		return decision{act: actSwap, why: "restored from " + rec.Swap.From}
+	}
+	if c := rec.Challenge; c != nil {
+		if w.alive {
+			return decision{act: actHalt, why: "its data disk is not the one that " + c.By + " remembers"}
+		}
+		return decision{act: actChallenge, why: "its data disk is held to what " + c.By + " remembers"}
 	}
 	switch rec.Wanted {
 	case notAdopted:
@@ -211,6 +220,10 @@ func decideStopped(rec *record, w world) decision {
 		return decision{act: actFail, why: fmt.Sprintf("it could not be started for %v: %s", time.Duration(t.Limit), rec.Waiting.Why)}
 	case rec.Waiting != nil:
 		return startAfter(nextPause(rec.Waiting), rec.Waiting.Last, w, "another try")
+	case t != nil && t.Data == DataKeep:
+		return decision{act: actKeep, why: "before the " + t.Kind}
+	case t != nil && t.Data == DataBack:
+		return decision{act: actBack, why: "before the " + t.Kind}
 	case t != nil:
 		return decision{act: actStart, why: t.Kind}
 	case rec.Ends.InARow > 0 && rec.Ends.Last.At.Boot != w.boot && rec.Policy.Restart != RestartNever:

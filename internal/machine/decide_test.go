@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -19,6 +20,7 @@ func TestDecide(t *testing.T) {
 	trial := func(attempt int, why string) *Trial {
 		return &Trial{Kind: "update", Slot: "b", Limit: Duration(time.Minute), Steady: Duration(soak), Attempt: attempt, Began: Duration(began), Why: why}
 	}
+	withData := func(d runtime.TrialData) *Trial { t := trial(0, ""); t.Data = d; return t }
 	held := func(t *Trial, optional ...string) *Trial { t.Optional = optional; return t }
 	at := func(ago time.Duration) Moment { return Moment{Boot: "now", Awake: Duration(began - ago)} }
 	ends := func(n int, ago time.Duration) Ends {
@@ -31,14 +33,15 @@ func TestDecide(t *testing.T) {
 	written := &agent.Status{Continuity: &agent.Continuity{Lineage: "a", Written: true}}
 	heldDisk := &agent.Status{Continuity: &agent.Continuity{Lineage: "a", Written: true, Held: true}}
 	tests := []struct {
-		name string
-		in   installed
-		proc *vm.Process
-		swap *swap
-		w    world
-		want act
-		why  string
-		wait time.Duration
+		name      string
+		in        installed
+		proc      *vm.Process
+		swap      *swap
+		challenge bool
+		w         world
+		want      act
+		why       string
+		wait      time.Duration
 	}{
 		{name: "an older version's, running", proc: here, w: world{alive: true}, want: actTakeOver, why: "runs"},
 		{name: "an older version's, starter was killed", w: world{alive: true}, want: actTakeOver, why: "runs"},
@@ -48,6 +51,9 @@ func TestDecide(t *testing.T) {
 		{name: "a disk was restored, running", swap: &swap{From: "sql@x"}, in: installed{Wanted: Up}, proc: here, w: world{alive: true}, want: actHalt, why: "sql@x"},
 		{name: "a disk was restored", swap: &swap{From: "sql@x"}, in: installed{Wanted: Up}, want: actSwap, why: "sql@x"},
 		{name: "a disk was restored, down", swap: &swap{From: "sql@x"}, in: installed{Wanted: Down}, want: actSwap, why: "sql@x"},
+		{name: "a witness knows more, running", challenge: true, in: installed{Wanted: Up}, proc: here, w: world{alive: true}, want: actHalt, why: "a witness"},
+		{name: "a witness knows more", challenge: true, in: installed{Wanted: Up}, want: actChallenge, why: "a witness"},
+		{name: "a witness knows more, down", challenge: true, in: installed{Wanted: Down}, want: actChallenge},
 		{name: "down", in: installed{Wanted: Down, Trial: trial(0, "")}},
 		{name: "up, first start", in: installed{Wanted: Up}, want: actStart},
 		{name: "up, starter was killed", in: installed{Wanted: Up, Trial: trial(1, "")}, w: world{alive: true}, want: actAdopt},
@@ -88,6 +94,11 @@ func TestDecide(t *testing.T) {
 		{name: "trial, old one runs", in: installed{Wanted: Up, Slot: "a", Trial: trial(0, "")}, proc: here, w: world{alive: true, guest: ready, healthy: time.Hour}, want: actHalt},
 		{name: "trial, old one ended", in: installed{Wanted: Up, Slot: "a", Trial: trial(0, "")}, proc: here, want: actNoteEnd},
 		{name: "trial begins", in: installed{Wanted: Up, Slot: "a", Trial: trial(0, "")}, want: actStart},
+		{name: "trial begins, data is kept first", in: installed{Wanted: Up, Slot: "a", Trial: withData(DataKeep)}, want: actKeep},
+		{name: "trial begins, data is kept", in: installed{Wanted: Up, Slot: "a", Trial: withData(DataKept)}, want: actStart},
+		{name: "trial begins, data goes back first", in: installed{Wanted: Up, Slot: "a", Trial: withData(DataBack)}, want: actBack},
+		{name: "trial begins, data went back", in: installed{Wanted: Up, Slot: "a", Trial: withData(DataGone)}, want: actStart},
+		{name: "trial with data, old one runs", in: installed{Wanted: Up, Slot: "a", Trial: withData(DataKeep)}, proc: here, w: world{alive: true}, want: actHalt},
 		{name: "trial of one that had given up", in: installed{Wanted: Up, Slot: "a", Trial: trial(0, ""), Ends: ends(10, 0)}, want: actStart},
 		{name: "trial boots", in: installed{Wanted: Up, Slot: "b", Trial: trial(1, "")}, proc: here, w: world{alive: true, awake: began + 20*time.Second}, wait: 40 * time.Second},
 		{name: "trial is starting", in: installed{Wanted: Up, Slot: "b", Trial: trial(1, "")}, proc: here, w: world{alive: true, awake: began + 59*time.Second, guest: starting}, wait: time.Second},
@@ -125,6 +136,9 @@ func TestDecide(t *testing.T) {
 				tt.in.Policy = DefaultPolicy()
 			}
 			rec := record{Process: tt.proc, installed: tt.in, Swap: tt.swap}
+			if tt.challenge {
+				rec.Challenge = &Witnessed{By: "a witness"}
+			}
 			d := decide(&rec, tt.w)
 			if d.act != tt.want || !strings.Contains(d.why, tt.why) || d.wait != tt.wait {
 				t.Errorf("got %+v, want %d %q %v", d, tt.want, tt.why, tt.wait)

@@ -32,6 +32,7 @@
 //	restore         a disk that is being restored, and is nobody's yet
 //	data.img.before-TIME
 //	                a data disk whose place a restored one has taken
+//	data.img.kept   a copy of it from before the last update
 //
 // A machine goes on when the program that started it ends. It is found again
 // by its process's number, start time and boot, or, when its starter was
@@ -52,7 +53,9 @@
 //
 //	wanted  trial         machine                     act, and what is written
 //	any     any           runs, a disk was restored   shut down; process: none
-//	any     any           not, a disk was restored    rename the old disk, then the new one; data, swap: none
+//	any     any           not, a disk was restored    rename the old disk, then the new one; data, given up, swap: none
+//	any     any           runs, a witness knows more  shut down; process: none
+//	any     any           not, a witness knows more   continuity: the witness's, challenge: none
 //	none    any           runs                        wanted: up, restart: never; process
 //	none    any           does not                    wanted: down
 //	down    any           runs                        shut down; process: none
@@ -64,8 +67,10 @@
 //	up      any           runs, disk was written to   a record on its disk; continuity
 //	up      failed        runs                        shut down; process: none
 //	up      failed        does not                    trial: none, outcome: back to A
+//	up      failed, kept  does not                    the same, and swap: the kept copy for the disk; kept: none
+//	up      failed, gone  does not                    the same, and swap: the former disk for the copy
 //	up      of S          runs from A                 shut down; process: none
-//	up      of S          runs from S, stays healthy  active: S, previous: A, trial: none, outcome
+//	up      of S          runs from S, stays healthy  active: S, previous: A, trial: none, outcome; of gone, kept: none
 //	up      of S          runs from S, held still     nothing
 //	up      of S          runs from S, failed or late trial: failed, with the reason
 //	up      of S          ended by itself from S      trial: failed, with the reason
@@ -73,6 +78,8 @@
 //	up      of S          not, three attempts made    trial: failed
 //	up      of S          not, kept from it for long  trial: failed
 //	up      of S          not, kept from it, pause    nothing yet
+//	up      of S, keep    not                         copy the data disk; kept, trial: kept; or trial: failed
+//	up      of S, back    not                         swap: the kept copy for the disk, given up, trial: gone
 //	up      of S          not                         attempt+1, process: none; start S; process
 //	up      none          runs, mute for 5 minutes    power cut; process: none, ends+1, ends in a row+1
 //	up      none          runs, healthy for a minute  ends in a row: 0
@@ -103,7 +110,8 @@
 // each on the disk before the next: copy under another name, verify the copy,
 // forget the slot in the record, remove its directory, rename the copy, record
 // slot and trial. The data disk is only looked at: nothing here writes to it
-// but its creation, which happens once.
+// but its creation, which happens once. A copy of it that an update keeps is of a
+// machine that is down, and goes when its bundle's slot does.
 //
 // # Parts
 //

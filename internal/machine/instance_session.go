@@ -42,10 +42,14 @@ func (i *Instance) ask(ctx context.Context, question func(*Agent) error) error {
 	return err
 }
 
+func noEndpoint(err error) bool {
+	return err != nil && (strings.HasSuffix(err.Error(), ": 404 page not found") || strings.HasSuffix(err.Error(), ": Method Not Allowed"))
+}
+
 // tooOld explains the answer of a guest whose agent has no such endpoint: its
 // HTTP server's own words, where an endpoint would have words of its own.
 func (i *Instance) tooOld(err error) error {
-	if err == nil || !strings.HasSuffix(err.Error(), ": 404 page not found") && !strings.HasSuffix(err.Error(), ": Method Not Allowed") {
+	if !noEndpoint(err) {
 		return err
 	}
 	return fault.Errorf(fault.Device, "the guest of %s cannot do this, its image is too old: %w", i.Name(), err).

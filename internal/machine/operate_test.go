@@ -16,6 +16,7 @@ import (
 	"github.com/sovereign-build/sovereign/internal/machine/machinetest"
 	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
@@ -61,6 +62,10 @@ func operateOn(state string, n int, verb, dir string) error {
 		_, err = r.Update(ctx, "sql", dir, 10*time.Minute, nil)
 	case "rollback":
 		_, err = r.Rollback(ctx, "sql", 10*time.Minute)
+	case "update-kept":
+		_, err = r.UpdateFrom(ctx, "sql", Source{Dir: dir, KeepData: true}, 10*time.Minute, nil)
+	case "rollback-data":
+		_, err = r.Rollback(ctx, "sql", 10*time.Minute, runtime.WithData)
 	case "in-place":
 		err = restoreInPlace(ctx, r)
 	case "as":

@@ -45,6 +45,16 @@ type record struct {
 	// Continuity is what the guest said last of its disk's history; nil before
 	// the first word.
 	Continuity *Witnessed `json:"continuity,omitempty"`
+	// Challenge is what a witness elsewhere knows of that history, where the disk
+	// that runs does not lead there: the next start holds the disk to it.
+	Challenge *Witnessed `json:"challenge,omitempty"`
+	// GivenUp is the newest moment of a history that its owner has given up, by a
+	// disk restored in its place say: a witness that still has it, or one before,
+	// is told what goes on instead.
+	GivenUp *Witnessed `json:"given_up,omitempty"`
+	// Kept is the copy of the data disk from before the last update; nil for
+	// none.
+	Kept *Kept `json:"kept,omitempty"`
 	// Renamed is the name that the instance has once its directory has it.
 	Renamed string `json:"renamed,omitempty"`
 	// Clone names the copy of another machine's disk that this one begins with;

@@ -87,7 +87,7 @@ func (i *Instance) removeAll() error {
 	if err != nil {
 		return err
 	}
-	for _, path := range append(former, i.dataPath()) {
+	for _, path := range append(former, i.dataPath(), i.keptPath()) {
 		if err := removeImage(path); err != nil {
 			return err
 		}
@@ -99,6 +99,10 @@ func (i *Instance) removeAll() error {
 }
 
 func (i *Instance) removeButData() (kept string, err error) {
+	// Nobody could go back to it without the bundle.
+	if err := removeImage(i.keptPath()); err != nil {
+		return "", err
+	}
 	entries, err := os.ReadDir(i.dir)
 	if err != nil {
 		return "", fault.Wrap(fault.Environment, err)

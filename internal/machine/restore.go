@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,9 @@ const (
 // swap is the record's word that a disk is whole, in stagingDir, and takes the
 // place of the machine's. From its writing on, whoever has the lock finishes it.
 type swap struct {
+	// Staged is the new disk's name in the instance's directory; "" is that of
+	// a restore.
+	Staged string `json:"staged,omitempty"`
 	// Keep is the name that the present disk gets; "" where there is none.
 	Keep string `json:"keep,omitempty"`
 	// FileSystem is the new disk's UUID, as DataDisk has it.
@@ -58,6 +62,9 @@ type Restored struct {
 	// Continuity is where the disk is in its history; nil where that is not
 	// known.
 	Continuity *runtime.Continuity
+	// GivenUp is where another copy of it is that its owner knows to be newer;
+	// nil for none.
+	GivenUp *runtime.Continuity
 	// Temporary: it is nobody's, and goes when whoever made it does.
 	Temporary bool
 }
@@ -120,7 +127,7 @@ func (n *NewMachine) Commit(ctx context.Context, o Restored) error {
 	now := time.Now().UTC().Truncate(time.Second)
 	n.s = nil // commit ends it, whatever comes of it
 	return s.commit(record{
-		Created: now, Temporary: o.Temporary, Data: &DataDisk{Since: now, FileSystem: o.FileSystem}, Continuity: remembered(o.Continuity, now),
+		Created: now, Temporary: o.Temporary, Data: &DataDisk{Since: now, FileSystem: o.FileSystem}, Continuity: remembered(o.Continuity, now), GivenUp: remembered(o.GivenUp, now),
 		installed: installed{Wanted: Down, Policy: DefaultPolicy(), Options: o.Options, Active: "a", Slots: map[SlotName]Slot{"a": newSlot(digest, o.Bundle.from())}},
 	}, m)
 }
@@ -293,7 +300,7 @@ func (s *OtherDisk) Replace(ctx context.Context, fileSystem string, c *runtime.C
 // either done, or is not. The machine does not run, and the caller has the lock.
 func (i *Instance) finishSwap(now time.Time) error {
 	w := i.rec.Swap
-	staged := filepath.Join(i.dir, stagingDir, dataFile)
+	staged := filepath.Join(i.dir, cmp.Or(w.Staged, filepath.Join(stagingDir, dataFile)))
 	if _, err := os.Lstat(staged); err == nil {
 		if w.Keep != "" {
 			if err := i.keepDisk(w.Keep); err != nil {
@@ -312,6 +319,7 @@ func (i *Instance) finishSwap(now time.Time) error {
 	}
 	now = now.UTC().Truncate(time.Second)
 	i.rec.Data, i.rec.NewData, i.rec.Swap = &DataDisk{Since: now, FileSystem: w.FileSystem}, false, nil
+	i.rec.giveUp(i.rec.Continuity)
 	i.rec.Continuity, i.rec.Clone = remembered(w.Continuity, now), ""
 	if err := i.saveRecord(); err != nil {
 		return err

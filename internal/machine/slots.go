@@ -33,6 +33,8 @@ type Source struct {
 	Given bool
 	// AllowRollback lets in a bundle older than the newest that was seen.
 	AllowRollback bool
+	// KeepData has an update keep a copy of the data disk before its trial.
+	KeepData bool
 }
 
 func (s Source) from() string {

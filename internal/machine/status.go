@@ -126,7 +126,7 @@ func (i *Instance) Supervision(ctx context.Context) (*Supervision, error) {
 	return &Supervision{
 		Wanted: in.Wanted, Policy: in.Policy, Supervisor: runs, Active: in.Active, Previous: in.Previous,
 		Slots: maps.Clone(in.Slots), Ends: in.Ends, Waiting: in.Waiting, Trial: in.Trial, LastUpdate: in.Outcome,
-		GaveUp: in.gaveUp(), Release: in.Release,
+		GaveUp: in.gaveUp(), Release: in.Release, Kept: i.rec.Kept,
 	}, nil
 }
 

@@ -287,12 +287,24 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 			return "", err
 		}
 		return "its data disk is another: " + d.why, nil
+	case actChallenge:
+		rec.Continuity, rec.Challenge = rec.Challenge, nil
+		did = d.why
+	case actKeep:
+		return i.keepData(ctx, now)
+	case actBack:
+		rec.Swap, rec.GivenUp = i.swapKept(now), rec.Continuity
+		rec.Trial.Data, rec.Trial.Former = DataGone, rec.Swap.Keep
+		did = "its data disk goes back to " + rec.Swap.From
 	case actForget:
 		rec.Ends.InARow = 0
 		did = d.why
 	case actCommit:
 		t := rec.Trial
 		i.outcome(true, "", now)
+		if t.Data == DataGone {
+			rec.Kept, rec.Outcome.Disk = nil, i.filePath(t.Former)
+		}
 		former := rec.Active
 		rec.Previous, rec.Active, rec.Ends.InARow = former, t.Slot, 0
 		if rec.Slots[former].Digest == rec.Slots[t.Slot].Digest {
@@ -307,6 +319,13 @@ func (i *Instance) do(ctx context.Context, d decision, w world) (did string, err
 	case actReturn:
 		t := rec.Trial
 		i.outcome(false, t.Why, now)
+		switch t.Data {
+		case DataKept:
+			rec.Swap = i.swapKept(now)
+			rec.Kept, rec.Outcome.Disk = nil, i.filePath(rec.Swap.Keep)
+		case DataGone:
+			rec.Swap = i.backFrom(t.Former)
+		}
 		rec.Process = nil
 		if rec.Previous != t.Slot {
 			// What failed as an update is no slot to go back to.
@@ -391,6 +410,8 @@ func (i *Instance) damaged(slot SlotName, err error) error {
 	return fault.Errorf(fault.Verification, "the bundle in slot %s is damaged: %w", slot, err).
 		Hintf("repair it with the same bundle, or take another: sovereign-build update %s %s", i.Name(), i.rec.Slots[slot].Source)
 }
+
+func (i *Instance) filePath(name string) string { return filepath.Join(i.dir, name) }
 
 func (i *Instance) slotDir(s SlotName) string { return filepath.Join(i.dir, slotsDir, string(s)) }
 

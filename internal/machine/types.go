@@ -10,6 +10,7 @@ type (
 	Ends        = runtime.Ends
 	Event       = runtime.Event
 	Grown       = runtime.Grown
+	Kept        = runtime.Kept
 	LogLine     = runtime.LogLine
 	MachineID   = runtime.MachineID
 	Memory      = runtime.Memory
@@ -52,6 +53,11 @@ const (
 	Restarting = runtime.Restarting
 	GaveUp     = runtime.GaveUp
 	Unreadable = runtime.Unreadable
+
+	DataKeep = runtime.DataKeep
+	DataKept = runtime.DataKept
+	DataBack = runtime.DataBack
+	DataGone = runtime.DataGone
 
 	PhaseInstall = runtime.PhaseInstall
 	PhaseProbe   = runtime.PhaseProbe

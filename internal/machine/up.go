@@ -190,9 +190,12 @@ func (i *Instance) freeSlot() (SlotName, error) {
 		return "a", nil
 	}
 	slot := otherSlot(i.rec.Active)
-	i.rec.Previous, i.rec.Trial = "", nil
+	i.rec.Previous, i.rec.Trial, i.rec.Kept = "", nil, nil
 	delete(i.rec.Slots, slot)
-	return slot, i.saveRecord()
+	if err := i.saveRecord(); err != nil {
+		return slot, err
+	}
+	return slot, i.dropKept()
 }
 
 // installable says whether the bundle can become what the instance runs; have

@@ -20,8 +20,10 @@ import (
 // active slot has that very bundle, undamaged; a damaged one is repaired by the
 // same bundle in the other slot.
 //
-// The former bundle of the slot is gone from here on. The data disk is not
-// looked at.
+// The former bundle of the slot is gone from here on, and with it the copy of the
+// data disk that was kept for it. The data disk is not looked at, but with
+// Source.KeepData: then a copy of it is kept before the trial, which the machine
+// goes back to if that fails.
 func (r *Runtime) Update(ctx context.Context, name, dir string, limit time.Duration, report Report) (changed bool, err error) {
 	return r.UpdateFrom(ctx, name, Source{Dir: dir}, limit, report)
 }
@@ -62,6 +64,11 @@ func (r *Runtime) UpdateFrom(ctx context.Context, name string, from Source, limi
 	if _, err := i.admit(from, digest, from.AllowRollback); err != nil {
 		return false, err
 	}
+	if from.KeepData {
+		if err := i.roomToKeep(); err != nil {
+			return false, err
+		}
+	}
 	tell(report, PhaseInstall, "installing "+from.from())
 	copied, err := i.copyBundle(ctx, from, m)
 	if err != nil {
@@ -89,9 +96,12 @@ func (r *Runtime) UpdateFrom(ctx context.Context, name string, from Source, limi
 	}
 	slot := otherSlot(i.rec.Active)
 	// From here on nothing leads to the slot, and it can be replaced.
-	i.rec.Previous, i.rec.Trial = "", nil
+	i.rec.Previous, i.rec.Trial, i.rec.Kept = "", nil, nil
 	delete(i.rec.Slots, slot)
 	if err := i.saveRecord(); err != nil {
+		return false, err
+	}
+	if err := i.dropKept(); err != nil {
 		return false, err
 	}
 	if err := i.putSlot(copied, slot); err != nil {
@@ -102,6 +112,9 @@ func (r *Runtime) UpdateFrom(ctx context.Context, name string, from Source, limi
 		i.rec.Release = signed.trust
 	}
 	i.rec.Trial = &Trial{Kind: "update", Slot: slot, Limit: Duration(limit), Steady: Duration(r.soak), Optional: optional}
+	if from.KeepData {
+		i.rec.Trial.Data = DataKeep
+	}
 	i.rec.Waiting = nil
 	return true, i.saveRecord()
 }
@@ -112,7 +125,9 @@ func (r *Runtime) UpdateFrom(ctx context.Context, name string, from Source, limi
 // bundle stays.
 //
 // The one before may be older than the newest that was here, and then is what a
-// machine whose bundles are signed refuses without runtime.AllowRollback.
+// machine whose bundles are signed refuses without runtime.AllowRollback. With
+// runtime.WithData the data disk goes back too, to the copy that was kept before
+// the update; the present one stays beside it.
 func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration, options ...runtime.UpdateOption) (cancelled bool, err error) {
 	limit, err = trialLimit(limit)
 	if err != nil {
@@ -136,8 +151,15 @@ func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration
 		if t.Kind == "update" {
 			// The next update replaces the slot that nothing leads to.
 			delete(i.rec.Slots, t.Slot)
+			i.rec.Kept = nil
 		}
-		return true, i.saveRecord()
+		if err := i.saveRecord(); err != nil {
+			return true, err
+		}
+		if t.Kind == "update" {
+			err = i.dropKept()
+		}
+		return true, err
 	}
 	if err := i.settled(); err != nil {
 		return false, err
@@ -149,10 +171,19 @@ func (r *Runtime) Rollback(ctx context.Context, name string, limit time.Duration
 	if err := i.verifySlot(ctx, i.rec.Previous); err != nil {
 		return false, err
 	}
+	withData := slices.Contains(options, runtime.WithData)
+	if withData {
+		if err := i.keptFor(i.rec.Slots[i.rec.Previous].Digest); err != nil {
+			return false, err
+		}
+	}
 	if err := i.rec.goBack(i.rec.Slots[i.rec.Previous], slices.Contains(options, runtime.AllowRollback)); err != nil {
 		return false, err
 	}
 	i.rec.Trial = &Trial{Kind: "rollback", Slot: i.rec.Previous, Limit: Duration(limit), Steady: Duration(r.soak), Optional: optional}
+	if withData {
+		i.rec.Trial.Data = DataBack
+	}
 	i.rec.Waiting = nil
 	return false, i.saveRecord()
 }
@@ -192,8 +223,8 @@ func (i *Instance) updatable(m *bundle.Manifest) error {
 	return i.settled()
 }
 
-// untried says whether there is one that was not started yet.
-func untried(t *Trial) bool { return t != nil && t.Attempt == 0 && t.Why == "" }
+// untried says whether there is one that nothing was done for yet.
+func untried(t *Trial) bool { return t != nil && t.Attempt == 0 && t.Why == "" && t.Data != DataGone }
 
 // settled says whether no trial is under way.
 func (i *Instance) settled() error {

@@ -23,6 +23,10 @@ type Update struct {
 	LimitMS int64   `json:"limit_ms,omitempty"` // 0: the default
 	// AllowRollback lets an older bundle in.
 	AllowRollback bool `json:"allow_rollback,omitempty"`
+	// KeepData has an update keep a copy of the data disk; WithData has a
+	// rollback go back to that.
+	KeepData bool `json:"keep_data,omitempty"`
+	WithData bool `json:"with_data,omitempty"`
 }
 
 // Begun is the answer to both.
@@ -41,7 +45,7 @@ type Stop struct {
 	GraceMS int64 `json:"grace_ms,omitempty"` // 0: the default
 }
 
-// Size is the body of …/balloon and …/grow.
+// Size is the body of …/balloon and …/grow, and the answer to DELETE …/kept-data.
 type Size struct {
 	Size int64 `json:"size"` // bytes
 }
@@ -143,4 +147,16 @@ type Drill struct {
 // Policy is the body of …/backup-policy.
 type Policy[P any] struct {
 	Policy *P `json:"policy,omitempty"`
+}
+
+// Witness is the body of PUT …/witnesses.
+type Witness struct {
+	URL   string `json:"url"`
+	Token string `json:"token"`
+	Key   string `json:"key,omitempty"`
+}
+
+// WitnessAdded is the answer.
+type WitnessAdded struct {
+	Key string `json:"key"`
 }

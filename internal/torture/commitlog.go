@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -138,4 +139,15 @@ func readCommitLog(r io.Reader) (map[series][]fate, error) {
 			return nil, fmt.Errorf("line %d: %w", n, err)
 		}
 	}
+}
+
+// known is the fate of each row so far.
+func (l *commitLog) known() map[series][]fate {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	all := make(map[series][]fate, len(l.fates))
+	for s, f := range l.fates {
+		all[s] = slices.Clone(f)
+	}
+	return all
 }

@@ -57,6 +57,7 @@ func families() []family {
 		{"kills", "processes killed in the guest, connections dropped", runKills, false},
 		{"supervisor", "sovereignd and its machines killed", runSovereignd, false},
 		{"rollback", "older copies of the data disk put back, and power cuts that are none", runRollback, false},
+		{"snapshot", "kills in the middle of copies of a machine that runs", runSnapshot, false},
 		{"update", "kills in the middle of updates", runUpdate, false},
 		{"network", "24 hours of an unsteady network, compressed", runNetwork, false},
 		{"full", "a full data disk", runFull, false},

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -156,4 +157,21 @@ func FuzzParseKeep(f *testing.F) {
 			t.Errorf("%q: %+v, then %+v, %v", text, k, again, err)
 		}
 	})
+}
+
+func TestParseWhen(t *testing.T) {
+	for text, want := range map[string][]Condition{"always": nil, "charging": {Charging}, "unmetered,charging,charging": {Charging, Unmetered}} {
+		if got, err := ParseWhen(text); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: %q, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "sunny", "charging,", "charging, unmetered"} {
+		if got, err := ParseWhen(text); fault.ClassOf(err) != fault.Usage {
+			t.Errorf("%q: %q, %v", text, got, err)
+		}
+	}
+	p := Policy{Repository: "home", When: []Condition{"sunny"}}
+	if err := p.Check(); fault.ClassOf(err) != fault.Usage {
+		t.Errorf("%v", err)
+	}
 }

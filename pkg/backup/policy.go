@@ -19,6 +19,9 @@ type Policy struct {
 	Keep   Keep  `json:"keep,omitzero"`
 	// Bundle: the bundle's files go into each backup.
 	Bundle bool `json:"bundle,omitempty"`
+	// When is what the device has to be, unless it is overdue: twice the time has
+	// passed.
+	When []Condition `json:"when,omitempty"`
 }
 
 // Every is the time between two backups; 0: none by itself.
@@ -41,6 +44,11 @@ func (p Policy) Check() error {
 	for what, d := range map[string]time.Duration{"every": p.Every(), "drill": p.Drill()} {
 		if d != 0 && (d < minEvery || d > maxEvery) {
 			return fault.Errorf(fault.Usage, "%s: %v is not from %v to a year", what, d, minEvery)
+		}
+	}
+	for _, c := range p.When {
+		if err := c.check(); err != nil {
+			return err
 		}
 	}
 	return p.Keep.Check()

@@ -34,6 +34,9 @@ type BackupStatus struct {
 	// restore that a drill has proven; nil: none.
 	Last   *BackupDone `json:"last,omitempty"`
 	Proven *BackupDone `json:"proven,omitempty"`
+	// Waiting is which of the policy's conditions the device does not fulfil, so
+	// that what is due waits; "" where nothing does.
+	Waiting string `json:"waiting,omitempty"`
 	// Alarms are in words; none: all is as the policy has it.
 	Alarms []string `json:"alarms,omitempty"`
 }

@@ -23,7 +23,9 @@ type Continuity struct {
 // Witnessed is what is remembered of a disk's history.
 type Witnessed struct {
 	Continuity
-	Time time.Time `json:"time"` // by the host's clock, for people
+	Time time.Time `json:"time"` // by the clock of who remembers it, for people
+	// By is who remembers it, a witness's URL say; "" is the machine's host.
+	By string `json:"by,omitempty"`
 }
 
 // Stale is an error of class fault.Stale where the machine's services are held,
@@ -42,6 +44,9 @@ func lacks(c agent.Continuity, w *Witnessed) string {
 	had := "nobody remembers what it was"
 	if w != nil {
 		had = fmt.Sprintf("the one that it had last was at epoch %d of %s", w.Epoch, w.Time.UTC().Format(time.RFC3339))
+		if w.By != "" {
+			had += ", as " + w.By + " remembers"
+		}
 	}
 	has := fmt.Sprintf("it is at epoch %d of %s", c.Epoch, c.At.UTC().Format(time.RFC3339))
 	switch continuity.Verdict(c.Verdict) {

@@ -61,6 +61,9 @@ type UpdateResult struct {
 	From    string  `json:"from,omitempty"`
 	To      string  `json:"to,omitempty"`
 	Seconds float64 `json:"seconds"`
+	// Disk is where, on its host, the data disk is whose place another has taken
+	// with it; "" where none has.
+	Disk string `json:"disk,omitempty"`
 	// Status is the machine afterwards.
 	Status Status `json:"status"`
 }
@@ -69,7 +72,7 @@ type UpdateResult struct {
 // has, and returns when it is committed, as its services became healthy within
 // limit (0: DefaultTrialLimit, at most a day) and stayed so, or when the former
 // one is back. On a machine that is down it is only staged. While one update
-// is under way, another is an error (fault.Usage). The data disk is not touched.
+// is under way, another is an error (fault.Usage). The data disk is not touched, but for KeepData.
 //
 // A bundle that is not signed as those of the machine are is an error of class
 // fault.Verification.
@@ -96,13 +99,23 @@ func (m *Machine) Update(ctx context.Context, bundleDir string, limit time.Durat
 	if err != nil {
 		return UpdateResult{}, err
 	}
-	return m.try(ctx, begin, "update", requests.Update{Bundle: &sent, LimitMS: limit.Milliseconds(), AllowRollback: slices.Contains(options, AllowRollback)}, report)
+	return m.try(ctx, begin, "update", requests.Update{Bundle: &sent, LimitMS: limit.Milliseconds(), AllowRollback: slices.Contains(options, AllowRollback),
+		KeepData: slices.Contains(options, KeepData)}, report)
 }
 
 // Rollback tries the bundle before the last update, as Update does. What a
 // machine that is down is yet to try is taken back instead (UpdateCancelled).
 func (m *Machine) Rollback(ctx context.Context, limit time.Duration, report Report, options ...UpdateOption) (UpdateResult, error) {
-	return m.try(ctx, time.Now(), "rollback", requests.Update{LimitMS: limit.Milliseconds(), AllowRollback: slices.Contains(options, AllowRollback)}, report)
+	return m.try(ctx, time.Now(), "rollback", requests.Update{LimitMS: limit.Milliseconds(), AllowRollback: slices.Contains(options, AllowRollback),
+		WithData: slices.Contains(options, WithData)}, report)
+}
+
+// ForgetKeptData removes the copy of the data disk from before the last update,
+// and returns what it took, in bytes; 0 where there was none.
+func (m *Machine) ForgetKeptData(ctx context.Context) (int64, error) {
+	var r requests.Size
+	err := m.h.call(ctx, http.MethodDelete, machinePath(m.name, "kept-data"), nil, &r)
+	return r.Size, err
 }
 
 // try begins a trial and waits for its end.
@@ -143,7 +156,7 @@ func (m *Machine) outcome(ctx context.Context, begin time.Time, r UpdateResult, 
 		return r, fault.Errorf(fault.Device, "somebody else changed %s meanwhile, by the %s to %.19s…", m.name, last.Kind, last.To).
 			Hintf("see sovereign-build status %s", m.name)
 	}
-	r.Result, r.Why, r.From, r.To = UpdateReverted, last.Why, last.From, last.To
+	r.Result, r.Why, r.From, r.To, r.Disk = UpdateReverted, last.Why, last.From, last.To, last.Disk
 	if last.Committed {
 		r.Result = UpdateCommitted
 	}

@@ -60,6 +60,15 @@ type UpdateOption string
 // highest that the machine has seen; its record says so.
 const AllowRollback UpdateOption = "allow-rollback"
 
+// KeepData has an update keep a copy of the data disk first, to which the machine
+// goes back with its former bundle if the update fails. WithData has a rollback
+// put that copy in the place of the data disk, which is kept beside it. What was
+// written since is not there then.
+const (
+	KeepData UpdateOption = "keep-data"
+	WithData UpdateOption = "with-data"
+)
+
 // UpOptions are what wanting a machine up changes of it. What is zero stays as
 // it was, or as a new machine has it.
 type UpOptions struct {

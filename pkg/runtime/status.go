@@ -48,6 +48,8 @@ type Status struct {
 	// Continuity is what is remembered here of the data disk's history; nil
 	// before the guest's first word of it.
 	Continuity *Witnessed `json:"continuity,omitempty"`
+	// Witnesses are those elsewhere that are told of it.
+	Witnesses []WitnessStatus `json:"witnesses,omitempty"`
 	// Supervision is nil where the instance was never installed.
 	Supervision *Supervision `json:"supervision,omitempty"`
 	// Backup is nil where no backup of it was ever asked for.

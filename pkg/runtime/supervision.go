@@ -23,6 +23,8 @@ type Supervision struct {
 	GaveUp     bool     `json:"gave_up"`
 	Trial      *Trial   `json:"trial,omitempty"`
 	LastUpdate *Outcome `json:"last_update,omitempty"`
+	// Kept is the data disk from before the last update; nil where none was kept.
+	Kept *Kept `json:"kept,omitempty"`
 	// Release is what is known of the key that signs the machine's bundles; nil
 	// where they need not be signed.
 	Release *signature.Trust `json:"release,omitempty"`
@@ -62,6 +64,34 @@ type Trial struct {
 	// Why is set when the trial has failed and the old slot is on its way
 	// back.
 	Why string `json:"why,omitempty"`
+	// Data is what is done with the data disk before the first start, and undone
+	// where the trial fails; "" is nothing.
+	Data TrialData `json:"data,omitempty"`
+	// Former is the disk whose place a kept copy has taken, by its name in the
+	// machine's directory.
+	Former string `json:"former,omitempty"`
+}
+
+// TrialData is what a trial does with the data disk.
+type TrialData string
+
+// What a trial does with the data disk: to keep a copy of it first, or to put
+// the copy that is kept in its place; and each when that is done.
+const (
+	DataKeep TrialData = "keep"
+	DataKept TrialData = "kept"
+	DataBack TrialData = "back"
+	DataGone TrialData = "gone"
+)
+
+// Kept is a copy of the data disk from before an update.
+type Kept struct {
+	Time   time.Time `json:"time"`   // when it was made, by the host's clock
+	Bundle string    `json:"bundle"` // the digest of the bundle that it was used by
+	Size   int64     `json:"size"`   // of what is not holes, bytes
+	// FileSystem is its UUID, and Continuity its place in its history.
+	FileSystem string      `json:"file_system,omitempty"`
+	Continuity *Continuity `json:"continuity,omitempty"`
 }
 
 // Outcome is how the last update or rollback ended.
@@ -73,6 +103,9 @@ type Outcome struct {
 	// Committed is false when the old slot was put back; Why says for what.
 	Committed bool   `json:"committed"`
 	Why       string `json:"why,omitempty"`
+	// Disk is where the data disk is whose place another has taken with it; ""
+	// where none has.
+	Disk string `json:"disk,omitempty"`
 }
 
 // Ends are the ends of a machine that nobody asked for.

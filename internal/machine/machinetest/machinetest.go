@@ -53,6 +53,7 @@ func Main() {
 // socket, agent, console, card, or the ports of its record. The modes are how a
 // guest can go wrong.
 func machine(mode string, card bool) error {
+	mode, line, _ := strings.Cut(mode, " ")
 	if mode == "dead" {
 		return errors.New("the fake does not start")
 	}
@@ -61,6 +62,9 @@ func machine(mode string, card bool) error {
 		return err
 	}
 	defer disk.Close()
+	if err := touch(disk, line); err != nil {
+		return err
+	}
 	console, err := os.Create(vm.ConsoleFile)
 	if err != nil {
 		return err
@@ -85,7 +89,7 @@ func machine(mode string, card bool) error {
 	ctx, end := context.WithCancel(context.Background())
 	g := &guest{mode: mode, end: end, until: time.Now().Add(200 * time.Millisecond)}
 	switch mode {
-	case "quick", "once", "degraded", "vpn", "no-vpn":
+	case "quick", "once", "degraded", "vpn", "no-vpn", "history":
 		g.until = time.Now()
 	case "brief", "sick":
 		g.until, g.ends = time.Now(), time.Now().Add(300*time.Millisecond)
@@ -97,8 +101,13 @@ func machine(mode string, card bool) error {
 		})
 	}
 	backend := agent.Backend(watched{g})
-	if mode == "once" {
+	switch mode {
+	case "once":
 		backend = g
+	case "history":
+		if backend, err = newHistorian(g, line); err != nil {
+			return err
+		}
 	}
 	go func() {
 		for { // a word on the control socket is the plug pulled
@@ -229,6 +238,32 @@ func lockDisk() (*os.File, error) {
 	}
 	return disk, nil
 }
+
+// touch does to the disk what the words behind the mode say: "writes" a mark at
+// its end; "mortal" ends where DeadFile is.
+func touch(disk *os.File, line string) error {
+	what, _, _ := strings.Cut(line, " ")
+	switch what {
+	case "writes":
+		if _, err := disk.Seek(0, io.SeekEnd); err != nil {
+			return err
+		}
+		_, err := io.WriteString(disk, Written)
+		return err
+	case "mortal":
+		if _, err := os.Stat(DeadFile); err == nil {
+			return errors.New("the fake is dead")
+		}
+	}
+	return nil
+}
+
+// Written is what a fake writes to its disk, and DeadFile, in a machine's
+// directory, has one not start that is mortal.
+const (
+	Written  = "+"
+	DeadFile = "dead"
+)
 
 // TwoMachines is made by a machine that finds its data disk in use.
 const TwoMachines = "two-machines"

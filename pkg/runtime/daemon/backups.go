@@ -52,7 +52,7 @@ func (d *daemon) newBackups(ctx context.Context) error {
 	})
 	var err error
 	d.backups, err = backups.New(ctx, d.r, backups.Options{
-		Host: own, Program: d.o.BackupProgram, Report: d.report,
+		Host: own, Program: d.o.BackupProgram, Report: d.report, Lacks: d.lacks,
 		Progress: func(name string, p runtime.Progress) {
 			d.hub.tell(0, runtime.Event{Phase: runtime.PhaseProgress, Machine: name, Progress: &p})
 		},

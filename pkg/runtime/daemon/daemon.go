@@ -35,6 +35,7 @@ import (
 	"github.com/sovereign-build/sovereign/internal/backups"
 	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
+	"github.com/sovereign-build/sovereign/internal/witnesses"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/control"
 	"github.com/sovereign-build/sovereign/pkg/runtime/usernet"
@@ -154,7 +155,7 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 		r: r, o: o, keepers: map[string]*keeper{}, broken: map[string]string{}, poked: make(chan struct{}, 1),
 		changing: map[string]bool{}, hub: hub{readers: map[*reader]struct{}{}},
 	}
-	d.hello = control.NewHello(o.Version, control.CanChunks, canBackup)
+	d.hello = control.NewHello(o.Version, control.CanChunks, canBackup, canWitness)
 	if d.blobs, err = control.NewBlobs(filepath.Join(r.Dir(), blobsDir), r.FindBlob); err == nil {
 		d.blobs.Seeds = r.Seeds
 		err = d.sweep()
@@ -175,9 +176,11 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 		cancel()
 		return errors.Join(err, l.Close(), r.Close())
 	}
+	d.newWitnesses()
 	var serving sync.WaitGroup
 	serving.Go(func() { d.accept(work, l, &serving) })
 	serving.Go(func() { d.backups.Run(work) })
+	serving.Go(func() { d.witnesses.Run(work) })
 	if o.Guard != nil {
 		serving.Go(func() {
 			o.Guard.Run(work, d.processes, func(why string) {
@@ -221,6 +224,7 @@ type daemon struct {
 
 	connections connections
 	backups     *backups.Manager
+	witnesses   *witnesses.Manager
 	talks       sync.WaitGroup // drills' with this sovereignd
 
 	mu       sync.Mutex
@@ -282,6 +286,7 @@ func (d *daemon) run(ctx context.Context, l *machine.Listener) error {
 				d.look()
 			}
 			poke(d.poked)
+			d.witnesses.Look()
 		})
 	})
 	watching.Go(func() { watched <- l.WaitLost(watch) })

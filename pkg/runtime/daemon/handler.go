@@ -52,6 +52,11 @@ func (d *daemon) handler() http.Handler {
 	mux.HandleFunc("POST"+m+"/updatable", d.postUpdatable)
 	mux.HandleFunc("POST"+m+"/update", d.postUpdate)
 	mux.HandleFunc("POST"+m+"/rollback", d.postRollback)
+	mux.HandleFunc("DELETE"+m+"/kept-data", func(w http.ResponseWriter, r *http.Request) {
+		size, err := d.r.ForgetKept(r.Context(), r.PathValue("name"))
+		d.look()
+		answer(w, requests.Size{Size: size}, err)
+	})
 	mux.HandleFunc("POST"+m+"/balloon", d.postBalloon)
 	mux.HandleFunc("POST"+m+"/grow", d.postGrow)
 	mux.HandleFunc("POST"+m+"/accept-rollback", d.postAcceptRollback)
@@ -63,6 +68,7 @@ func (d *daemon) handler() http.Handler {
 	mux.HandleFunc("POST"+m+"/console", d.postConsole)
 	mux.HandleFunc("POST"+m+"/ports/{port}", d.postPort)
 	d.backupHandlers(mux)
+	d.witnessHandlers(mux)
 	return mux
 }
 
@@ -438,8 +444,8 @@ func (d *daemon) postUpdate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	limit, err := wait(q.LimitMS)
-	if err == nil && q.Bundle == nil {
-		err = fault.Errorf(fault.Usage, "an update has a bundle")
+	if err == nil && (q.Bundle == nil || q.WithData) {
+		err = fault.Errorf(fault.Usage, "an update has a bundle, and goes back to no data")
 	}
 	if err != nil {
 		control.WriteError(w, err)
@@ -452,7 +458,7 @@ func (d *daemon) postUpdate(w http.ResponseWriter, r *http.Request) {
 			return err
 		}
 		return d.withBundle(r.Context(), *q.Bundle, func(from machine.Source) error {
-			from.AllowRollback = q.AllowRollback
+			from.AllowRollback, from.KeepData = q.AllowRollback, q.KeepData
 			changed, err := d.r.UpdateFrom(r.Context(), name, from, limit, func(e runtime.Event) { begun.Notes = append(begun.Notes, e.Text) })
 			if err != nil {
 				return err
@@ -474,8 +480,8 @@ func (d *daemon) postRollback(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	limit, err := wait(q.LimitMS)
-	if err == nil && q.Bundle != nil {
-		err = fault.Errorf(fault.Usage, "a rollback has no bundle of its own")
+	if err == nil && (q.Bundle != nil || q.KeepData) {
+		err = fault.Errorf(fault.Usage, "a rollback has no bundle of its own, and keeps no data")
 	}
 	if err != nil {
 		control.WriteError(w, err)
@@ -487,6 +493,9 @@ func (d *daemon) postRollback(w http.ResponseWriter, r *http.Request) {
 		var options []runtime.UpdateOption
 		if q.AllowRollback {
 			options = append(options, runtime.AllowRollback)
+		}
+		if q.WithData {
+			options = append(options, runtime.WithData)
 		}
 		cancelled, err := d.r.Rollback(r.Context(), name, limit, options...)
 		if err != nil {

@@ -21,7 +21,7 @@ func (d *daemon) status(ctx context.Context, name string, ask bool) (*runtime.St
 		return nil, err
 	}
 	d.addGuest(ctx, &s, ask)
-	s.Backup = d.backups.Status(name, time.Now())
+	s.Backup, s.Witnesses = d.backups.Status(name, time.Now()), d.witnesses.Status(name)
 	return &s, nil
 }
 
@@ -59,7 +59,7 @@ func (d *daemon) statuses(ctx context.Context) ([]runtime.Status, error) {
 	}
 	for i := range all {
 		d.addGuest(ctx, &all[i], false)
-		all[i].Backup = d.backups.Status(all[i].Name, time.Now())
+		all[i].Backup, all[i].Witnesses = d.backups.Status(all[i].Name, time.Now()), d.witnesses.Status(all[i].Name)
 	}
 	return all, nil
 }

@@ -163,6 +163,15 @@ func (r *Record) follows(p Point) bool {
 	return false
 }
 
+// Oldest is the epoch that the record's own reach back to: of what was before, a
+// witness's words can be neither found among them nor missed there.
+func (r *Record) Oldest() uint64 {
+	if len(r.Before) > 0 {
+		return r.Before[0].Epoch
+	}
+	return r.Epoch
+}
+
 // Begin makes the first record of a lineage.
 func Begin(reason string, now time.Time) *Record {
 	r := &Record{Lineage: random(), Point: Point{Epoch: 1}, Nonce: random(), Reason: reason, At: now}

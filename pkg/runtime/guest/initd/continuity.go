@@ -164,7 +164,7 @@ func (g *guest) Record(context.Context) (agent.Continuity, error) {
 }
 
 // AcceptRollback implements agent.Historian.
-func (g *guest) AcceptRollback(_ context.Context, reason string) (agent.Continuity, error) {
+func (g *guest) AcceptRollback(_ context.Context, reason string, given *continuity.Witness) (agent.Continuity, error) {
 	_, mount, err := g.data()
 	if err != nil {
 		return agent.Continuity{}, fmt.Errorf("continuity: %w", err)
@@ -172,10 +172,17 @@ func (g *guest) AcceptRollback(_ context.Context, reason string) (agent.Continui
 	h := &g.history
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.looked || !h.verdict.Held() {
+	held := h.verdict.Held()
+	switch {
+	case !h.looked || !held && given == nil:
 		return agent.Continuity{}, fmt.Errorf("continuity: the data disk is not held: there is nothing to accept: %w", fs.ErrInvalid)
+	case !held && given.Lineage != h.record.Lineage:
+		return agent.Continuity{}, fmt.Errorf("continuity: a disk that is used does not change its lineage: %w", fs.ErrInvalid)
 	}
-	w := g.line.Witness
+	w := given
+	if w == nil {
+		w = g.line.Witness
+	}
 	if w == nil { // what was there cannot be read, and nobody remembers it
 		w = &continuity.Witness{Lineage: continuity.Begin("", time.Time{}).Lineage}
 	}
@@ -183,16 +190,39 @@ func (g *guest) AcceptRollback(_ context.Context, reason string) (agent.Continui
 	if err != nil {
 		return agent.Continuity{}, fmt.Errorf("continuity: %w: %w", err, fs.ErrInvalid)
 	}
-	if err := datadisk.ReadWrite(mount); err != nil {
-		return agent.Continuity{}, err
+	if held {
+		err = datadisk.ReadWrite(mount)
 	}
-	err = next.Save(mount)
-	if err = errors.Join(err, datadisk.ReadOnly(mount)); err != nil {
+	if err == nil {
+		err = next.Save(mount)
+	}
+	if held {
+		err = errors.Join(err, datadisk.ReadOnly(mount))
+	}
+	if err != nil {
 		return agent.Continuity{}, err
 	}
 	h.record = next
 	g.c.note("continuity: epoch %d: %s", next.Epoch, next.Reason)
 	c := *h.now()
+	return c, nil
+}
+
+// Compare implements agent.Historian.
+func (g *guest) Compare(_ context.Context, w continuity.Witness) (agent.Compared, error) {
+	h := &g.history
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case !h.looked:
+		return agent.Compared{}, errors.New("continuity: the data disk is not looked at yet")
+	case h.verdict == continuity.Unreadable:
+		return agent.Compared{Verdict: h.verdict}, nil
+	}
+	c := agent.Compared{Verdict: continuity.Decide(h.record, &w)}
+	if h.record != nil {
+		c.Oldest = h.record.Oldest()
+	}
 	return c, nil
 }
 
