@@ -17,7 +17,7 @@ func TestBadRecipe(t *testing.T) {
 		// The form of the file.
 		{"unknown key", "packages:\n", "pakages:\n", `18:1: unknown key "pakages", did you mean "packages"?`},
 		{"unknown key below", "    starting: [1]", "    startng: [1]", `66:7: unknown key "startng", did you mean "starting"?`},
-		{"unknown key, nothing near", "summary: A web server for the tests", "summary: x\nfrobnicate: 1", `5:1: unknown key "frobnicate", known are actions, architectures, files, kernel, keys, name, packages, ports, release, repositories, root, schema, services, sources, summary, toolchain, trust, users, vm`},
+		{"unknown key, nothing near", "summary: A web server for the tests", "summary: x\nfrobnicate: 1", `5:1: unknown key "frobnicate", known are actions, architectures, files, include, kernel, keys, name, packages, ports, release, repositories, root, schema, services, sources, summary, toolchain, trust, users, vm`},
 		{"missing key", "name: demo\n", "", `2:1: key "name" is missing at the top of the file`},
 		{"missing key below", "  memory: 512MiB\n", "", `38:3: key "memory" is missing in vm`},
 		{"key twice", "name: demo\n", "name: demo\nname: other\n", `4:1: key "name" is given twice, first in line 3`},

@@ -26,6 +26,13 @@ type Recipe struct {
 	// Architectures is a non-empty subset of amd64, arm64 and riscv64.
 	Architectures []string `yaml:"architectures"`
 
+	// Include is the directory of a recipe that this one begins with, relative
+	// to the recipe. A key that is given here takes the place of that recipe's,
+	// but packages, repositories, keys, actions, users, files and services are
+	// added to its own. A user or a file of the same name takes the other's
+	// place; a service of the same name changes the keys that it gives.
+	Include string `yaml:"include,omitempty"`
+
 	// Toolchain is the directory of the toolchain image, relative to the
 	// recipe.
 	Toolchain string `yaml:"toolchain"`
