@@ -46,7 +46,7 @@ const maxSums = 8 << 20
 // goes through, and these are of an architecture. What an input is unpacked to
 // (the Go toolchain) is only made where a step that needs it runs.
 func (b *Builder) made(step, key string, out outputs) {
-	if !strings.HasSuffix(step, " "+b.arch.Go) {
+	if !strings.HasSuffix(step, " "+b.arch.Go) && !strings.HasSuffix(step, " "+noArch) {
 		return
 	}
 	b.mu.Lock()

@@ -75,7 +75,7 @@ packages:
   - {name: lib-dev, files: ["usr/include/**"], depends: ["lib=${version}", "headers"]}
   - {name: lib, files: ["**"]}
 `),
-		"ports/headers/port.yaml":        port("headers", "version: \"1\"\npackages:\n  - {name: headers, files: [\"**\"]}\n"),
+		"ports/headers/port.yaml":        port("headers", "version: \"1\"\nnoarch: true\npackages:\n  - {name: headers, files: [\"**\"]}\n"),
 		"ports/program/port.yaml":        port("program", "version: \"2\"\nbuild: [lib-dev]\npackages:\n  - {name: program, files: [\"**\"], depends: [\"lib\"]}\n"),
 		"ports/sovereign-init/port.yaml": port("sovereign-init", "version: \"1\"\npackages:\n  - {name: sovereign-init, files: [\"**\"]}\n"),
 	} {

@@ -413,6 +413,10 @@ type PortFile struct {
 	// Build are packages of other ports, installed with their dependencies
 	// in the step's $SYSROOT.
 	Build []string `yaml:"build,omitempty"`
+	// NoArch, when true: what the port makes is the same for every
+	// architecture, and is built once for all. What it is built with is for
+	// every architecture too.
+	NoArch bool `yaml:"noarch,omitempty"`
 	// Go makes it a Go port: the step has the pinned Go toolchain and the
 	// modules of the port's own go.mod and go.sum.
 	Go *GoPort `yaml:"go,omitempty"`
