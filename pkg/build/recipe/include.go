@@ -112,7 +112,7 @@ func over(base *Recipe, baseDoc *document, own *Recipe, doc *document) (*Recipe,
 	m := &merger{out: &document{path: doc.path, places: baseDoc.places}, from: doc}
 	result := *base
 	// Which recipe it is, is said by its own file alone.
-	result.Schema, result.Name, result.Summary, result.Include, result.Path = 0, "", "", own.Include, own.Path
+	result.Schema, result.Name, result.Summary, result.Path = 0, "", "", own.Path
 	for _, key := range []string{"schema", "name", "summary"} {
 		m.forget(key)
 	}
@@ -156,6 +156,7 @@ func over(base *Recipe, baseDoc *document, own *Recipe, doc *document) (*Recipe,
 		return true
 	})
 	m.out.places[""] = doc.places[""]
+	result.Include = "" // done
 	return &result, m.out
 }
 

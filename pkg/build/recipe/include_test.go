@@ -46,7 +46,7 @@ func TestIncludeAlone(t *testing.T) {
 	if got.Name != "own" || got.Summary != "Another" {
 		t.Errorf("it is %s, %s", got.Name, got.Summary)
 	}
-	ignore := cmpopts.IgnoreFields(Recipe{}, "Name", "Summary", "Include", "Path", "Dir", "FS")
+	ignore := cmpopts.IgnoreFields(Recipe{}, "Name", "Summary", "Path", "Dir", "FS")
 	if d := cmp.Diff(resolved(want), resolved(got), ignore, cmpopts.EquateEmpty()); d != "" {
 		t.Errorf("%s", d)
 	}
@@ -106,7 +106,7 @@ services:
 	web.Health = Health{Command: []string{"/usr/bin/own", "check"}}
 	want.Services = append(want.Services, Service{Name: "git", User: "git", Command: []string{"/usr/bin/git"}, After: []string{"web"}, Health: Health{Command: []string{"/usr/bin/true"}}})
 	want.fill()
-	ignore := cmpopts.IgnoreFields(Recipe{}, "Name", "Summary", "Include", "Path", "Dir", "FS")
+	ignore := cmpopts.IgnoreFields(Recipe{}, "Name", "Summary", "Path", "Dir", "FS")
 	if d := cmp.Diff(want, resolved(got), ignore, cmpopts.EquateEmpty()); d != "" {
 		t.Errorf("%s", d)
 	}

@@ -30,7 +30,8 @@ type Recipe struct {
 	// to the recipe. A key that is given here takes the place of that recipe's,
 	// but packages, repositories, keys, actions, users, files and services are
 	// added to its own. A user or a file of the same name takes the other's
-	// place; a service of the same name changes the keys that it gives.
+	// place; a service of the same name changes the keys that it gives. It is
+	// empty in a recipe that was loaded, which has all of the other in it.
 	Include string `yaml:"include,omitempty"`
 
 	// Toolchain is the directory of the toolchain image, relative to the

@@ -1,0 +1,101 @@
+package forge
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+)
+
+// browser is Debian's Chromium, without a window.
+type browser struct {
+	ctx context.Context
+	m   *machine
+}
+
+func newBrowser(t *testing.T, m *machine) *browser {
+	t.Helper()
+	options := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath("/usr/bin/chromium"), chromedp.NoSandbox, chromedp.WindowSize(1280, 1000), chromedp.UserDataDir(t.TempDir()))
+	ctx, stop := chromedp.NewExecAllocator(context.Background(), options...)
+	t.Cleanup(stop)
+	ctx, stop = chromedp.NewContext(ctx)
+	t.Cleanup(stop)
+	if err := chromedp.Run(ctx); err != nil {
+		t.Fatalf("chromium: %v", err)
+	}
+	return &browser{ctx, m}
+}
+
+// step is something that is done or seen on a page.
+type step struct {
+	what string
+	do   chromedp.Action
+}
+
+// write types into a field in place of what is there.
+func write(selector, words string) step {
+	return step{"write into " + selector, chromedp.Tasks{
+		chromedp.WaitVisible(selector, chromedp.ByQuery),
+		chromedp.SetValue(selector, "", chromedp.ByQuery),
+		chromedp.SendKeys(selector, words, chromedp.ByQuery),
+	}}
+}
+
+func press(selector string) step {
+	return step{"press " + selector, chromedp.Tasks{
+		chromedp.ScrollIntoView(selector, chromedp.ByQuery),
+		chromedp.Click(selector, chromedp.ByQuery),
+	}}
+}
+
+// text waits until an element with the selector shows the words.
+func text(selector, words string) step {
+	var found bool
+	const script = `(selector, words) => [...document.querySelectorAll(selector)].some(
+		(e) => e.checkVisibility() && e.innerText.replace(/\s+/g, " ").includes(words))`
+	return step{"see " + words + " in " + selector, chromedp.PollFunction(script, &found, chromedp.WithPollingArgs(selector, words), chromedp.WithPollingTimeout(0))}
+}
+
+// page opens a path and takes the steps; a picture is made at the end.
+func (b *browser) page(t *testing.T, path, name string, steps ...step) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, 2*time.Minute)
+	defer cancel()
+	err := chromedp.Run(ctx, chromedp.Navigate("http://"+b.m.web+path))
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	for _, s := range steps {
+		if err = chromedp.Run(ctx, s.do); err != nil {
+			b.picture(t, name+" failed")
+			var location, words string
+			shown := chromedp.Run(b.ctx, chromedp.Location(&location), chromedp.Evaluate(`document.body.innerText`, &words))
+			t.Fatalf("%s: %s: %v\n%s (%v) shows:\n%s", name, s.what, err, location, shown, words)
+		}
+	}
+	b.picture(t, name)
+}
+
+// picture keeps what the page looks like, for people.
+func (b *browser) picture(t *testing.T, name string) {
+	t.Helper()
+	dir := os.Getenv("SOVEREIGN_FORGE_SHOTS")
+	if dir == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
+	defer cancel()
+	var png []byte
+	if err := chromedp.Run(ctx, chromedp.CaptureScreenshot(&png)); err != nil {
+		t.Errorf("picture of %s: %v", name, err)
+		return
+	}
+	if err := os.WriteFile(filepath.Join(dir, strings.ReplaceAll(name, " ", "-")+".png"), png, 0o644); err != nil {
+		t.Error(err)
+	}
+}
