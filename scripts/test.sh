@@ -32,6 +32,7 @@ takes() {
 	modules) echo 4 ;;
 	snapshots) echo 6 ;;
 	audit) echo 4 ;;
+	forge) echo 20 ;;
 	backup) echo 10 ;;
 	crosvm) echo 8 ;;
 	arm64) if cold arm64; then echo $((cold_build > 30 ? cold_build + 5 : 35)); else echo 6; fi ;;
@@ -50,7 +51,7 @@ takes() {
 target() {
 	case $1 in
 	lint) echo lint ;;
-	unit | build | boot | e2e | modules | snapshots | audit | backup | crosvm | arm64 | devices | phone | tailnet | streams | transfer | release | torture) echo "test-$1" ;;
+	unit | build | boot | e2e | modules | snapshots | audit | forge | backup | crosvm | arm64 | devices | phone | tailnet | streams | transfer | release | torture) echo "test-$1" ;;
 	*) echo "test: there is no stage $1" >&2; exit 2 ;;
 	esac
 }

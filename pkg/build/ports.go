@@ -339,13 +339,10 @@ func (b *Builder) portVersion(p *recipe.PortFile) (string, error) {
 // programs for.
 const toolchainArch = "amd64"
 
-// noArch is what apk calls the architecture of packages that are for all.
-const noArch = "noarch"
-
 // portArch is the architecture that a port's packages are for.
 func (b *Builder) portArch(p *recipe.PortFile) arch {
 	if p.NoArch {
-		return arch{Arch: kernel.Arch{Go: noArch}, Apk: noArch}
+		return arch{Arch: kernel.Arch{Go: apk.NoArch}, Apk: apk.NoArch}
 	}
 	return b.arch
 }
