@@ -57,7 +57,7 @@ func press(selector string) step {
 func text(selector, words string) step {
 	var found bool
 	const script = `(selector, words) => [...document.querySelectorAll(selector)].some(
-		(e) => e.checkVisibility() && e.innerText.replace(/\s+/g, " ").includes(words))`
+		(e) => e.innerText.replace(/\s+/g, " ").includes(words))`
 	return step{"see " + words + " in " + selector, chromedp.PollFunction(script, &found, chromedp.WithPollingArgs(selector, words), chromedp.WithPollingTimeout(0))}
 }
 

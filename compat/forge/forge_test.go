@@ -38,7 +38,7 @@ func TestForge(t *testing.T) {
 	b.page(t, "/user/login", "sign in", write("#user_name", "ada"), write("#password", first), press("form button.primary"),
 		// The first password is for once.
 		text("h4", "Update Password"), write("#password", password), write("#retype", password), press("form button.primary"),
-		text("main, [role=main]", "ada"))
+		text(".page-content.dashboard", "ada"))
 
 	g := m.git(t)
 	b.page(t, "/user/settings/keys", "ssh key", press("#add-ssh-button"), write("#ssh-key-title", "laptop"),
@@ -76,8 +76,7 @@ func TestForge(t *testing.T) {
 		b.page(t, "/ada/work/compare/main...more?expand=1", "pull request", write("#issue_title", "More of it"),
 			press("#new-issue button.primary"), text("h1", "More of it"))
 		b.page(t, "/ada/work/pulls/2/files", "diff", text(".diff-file-box", "more"))
-		b.page(t, "/ada/work/pulls/2", "merge", press("#pull-request-merge-form button.primary"),
-			press("#pull-request-merge-form form button.primary, #pull-request-merge-form form .ui.button.primary"), text(".issue-state-label, .ui.label.purple", "Merged"))
+		b.page(t, "/ada/work/pulls/2", "merge", press(".merge-button > .ui.button"), press("button[name=do]"), text(".issue-state-label", "Merged"))
 		b.page(t, "/ada/work/src/branch/main/more.txt", "merged file", text(".file-view", "more"))
 	})
 	t.Run("lfs", func(t *testing.T) {
@@ -133,7 +132,8 @@ func TestForge(t *testing.T) {
 			t.Errorf("after a restart there is\n%s\nbefore\n%s", again, marks)
 		}
 		// Still signed in: the session is kept too.
-		b.page(t, "/ada/work/issues/1", "after a restart", text(".comment-body", "Who is there?"), text("#navbar", "ada"))
+		b.page(t, "/ada/work/issues/1", "after a restart", text(".comment-body", "Who is there?"))
+		b.page(t, "/user/settings", "still signed in", text("[role=main]", "Public Profile"))
 		g.run(t, "clone", m.ssh("ada", "work"), "after")
 	})
 }
