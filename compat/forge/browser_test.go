@@ -25,7 +25,7 @@ func newBrowser(t *testing.T, m *machine) *browser {
 	t.Cleanup(stop)
 	ctx, stop = chromedp.NewContext(ctx)
 	t.Cleanup(stop)
-	if err := chromedp.Run(ctx); err != nil {
+	if err := chromedp.Do(ctx, chromedp.Navigate("about:blank")); err != nil {
 		t.Fatalf("chromium: %v", err)
 	}
 	return &browser{ctx, m}
@@ -34,31 +34,30 @@ func newBrowser(t *testing.T, m *machine) *browser {
 // step is something that is done or seen on a page.
 type step struct {
 	what string
-	do   chromedp.Action
+	do   chromedp.Action[chromedp.Void]
 }
 
 // write types into a field in place of what is there.
 func write(selector, words string) step {
-	return step{"write into " + selector, chromedp.Tasks{
-		chromedp.WaitVisible(selector, chromedp.ByQuery),
-		chromedp.SetValue(selector, "", chromedp.ByQuery),
-		chromedp.SendKeys(selector, words, chromedp.ByQuery),
-	}}
+	return step{"write into " + selector, chromedp.Steps(
+		chromedp.WaitVisible(chromedp.CSS(selector)),
+		chromedp.SetValue(chromedp.CSS(selector), ""),
+		chromedp.SendKeys(chromedp.CSS(selector), words),
+	)}
 }
 
 func press(selector string) step {
-	return step{"press " + selector, chromedp.Tasks{
-		chromedp.ScrollIntoView(selector, chromedp.ByQuery),
-		chromedp.Click(selector, chromedp.ByQuery),
-	}}
+	return step{"press " + selector, chromedp.Steps(
+		chromedp.ScrollIntoView(chromedp.CSS(selector)),
+		chromedp.Click(chromedp.CSS(selector)),
+	)}
 }
 
 // text waits until an element with the selector shows the words.
 func text(selector, words string) step {
-	var found bool
 	const script = `(selector, words) => [...document.querySelectorAll(selector)].some(
 		(e) => e.innerText.replace(/\s+/g, " ").includes(words))`
-	return step{"see " + words + " in " + selector, chromedp.PollFunction(script, &found, chromedp.WithPollingArgs(selector, words), chromedp.WithPollingTimeout(0))}
+	return step{"see " + words + " in " + selector, chromedp.PollFunction[chromedp.Void](script, chromedp.WithPollingArgs(selector, words), chromedp.WithPollingTimeout(0))}
 }
 
 // page opens a path and takes the steps; a picture is made at the end.
@@ -66,16 +65,15 @@ func (b *browser) page(t *testing.T, path, name string, steps ...step) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, 2*time.Minute)
 	defer cancel()
-	err := chromedp.Run(ctx, chromedp.Navigate("http://"+b.m.web+path))
+	err := chromedp.Do(ctx, chromedp.Navigate("http://"+b.m.web+path))
 	if err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}
 	for _, s := range steps {
-		if err = chromedp.Run(ctx, s.do); err != nil {
+		if err = chromedp.Do(ctx, s.do); err != nil {
 			b.picture(t, name+" failed")
-			var location, words string
-			shown := chromedp.Run(b.ctx, chromedp.Location(&location), chromedp.Evaluate(`document.body.innerText`, &words))
-			t.Fatalf("%s: %s: %v\n%s (%v) shows:\n%s", name, s.what, err, location, shown, words)
+			shown, serr := chromedp.Run(b.ctx, chromedp.Evaluate[string](`location.href + "\n" + document.body.innerText`))
+			t.Fatalf("%s: %s: %v\nthe page (%v): %s", name, s.what, err, serr, shown)
 		}
 	}
 	b.picture(t, name)
@@ -90,8 +88,8 @@ func (b *browser) picture(t *testing.T, name string) {
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, time.Minute)
 	defer cancel()
-	var png []byte
-	if err := chromedp.Run(ctx, chromedp.CaptureScreenshot(&png)); err != nil {
+	png, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	if err != nil {
 		t.Errorf("picture of %s: %v", name, err)
 		return
 	}
