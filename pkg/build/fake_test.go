@@ -515,6 +515,32 @@ func TestPhases(t *testing.T) {
 	}
 }
 
+// A port for every architecture is built for the first, and is the others' too.
+func TestNoArchIsBuiltOnce(t *testing.T) {
+	w := newWorld(t)
+	w.write("recipe.yaml", strings.Replace(fakeRecipe, "[amd64]", "[amd64, arm64]", 1))
+	var made []Package
+	for i, arch := range []string{"amd64", "arm64"} {
+		packages, err := w.open(WithArch(arch)).Packages(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ran := slices.Contains(w.ran, "headers 1-r1"); ran != (i == 0) || !slices.Contains(w.ran, "program 2-r1") {
+			t.Errorf("%s: ran %v", arch, w.ran)
+		}
+		for _, p := range packages {
+			if forAll := p.Meta.Arch == apk.NoArch; forAll != (p.Meta.Name == "headers") {
+				t.Errorf("%s is for %s", p.Meta.ID(), p.Meta.Arch)
+			} else if forAll {
+				made = append(made, p)
+			}
+		}
+	}
+	if len(made) != 2 || made[0].Digest != made[1].Digest {
+		t.Errorf("the package of both is %+v", made)
+	}
+}
+
 // The exported packages are nobody's input: an image is made of the store.
 func TestExportIsNoInput(t *testing.T) {
 	w := newWorld(t)
