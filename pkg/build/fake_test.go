@@ -411,7 +411,7 @@ func TestPlanHasNoEffects(t *testing.T) {
 	p := plan()
 	want := []PlannedStep{
 		{Step: "kernel config amd64", Reason: "not built before", Engine: true},
-		{Step: "port headers amd64", Reason: "not built before", Engine: true},
+		{Step: "port headers noarch", Reason: "not built before", Engine: true},
 		{Step: "port lib amd64", Reason: "not built before", Engine: true},
 		{Step: "port program amd64", Reason: "after headers", Engine: true},
 		{Step: "port sovereign-init amd64", Reason: "not built before", Engine: true},
