@@ -14,10 +14,10 @@ export GOCACHE="$WORK/gocache" GOMODCACHE="$WORK/gomodcache" GOFLAGS="-mod=reado
 mkdir "$WORK/build"
 cp "$PORT/go.mod" "$PORT/go.sum" "$WORK/build/"
 cd "$WORK/build"
-# The wrapper, not the source, says which modules it is compiled with.
-found=$(go list -m -f '{{.Dir}}' gitea.dev)
-cp -R --no-preserve=mode,ownership "$found" gitea
+go mod download "$module@v$VERSION"
+cp -R --no-preserve=mode,ownership "$GOMODCACHE/$module@v$VERSION" gitea
 cp -R "$SYSROOT/usr/share/gitea-web/." gitea/public/assets/
+# The wrapper, not the source, says which modules it is compiled with.
 go mod edit -replace gitea.dev=./gitea
 
 # Compressed and put into one file each by a program of the module's own.
