@@ -22,7 +22,7 @@ PHONE ?=
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-release release test-snapshots test-backup test-audit test-cache test-crosvm test-streams test-devices phone test-phone test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-release release test-snapshots test-backup test-audit test-cache test-forge test-crosvm test-streams test-devices phone test-phone test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
 
 all: $(SB) bin/sovereignd bin/sovereign-backup bin/buildkitd ## bin/sovereign-build, and sovereignd, sovereign-backup and the BuildKit daemon beside it
 
@@ -142,6 +142,12 @@ test-audit: test-build ## the field guide's 22 items, on a bundle and on a machi
 
 test-cache: test-build ## a bundle from a shared cache alone: no source, no toolchain, no engine, the same bytes
 	@$(E2E) go test -count=1 -v -timeout 30m -run TestCache ./e2e
+
+test-forge: setup-build-run-test-forge all ## recipes/forge: built, booted, and used with a browser, git, SSH and LFS
+	@echo "== build recipes/forge for $(HOST_ARCH)"
+	@$(SB) build recipes/forge --arch $(HOST_ARCH) --relock-missing --progress plain
+	@mkdir -p dist/forge-pages
+	@cd compat/forge && go vet ./... && SOVEREIGN_FORGE=$(CURDIR)/dist/forge-$(HOST_ARCH) SOVEREIGN_FORGE_SHOTS=$(CURDIR)/dist/forge-pages go test -count=1 -v -timeout 60m ./...
 
 test-crosvm: test-build ## machines under the stand-in for Android's hypervisor
 	@$(E2E) go test -count=1 -v -timeout 40m -run TestCrosvm ./e2e

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what this machine lacks, by Debian package name, and says so.
-# Usage: scripts/setup.sh GROUP...   groups: build, run, demo, test, phone
+# Usage: scripts/setup.sh GROUP...   groups: build, run, demo, test, phone, forge
 set -eu
 
 # Each line: group, Debian package, a command or file that shows it is there.
@@ -37,6 +37,9 @@ test iproute2 ip
 test openssh-client ssh
 test adb adb
 phone adb adb
+forge chromium chromium
+forge git-lfs git-lfs
+forge openssh-client ssh-keygen
 test openssh-client ssh-keygen
 test util-linux unshare
 test libfaketime /usr/lib/*-linux-gnu/faketime/libfaketime.so.1

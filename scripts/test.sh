@@ -33,6 +33,7 @@ takes() {
 	snapshots) echo 14 ;;
 	audit) echo 4 ;;
 	cache) echo 4 ;;
+	forge) echo 20 ;;
 	backup) echo 10 ;;
 	crosvm) echo 8 ;;
 	arm64) if cold arm64; then echo $((cold_build > 30 ? cold_build + 5 : 35)); else echo 6; fi ;;
@@ -51,7 +52,7 @@ takes() {
 target() {
 	case $1 in
 	lint) echo lint ;;
-	unit | build | boot | e2e | modules | snapshots | audit | cache | backup | crosvm | arm64 | devices | phone | tailnet | streams | transfer | release | torture) echo "test-$1" ;;
+	unit | build | boot | e2e | modules | snapshots | audit | cache | forge | backup | crosvm | arm64 | devices | phone | tailnet | streams | transfer | release | torture) echo "test-$1" ;;
 	*) echo "test: there is no stage $1" >&2; exit 2 ;;
 	esac
 }

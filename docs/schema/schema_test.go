@@ -61,6 +61,13 @@ func generate(t *testing.T, kind string, value any) []byte {
 	s := r.Reflect(value)
 	s.ID = jsonschema.ID("https://github.com/sovereign-build/sovereign/docs/schema/" + kind + ".schema.json")
 	s.Title = kind + ".yaml of Sovereign"
+	if kind == "recipe" {
+		// What an included recipe has need not be said again.
+		r := s.Definitions["Recipe"]
+		r.AnyOf = []*jsonschema.Schema{{Required: r.Required}, {Required: []string{"include"}}}
+		r.Required = []string{"schema", "name", "summary"}
+		s.Definitions["Service"].Required = []string{"name"}
+	}
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/sums"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/remedy"
+	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 )
 
 // SumsMode is what a build does with the sums beside its recipe.
@@ -46,7 +47,7 @@ const maxSums = 8 << 20
 // goes through, and these are of an architecture. What an input is unpacked to
 // (the Go toolchain) is only made where a step that needs it runs.
 func (b *Builder) made(step, key string, out outputs) {
-	if !strings.HasSuffix(step, " "+b.arch.Go) {
+	if !strings.HasSuffix(step, " "+b.arch.Go) && !strings.HasSuffix(step, " "+apk.NoArch) {
 		return
 	}
 	b.mu.Lock()

@@ -75,7 +75,7 @@ packages:
   - {name: lib-dev, files: ["usr/include/**"], depends: ["lib=${version}", "headers"]}
   - {name: lib, files: ["**"]}
 `),
-		"ports/headers/port.yaml":        port("headers", "version: \"1\"\npackages:\n  - {name: headers, files: [\"**\"]}\n"),
+		"ports/headers/port.yaml":        port("headers", "version: \"1\"\nnoarch: true\npackages:\n  - {name: headers, files: [\"**\"]}\n"),
 		"ports/program/port.yaml":        port("program", "version: \"2\"\nbuild: [lib-dev]\npackages:\n  - {name: program, files: [\"**\"], depends: [\"lib\"]}\n"),
 		"ports/sovereign-init/port.yaml": port("sovereign-init", "version: \"1\"\npackages:\n  - {name: sovereign-init, files: [\"**\"]}\n"),
 	} {
@@ -411,7 +411,7 @@ func TestPlanHasNoEffects(t *testing.T) {
 	p := plan()
 	want := []PlannedStep{
 		{Step: "kernel config amd64", Reason: "not built before", Engine: true},
-		{Step: "port headers amd64", Reason: "not built before", Engine: true},
+		{Step: "port headers noarch", Reason: "not built before", Engine: true},
 		{Step: "port lib amd64", Reason: "not built before", Engine: true},
 		{Step: "port program amd64", Reason: "after headers", Engine: true},
 		{Step: "port sovereign-init amd64", Reason: "not built before", Engine: true},
@@ -512,6 +512,32 @@ func TestPhases(t *testing.T) {
 	whole, err := other.build(t.Context())
 	if err != nil || whole.Digest != made.Digest {
 		t.Errorf("in one go it is %+v, %v; by phases %s", whole, err, made.Digest)
+	}
+}
+
+// A port for every architecture is built for the first, and is the others' too.
+func TestNoArchIsBuiltOnce(t *testing.T) {
+	w := newWorld(t)
+	w.write("recipe.yaml", strings.Replace(fakeRecipe, "[amd64]", "[amd64, arm64]", 1))
+	var made []Package
+	for i, arch := range []string{"amd64", "arm64"} {
+		packages, err := w.open(WithArch(arch)).Packages(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ran := slices.Contains(w.ran, "headers 1-r1"); ran != (i == 0) || !slices.Contains(w.ran, "program 2-r1") {
+			t.Errorf("%s: ran %v", arch, w.ran)
+		}
+		for _, p := range packages {
+			if forAll := p.Meta.Arch == apk.NoArch; forAll != (p.Meta.Name == "headers") {
+				t.Errorf("%s is for %s", p.Meta.ID(), p.Meta.Arch)
+			} else if forAll {
+				made = append(made, p)
+			}
+		}
+	}
+	if len(made) != 2 || made[0].Digest != made[1].Digest {
+		t.Errorf("the package of both is %+v", made)
 	}
 }
 

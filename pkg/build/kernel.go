@@ -190,7 +190,7 @@ func (b *Builder) kernelStep(ctx context.Context, name, script, version string, 
 		err := b.runStep(ctx, name+" "+b.arch.Go, engine.Step{
 			Name:   fmt.Sprintf("%s %s (%s)", name, version, b.arch.Go),
 			Script: script,
-			Env:    b.stepEnv(version),
+			Env:    b.stepEnv(b.arch, version),
 			Inputs: append([]engine.Input{b.mount(kernel.SourceInput, src.Digest), b.mount(kernel.FragmentsInput, config)}, patches...),
 			Output: "/out",
 		}, func(r io.Reader) error {

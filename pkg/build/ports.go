@@ -19,6 +19,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
+	"github.com/sovereign-build/sovereign/pkg/kernel"
 	"github.com/sovereign-build/sovereign/pkg/rootfs"
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 )
@@ -47,7 +48,7 @@ type portResult struct {
 // starts.
 func (b *Builder) buildPorts(ctx context.Context, p *portPlan) (map[string]Package, error) {
 	var err error
-	if b.packer, err = packer(b.arch.Apk); err != nil {
+	if b.packer, err = packerOf(b.arch.Apk); err != nil {
 		return nil, err
 	}
 	packages := map[string]Package{}
@@ -70,7 +71,7 @@ func (b *Builder) buildPorts(ctx context.Context, p *portPlan) (map[string]Packa
 			waiting = slices.Delete(waiting, i, i+1)
 			if j := slices.IndexFunc(p.builtWith(port), func(d *recipe.PortFile) bool { return dry[d] }); j >= 0 {
 				done[port], dry[port] = true, true
-				b.miss("port "+port.Name+" "+b.arch.Go, "after "+p.builtWith(port)[j].Name, true)
+				b.miss("port "+port.Name+" "+b.portArch(port).Go, "after "+p.builtWith(port)[j].Name, true)
 				continue
 			}
 			sysroot, err := p.sysroot(port, packages)
@@ -170,12 +171,19 @@ func (b *Builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []P
 	if err != nil {
 		return nil, err
 	}
+	arch := b.portArch(p)
+	packer := b.packer
+	if p.NoArch {
+		if packer, err = packerOf(arch.Apk); err != nil {
+			return nil, err
+		}
+	}
 	in := inputs{
 		"format":      "port/2",
-		"packer":      b.packer,
+		"packer":      packer,
 		"script":      store.FromBytes([]byte(runPort)).String(),
 		"version":     version,
-		"arch":        b.arch.Apk,
+		"arch":        arch.Apk,
 		"source date": strconv.FormatInt(b.epoch, 10),
 		"toolchain":   b.toolchainKey,
 		"prelude":     b.prelude.String(),
@@ -203,7 +211,7 @@ func (b *Builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []P
 		in["go source"] = goInputs.source.String()
 	}
 
-	step := "port " + p.Name + " " + b.arch.Go
+	step := "port " + p.Name + " " + arch.Go
 	out, err := b.cached(ctx, step, in, true, func(ctx context.Context) (outputs, error) {
 		if err := b.fetchSources(ctx, p.Sources); err != nil {
 			return nil, err
@@ -220,7 +228,7 @@ func (b *Builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []P
 			}
 			mounts = append(mounts, more...)
 		}
-		return b.compilePort(ctx, p, version, mounts)
+		return b.compilePort(ctx, p, arch, version, mounts)
 	})
 	if err != nil {
 		return nil, err
@@ -229,17 +237,27 @@ func (b *Builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []P
 }
 
 // compilePort runs the port's script in the engine and packs what it made.
-func (b *Builder) compilePort(ctx context.Context, p *recipe.PortFile, version string, mounts []engine.Input) (outputs, error) {
+func (b *Builder) compilePort(ctx context.Context, p *recipe.PortFile, arch arch, version string, mounts []engine.Input) (outputs, error) {
 	spool, err := b.spool()
 	if err != nil {
 		return nil, err
 	}
 	defer spool.Close()
 	var tree *rootfs.Tree
-	err = b.runStep(ctx, "port "+p.Name+" "+b.arch.Go, engine.Step{
-		Name:   fmt.Sprintf("%s %s (%s)", p.Name, version, b.arch.Go),
+	// A script finds an architecture in its environment even where it makes what
+	// is for all of them: always the one that the toolchain image is of.
+	env := b.stepEnv(arch, version)
+	if p.NoArch {
+		own, err := findArch(toolchainArch, []string{toolchainArch})
+		if err != nil {
+			return nil, err
+		}
+		env = b.stepEnv(own, version)
+	}
+	err = b.runStep(ctx, "port "+p.Name+" "+arch.Go, engine.Step{
+		Name:   fmt.Sprintf("%s %s (%s)", p.Name, version, arch.Go),
 		Script: runPort,
-		Env:    b.stepEnv(version),
+		Env:    env,
 		Inputs: mounts,
 		Output: "/out",
 	}, func(r io.Reader) error {
@@ -250,7 +268,7 @@ func (b *Builder) compilePort(ctx context.Context, p *recipe.PortFile, version s
 		return nil, err
 	}
 
-	packages, err := port.Pack(p, version, b.arch.Apk, tree, b.epoch)
+	packages, err := port.Pack(p, version, arch.Apk, tree, b.epoch)
 	if err != nil {
 		return nil, err
 	}
@@ -317,20 +335,32 @@ func (b *Builder) portVersion(p *recipe.PortFile) (string, error) {
 	return fmt.Sprintf("%s-r%d", version, p.Release), nil
 }
 
-// stepEnv is the environment of every compile step, sorted.
-func (b *Builder) stepEnv(version string) []string {
+// toolchainArch is the architecture of the toolchain image, whatever it makes
+// programs for.
+const toolchainArch = "amd64"
+
+// portArch is the architecture that a port's packages are for.
+func (b *Builder) portArch(p *recipe.PortFile) arch {
+	if p.NoArch {
+		return arch{Arch: kernel.Arch{Go: apk.NoArch}, Apk: apk.NoArch}
+	}
+	return b.arch
+}
+
+// stepEnv is the environment of a compile step for an architecture, sorted.
+func (b *Builder) stepEnv(arch arch, version string) []string {
 	upstream, _, _ := strings.Cut(version, "-r")
 	env := []string{
-		"ARCH=" + b.arch.Apk,
-		"GOARCH=" + b.arch.Go,
-		"KARCH=" + b.arch.Linux,
+		"ARCH=" + arch.Apk,
+		"GOARCH=" + arch.Go,
+		"KARCH=" + arch.Linux,
 		"LC_ALL=C",
 		"OUT=/out",
 		"PORT=/port",
 		"SOURCE_DATE_EPOCH=" + strconv.FormatInt(b.epoch, 10),
 		"SRC=/src",
 		"SYSROOT=/sysroot",
-		"TARGET=" + b.arch.Target,
+		"TARGET=" + arch.Target,
 		"TOOLCHAIN=/toolchain",
 		"TZ=UTC",
 		"VERSION=" + upstream,

@@ -17,9 +17,9 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/rootfs/apk"
 )
 
-// packer stands in the keys of ports for the code that makes packages of what
+// packerOf stands in the keys of ports for the code that makes packages of what
 // they install, as writers does for that of images.
-func packer(arch string) (string, error) {
+func packerOf(arch string) (string, error) {
 	t := rootfs.New()
 	for _, e := range []rootfs.Entry{
 		rootfs.Dir("usr", 0o755),

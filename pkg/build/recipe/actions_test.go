@@ -44,7 +44,7 @@ func withActions(t *testing.T, actions string) ([]byte, int) {
 
 func TestActions(t *testing.T) {
 	data, _ := withActions(t, goodActions)
-	r, _, err := parseRecipe(FileName, data)
+	r, _, err := parseRecipe(Ref{Name: FileName}, data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestBadActions(t *testing.T) {
 			}
 			data, before := withActions(t, actions)
 			want := fmt.Sprintf("%s:%d:%s", FileName, before+test.line, test.want)
-			if _, _, err := parseRecipe(FileName, data); err == nil || !strings.HasPrefix(err.Error(), want) || fault.ClassOf(err) != fault.Usage {
+			if _, _, err := parseRecipe(Ref{Name: FileName}, data); err == nil || !strings.HasPrefix(err.Error(), want) || fault.ClassOf(err) != fault.Usage {
 				t.Errorf("got  %v\nwant %s", err, want)
 			}
 		})

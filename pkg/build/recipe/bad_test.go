@@ -17,7 +17,7 @@ func TestBadRecipe(t *testing.T) {
 		// The form of the file.
 		{"unknown key", "packages:\n", "pakages:\n", `18:1: unknown key "pakages", did you mean "packages"?`},
 		{"unknown key below", "    starting: [1]", "    startng: [1]", `66:7: unknown key "startng", did you mean "starting"?`},
-		{"unknown key, nothing near", "summary: A web server for the tests", "summary: x\nfrobnicate: 1", `5:1: unknown key "frobnicate", known are actions, architectures, cache, files, kernel, keys, name, packages, ports, release, repositories, root, schema, services, sources, summary, toolchain, trust, users, vm`},
+		{"unknown key, nothing near", "summary: A web server for the tests", "summary: x\nfrobnicate: 1", `5:1: unknown key "frobnicate", known are actions, architectures, cache, files, include, kernel, keys, name, packages, ports, release, repositories, root, schema, services, sources, summary, toolchain, trust, users, vm`},
 		{"missing key", "name: demo\n", "", `2:1: key "name" is missing at the top of the file`},
 		{"missing key below", "  memory: 512MiB\n", "", `38:3: key "memory" is missing in vm`},
 		{"key twice", "name: demo\n", "name: demo\nname: other\n", `4:1: key "name" is given twice, first in line 3`},
@@ -142,6 +142,7 @@ func TestBadPort(t *testing.T) {
 		{"directory of another name", "zlib", "name: zlib\nsummary", "name: libz\nsummary", `1:7: port "libz" is in the directory "zlib", the two must be the same`},
 		{"version", "web", "version: 1.2_p3", "version: v1.2", `5:10: version "v1.2" is not an apk version like "1.3.1"`},
 		{"no version", "web", "version: 1.2_p3\n", "", `1:7: port "web" has neither a version nor a source to take it from`},
+		{"build package of one architecture", "web", "release: ", "noarch: true\nrelease: ", `8:9: port "web" is the same for every architecture, and "zlib-dev", which it is built with, is not`},
 		{"build package", "web", "[zlib-dev]", "[zlib-devel]", `7:9: no port makes the package "zlib-devel", did you mean "zlib-dev"?`},
 		{"Go source", "web", "go: {source: port}", "go: {source: here}", `8:14: unknown Go source "here", known are port, sovereign`},
 		{"package of two ports", "web", "- name: web", "- name: zlib", `11:11: package "zlib" is made by port "web" too`},

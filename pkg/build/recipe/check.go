@@ -37,7 +37,10 @@ func (c *check) failf(path, format string, args ...any) {
 
 // first says where a value stood that comes again.
 func (c *check) first(path string) string {
-	if at := c.doc.place(path); at.line > 0 {
+	switch at := c.doc.place(path); {
+	case at.file != "":
+		return fmt.Sprintf("first in %s:%d", at.file, at.line)
+	case at.line > 0:
 		return fmt.Sprintf("first in line %d", at.line)
 	}
 	return "first as " + path

@@ -22,6 +22,9 @@ const (
 
 func checkRecipe(doc *document, r *Recipe) error {
 	c := &check{doc: doc}
+	if err := checkInclude(c, r); err != nil {
+		return err
+	}
 	if r.Schema != Schema {
 		c.failf("schema", "schema is %d, this program reads %d", r.Schema, Schema)
 	}

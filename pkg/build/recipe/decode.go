@@ -136,15 +136,19 @@ func (d *document) structure(path string, n ast.Node, v reflect.Value) error {
 		}
 	}
 	for _, key := range names {
-		if fields[key].required && !given[key] {
-			where := "at the top of the file"
-			if path != "" {
-				where = "in " + name(path)
-			}
-			return d.errorf(d.places[path], "key %q is missing %s", key, where)
+		if fields[key].required && !given[key] && !d.partial {
+			return d.missingKey(path, key)
 		}
 	}
 	return nil
+}
+
+func (d *document) missingKey(path, key string) error {
+	where := "at the top of the file"
+	if path != "" {
+		where = "in " + name(path)
+	}
+	return d.errorf(d.places[path], "key %q is missing %s", key, where)
 }
 
 func (d *document) mapping(path string, n ast.Node, v reflect.Value) error {

@@ -28,15 +28,21 @@ const (
 type document struct {
 	path   string
 	places map[string]place // by value path: "services[0].ports[1].port"
+	// partial is true where keys may be missing, as another recipe has them.
+	partial bool
 }
 
 // place is a line and a column, both from 1; both are 0 in what was made in Go.
-type place struct{ line, column int }
+// The file is "" for the document's own, and another where it was included.
+type place struct {
+	line, column int
+	file         string
+}
 
 // parse reads data as one YAML document whose top is a mapping.
 func parse(path string, data []byte) (*document, ast.Node, error) {
 	d := &document{path: path, places: map[string]place{}}
-	start := place{1, 1}
+	start := place{line: 1, column: 1}
 	if len(data) > maxFile {
 		return d, nil, d.errorf(start, "file is larger than %d bytes", maxFile)
 	}
@@ -74,7 +80,7 @@ func parse(path string, data []byte) (*document, ast.Node, error) {
 // no use for them, and aliases are how a small file unfolds to a huge one.
 func (d *document) limit(tokens token.Tokens) error {
 	if len(tokens) > maxTokens {
-		return d.errorf(place{1, 1}, "file has more than %d YAML tokens", maxTokens)
+		return d.errorf(place{line: 1, column: 1}, "file has more than %d YAML tokens", maxTokens)
 	}
 	flow, dashes, line := 0, 0, 0
 	for _, t := range tokens {
@@ -111,7 +117,7 @@ func (d *document) errorf(at place, format string, args ...any) *fault.Error {
 	if at.line == 0 {
 		return fault.Errorf(fault.Usage, "%s: %s", cmp.Or(d.path, "recipe"), fmt.Sprintf(format, args...))
 	}
-	return fault.Errorf(fault.Usage, "%s:%d:%d: %s", d.path, at.line, at.column, fmt.Sprintf(format, args...))
+	return fault.Errorf(fault.Usage, "%s:%d:%d: %s", cmp.Or(at.file, d.path), at.line, at.column, fmt.Sprintf(format, args...))
 }
 
 func oneLine(s string) string {
@@ -120,9 +126,9 @@ func oneLine(s string) string {
 
 func tokenPlace(t *token.Token) place {
 	if t == nil || t.Position == nil {
-		return place{1, 1}
+		return place{line: 1, column: 1}
 	}
-	return place{max(t.Position.Line, 1), max(t.Position.Column, 1)}
+	return place{line: max(t.Position.Line, 1), column: max(t.Position.Column, 1)}
 }
 
 func nodePlace(n ast.Node) place {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/fstest"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -34,7 +35,7 @@ func wantUsage(t *testing.T, err error) {
 func FuzzRecipe(f *testing.F) {
 	seed(f, FileName)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		r, _, err := parseRecipe("recipe.yaml", data)
+		r, _, err := parseRecipe(Ref{fstest.MapFS{}, "recipe.yaml"}, data)
 		wantUsage(t, err)
 		if err == nil {
 			r.Spec()

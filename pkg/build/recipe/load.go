@@ -6,6 +6,10 @@ import (
 	"os"
 	pathpkg "path"
 	"path/filepath"
+	"reflect"
+	"slices"
+
+	"github.com/goccy/go-yaml/ast"
 
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
@@ -51,7 +55,7 @@ func load(file Ref, dir string) (*Recipe, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, doc, err := parseRecipe(file.String(), data)
+	r, doc, err := parseRecipe(file, data)
 	if err != nil {
 		return nil, err
 	}
@@ -62,14 +66,11 @@ func load(file Ref, dir string) (*Recipe, error) {
 	return r, nil
 }
 
-// parseRecipe is Load without a look at the disk.
-func parseRecipe(path string, data []byte) (*Recipe, *document, error) {
-	doc, node, err := parse(path, data)
+// parseRecipe is Load without a look at the files that the recipe names, but
+// for one that it includes.
+func parseRecipe(file Ref, data []byte) (*Recipe, *document, error) {
+	r, doc, err := readRecipe(file, data, 0)
 	if err != nil {
-		return nil, nil, err
-	}
-	r := &Recipe{Path: path}
-	if err := doc.decode(node, r); err != nil {
 		return nil, nil, err
 	}
 	if err := checkRecipe(doc, r); err != nil {
@@ -77,6 +78,37 @@ func parseRecipe(path string, data []byte) (*Recipe, *document, error) {
 	}
 	r.fill()
 	return r, doc, nil
+}
+
+// readRecipe decodes a recipe with what it includes, unchecked.
+func readRecipe(file Ref, data []byte, depth int) (*Recipe, *document, error) {
+	doc, node, err := parse(file.String(), data)
+	if err != nil {
+		return nil, nil, err
+	}
+	r := &Recipe{Path: file.String()}
+	doc.partial = includes(node)
+	if err := doc.decode(node, r); err != nil {
+		return nil, nil, err
+	}
+	if r.Include == "" {
+		return r, doc, nil
+	}
+	base, baseDoc, err := included(file, r, doc, depth)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, doc = over(base, baseDoc, r, doc)
+	return r, doc, doc.missing("", reflect.ValueOf(*r))
+}
+
+// includes says whether the mapping at the top has the key include.
+func includes(n ast.Node) bool {
+	m, ok := n.(*ast.MappingNode)
+	return ok && slices.ContainsFunc(m.Values, func(v *ast.MappingValueNode) bool {
+		key, ok := keyText(v.Key)
+		return ok && key == "include"
+	})
 }
 
 // LoadPort reads and checks the port in a directory.

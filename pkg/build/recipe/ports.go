@@ -51,8 +51,12 @@ func LoadPorts(dir Ref) (map[string]*PortFile, error) {
 	}
 	for _, p := range ports {
 		for i, b := range p.Build {
-			if byPackage[DependencyName(b)] == nil {
+			made := byPackage[DependencyName(b)]
+			if made == nil {
 				return nil, p.errorf(index("build", i), "no port makes the package %q%s", b, unknown(b, keys(byPackage)))
+			}
+			if p.NoArch && !made.NoArch {
+				return nil, p.errorf(index("build", i), "port %q is the same for every architecture, and %q, which it is built with, is not", p.Name, b)
 			}
 		}
 	}

@@ -26,6 +26,14 @@ type Recipe struct {
 	// Architectures is a non-empty subset of amd64, arm64 and riscv64.
 	Architectures []string `yaml:"architectures"`
 
+	// Include is the directory of a recipe that this one begins with, relative
+	// to the recipe. A key that is given here takes the place of that recipe's,
+	// but packages, repositories, keys, actions, users, files and services are
+	// added to its own. A user or a file of the same name takes the other's
+	// place; a service of the same name changes the keys that it gives. It is
+	// empty in a recipe that was loaded, which has all of the other in it.
+	Include string `yaml:"include,omitempty"`
+
 	// Toolchain is the directory of the toolchain image, relative to the
 	// recipe.
 	Toolchain string `yaml:"toolchain"`
@@ -416,6 +424,10 @@ type PortFile struct {
 	// Build are packages of other ports, installed with their dependencies
 	// in the step's $SYSROOT.
 	Build []string `yaml:"build,omitempty"`
+	// NoArch, when true: what the port makes is the same for every
+	// architecture, and is built once for all. What it is built with is for
+	// every architecture too.
+	NoArch bool `yaml:"noarch,omitempty"`
 	// Go makes it a Go port: the step has the pinned Go toolchain and the
 	// modules of the port's own go.mod and go.sum.
 	Go *GoPort `yaml:"go,omitempty"`

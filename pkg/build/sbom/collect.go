@@ -236,7 +236,7 @@ func (c *collector) namespace(name string) string {
 // locked is where a package of a repository came from.
 func (c *collector) locked(p apk.Installed) (from, digest string) {
 	for _, l := range c.in.Lock.Packages {
-		if l.Name == p.Meta.Name && l.Version == p.Meta.Version && (l.Arch == p.Meta.Arch || p.Meta.Arch == "noarch") {
+		if l.Name == p.Meta.Name && l.Version == p.Meta.Version && (l.Arch == p.Meta.Arch || p.Meta.Arch == apk.NoArch) {
 			return strings.TrimSuffix(l.Repository, "/") + "/" + l.File(), strings.TrimPrefix(string(l.Digest), "sha256:")
 		}
 	}

@@ -108,7 +108,7 @@ func (u *universe) provide(name string, c *candidate) {
 // parse reads the dependencies; arch is that of the repository.
 func (c *candidate) parse(arch string) (err error) {
 	m := c.Meta
-	if arch != "" && m.Arch != arch && m.Arch != "noarch" {
+	if arch != "" && m.Arch != arch && m.Arch != NoArch {
 		return fmt.Errorf("it is for %s, not %s", m.Arch, arch)
 	}
 	if !ValidVersion(m.Version) {

@@ -9,12 +9,15 @@ import (
 	"strings"
 )
 
+// NoArch is the architecture of a package that is for all of them.
+const NoArch = "noarch"
+
 // Meta is what a package says of itself: the contents of .PKGINFO and of its
 // record in an index.
 type Meta struct {
 	Name        string
 	Version     string // "1.3.1-r0"
-	Arch        string // "x86_64", "aarch64" or "noarch"
+	Arch        string // "x86_64", "aarch64" or NoArch
 	Description string
 	License     string // SPDX expression
 	URL         string

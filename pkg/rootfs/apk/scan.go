@@ -62,11 +62,11 @@ func (f Found) Depends() []string {
 
 // Scan finds what the files of a package provide and need. An ELF file for
 // another architecture than the one of apk's name is an error that names it:
-// the cross build went wrong.
+// the cross build went wrong. A package for all architectures (NoArch) has none.
 func Scan(t *rootfs.Tree, apkArch string) (Found, error) {
 	f := Found{Shared: map[string]string{}, Modules: map[string]string{}}
 	a, ok := arch.OfApk(apkArch)
-	if !ok {
+	if !ok && apkArch != NoArch {
 		return f, fmt.Errorf("there is no architecture %q", apkArch)
 	}
 	have, needed, requires := map[string]bool{}, map[string]string{}, map[string]bool{}
@@ -103,7 +103,7 @@ func Scan(t *rootfs.Tree, apkArch string) (Found, error) {
 		if file == nil {
 			continue
 		}
-		if file.Machine != a.ELF {
+		if !ok || file.Machine != a.ELF {
 			return f, errors.Join(fmt.Errorf("%s is for %v, the package for %s", e.Path, file.Machine, apkArch), done())
 		}
 		soname, libs := dynamic(file)
