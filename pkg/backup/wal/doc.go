@@ -1,12 +1,12 @@
 // Package wal keeps PostgreSQL's write-ahead log outside of its machine: what
 // was committed between two backups.
 //
-// A stream to a server comes in, over which PostgreSQL's protocol of physical
-// replication is spoken; segments go out, in files of PostgreSQL's own names and
-// content, that it replays. The package knows no machines and no repositories.
+// What a server sends comes in (package replication); segments go out, in files
+// of PostgreSQL's own names and content, that it replays. The package knows no
+// servers, no machines and no repositories.
 //
-// A Spool is the directory that the log goes to first. A Receiver fills it, and
-// confirms to the server only what is on the host's disk. A Walker reads the
+// A Spool is the directory that the log goes to first, and what is confirmed to
+// the server is only what is on the host's disk. A Walker reads the
 // records, and holds each to its checksum and to the one before: so a log is
 // known to be whole, and where which moment is in it.
 //

@@ -55,8 +55,9 @@ const (
 	maxSegment = 1 << 30
 )
 
-// checkSegmentSize says whether segments can be so large.
-func checkSegmentSize(n int64) error {
+// CheckSegmentSize says whether segments can have so many bytes. Errors are of
+// class fault.Verification.
+func CheckSegmentSize(n int64) error {
 	if n < minSegment || n > maxSegment || n&(n-1) != 0 {
 		return fault.Errorf(fault.Verification, "segments of %d bytes are none", n)
 	}
@@ -80,7 +81,7 @@ var segmentForm = regexp.MustCompile(`^[0-9A-F]{24}$`)
 
 // ParseSegmentName is the other way round.
 func ParseSegmentName(name string, segment int64) (tli Timeline, at LSN, ok bool) {
-	if !segmentForm.MatchString(name) || checkSegmentSize(segment) != nil {
+	if !segmentForm.MatchString(name) || CheckSegmentSize(segment) != nil {
 		return 0, 0, false
 	}
 	perID := uint64(1<<32) / uint64(segment)

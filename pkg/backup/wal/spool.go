@@ -52,7 +52,7 @@ func (b Branch) Check() error {
 	if !branchForm.MatchString(b.ID) || b.Timeline == 0 || len(b.Why) > 1000 {
 		return fault.Errorf(fault.Verification, "branch %.40q of a log is none", b.ID)
 	}
-	if err := checkSegmentSize(b.Segment); err != nil {
+	if err := CheckSegmentSize(b.Segment); err != nil {
 		return err
 	}
 	if b.Start.floor(b.Segment) != b.Start {
@@ -61,7 +61,8 @@ func (b Branch) Check() error {
 	return nil
 }
 
-func newBranch(system uint64, segment int64, tli Timeline, start LSN, why string) Branch {
+// NewBranch begins one now.
+func NewBranch(system uint64, segment int64, tli Timeline, start LSN, why string) Branch {
 	id := make([]byte, 8)
 	rand.Read(id) //nolint:errcheck // it never fails
 	return Branch{ID: hex.EncodeToString(id), System: system, Segment: segment, Timeline: tli, Start: start,
@@ -247,6 +248,54 @@ func OpenSpool(dir string) (*Spool, error) {
 		}
 	}
 	return s, nil
+}
+
+// Kept is what a spool has, for one who only reads it.
+type Kept struct {
+	Branch Branch
+	Extent Extent
+}
+
+// OpenSpoolReadOnly reads what a spool has, while it is written to or not. An
+// absent one is fs.ErrNotExist.
+func OpenSpoolReadOnly(dir string) (Kept, error) {
+	b, err := ReadBranch(dir)
+	if err != nil {
+		return Kept{}, err
+	}
+	s := &Spool{dir: dir, branch: b}
+	names, err := s.segments()
+	if err != nil {
+		return Kept{}, err
+	}
+	for _, name := range names {
+		tli, at, _ := ParseSegmentName(strings.TrimSuffix(name, partial), b.Segment)
+		if s.walker == nil || s.walker.tli != tli {
+			if s.walker, err = NewWalker(at, tli, b.System, b.Segment, s.note); err != nil {
+				return Kept{}, err
+			}
+			if s.extent.From == 0 {
+				s.extent = Extent{From: at, To: at, Last: at}
+			}
+		}
+		if s.walker.pos != at {
+			break // what follows was written meanwhile
+		}
+		f, err := os.Open(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) { // it was filled meanwhile
+			f, err = os.Open(filepath.Join(dir, strings.TrimSuffix(name, partial)))
+		}
+		if err != nil {
+			return Kept{}, fault.Wrap(fault.Environment, err)
+		}
+		_, err = io.Copy(s.walker, io.LimitReader(f, b.Segment))
+		f.Close()
+		s.settle()
+		if err != nil {
+			break // what is behind the last whole record is not there yet
+		}
+	}
+	return Kept{b, s.extent}, nil
 }
 
 // reopen reads a segment of the directory, in their order.

@@ -77,7 +77,7 @@ type Walker struct {
 // NewWalker begins at a segment's first byte, of a log of a server, on a
 // timeline. Each record that is whole goes to each, which may be nil.
 func NewWalker(at LSN, tli Timeline, system uint64, segment int64, each func(Record) error) (*Walker, error) {
-	if err := checkSegmentSize(segment); err != nil {
+	if err := CheckSegmentSize(segment); err != nil {
 		return nil, err
 	}
 	if at.floor(segment) != at {

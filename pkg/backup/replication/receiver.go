@@ -1,4 +1,7 @@
-package wal
+// Package replication receives PostgreSQL's log by its protocol of physical
+// replication, into a spool of package wal. It brings pgproto3 with it, which
+// those who only read a log need not have.
+package replication
 
 import (
 	"context"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"github.com/sovereign-build/sovereign/pkg/backup/wal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -39,16 +43,16 @@ const (
 
 // Position is where a server is with its log.
 type Position struct {
-	System   uint64   `json:"system,string"`
-	Timeline Timeline `json:"timeline"`
-	Flushed  LSN      `json:"flushed"`
+	System   uint64       `json:"system,string"`
+	Timeline wal.Timeline `json:"timeline"`
+	Flushed  wal.LSN      `json:"flushed"`
 }
 
 // News is what a Receiver tells while it works.
 type News struct {
-	Branch Branch
-	Extent Extent
-	Server LSN       // the end of the server's log
+	Branch wal.Branch
+	Extent wal.Extent
+	Server wal.LSN   // the end of the server's log
 	At     time.Time // when the server said so, by its clock
 }
 
@@ -59,12 +63,12 @@ type Receiver struct {
 	// News is called when something has come to the disk, and now and then.
 	News func(News)
 	// Opened is called with the spool before anything is received.
-	Opened func(*Spool)
+	Opened func(*wal.Spool)
 }
 
 // Run receives over a connection to the server, which it closes, until ctx ends
 // or the connection does; then it is for the caller to come again. It returns a
-// *ForkError or a *GapError where the server's log does not go on from what is
+// *wal.ForkError or a *wal.GapError where the server's log does not go on from what is
 // there: then the directory is to be put away, and why is for Fresh.
 func (r *Receiver) Run(ctx context.Context, conn io.ReadWriteCloser) error {
 	return r.run(ctx, conn, "")
@@ -81,7 +85,7 @@ func (r *Receiver) run(ctx context.Context, conn io.ReadWriteCloser, why string)
 		return err
 	}
 	defer s.close()
-	var spool *Spool
+	var spool *wal.Spool
 	if why != "" {
 		spool, err = r.fresh(ctx, s, why)
 	} else {
@@ -107,12 +111,12 @@ func (r *Receiver) run(ctx context.Context, conn io.ReadWriteCloser, why string)
 }
 
 // follow goes on with the timeline that the server has left another for.
-func (r *Receiver) follow(ctx context.Context, s *session, spool *Spool, next Timeline) error {
+func (r *Receiver) follow(ctx context.Context, s *session, spool *wal.Spool, next wal.Timeline) error {
 	history, err := s.history(ctx, next)
 	if err != nil {
 		return err
 	}
-	list, err := ParseHistory(history)
+	list, err := wal.ParseHistory(history)
 	if err != nil {
 		return err
 	}
@@ -123,11 +127,11 @@ func (r *Receiver) follow(ctx context.Context, s *session, spool *Spool, next Ti
 		}
 	}
 	written, _ := spool.Ends()
-	return &ForkError{At: written, Kept: written, Text: fmt.Sprintf("the server is on timeline %d, which does not come from %d", next, was)}
+	return &wal.ForkError{At: written, Kept: written, Text: fmt.Sprintf("the server is on timeline %d, which does not come from %d", next, was)}
 }
 
 // fresh begins a branch where the server's log is kept from.
-func (r *Receiver) fresh(ctx context.Context, s *session, why string) (*Spool, error) {
+func (r *Receiver) fresh(ctx context.Context, s *session, why string) (*wal.Spool, error) {
 	at, err := s.identify(ctx)
 	if err != nil {
 		return nil, err
@@ -143,13 +147,13 @@ func (r *Receiver) fresh(ctx context.Context, s *session, why string) (*Spool, e
 	if err != nil {
 		return nil, err
 	}
-	return CreateSpool(r.Dir, newBranch(at.System, segment, at.Timeline, start.floor(segment), why))
+	return wal.CreateSpool(r.Dir, wal.NewBranch(at.System, segment, at.Timeline, start.Floor(segment), why))
 }
 
 // resume sees whether the server's log is the one that was kept, as far as that
 // can be told before it is read.
-func (r *Receiver) resume(ctx context.Context, s *session) (_ *Spool, err error) {
-	spool, err := OpenSpool(r.Dir)
+func (r *Receiver) resume(ctx context.Context, s *session) (_ *wal.Spool, err error) {
+	spool, err := wal.OpenSpool(r.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -165,18 +169,18 @@ func (r *Receiver) resume(ctx context.Context, s *session) (_ *Spool, err error)
 	b, kept := spool.Branch(), spool.Extent().To
 	switch {
 	case at.System != b.System:
-		return nil, &ForkError{At: b.Start, Kept: kept, Text: fmt.Sprintf("it is another server's: %d, and not %d", at.System, b.System)}
+		return nil, &wal.ForkError{At: b.Start, Kept: kept, Text: fmt.Sprintf("it is another server's: %d, and not %d", at.System, b.System)}
 	case at.Timeline < b.Timeline:
-		return nil, &ForkError{At: at.Flushed, Kept: kept, Text: fmt.Sprintf("it is on timeline %d, and was on %d", at.Timeline, b.Timeline)}
+		return nil, &wal.ForkError{At: at.Flushed, Kept: kept, Text: fmt.Sprintf("it is on timeline %d, and was on %d", at.Timeline, b.Timeline)}
 	case at.Timeline == b.Timeline && at.Flushed < kept:
-		return nil, &ForkError{At: at.Flushed, Kept: kept, Text: "it ends"}
+		return nil, &wal.ForkError{At: at.Flushed, Kept: kept, Text: "it ends"}
 	}
 	return spool, s.makeSlot(ctx, false)
 }
 
 // receive receives a timeline from a place on, until its end; next is the one
 // that it was left for.
-func (r *Receiver) receive(ctx context.Context, s *session, spool *Spool, at LSN, tli Timeline) (next Timeline, err error) {
+func (r *Receiver) receive(ctx context.Context, s *session, spool *wal.Spool, at wal.LSN, tli wal.Timeline) (next wal.Timeline, err error) {
 	done, err := s.start(ctx, at, tli)
 	if err != nil {
 		return 0, gap(err, at)
@@ -192,7 +196,7 @@ func (r *Receiver) receive(ctx context.Context, s *session, spool *Spool, at LSN
 	defer soon.Stop()
 	heard := time.Now()
 	waiting := false
-	var server LSN
+	var server wal.LSN
 	var clock time.Time
 	settle := func() error {
 		waiting = false
@@ -271,20 +275,20 @@ func (r *Receiver) receive(ctx context.Context, s *session, spool *Spool, at LSN
 
 // gap tells that a server has not what is asked for any more from all else that
 // it may say.
-func gap(err error, at LSN) error {
+func gap(err error, at wal.LSN) error {
 	var said *serverError
 	if !errors.As(err, &said) {
 		return err
 	}
 	switch {
 	case strings.Contains(said.Message, "is ahead of the WAL flush position"):
-		return &ForkError{At: at, Kept: at, Text: "it ends"}
+		return &wal.ForkError{At: at, Kept: at, Text: "it ends"}
 	// A file that is gone, and a slot that was given up: 58P01, 55000.
 	case said.Code == "58P01" || said.Code == "55000" && strings.Contains(said.Message, "slot"),
 		strings.Contains(said.Message, "has already been removed"):
-		return &GapError{Text: fmt.Sprintf("the server has not kept its log from %v on: %s", at, said.Message)}
+		return &wal.GapError{Text: fmt.Sprintf("the server has not kept its log from %v on: %s", at, said.Message)}
 	case strings.Contains(said.Message, "is not in this server's history"):
-		return &ForkError{At: at, Kept: at, Text: said.Message}
+		return &wal.ForkError{At: at, Kept: at, Text: said.Message}
 	}
 	return err
 }
@@ -313,6 +317,9 @@ func DropSlot(ctx context.Context, conn io.ReadWriteCloser) (had bool, err error
 	_, err = s.ask(ctx, "DROP_REPLICATION_SLOT "+Slot)
 	return true, err
 }
+
+// epoch is where PostgreSQL's time begins.
+var epoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // session is one connection.
 type session struct {
@@ -442,11 +449,11 @@ func (s *session) identify(ctx context.Context) (Position, error) {
 	}
 	system, err1 := strconv.ParseUint(row[0], 10, 64)
 	tli, err2 := strconv.ParseUint(row[1], 10, 32)
-	at, err3 := ParseLSN(row[2])
+	at, err3 := wal.ParseLSN(row[2])
 	if err := errors.Join(err1, err2, err3); err != nil || tli == 0 {
 		return Position{}, fault.Errorf(fault.Device, "the server says that it is %.100q", row)
 	}
-	return Position{System: system, Timeline: Timeline(tli), Flushed: at}, nil
+	return Position{System: system, Timeline: wal.Timeline(tli), Flushed: at}, nil
 }
 
 func (s *session) segmentSize(ctx context.Context) (int64, error) {
@@ -462,7 +469,7 @@ func (s *session) segmentSize(ctx context.Context) (int64, error) {
 		}
 	}
 	v, err := strconv.ParseInt(n, 10, 32)
-	if err != nil || checkSegmentSize(v*unit) != nil {
+	if err != nil || wal.CheckSegmentSize(v*unit) != nil {
 		return 0, fault.Errorf(fault.Device, "the server says that its segments have %.40q", row[0])
 	}
 	return v * unit, nil
@@ -470,7 +477,7 @@ func (s *session) segmentSize(ctx context.Context) (int64, error) {
 
 // readSlot is from where on the slot has the server keep its log; 0 from
 // nowhere.
-func (s *session) readSlot(ctx context.Context) (at LSN, there bool, err error) {
+func (s *session) readSlot(ctx context.Context) (at wal.LSN, there bool, err error) {
 	row, err := s.one(ctx, "READ_REPLICATION_SLOT "+Slot, 3)
 	if err != nil || row[0] == "" {
 		return 0, false, err
@@ -481,11 +488,11 @@ func (s *session) readSlot(ctx context.Context) (at LSN, there bool, err error) 
 	if row[1] == "" {
 		return 0, true, nil
 	}
-	at, err = ParseLSN(row[1])
+	at, err = wal.ParseLSN(row[1])
 	return at, true, err
 }
 
-func (s *session) slotStart(ctx context.Context) (LSN, error) {
+func (s *session) slotStart(ctx context.Context) (wal.LSN, error) {
 	at, _, err := s.readSlot(ctx)
 	if err == nil && at == 0 {
 		err = fault.Errorf(fault.Device, "the server keeps nothing for its slot %s", Slot)
@@ -508,20 +515,20 @@ func (s *session) makeSlot(ctx context.Context, anew bool) error {
 	return err
 }
 
-func (s *session) history(ctx context.Context, tli Timeline) ([]byte, error) {
+func (s *session) history(ctx context.Context, tli wal.Timeline) ([]byte, error) {
 	row, err := s.one(ctx, fmt.Sprintf("TIMELINE_HISTORY %d", tli), 2)
 	if err != nil {
 		return nil, err
 	}
-	if row[0] != HistoryName(tli) {
-		return nil, fault.Errorf(fault.Device, "the server has the history %.40q, and was asked for %s", row[0], HistoryName(tli))
+	if row[0] != wal.HistoryName(tli) {
+		return nil, fault.Errorf(fault.Device, "the server has the history %.40q, and was asked for %s", row[0], wal.HistoryName(tli))
 	}
 	return []byte(row[1]), nil
 }
 
 // start has the server begin to send. done: it has nothing to send on this
 // timeline, and says which is the next one.
-func (s *session) start(ctx context.Context, at LSN, tli Timeline) (done bool, err error) {
+func (s *session) start(ctx context.Context, at wal.LSN, tli wal.Timeline) (done bool, err error) {
 	err = s.limited(ctx, func() error {
 		s.fe.Send(&pgproto3.Query{String: fmt.Sprintf("START_REPLICATION SLOT %s PHYSICAL %s TIMELINE %d", Slot, at, tli)})
 		if err := s.fe.Flush(); err != nil {
@@ -547,7 +554,7 @@ func (s *session) start(ctx context.Context, at LSN, tli Timeline) (done bool, e
 }
 
 // endCopy ends the sending of a timeline that has ended.
-func (s *session) endCopy(ctx context.Context) (Timeline, error) {
+func (s *session) endCopy(ctx context.Context) (wal.Timeline, error) {
 	s.fe.Send(&pgproto3.CopyDone{})
 	if err := s.fe.Flush(); err != nil {
 		return 0, away(ctx, err)
@@ -556,7 +563,7 @@ func (s *session) endCopy(ctx context.Context) (Timeline, error) {
 }
 
 // nextTimeline reads which timeline follows on one that has ended.
-func (s *session) nextTimeline(ctx context.Context) (next Timeline, err error) {
+func (s *session) nextTimeline(ctx context.Context) (next wal.Timeline, err error) {
 	err = s.limited(ctx, func() error {
 		for {
 			m, err := s.fe.Receive()
@@ -572,7 +579,7 @@ func (s *session) nextTimeline(ctx context.Context) (next Timeline, err error) {
 					if err != nil {
 						return fault.Errorf(fault.Device, "the server names %.40q as the next timeline", m.Values[0])
 					}
-					next = Timeline(n)
+					next = wal.Timeline(n)
 				}
 			case *pgproto3.ReadyForQuery:
 				if next == 0 {
@@ -586,7 +593,7 @@ func (s *session) nextTimeline(ctx context.Context) (next Timeline, err error) {
 }
 
 // confirm tells the server what is on the disk, and with ask has it answer.
-func (s *session) confirm(synced LSN, ask bool) error {
+func (s *session) confirm(synced wal.LSN, ask bool) error {
 	b := make([]byte, 0, 34)
 	b = append(b, 'r')
 	for range 3 { // written, flushed, applied
@@ -609,7 +616,7 @@ func (s *session) confirm(synced LSN, ask bool) error {
 
 // event is what the server has sent.
 type event struct {
-	at, end LSN
+	at, end wal.LSN
 	clock   time.Time
 	data    []byte
 	reply   bool // it wants to be told how far it is
@@ -675,11 +682,11 @@ func parseCopy(b []byte) event {
 	at := func(n int) time.Time { return epoch.Add(time.Duration(int64(order.Uint64(b[n:]))) * time.Microsecond) }
 	switch {
 	case len(b) >= 25 && b[0] == 'w':
-		e := event{at: LSN(order.Uint64(b[1:])), end: LSN(order.Uint64(b[9:])), clock: at(17)}
+		e := event{at: wal.LSN(order.Uint64(b[1:])), end: wal.LSN(order.Uint64(b[9:])), clock: at(17)}
 		e.data = append([]byte(nil), b[25:]...) // the buffer is the next message's
 		return e
 	case len(b) >= 18 && b[0] == 'k':
-		return event{end: LSN(order.Uint64(b[1:])), clock: at(9), reply: b[17] != 0}
+		return event{end: wal.LSN(order.Uint64(b[1:])), clock: at(9), reply: b[17] != 0}
 	}
 	return event{err: fault.Errorf(fault.Device, "the server sends a message of %d bytes that is none of its log", len(b))}
 }
