@@ -119,6 +119,9 @@ type Result struct {
 	Drills    []backup.Drill    `json:"drills,omitempty"`
 	Logs      []backup.Log      `json:"logs,omitempty"`
 	Reached   *backup.Reached   `json:"reached,omitempty"`
+	// TooEarly is why the moment of a Replay needs an older backup; "": it
+	// does not.
+	TooEarly string `json:"too_early,omitempty"`
 	// Read is how many bytes of disks were read and held to their sums.
 	Read      int64         `json:"read,omitempty"`
 	Checked   int           `json:"checked,omitempty"` // backups

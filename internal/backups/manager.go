@@ -50,11 +50,13 @@ type Manager struct {
 	mu   sync.Mutex // of states' files
 	busy sync.Map   // what is being worked on: a word, and true
 	jobs jobs
+	logs logs
 }
 
 // New makes one, and removes what one that was killed has left.
 func New(ctx context.Context, r *machine.Runtime, o Options) (*Manager, error) {
-	m := &Manager{r: r, o: o, poked: make(chan struct{}, 1), program: findProgram, jobs: jobs{}}
+	m := &Manager{r: r, o: o, poked: make(chan struct{}, 1), program: findProgram, jobs: jobs{},
+		logs: logs{poked: make(chan struct{}, 1), keepers: map[string]*logKeeper{}}}
 	if o.Program != "" {
 		m.program = func() (string, error) { return o.Program, nil }
 	}
@@ -124,6 +126,10 @@ func (m *Manager) poke() {
 	select {
 	case m.poked <- struct{}{}:
 	default: // it is going to look anyway
+	}
+	select {
+	case m.logs.poked <- struct{}{}:
+	default: // as above
 	}
 }
 

@@ -107,6 +107,10 @@ func (s State) decide(at time.Time, lag time.Duration) due {
 		return true
 	}
 	d.backup = is(s.Policy.Every(), s.Last, s.Failed)
+	// A log is of no use without a backup that it goes on from.
+	if l := s.Log; s.Policy.LogS > 0 && l != nil && l.Wanted && !d.backup {
+		d.backup = is(time.Nanosecond, nil, s.Failed)
+	}
 	// A drill needs something to restore.
 	d.drill = s.Last != nil && is(s.Policy.Drill(), s.Drill, s.DrillFailed)
 	return d
@@ -217,7 +221,7 @@ func (m *Manager) noteUsage(ctx context.Context, name string, err error, note fu
 // Keep forgets what a policy does not keep, and has the repository's maintenance
 // done that is due.
 func (m *Manager) Keep(ctx context.Context, name string, p backup.Policy) (forgotten int, err error) {
-	res, err := m.ask(ctx, name, p.Repository, backupjob.Keep, func(j *backupjob.Job) { j.Rules = &p.Keep })
+	res, err := m.ask(ctx, name, p.Repository, backupjob.Keep, func(j *backupjob.Job) { j.Rules, j.RecoverFor = &p.Keep, p.RecoverForS })
 	if err != nil {
 		return 0, err
 	}

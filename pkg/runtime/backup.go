@@ -9,6 +9,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/requests"
 	"github.com/sovereign-build/sovereign/pkg/backup"
+	"github.com/sovereign-build/sovereign/pkg/backup/wal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
@@ -34,8 +35,41 @@ type BackupStatus struct {
 	// restore that a drill has proven; nil: none.
 	Last   *BackupDone `json:"last,omitempty"`
 	Proven *BackupDone `json:"proven,omitempty"`
+	// Log is how far the log of changes is kept; nil where none is.
+	Log *LogStatus `json:"log,omitempty"`
 	// Alarms are in words; none: all is as the policy has it.
 	Alarms []string `json:"alarms,omitempty"`
+}
+
+// LogStatus is how far a service's log of changes is kept.
+type LogStatus struct {
+	Service string `json:"service"`
+	Branch  string `json:"branch"`
+	// Receiving: the service sends it now. Else Since is since when not.
+	Receiving bool      `json:"receiving"`
+	Since     time.Time `json:"since,omitzero"`
+	// Kept is until where it is on the device's disk, and Lag what the service
+	// has beyond that, in bytes.
+	Kept wal.LSN `json:"kept"`
+	Lag  int64   `json:"lag"`
+	// Newest is when the newest transaction ended that is kept.
+	Newest time.Time `json:"newest,omitzero"`
+	// Stored is until where the repository has it, and StoredAt since when.
+	Stored   wal.LSN   `json:"stored"`
+	StoredAt time.Time `json:"stored_at,omitzero"`
+	// Breaks are where it does not go on from what was kept before, newest last.
+	Breaks []LogBreak `json:"breaks,omitempty"`
+}
+
+// LogBreak is where a log does not go on.
+type LogBreak struct {
+	At     time.Time `json:"at"`
+	Branch string    `json:"branch"` // that has ended
+	Kept   wal.LSN   `json:"kept"`   // until where that is kept
+	Why    string    `json:"why"`
+	// Lost: it ended otherwise than by a restore or by the owner's word: what it
+	// has at its end is on no disk. Recover brings it back.
+	Lost bool `json:"lost,omitempty"`
 }
 
 // BackupDone is a backup or a drill.

@@ -35,7 +35,7 @@ func (v *vault) replay(ctx context.Context) (*backupjob.Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := aim{target: q.Target, base: q.Base}
+	a := aim{target: q.Target}
 	tree := rootfs.New()
 	service := "/" + q.Base.Service
 	if err := addAll(tree, rootfs.Dir(service, 0o755)); err != nil {
@@ -62,6 +62,9 @@ func (v *vault) replay(ctx context.Context) (*backupjob.Result, error) {
 	}
 	if err := a.check(src, q.AsOf); err != nil {
 		return nil, err
+	}
+	if a.end < q.Base.After {
+		return &backupjob.Result{TooEarly: fmt.Sprintf("%v is before the backup, which is of %v", q.Target, q.Base.After)}, nil
 	}
 	a.reached.Timeline = src.branch.Timeline
 	histories, err := src.histories(ctx)
@@ -146,7 +149,6 @@ func (v *vault) logSource(ctx context.Context, q *backupjob.ReplayLog) (*logSour
 // aim finds the record that a moment ends with.
 type aim struct {
 	target  backup.Target
-	base    backup.LogPosition
 	reached backup.Reached
 	end     wal.LSN // behind the last record that counts
 	seen    wal.LSN // behind the last record that was read
@@ -200,14 +202,8 @@ func (a *aim) check(s *logSource, asOf time.Time) error {
 		return fault.Errorf(fault.Usage, "%v is not in the log: it ends at %v", t, a.seen).
 			Hintf("restore that place, or leave it out for the end of the log")
 	}
-	if a.end < a.base.After {
-		return &tooEarly{fault.Errorf(fault.Usage, "%v is before the backup, which is of %v", a.target, a.base.After)}
-	}
 	return nil
 }
-
-// tooEarly: an older backup is needed.
-type tooEarly struct{ *fault.Error }
 
 func moment(t time.Time) string {
 	if t.IsZero() {
