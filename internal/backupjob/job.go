@@ -76,8 +76,8 @@ type Job struct {
 	// Replay is what is to be replayed.
 	ReplayLog *ReplayLog `json:"replay,omitempty"`
 	// RecoverFor is for how long a log is kept, in seconds; 0: for ever.
-	RecoverFor int64 `json:"recover_for,omitempty"`
-	Rules *backup.Keep  `json:"rules,omitempty"`
+	RecoverFor int64        `json:"recover_for,omitempty"`
+	Rules      *backup.Keep `json:"rules,omitempty"`
 }
 
 // ReplayLog says which part of a log is to be replayed on the disk of a backup.

@@ -95,9 +95,11 @@ type RestoreResult struct {
 	Bundle   string    `json:"bundle"` // digest
 	Read     int64     `json:"read"`   // bytes of the disk, each held to its sum
 	// Kept is the path of the disk that the machine had, on the host.
-	Kept  string   `json:"kept,omitempty"`
-	Notes []string `json:"notes,omitempty"` // for people
-	TookS float64  `json:"took_s"`
+	Kept string `json:"kept,omitempty"`
+	// Reached is how far the log was replayed; nil where none was.
+	Reached *backup.Reached `json:"reached,omitempty"`
+	Notes   []string        `json:"notes,omitempty"` // for people
+	TookS   float64         `json:"took_s"`
 }
 
 // Repositories are those that the host knows, sorted by name.
@@ -169,6 +171,36 @@ func (h *Host) Restore(ctx context.Context, machine, id, repository, as, bundleD
 	return r, err
 }
 
+// RestoreTo is Restore of a moment: the log that was kept is replayed on the
+// newest backup before it, in a machine that nobody sees before it has come
+// there. A moment that cannot be had is an error of class fault.Usage that says
+// which can.
+func (h *Host) RestoreTo(ctx context.Context, machine, id, repository, as string, t backup.Target) (RestoreResult, error) {
+	var r RestoreResult
+	err := h.call(ctx, http.MethodPost, machinePath(as, "restore"), restoreTo(machine, id, repository, t), &r)
+	return r, err
+}
+
+func restoreTo(machine, id, repository string, t backup.Target) requests.Restore {
+	q := requests.Restore{Machine: machine, Snapshot: id, Repository: repository, Replay: true, Point: t.Point}
+	if !t.Time.IsZero() {
+		q.To = t.Time.Format(time.RFC3339Nano)
+	}
+	if t.LSN != 0 {
+		q.LSN = t.LSN.String()
+	}
+	return q
+}
+
+// Logs lists what a repository has of the logs of a machine, or without a name
+// of all, oldest first: each goes on without a break.
+func (h *Host) Logs(ctx context.Context, machine, repository string) ([]backup.Log, error) {
+	var list []backup.Log
+	q := url.Values{"machine": {machine}, "repository": {repository}}
+	err := h.ask(ctx, http.MethodGet, "/v1/backups/logs?"+q.Encode(), nil, &list)
+	return list, err
+}
+
 // RestoreFiles writes files and directories of a backup to w, by absolute paths
 // in the guest, as a tar archive, and returns how many bytes that were.
 func (h *Host) RestoreFiles(ctx context.Context, machine, id, repository string, paths []string, w io.Writer) (int64, error) {
@@ -203,6 +235,25 @@ func (m *Machine) RestoreInPlace(ctx context.Context, id, repository string) (Re
 	var r RestoreResult
 	q := requests.Restore{Machine: m.name, Snapshot: id, Repository: repository, InPlace: true}
 	err := m.h.call(ctx, http.MethodPost, machinePath(m.name, "restore"), q, &r)
+	return r, err
+}
+
+// RestoreInPlaceTo is RestoreInPlace of a moment, as Host.RestoreTo. The machine
+// is shut down only when the moment has been reached.
+func (m *Machine) RestoreInPlaceTo(ctx context.Context, id, repository string, t backup.Target) (RestoreResult, error) {
+	var r RestoreResult
+	q := restoreTo(m.name, id, repository, t)
+	q.InPlace = true
+	err := m.h.call(ctx, http.MethodPost, machinePath(m.name, "restore"), q, &r)
+	return r, err
+}
+
+// Recover rolls the machine forward to the end of the log that was kept of it:
+// what a disk that went back, or is lost, has to be made good with. The disk
+// that it had is kept.
+func (m *Machine) Recover(ctx context.Context, repository string) (RestoreResult, error) {
+	var r RestoreResult
+	err := m.h.call(ctx, http.MethodPost, machinePath(m.name, "recover"), requests.Recover{Repository: repository}, &r)
 	return r, err
 }
 
