@@ -13,7 +13,6 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/internal/backupjob"
-	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/pkg/backup"
 	"github.com/sovereign-build/sovereign/pkg/backup/replication"
@@ -46,8 +45,9 @@ const (
 type LogState struct {
 	Service string `json:"service"`
 	Branch  string `json:"branch"`
-	// Wanted: there is no backup yet that the branch goes on from.
-	Wanted bool `json:"wanted,omitempty"`
+	// Wanted: there is no backup yet that the branch goes on from; since then.
+	Wanted      bool      `json:"wanted,omitempty"`
+	WantedSince time.Time `json:"wanted_since,omitzero"`
 	// Stored is until where the repository has it.
 	Stored   wal.LSN   `json:"stored"`
 	StoredAt time.Time `json:"stored_at,omitzero"`
@@ -239,16 +239,16 @@ func (m *Manager) dialLog(ctx context.Context, name string) (conn *logConn, serv
 	if err != nil {
 		return nil, "", err
 	}
-	return &logConn{stream, a}, service, nil
+	return &logConn{stream, sync.OnceValue(func() error { return errors.Join(stream.Close(), a.Close()) })}, service, nil
 }
 
 // logConn is a stream to a service, and the talk that it is of.
 type logConn struct {
 	io.ReadWriteCloser
-	agent *machine.Agent
+	end func() error // of both, once
 }
 
-func (c *logConn) Close() error { return errors.Join(c.ReadWriteCloser.Close(), c.agent.Close()) }
+func (c *logConn) Close() error { return c.end() }
 
 // once receives until the connection is lost.
 func (k *logKeeper) once(ctx context.Context) error {
@@ -298,7 +298,7 @@ func (k *logKeeper) opened(service string, s *wal.Spool) {
 		}
 		l := state.Log
 		if l.Branch != b.ID {
-			l.Wanted, l.Stored, l.StoredAt = true, 0, time.Time{}
+			l.Wanted, l.WantedSince, l.Stored, l.StoredAt = true, now(), 0, time.Time{}
 		}
 		l.Service, l.Branch, l.Expected = service, b.ID, ""
 	})
