@@ -201,3 +201,14 @@ func (s *Server) Dial(ctx context.Context) (net.Conn, error) {
 	var d net.Dialer
 	return d.DialContext(ctx, "unix", filepath.Join(s.Run, ".s.PGSQL.5432"))
 }
+
+// Replay has a server that is not started replay the log in a directory up to a
+// record, as the sql recipe's scripts do, and returns when it answers.
+func (s *Server) Replay(dir, timeline, lsn string) {
+	s.t.Helper()
+	s.Configure("postgresql.conf", "restore_command = 'cp "+dir+"/%f \"%p\"'", "recovery_target_timeline = '"+timeline+"'",
+		"recovery_target_lsn = '"+lsn+"'", "recovery_target_inclusive = on", "recovery_target_action = promote", "hot_standby = off")
+	s.must(os.RemoveAll(filepath.Join(s.Data, "pg_replslot", "sovereign")))
+	s.Configure("recovery.signal")
+	s.Start()
+}

@@ -37,7 +37,7 @@ func (v *vault) replay(ctx context.Context) (*backupjob.Result, error) {
 	}
 	a := aim{target: q.Target}
 	tree := rootfs.New()
-	service := "/" + q.Base.Service
+	service := q.Base.Service
 	if err := addAll(tree, rootfs.Dir(service, 0o755)); err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (v *vault) replay(ctx context.Context) (*backupjob.Result, error) {
 			return diskError(err)
 		}
 		v.progress(int64(tree.Len())*src.branch.Segment, int64(src.extent.To-q.Base.Before))
-		return addAll(tree, rootfs.Entry{Path: service + "/" + name, Mode: 0o444, Content: rootfs.File(path)})
+		return addAll(tree, rootfs.Entry{Path: service + "/" + name, Mode: 0o444, Size: src.branch.Segment, Content: rootfs.File(path)})
 	}
 	a.reached.Bytes, err = src.walk(ctx, q.Base.Before.Floor(src.branch.Segment), keep, a.record)
 	if err != nil {
