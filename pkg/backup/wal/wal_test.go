@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
@@ -94,7 +95,7 @@ func (m *maker) point(at time.Time, name string) LSN {
 func fill(m *maker, until int) (times int) {
 	at := epoch.Add(24 * time.Hour)
 	for n := 0; len(m.b) < until; n++ {
-		m.record(10, 0, make([]byte, 37+n*1013%30_000))
+		m.record(10, 0, bytes.Repeat([]byte{0x5a}, 37+n*1013%30_000)) // not what a torn page has
 		m.commit(at.Add(time.Duration(n) * time.Second))
 		times++
 	}
