@@ -170,7 +170,7 @@ func TestPostgreSQL(t *testing.T) {
 			"SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()":                    "TLSv1.3",
 			// Nothing but what the image says was taken from its files.
 			"SELECT count(*)::text FROM pg_file_settings WHERE error IS NOT NULL": "0",
-			"SELECT count(*)::text FROM pg_hba_file_rules":                        "2",
+			"SELECT count(*)::text FROM pg_hba_file_rules":                        "3",
 		} {
 			if got := scan[string](t, ctx, conn, sql); got != want {
 				t.Errorf("%s: %q, want %q", sql, got, want)

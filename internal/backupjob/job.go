@@ -33,6 +33,9 @@ const (
 	Restore Verb = "restore" // write one's disk, and its bundle's files
 	Report  Verb = "report"  // keep the report of a drill
 	Keep    Verb = "keep"    // forget what the rules do not keep, and make room
+	PutLog  Verb = "put-log" // keep what is new of a service's log
+	Logs    Verb = "logs"    // the logs of Machine, a branch each
+	Replay  Verb = "replay"  // make an image with a log to be replayed
 )
 
 // Job is all that a run of the program is told. The fields below the first ones
@@ -67,7 +70,28 @@ type Job struct {
 	Percent float64 `json:"percent,omitempty"`
 
 	Drill *backup.Drill `json:"drill,omitempty"`
-	Rules *backup.Keep  `json:"rules,omitempty"`
+	// Log is what is to be kept, and Spool the directory where it lies.
+	Log   *backup.Log `json:"log,omitempty"`
+	Spool string      `json:"spool,omitempty"`
+	// Replay is what is to be replayed.
+	ReplayLog *ReplayLog `json:"replay,omitempty"`
+	// RecoverFor is for how long a log is kept, in seconds; 0: for ever.
+	RecoverFor int64        `json:"recover_for,omitempty"`
+	Rules      *backup.Keep `json:"rules,omitempty"`
+}
+
+// ReplayLog says which part of a log is to be replayed on the disk of a backup.
+type ReplayLog struct {
+	Base   backup.LogPosition `json:"base"`
+	Target backup.Target      `json:"target"`
+	// AsOf is until when nothing more is known to have been done than what the
+	// spool has; zero: that is not known.
+	AsOf time.Time `json:"as_of,omitzero"`
+	// Image is the file to be made, and Work an empty directory beside it.
+	Image string `json:"image"`
+	Work  string `json:"work"`
+	// ID tells one replay from another.
+	ID string `json:"id"`
 }
 
 // Said is a line of the program.
@@ -93,6 +117,11 @@ type Result struct {
 	Snapshots []backup.Snapshot `json:"snapshots,omitempty"`
 	Manifest  *backup.Manifest  `json:"manifest,omitempty"`
 	Drills    []backup.Drill    `json:"drills,omitempty"`
+	Logs      []backup.Log      `json:"logs,omitempty"`
+	Reached   *backup.Reached   `json:"reached,omitempty"`
+	// TooEarly is why the moment of a Replay needs an older backup; "": it
+	// does not.
+	TooEarly string `json:"too_early,omitempty"`
 	// Read is how many bytes of disks were read and held to their sums.
 	Read      int64         `json:"read,omitempty"`
 	Checked   int           `json:"checked,omitempty"` // backups

@@ -3,6 +3,7 @@ package backups
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -43,6 +44,9 @@ func (m *Manager) Backup(ctx context.Context, name, repository string, withBundl
 	m.o.Report(name, fmt.Sprintf("backed up as %s: %d MiB read, %d MiB stored, %.1f s", s.ID, s.Read>>20, s.Stored>>20, time.Since(begin).Seconds()))
 	return s, m.change(name, func(state *State) {
 		state.Last, state.Failed = &Done{Snapshot: s.ID, At: s.At, TookS: seconds(begin)}, nil
+		if l := state.Log; l != nil && s.Log != nil && s.Log.Branch == l.Branch {
+			l.Wanted = false
+		}
 	})
 }
 
@@ -65,10 +69,12 @@ func (m *Manager) backup(ctx context.Context, name, repository string, withBundl
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err)
 	}
+	before := m.noteLogPosition(ctx, name)
 	disk, err := i.Snapshot(ctx)
 	if err != nil {
 		return nil, err
 	}
+	after := m.noteLogPosition(ctx, name)
 	// It is released by itself when this program ends.
 	defer disk.Close()
 	j := m.job(repository, where, backupjob.Backup)
@@ -83,6 +89,10 @@ func (m *Manager) backup(ctx context.Context, name, repository string, withBundl
 		Machine: name, Taken: disk.At, Live: disk.Live, HoldMS: disk.HoldMS, Marks: disk.Marks, Options: options,
 		Bundle: backup.Bundle{Name: b.Name, Arch: b.Arch, Digest: digest},
 		Disk:   backup.Disk{FileSystem: i.FileSystem()},
+	}
+	if before != nil && after != nil && disk.Live && before.Branch == after.Branch && before.Timeline == after.Timeline {
+		before.After = after.After
+		j.Manifest.Log = before
 	}
 	if disk.Continuity != nil {
 		if j.Manifest.Continuity, err = json.Marshal(disk.Continuity); err != nil {
@@ -113,6 +123,17 @@ func (m *Manager) backup(ctx context.Context, name, repository string, withBundl
 		return nil, fault.Errorf(fault.Internal, "%s told of %d backups", backupjob.Program, len(res.Snapshots))
 	}
 	return &res.Snapshots[0], nil
+}
+
+// noteLogPosition is where the machine is in its log; nil where that is not
+// known: then no moment after the backup can be restored from it, and what the
+// log lacks is said where that is looked for.
+func (m *Manager) noteLogPosition(ctx context.Context, name string) *backup.LogPosition {
+	at, err := m.logPosition(ctx, name)
+	if err != nil && !errors.Is(err, errDown) && ctx.Err() == nil {
+		m.o.Report(name, "where it is in its log: "+err.Error())
+	}
+	return at
 }
 
 // agree answers whether what was read of a disk was of one instant.

@@ -56,11 +56,13 @@ type Manager struct {
 	// holding is what machines' backups wait for, by their names: a string.
 	holding sync.Map
 	jobs    jobs
+	logs    logs
 }
 
 // New makes one, and removes what one that was killed has left.
 func New(ctx context.Context, r *machine.Runtime, o Options) (*Manager, error) {
-	m := &Manager{r: r, o: o, poked: make(chan struct{}, 1), program: findProgram, jobs: jobs{}}
+	m := &Manager{r: r, o: o, poked: make(chan struct{}, 1), program: findProgram, jobs: jobs{},
+		logs: logs{poked: make(chan struct{}, 1), keepers: map[string]*logKeeper{}}}
 	if o.Program != "" {
 		m.program = func() (string, error) { return o.Program, nil }
 	}
@@ -130,6 +132,10 @@ func (m *Manager) poke() {
 	select {
 	case m.poked <- struct{}{}:
 	default: // it is going to look anyway
+	}
+	select {
+	case m.logs.poked <- struct{}{}:
+	default: // as above
 	}
 }
 

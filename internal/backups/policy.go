@@ -20,6 +20,9 @@ const (
 	// maxRetry.
 	retryAfter = time.Minute
 	maxRetry   = time.Hour
+	// logBase is the pause between two backups that a log is to go on from, and
+	// cannot.
+	logBase = time.Hour
 	// spread is the part of its interval by which a device is later than
 	// another, so that a thousand of them do not come at once.
 	spread = 16
@@ -114,6 +117,15 @@ func (s State) decide(at time.Time, lag time.Duration) due {
 		return true
 	}
 	d.backup = is(s.Policy.Every(), s.Last, s.Failed)
+	// A log is of no use without a backup that it goes on from. One that was made
+	// since and is none has its reason, which need not pass soon.
+	if l := s.Log; s.Policy.LogS > 0 && l != nil && l.Wanted && !d.backup {
+		last := s.Last
+		if last != nil && last.At.Before(l.WantedSince) {
+			last = nil
+		}
+		d.backup = is(logBase, last, s.Failed)
+	}
 	// A drill needs something to restore.
 	d.drill = s.Last != nil && is(s.Policy.Drill(), s.Drill, s.DrillFailed)
 	return d
@@ -240,7 +252,7 @@ func (m *Manager) noteUsage(ctx context.Context, name string, err error, note fu
 // Keep forgets what a policy does not keep, and has the repository's maintenance
 // done that is due.
 func (m *Manager) Keep(ctx context.Context, name string, p backup.Policy) (forgotten int, err error) {
-	res, err := m.ask(ctx, name, p.Repository, backupjob.Keep, func(j *backupjob.Job) { j.Rules = &p.Keep })
+	res, err := m.ask(ctx, name, p.Repository, backupjob.Keep, func(j *backupjob.Job) { j.Rules, j.RecoverFor = &p.Keep, p.RecoverForS })
 	if err != nil {
 		return 0, err
 	}

@@ -25,6 +25,8 @@ type Restore struct {
 	// Bundle is the bundle for a new machine where the backup has none of its
 	// own and no machine of the device has it; nil: none was sent.
 	Bundle *machine.Source
+	// Moment is what is to be replayed of the log; nil: nothing.
+	Moment *Moment
 }
 
 // Restore restores a backup. A new machine is wanted down, and isolated.
@@ -47,9 +49,12 @@ func (m *Manager) Restore(ctx context.Context, q Restore) (*runtime.RestoreResul
 		return nil, err
 	}
 	var res *runtime.RestoreResult
-	if q.As == "" {
+	switch {
+	case q.Moment != nil:
+		res, err = m.restoreMoment(ctx, q)
+	case q.As == "":
 		res, err = m.restoreInPlace(ctx, q)
-	} else {
+	default:
 		res, err = m.restoreNew(ctx, q, false)
 	}
 	if err != nil {
@@ -193,6 +198,9 @@ func (m *Manager) restoreInPlace(ctx context.Context, q Restore) (_ *runtime.Res
 	r := newResult(res, q)
 	c, err := continuity(res.Manifest)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.expectBreak(q.Machine, "restored from "+r.From); err != nil {
 		return nil, err
 	}
 	if r.Kept, err = s.Replace(ctx, res.Manifest.Disk.FileSystem, c, r.From); err != nil {

@@ -33,6 +33,8 @@ type State struct {
 	// Failed and DrillFailed are tries that came after those; nil: none.
 	Failed      *Failure `json:"failed,omitempty"`
 	DrillFailed *Failure `json:"drill_failed,omitempty"`
+	// Log is what became of the log; nil where none was kept yet.
+	Log *LogState `json:"log,omitempty"`
 }
 
 // Done is a backup or a drill that was done.
@@ -117,6 +119,8 @@ func (m *Manager) Status(machine string, now time.Time) *runtime.BackupStatus {
 	if why, ok := m.holding.Load(machine); ok {
 		b.Waiting, _ = why.(string)
 	}
+	b.Log = m.logStatus(machine, s)
+	b.Alarms = append(b.Alarms, logAlarms(b.Log, s, now)...)
 	if d := s.Last; d != nil {
 		b.Last = &runtime.BackupDone{Snapshot: d.Snapshot, At: d.At, TookS: d.TookS}
 	}

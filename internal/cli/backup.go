@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +13,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sovereign-build/sovereign/pkg/backup"
+	"github.com/sovereign-build/sovereign/pkg/backup/wal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
 // nameAndID takes NAME@ID apart.
@@ -92,7 +95,7 @@ where nothing else is.`,
 	}
 	cmd.Flags().StringVar(&to, "to", "", "the `repository` (default: that of the machine's policy, or the only one)")
 	cmd.Flags().BoolVar(&withBundle, "with-bundle", false, "keep the bundle's files as well")
-	cmd.AddCommand(s.backupVerifyCommand(), s.backupDrillCommand(), s.backupPolicyCommand())
+	cmd.AddCommand(s.backupVerifyCommand(), s.backupDrillCommand(), s.backupPolicyCommand(), s.backupPointCommand())
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
 }
 
@@ -103,7 +106,9 @@ func (s *session) backupsCommand() *cobra.Command {
 		Short: "List backups",
 		Long: `Backups lists the backups of a machine, or without a name of all machines, that
 are in a repository, oldest first: also of machines that are, or were, on
-another device. PROVEN is the last drill that restored it.`,
+another device. PROVEN is the last drill that restored it. Then come the logs
+that are kept: any moment from FROM to TO can be restored, and of a gap between
+two of them none.`,
 		Example: `  sovereign-build backups sql
   sovereign-build backups --from away --json`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -121,7 +126,13 @@ another device. PROVEN is the last drill that restored it.`,
 			if err != nil {
 				return err
 			}
-			return s.printer().result(map[string]any{"backups": list}, func(w io.Writer) error { return writeBackups(w, list) })
+			logs, err := h.Logs(cmd.Context(), strings.Join(args, ""), from)
+			if err != nil {
+				return err
+			}
+			return s.printer().result(map[string]any{"backups": list, "logs": logs}, func(w io.Writer) error {
+				return errors.Join(writeBackups(w, list), writeLogs(w, list, logs))
+			})
 		},
 	}
 	cmd.Flags().StringVar(&from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")
@@ -143,6 +154,76 @@ func writeBackups(out io.Writer, list []backup.Snapshot) error {
 		fmt.Fprintf(w, "%s@%s\t%s\t%s\t%s\t%s\t%s\n", oneLine(b.Machine), oneLine(b.ID), b.At.Format(time.RFC3339), oneLine(b.Host), mebibytes(b.Read), mebibytes(b.Stored), proven)
 	}
 	return w.Flush()
+}
+
+// writeLogs says which moments can be restored beside the backups'.
+func writeLogs(out io.Writer, list []backup.Snapshot, logs []backup.Log) error {
+	if len(logs) == 0 {
+		return nil
+	}
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "\nLOG\tFROM\tTO\tUNTIL\tPOINTS\tBEGAN BECAUSE")
+	for _, l := range logs {
+		from := "-" // no backup goes on by it
+		for _, b := range list {
+			if b.Log != nil && b.Log.Branch == l.Branch.ID {
+				from = b.At.Format(time.RFC3339)
+				break
+			}
+		}
+		to := "-"
+		if t := l.Covers(); !t.IsZero() {
+			to = t.Format(time.RFC3339)
+		}
+		var points []string
+		for _, p := range l.Extent.Points {
+			points = append(points, oneLine(p.Name))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%v\t%s\t%s\n", oneLine(l.Machine), from, to, l.Extent.To, cmp.Or(strings.Join(points[max(0, len(points)-3):], " "), "-"), oneLine(l.Branch.Why))
+	}
+	return w.Flush()
+}
+
+// backupPointCommand marks a moment by a name.
+func (s *session) backupPointCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "point NAME POINT",
+		Short: "Give the present moment a name",
+		Long: `Point has the PostgreSQL of a running machine set a restore point, so that this
+moment can be restored by its name: restore NAME --point POINT. It is of use where
+the log is kept (backup policy NAME --log).`,
+		Example: `  sovereign-build backup point sql before-the-migration`,
+		Args:    operands("NAME", "POINT"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := (backup.Target{Point: args[1]}).Check(); err != nil {
+				return err
+			}
+			m, err := s.machine(args[0])
+			if err != nil {
+				return err
+			}
+			var out, complaint strings.Builder
+			code, err := m.Exec(cmd.Context(), agent.ExecRequest{
+				Argv: []string{"psql", "--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1", "--set=point=" + args[1], "--dbname=postgres"},
+				User: postgresUser,
+			}, agent.ExecIO{Stdin: strings.NewReader("SELECT pg_create_restore_point(:'point');"), Stdout: &out, Stderr: &complaint})
+			if err == nil && code != 0 {
+				err = fault.Errorf(fault.Device, "psql ended with %d: %s", code, oneLine(complaint.String()))
+			}
+			if err != nil {
+				return err
+			}
+			lsn, err := wal.ParseLSN(strings.TrimSpace(out.String()))
+			if err != nil {
+				return fault.Errorf(fault.Device, "psql printed %.40q", out.String())
+			}
+			return s.printer().result(map[string]any{"name": m.Name(), "point": args[1], "lsn": lsn}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s: the point %s is at %v\n", m.Name(), args[1], lsn)
+				return err
+			})
+		},
+	}
+	return exits(cmd, fault.Environment, fault.Device)
 }
 
 func (s *session) backupVerifyCommand() *cobra.Command {
@@ -229,8 +310,8 @@ func writeDrill(out io.Writer, d backup.Drill) error {
 }
 
 func (s *session) backupPolicyCommand() *cobra.Command {
-	var to, every, keep, drill, when string
-	var off, withBundle bool
+	var to, every, keep, drill, when, logEvery, recoverFor string
+	var off, withBundle, log bool
 	cmd := &cobra.Command{
 		Use:   "policy NAME",
 		Short: "Say what is backed up by itself",
@@ -244,8 +325,13 @@ weeks, months and years; and always the last one that a drill has restored.
 
 With --when a backup or a drill that is due waits until the device charges, or
 its network costs nothing by use, and says so in status; after twice its time it
-waits no more. Only phones say what their network costs.`,
+waits no more. Only phones say what their network costs.
+
+With --log the log of the service that has one (PostgreSQL's) is kept as well, so
+that any moment between backups can be restored: on the device about a second
+after a transaction, and in the repository every --log-every.`,
 		Example: `  sovereign-build backup policy sql --to home --every 6h --keep latest=3,daily=7,weekly=5 --drill weekly
+  sovereign-build backup policy sql --every daily --log --recover-for 7d
   sovereign-build backup policy sql --off`,
 		Args: operands("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -260,16 +346,16 @@ waits no more. Only phones say what their network costs.`,
 			p := &backup.Policy{}
 			if status.Backup != nil && status.Backup.Policy != nil {
 				p = status.Backup.Policy
-			} else if off || !cmd.Flags().Changed("every") && !cmd.Flags().Changed("drill") {
+			} else if off || !cmd.Flags().Changed("every") && !cmd.Flags().Changed("drill") && !log {
 				p = nil
 			}
 			changed := false
-			for _, name := range []string{"to", "every", "keep", "drill", "when", "with-bundle", "off"} {
+			for _, name := range []string{"to", "every", "keep", "drill", "when", "with-bundle", "off", "log", "log-every", "recover-for"} {
 				changed = changed || cmd.Flags().Changed(name)
 			}
 			if changed {
 				if p == nil && !off {
-					return fault.Errorf(fault.Usage, "--every or --drill is missing").Hintf("write for example --every 6h --drill weekly")
+					return fault.Errorf(fault.Usage, "--every, --drill or --log is missing").Hintf("write for example --every 6h --drill weekly")
 				}
 				if p, err = s.changedPolicy(cmd, p, to, every, keep, drill, off, withBundle); err != nil {
 					return err
@@ -278,6 +364,9 @@ waits no more. Only phones say what their network costs.`,
 					if p.When, err = backup.ParseWhen(when); err != nil {
 						return err
 					}
+				}
+				if err := changedLog(cmd, p, log, logEvery, recoverFor); err != nil {
+					return err
 				}
 				if err := m.SetBackupPolicy(cmd.Context(), p); err != nil {
 					return err
@@ -293,8 +382,40 @@ waits no more. Only phones say what their network costs.`,
 	f.StringVar(&drill, "drill", "", "the `time` between two drills: daily, weekly, never")
 	f.StringVar(&when, "when", "", "what the device has to be, unless it is overdue: `conditions`: charging, unmetered, both with a comma between, or always (default always)")
 	f.BoolVar(&withBundle, "with-bundle", false, "keep the bundle's files as well")
+	f.BoolVar(&log, "log", false, "keep the log as well, so that any moment can be restored; --log=false ends that")
+	f.StringVar(&logEvery, "log-every", "", "the `time` until the log is in the repository: 10s, 1m (default 1m)")
+	f.StringVar(&recoverFor, "recover-for", "", "for how `long` back any moment can be restored: 7d, 30d (default: as long as there are backups)")
 	f.BoolVar(&off, "off", false, "do nothing by itself any more")
 	return exits(cmd, fault.Environment, fault.Device)
+}
+
+// changedLog changes what a policy says of the log.
+func changedLog(cmd *cobra.Command, p *backup.Policy, log bool, every, recoverFor string) error {
+	if p == nil {
+		return nil
+	}
+	f := cmd.Flags()
+	switch {
+	case f.Changed("log") && !log:
+		p.LogS, p.RecoverForS = 0, 0
+	case log && p.LogS == 0:
+		p.LogS = int64(backup.DefaultLog / time.Second)
+	}
+	if f.Changed("log-every") {
+		d, err := time.ParseDuration(every)
+		if err != nil || d%time.Second != 0 {
+			return fault.Errorf(fault.Usage, "--log-every: %.40q is no time", every).Hintf("write for example 10s or 1m")
+		}
+		p.LogS = int64(d / time.Second)
+	}
+	if f.Changed("recover-for") {
+		d, err := backup.ParseInterval(recoverFor)
+		if err != nil {
+			return fmt.Errorf("--recover-for: %w", err)
+		}
+		p.RecoverForS = int64(d / time.Second)
+	}
+	return nil
 }
 
 func (s *session) changedPolicy(cmd *cobra.Command, p *backup.Policy, to, every, keep, drill string, off, withBundle bool) (*backup.Policy, error) {

@@ -5,15 +5,19 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sovereign-build/sovereign/pkg/backup"
+	"github.com/sovereign-build/sovereign/pkg/backup/wal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 )
 
 type restoreFlags struct {
 	as, from, bundle       string
+	to, lsn, point         string
 	inPlace, forget, start bool
 }
 
@@ -32,10 +36,19 @@ A new machine is down, and isolated: it has no network, as it is a copy of one
 that may be alive, with its keys and its identity. Look into it with up, exec and
 psql; then sovereign-build down NEW and up NEW --activate give it its network.
 
+Where the log is kept (backup policy NAME --log), --to, --lsn and --point restore
+any moment between backups: by RFC 3339, by a place in PostgreSQL's log (all that
+was written before it), or by the name of a restore point. The backup that this
+begins with is chosen, the log is read whole before anything is touched, and it is
+replayed in a machine that nobody sees; a moment that cannot be had ends the
+command with 2, and the words say which can.
+
 In place the former disk is kept, beside the new one, until restore NAME
 --forget removes it.`,
 		Example: `  sovereign-build restore sql --as sql2
   sovereign-build restore sql@k3x9 --in-place
+  sovereign-build restore sql --to 2026-03-01T14:30:00Z --as sql2
+  sovereign-build restore sql --point before-the-migration --in-place
   sovereign-build restore sql --forget
   sovereign-build restore file sql /data/postgresql/17/postgresql.conf > conf.tar`,
 		Args: operands("NAME[@ID]"),
@@ -53,6 +66,9 @@ In place the former disk is kept, beside the new one, until restore NAME
 	f.BoolVar(&o.forget, "forget", false, "remove the disks that restores in place have kept")
 	f.StringVar(&o.from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")
 	f.StringVar(&o.bundle, "bundle", "", "`directory` of the bundle, where neither the backup nor the device has it")
+	f.StringVar(&o.to, "to", "", "restore the `moment`, in RFC 3339: 2026-03-01T14:30:00Z")
+	f.StringVar(&o.lsn, "lsn", "", "restore what was written before a `place` in PostgreSQL's log: 16/B374D848")
+	f.StringVar(&o.point, "point", "", "restore the moment of a restore point, by its `name`")
 	f.BoolVar(&o.start, "start", false, "start the new machine, isolated, and wait for its services")
 	cmd.AddCommand(s.restoreFileCommand())
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
@@ -73,13 +89,22 @@ func (s *session) runRestore(ctx context.Context, o restoreFlags, name, id strin
 			return err
 		})
 	}
+	t, err := o.target()
+	if err != nil {
+		return err
+	}
 	switch {
+	case !t.IsEnd() && o.bundle != "":
+		return fault.Errorf(fault.Usage, "--bundle is not for a moment").Hintf("restore the backup first, with its bundle; or have the device know the bundle")
 	case o.inPlace && o.as != "":
 		return fault.Errorf(fault.Usage, "--as and --in-place are two ways").Hintf("give one of them")
 	case o.inPlace && o.start:
 		return fault.Errorf(fault.Usage, "--start is for a new machine").Hintf("a machine that runs goes on by itself after a restore in place")
 	case o.inPlace:
 		r, err := withProgress(ctx, s, name, "restored", func(ctx context.Context) (runtime.RestoreResult, error) {
+			if !t.IsEnd() {
+				return m.RestoreInPlaceTo(ctx, id, o.from, t)
+			}
 			return m.RestoreInPlace(ctx, id, o.from)
 		})
 		if err != nil {
@@ -95,6 +120,9 @@ func (s *session) runRestore(ctx context.Context, o restoreFlags, name, id strin
 		return err
 	}
 	r, err := withProgress(ctx, s, o.as, "restored", func(ctx context.Context) (runtime.RestoreResult, error) {
+		if !t.IsEnd() {
+			return h.RestoreTo(ctx, name, id, o.from, o.as, t)
+		}
 		return h.Restore(ctx, name, id, o.from, o.as, o.bundle, s.told())
 	})
 	if err != nil {
@@ -112,9 +140,65 @@ func (s *session) runRestore(ctx context.Context, o restoreFlags, name, id strin
 	return s.writeRestored(r, false)
 }
 
+// target is the moment that is asked for.
+func (o restoreFlags) target() (t backup.Target, err error) {
+	t.Point = o.point
+	if o.to != "" {
+		if t.Time, err = backup.ParseTime(o.to); err != nil {
+			return t, err
+		}
+	}
+	if o.lsn != "" {
+		if t.LSN, err = wal.ParseLSN(o.lsn); err != nil {
+			return t, err
+		}
+	}
+	return t, t.Check()
+}
+
+func (s *session) recoverCommand() *cobra.Command {
+	var from string
+	cmd := &cobra.Command{
+		Use:   "recover NAME",
+		Short: "Roll a machine forward to the end of its log",
+		Long: `Recover is for a machine whose disk is lost, or went back to an older state. It
+restores the newest backup that the log goes on from, and replays that to its
+end, with what the repository and this device have of it: nothing is lost that
+was on the device's disk. The disk that the machine has is kept, as by restore
+--in-place, and is not touched before the end has been reached.
+
+Where the log broke as the disk went back, it is the log of before that is
+replayed: what was done since is on the disk that is kept.`,
+		Example: `  sovereign-build recover sql`,
+		Args:    operands("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := s.machine(args[0])
+			if err != nil {
+				return err
+			}
+			r, err := withProgress(cmd.Context(), s, m.Name(), "restored", func(ctx context.Context) (runtime.RestoreResult, error) {
+				return m.Recover(ctx, from)
+			})
+			if err != nil {
+				return err
+			}
+			return s.writeRestored(r, r.Kept != "")
+		},
+	}
+	cmd.Flags().StringVar(&from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")
+	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
+}
+
 func (s *session) writeRestored(r runtime.RestoreResult, inPlace bool) error {
 	return s.printer().result(r, func(w io.Writer) error {
 		fmt.Fprintf(w, "%s is restored from %s, taken %s: %s in %.1f s\n", oneLine(r.Machine), oneLine(r.From), r.Taken.Format("2006-01-02T15:04:05Z07:00"), mebibytes(r.Read), r.TookS)
+		if l := r.Reached; l != nil {
+			until := "with no transaction behind the backup"
+			if !l.Time.IsZero() {
+				until = "the last of them at " + l.Time.UTC().Format(time.RFC3339Nano)
+			}
+			fmt.Fprintf(w, "its log was replayed until %v of timeline %d: %s, %d transactions, %s\n", l.LSN, l.Timeline, mebibytes(l.Bytes), l.Transactions, until)
+		}
 		for _, note := range r.Notes {
 			fmt.Fprintf(w, "note: %s\n", oneLine(note))
 		}

@@ -36,7 +36,7 @@ func (s *session) topics() []topic {
 			s.dsnCommand(), s.forwardCommand(), s.credentialsCommand(), s.secretCommand(), s.reindexCommand(), s.auditCommand(),
 		}},
 		{"backups", "Backups", "Copies of machines that are known to be restored, the places they are in, and witnesses of how new data is.", []*cobra.Command{
-			s.repositoryCommand(), s.backupCommand(), s.backupsCommand(), s.restoreCommand(), s.witnessCommand(),
+			s.repositoryCommand(), s.backupCommand(), s.backupsCommand(), s.restoreCommand(), s.recoverCommand(), s.witnessCommand(),
 		}},
 		{"devices", "Devices", "The computers that machines run on: this one, and others.", []*cobra.Command{
 			s.deployCommand(), s.deviceCommand(), s.doctorCommand(),

@@ -29,6 +29,9 @@
 //	crosvm.json     what crosvm does not tell of the machine it runs, key.img its
 //	                key: in place of console.sock, agent.sock and qmp.sock
 //	slots/a, b      installed bundles
+//	recovery.img    logs that a temporary machine's services replay, in the place
+//	                of a scratch disk
+//	log             the log of changes of its service, on its way to a repository
 //	restore         a disk that is being restored, and is nobody's yet
 //	data.img.before-TIME
 //	                a data disk whose place a restored one has taken

@@ -92,8 +92,16 @@ func (i *Instance) start(ctx context.Context) (err error) {
 	if err != nil {
 		return fault.Wrap(fault.Environment, err)
 	}
+	recovery, err := i.openRecovery()
+	if err != nil {
+		return err
+	}
 	// A machine goes on without snapshots where there can be no sparse file.
-	if scratch, err := i.openScratch(info.Size()); err == nil {
+	if recovery != nil {
+		defer recovery.Close()
+		m.Disks = append(m.Disks, vm.Disk{Image: recovery, Serial: recoverySerial, ReadOnly: true})
+		m.Cmdline += " sovereign.recovery=" + recoverySerial
+	} else if scratch, err := i.openScratch(info.Size()); err == nil {
 		defer scratch.Close()
 		m.Disks = append(m.Disks, vm.Disk{Image: scratch, Serial: snapshot.Serial, Scratch: true})
 	} else {

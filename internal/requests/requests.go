@@ -131,6 +131,17 @@ type Restore struct {
 	Repository string  `json:"repository,omitempty"`
 	InPlace    bool    `json:"in_place,omitempty"`
 	Bundle     *Bundle `json:"bundle,omitempty"`
+	// Replay: the log is replayed, to the moment To (RFC 3339), the place LSN,
+	// the restore point Point, or its end.
+	Replay bool   `json:"replay,omitempty"`
+	To     string `json:"to,omitempty"`
+	LSN    string `json:"lsn,omitempty"`
+	Point  string `json:"point,omitempty"`
+}
+
+// Recover is the body of POST …/recover.
+type Recover struct {
+	Repository string `json:"repository,omitempty"`
 }
 
 // Forgotten is the answer to DELETE …/restore.

@@ -45,6 +45,8 @@ type Manifest struct {
 	// Continuity is the disk's place in its history, where its guest keeps one,
 	// as runtime.Continuity.
 	Continuity json.RawMessage `json:"continuity,omitempty"`
+	// Log is where the service with a log was in it; nil where none was kept.
+	Log *LogPosition `json:"log,omitempty"`
 	// Stored is what the repository was given for it, in bytes: compressed, and
 	// without what it had.
 	Stored int64 `json:"stored"`
@@ -144,6 +146,9 @@ type Snapshot struct {
 	Read    int64     `json:"read"`   // of it, but for its holes
 	Stored  int64     `json:"stored"` // by the repository: what it had not, compressed
 	HoldMS  float64   `json:"hold_ms,omitempty"`
+	// Log is where the service with a log was in it: from there on any moment
+	// can be restored for which the log is there; nil: none.
+	Log *LogPosition `json:"log,omitempty"`
 	// Proven is the last drill that passed; nil: none yet.
 	Proven *Proof `json:"proven,omitempty"`
 }

@@ -22,7 +22,23 @@ type Policy struct {
 	// When is what the device has to be, unless it is overdue: twice the time has
 	// passed.
 	When []Condition `json:"when,omitempty"`
+	// LogS: the log of changes of the service that has one is kept as well, so
+	// that any moment can be restored; it goes to the repository every so many
+	// seconds. 0: it is not kept.
+	LogS int64 `json:"log_s,omitempty"`
+	// RecoverForS is for how long back any moment can be restored, in seconds;
+	// 0: as long as there are backups.
+	RecoverForS int64 `json:"recover_for_s,omitempty"`
 }
+
+// Log is how often the log goes to the repository; 0: it is not kept.
+func (p Policy) Log() time.Duration { return time.Duration(p.LogS) * time.Second }
+
+// DefaultLog is how often it does where nothing is said.
+const DefaultLog = time.Minute
+
+// minLog is the least of that: each time is a few files there.
+const minLog = 5 * time.Second
 
 // Every is the time between two backups; 0: none by itself.
 func (p Policy) Every() time.Duration { return time.Duration(p.EveryS) * time.Second }
@@ -50,6 +66,15 @@ func (p Policy) Check() error {
 		if err := c.check(); err != nil {
 			return err
 		}
+	}
+	if d := p.Log(); d != 0 && (d < minLog || d > 24*time.Hour) {
+		return fault.Errorf(fault.Usage, "log: %v is not from %v to a day", d, minLog)
+	}
+	if p.RecoverForS < 0 || p.RecoverForS > 100*366*24*3600 {
+		return fault.Errorf(fault.Usage, "recover-for: %d seconds are not from 0 to a hundred years", p.RecoverForS)
+	}
+	if p.RecoverForS > 0 && p.LogS == 0 {
+		return fault.Errorf(fault.Usage, "recover-for is for a log, and none is kept").Hintf("give --log as well")
 	}
 	return p.Keep.Check()
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/requests"
 	"github.com/sovereign-build/sovereign/pkg/backup"
+	"github.com/sovereign-build/sovereign/pkg/backup/wal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
@@ -37,8 +38,41 @@ type BackupStatus struct {
 	// Waiting is which of the policy's conditions the device does not fulfil, so
 	// that what is due waits; "" where nothing does.
 	Waiting string `json:"waiting,omitempty"`
+	// Log is how far the log of changes is kept; nil where none is.
+	Log *LogStatus `json:"log,omitempty"`
 	// Alarms are in words; none: all is as the policy has it.
 	Alarms []string `json:"alarms,omitempty"`
+}
+
+// LogStatus is how far a service's log of changes is kept.
+type LogStatus struct {
+	Service string `json:"service"`
+	Branch  string `json:"branch"`
+	// Receiving: the service sends it now. Else Since is since when not.
+	Receiving bool      `json:"receiving"`
+	Since     time.Time `json:"since,omitzero"`
+	// Kept is until where it is on the device's disk, and Lag what the service
+	// has beyond that, in bytes.
+	Kept wal.LSN `json:"kept"`
+	Lag  int64   `json:"lag"`
+	// Newest is when the newest transaction ended that is kept.
+	Newest time.Time `json:"newest,omitzero"`
+	// Stored is until where the repository has it, and StoredAt since when.
+	Stored   wal.LSN   `json:"stored"`
+	StoredAt time.Time `json:"stored_at,omitzero"`
+	// Breaks are where it does not go on from what was kept before, newest last.
+	Breaks []LogBreak `json:"breaks,omitempty"`
+}
+
+// LogBreak is where a log does not go on.
+type LogBreak struct {
+	At     time.Time `json:"at"`
+	Branch string    `json:"branch"` // that has ended
+	Kept   wal.LSN   `json:"kept"`   // until where that is kept
+	Why    string    `json:"why"`
+	// Lost: it ended otherwise than by a restore or by the owner's word: what it
+	// has at its end is on no disk. Recover brings it back.
+	Lost bool `json:"lost,omitempty"`
 }
 
 // BackupDone is a backup or a drill.
@@ -64,9 +98,11 @@ type RestoreResult struct {
 	Bundle   string    `json:"bundle"` // digest
 	Read     int64     `json:"read"`   // bytes of the disk, each held to its sum
 	// Kept is the path of the disk that the machine had, on the host.
-	Kept  string   `json:"kept,omitempty"`
-	Notes []string `json:"notes,omitempty"` // for people
-	TookS float64  `json:"took_s"`
+	Kept string `json:"kept,omitempty"`
+	// Reached is how far the log was replayed; nil where none was.
+	Reached *backup.Reached `json:"reached,omitempty"`
+	Notes   []string        `json:"notes,omitempty"` // for people
+	TookS   float64         `json:"took_s"`
 }
 
 // Repositories are those that the host knows, sorted by name.
@@ -138,6 +174,36 @@ func (h *Host) Restore(ctx context.Context, machine, id, repository, as, bundleD
 	return r, err
 }
 
+// RestoreTo is Restore of a moment: the log that was kept is replayed on the
+// newest backup before it, in a machine that nobody sees before it has come
+// there. A moment that cannot be had is an error of class fault.Usage that says
+// which can.
+func (h *Host) RestoreTo(ctx context.Context, machine, id, repository, as string, t backup.Target) (RestoreResult, error) {
+	var r RestoreResult
+	err := h.call(ctx, http.MethodPost, machinePath(as, "restore"), restoreTo(machine, id, repository, t), &r)
+	return r, err
+}
+
+func restoreTo(machine, id, repository string, t backup.Target) requests.Restore {
+	q := requests.Restore{Machine: machine, Snapshot: id, Repository: repository, Replay: true, Point: t.Point}
+	if !t.Time.IsZero() {
+		q.To = t.Time.Format(time.RFC3339Nano)
+	}
+	if t.LSN != 0 {
+		q.LSN = t.LSN.String()
+	}
+	return q
+}
+
+// Logs lists what a repository has of the logs of a machine, or without a name
+// of all, oldest first: each goes on without a break.
+func (h *Host) Logs(ctx context.Context, machine, repository string) ([]backup.Log, error) {
+	var list []backup.Log
+	q := url.Values{"machine": {machine}, "repository": {repository}}
+	err := h.ask(ctx, http.MethodGet, "/v1/backups/logs?"+q.Encode(), nil, &list)
+	return list, err
+}
+
 // RestoreFiles writes files and directories of a backup to w, by absolute paths
 // in the guest, as a tar archive, and returns how many bytes that were.
 func (h *Host) RestoreFiles(ctx context.Context, machine, id, repository string, paths []string, w io.Writer) (int64, error) {
@@ -172,6 +238,25 @@ func (m *Machine) RestoreInPlace(ctx context.Context, id, repository string) (Re
 	var r RestoreResult
 	q := requests.Restore{Machine: m.name, Snapshot: id, Repository: repository, InPlace: true}
 	err := m.h.call(ctx, http.MethodPost, machinePath(m.name, "restore"), q, &r)
+	return r, err
+}
+
+// RestoreInPlaceTo is RestoreInPlace of a moment, as Host.RestoreTo. The machine
+// is shut down only when the moment has been reached.
+func (m *Machine) RestoreInPlaceTo(ctx context.Context, id, repository string, t backup.Target) (RestoreResult, error) {
+	var r RestoreResult
+	q := restoreTo(m.name, id, repository, t)
+	q.InPlace = true
+	err := m.h.call(ctx, http.MethodPost, machinePath(m.name, "restore"), q, &r)
+	return r, err
+}
+
+// Recover rolls the machine forward to the end of the log that was kept of it:
+// what a disk that went back, or is lost, has to be made good with. The disk
+// that it had is kept.
+func (m *Machine) Recover(ctx context.Context, repository string) (RestoreResult, error) {
+	var r RestoreResult
+	err := m.h.call(ctx, http.MethodPost, machinePath(m.name, "recover"), requests.Recover{Repository: repository}, &r)
 	return r, err
 }
 

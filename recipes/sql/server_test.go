@@ -131,6 +131,7 @@ exec `+s.programs+`/initdb "$@"
 		s.copy(f, filepath.Join(s.dir, "lib", filepath.Base(f)), 0o755)
 	}
 	s.copy("files/pg_hba.conf", s.config+"/pg_hba.conf", 0o644)
+	s.copy("files/pg_ident.conf", s.config+"/pg_ident.conf", 0o644)
 	s.copy("files/postgresql.conf", s.config+"/postgresql.conf", 0o644)
 	s.replace(s.config+"/postgresql.conf", "/run/postgresql", s.run, "/data/secrets/postgresql", s.secrets,
 		"/etc/sovereign", s.config, "port = 5432", fmt.Sprintf("port = %d", s.port))

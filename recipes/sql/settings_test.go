@@ -21,22 +21,22 @@ func TestSettings(t *testing.T) {
 	}{
 		{
 			"64 MiB, the least", 56, 64, "",
-			[]string{"shared_buffers = 14MB", "effective_cache_size = 28MB", "work_mem = 1075kB", "maintenance_work_mem = 4MB", "max_connections = 20", "max_wal_size = 64MB"},
+			[]string{"shared_buffers = 14MB", "effective_cache_size = 28MB", "work_mem = 1075kB", "maintenance_work_mem = 4MB", "max_connections = 20", "max_wal_size = 64MB", "max_slot_wal_keep_size = 64MB"},
 			loopback,
 		},
 		{
 			"512 MiB, the recipe's", 480, 8 << 10, "10.0.2.15",
-			[]string{"shared_buffers = 120MB", "effective_cache_size = 240MB", "work_mem = 3840kB", "maintenance_work_mem = 30MB", "max_connections = 48", "max_wal_size = 1024MB"},
+			[]string{"shared_buffers = 120MB", "effective_cache_size = 240MB", "work_mem = 3840kB", "maintenance_work_mem = 30MB", "max_connections = 48", "max_wal_size = 1024MB", "max_slot_wal_keep_size = 1024MB"},
 			loopback + ",10.0.2.15",
 		},
 		{
 			"4 GiB, two addresses", 3900, 2 << 10, "192.168.7.2,fd00::2",
-			[]string{"shared_buffers = 975MB", "effective_cache_size = 1950MB", "work_mem = 7488kB", "maintenance_work_mem = 243MB", "max_connections = 200", "max_wal_size = 256MB"},
+			[]string{"shared_buffers = 975MB", "effective_cache_size = 1950MB", "work_mem = 7488kB", "maintenance_work_mem = 243MB", "max_connections = 200", "max_wal_size = 256MB", "max_slot_wal_keep_size = 256MB"},
 			loopback + ",192.168.7.2,fd00::2",
 		},
 		{
 			"16 GiB", 16000, 1 << 20, "",
-			[]string{"shared_buffers = 4000MB", "effective_cache_size = 8000MB", "work_mem = 30720kB", "maintenance_work_mem = 512MB", "max_connections = 200", "max_wal_size = 1024MB"},
+			[]string{"shared_buffers = 4000MB", "effective_cache_size = 8000MB", "work_mem = 30720kB", "maintenance_work_mem = 512MB", "max_connections = 200", "max_wal_size = 1024MB", "max_slot_wal_keep_size = 131072MB"},
 			loopback,
 		},
 	}

@@ -129,6 +129,52 @@ func TestFirstBoot(t *testing.T) {
 	}
 }
 
+// A log that is to be replayed is replayed once, also where the power is cut
+// before the server has begun.
+func TestReplay(t *testing.T) {
+	m := newMachine(t)
+	if code, out := m.setup(t); code != 0 {
+		t.Fatalf("exit %d: %s", code, out)
+	}
+	recovery := filepath.Join(m.data, "recovery")
+	signal, conf := filepath.Join(m.cluster, "recovery.signal"), filepath.Join(m.secrets, "machine.conf")
+	slot := filepath.Join(m.cluster, "pg_replslot/sovereign")
+	m.write(t, filepath.Join(slot, "state"), "x")
+	begin := func(want bool) {
+		t.Helper()
+		if code, out := m.setup(t, "SOVEREIGN_RECOVERY="+recovery); code != 0 {
+			t.Fatalf("exit %d: %s", code, out)
+		}
+		text, err := os.ReadFile(conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = os.Stat(signal)
+		says := strings.Contains(string(text), "recovery_target_timeline = '2'\nrecovery_target_lsn = '0/3000060'\n") &&
+			strings.Contains(string(text), "restore_command = 'cp "+recovery+"/%f \"%p\"'\n")
+		if (err == nil) != want || says != want {
+			t.Errorf("recovery.signal: %v, settings: %v, want %v", err, says, want)
+		}
+	}
+	begin(false)
+	if _, err := os.Stat(slot); err != nil {
+		t.Errorf("a machine that replays nothing lost its slot: %v", err)
+	}
+	m.write(t, filepath.Join(recovery, "target"), "first 2 0/3000060\n")
+	begin(true)
+	if _, err := os.Stat(slot); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the slot of the other machine is still there: %v", err)
+	}
+	begin(true) // cut off before the end
+	// The server's own end of it.
+	if err := os.Remove(signal); err != nil {
+		t.Fatal(err)
+	}
+	begin(false)
+	m.write(t, filepath.Join(recovery, "target"), "second 2 0/3000060\n")
+	begin(true)
+}
+
 func TestPowerCut(t *testing.T) {
 	m := newMachine(t)
 	if code, _ := m.setup(t, "CUT=1"); code != 9 {

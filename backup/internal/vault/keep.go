@@ -30,11 +30,16 @@ func (v *vault) keep(ctx context.Context) (*backupjob.Result, error) {
 		}
 		res.Forgotten = n
 	}
+	n, err := v.keepLogs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res.Forgotten += n
 	direct, ok := v.r.(repo.DirectRepository)
 	if !ok {
 		return res, nil // its server does it
 	}
-	err := repo.DirectWriteSession(ctx, direct, repo.WriteSessionOptions{Purpose: "maintenance"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
+	err = repo.DirectWriteSession(ctx, direct, repo.WriteSessionOptions{Purpose: "maintenance"}, func(ctx context.Context, w repo.DirectRepositoryWriter) error {
 		return snapshotmaintenance.Run(ctx, w, maintenance.ModeAuto, false, maintenance.SafetyFull)
 	})
 	var others maintenance.NotOwnedError

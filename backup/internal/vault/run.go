@@ -45,7 +45,7 @@ func Run(ctx context.Context, j backupjob.Job, t Talk) (*backupjob.Result, error
 			return nil, err
 		}
 	}
-	r, err := open(ctx, c, j, j.Verb == backupjob.Verify || j.Verb == backupjob.Restore)
+	r, err := open(ctx, c, j, j.Verb == backupjob.Verify || j.Verb == backupjob.Restore || j.Verb == backupjob.Replay)
 	if err != nil {
 		return nil, err
 	}
@@ -87,6 +87,12 @@ func (v *vault) do(ctx context.Context) (*backupjob.Result, error) {
 		return v.report(ctx)
 	case backupjob.Keep:
 		return v.keep(ctx)
+	case backupjob.PutLog:
+		return v.putLog(ctx)
+	case backupjob.Logs:
+		return v.logs(ctx)
+	case backupjob.Replay:
+		return v.replay(ctx)
 	}
 	return nil, fault.Errorf(fault.Usage, "%.40q is nothing that %s does", v.j.Verb, backupjob.Program)
 }
@@ -411,11 +417,19 @@ func (v *vault) verify(ctx context.Context) (*backupjob.Result, error) {
 	if _, err := drills(ctx, v.r, v.j.Machine); err != nil {
 		damaged = append(damaged, err)
 	}
+	if v.j.Snapshot == "" {
+		n, wrong, err := v.verifyLogs(ctx, v.j.Machine, v.j.Percent)
+		if err != nil {
+			return nil, err
+		}
+		res.Read += n
+		damaged = append(damaged, wrong...)
+	}
 	switch {
 	case len(damaged) == 1:
 		return nil, damaged[0]
 	case len(damaged) > 1:
-		return nil, fault.Errorf(fault.Verification, "%d of %d backups are damaged: %w", len(damaged), len(list), errors.Join(damaged...)).
+		return nil, fault.Errorf(fault.Verification, "%d of %d backups, and their logs, are damaged: %w", len(damaged), len(list), errors.Join(damaged...)).
 			Hintf("restore one that is not, or from another repository")
 	}
 	return res, nil

@@ -137,17 +137,24 @@ func (k kept) describe() backup.Snapshot {
 	if hold, err := strconv.ParseFloat(k.tag(tagHold), 64); err == nil {
 		s.HoldMS = hold
 	}
+	if p, err := backup.ParseLogPosition(k.tag(tagLog)); err == nil {
+		s.Log = &p // else it is in no log
+	}
 	return s
 }
 
 // facts are the tags of a backup.
 func facts(id string, m *backup.Manifest) map[string]string {
-	return map[string]string{
+	tags := map[string]string{
 		tagKind: kindBackup, tagMachine: m.Machine, tagID: id, tagBundle: m.Bundle.Digest,
 		tagWhole: strconv.FormatBool(m.Bundle.Whole), tagLive: strconv.FormatBool(m.Live),
 		tagSize: strconv.FormatInt(m.Disk.Size, 10), tagRead: strconv.FormatInt(m.Disk.Used(), 10),
 		tagStored: strconv.FormatInt(m.Stored, 10), tagHold: strconv.FormatFloat(m.HoldMS, 'f', 1, 64),
 	}
+	if m.Log != nil {
+		tags[tagLog] = m.Log.String()
+	}
+	return tags
 }
 
 // source is where the snapshots of a machine stand in the repository.

@@ -66,6 +66,13 @@ func checkServices(c *check, services []Service, users []string) {
 				c.failf(at, "%q is not below /data, where all is that a clone has from the other machine", path)
 			}
 		}
+		if at := where + ".backup.log"; c.given(at) {
+			c.oneOf(at+".kind", "kind of log", s.Backup.Log.Kind, spec.LogPostgreSQL)
+			c.absolute(at+".socket", s.Backup.Log.Socket)
+			if !strings.HasPrefix(s.Backup.Log.Socket, "/run/") {
+				c.failf(at+".socket", "%q is not below /run, where sockets are", s.Backup.Log.Socket)
+			}
+		}
 		if c.given(where + ".stop.signal") {
 			c.oneOf(where+".stop.signal", "signal", s.Stop.Signal, stopSignals[:]...)
 		}

@@ -112,8 +112,11 @@ func (s Service) spec() spec.Service {
 		},
 		Optional: s.Optional,
 	}
-	if b := s.Backup; len(b.Before)+len(b.Marks)+len(b.Identity)+len(b.Check) > 0 {
+	if b := s.Backup; len(b.Before)+len(b.Marks)+len(b.Identity)+len(b.Check) > 0 || b.Log != (BackupLog{}) {
 		out.Backup = &spec.Backup{Before: b.Before, Marks: b.Marks, Identity: b.Identity, Check: b.Check}
+		if b.Log != (BackupLog{}) {
+			out.Backup.Log = &spec.Log{Kind: b.Log.Kind, Socket: b.Log.Socket}
+		}
 	}
 	for _, d := range s.Directories {
 		out.Directories = append(out.Directories, spec.Directory(d))

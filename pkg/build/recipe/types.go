@@ -251,6 +251,19 @@ type Backup struct {
 	Identity []string `yaml:"identity,omitempty"`
 	// Check is run in a restored machine, and exits with 0 where all is there.
 	Check []string `yaml:"check,omitempty"`
+	// Log is the service's own log of changes, which is kept beside backups so
+	// that any moment between two of them can be restored.
+	Log BackupLog `yaml:"log,omitempty"`
+}
+
+// BackupLog says how a service gives its log of changes away.
+type BackupLog struct {
+	// Kind is postgresql: its protocol of physical replication.
+	Kind string `yaml:"kind"`
+	// Socket is the unix socket where it is spoken, absolute, below /run.
+	// sovereign-init connects to it, as root; PostgreSQL is asked for the role
+	// postgres.
+	Socket string `yaml:"socket"`
 }
 
 // Directory is a directory a service needs at run time.

@@ -10,6 +10,7 @@ import (
 	"github.com/sovereign-build/sovereign/internal/machine"
 	"github.com/sovereign-build/sovereign/internal/requests"
 	"github.com/sovereign-build/sovereign/pkg/backup"
+	"github.com/sovereign-build/sovereign/pkg/backup/wal"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/control"
@@ -29,12 +30,14 @@ func (d *daemon) backupHandlers(mux *http.ServeMux) {
 		answer(w, struct{}{}, d.backups.ForgetRepository(r.PathValue("name")))
 	})
 	mux.HandleFunc("GET /v1/backups", d.getBackups)
+	mux.HandleFunc("GET /v1/backups/logs", d.getLogs)
 	mux.HandleFunc("POST /v1/backups/verify", d.postVerify)
 	mux.HandleFunc("POST /v1/backups/files", d.postFiles)
 	const m = " /v1/machines/{name}"
 	mux.HandleFunc("POST"+m+"/backup", d.postBackup)
 	mux.HandleFunc("POST"+m+"/restore", d.postRestore)
 	mux.HandleFunc("DELETE"+m+"/restore", d.deleteRestore)
+	mux.HandleFunc("POST"+m+"/recover", d.postRecover)
 	mux.HandleFunc("POST"+m+"/drill", d.postDrill)
 	mux.HandleFunc("PUT"+m+"/backup-policy", d.putPolicy)
 }
@@ -109,6 +112,14 @@ func (d *daemon) postRestore(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	what := backups.Restore{Machine: q.Machine, Snapshot: q.Snapshot, Repository: q.Repository, As: r.PathValue("name")}
+	if q.Replay {
+		t, err := target(q)
+		if err != nil {
+			control.WriteError(w, err)
+			return
+		}
+		what.Moment = &backups.Moment{Target: t}
+	}
 	if q.InPlace {
 		if q.Machine != what.As || q.Bundle != nil {
 			control.WriteError(w, fault.Errorf(fault.Usage, "a restore in place is of the machine's own backup, and has no bundle"))
@@ -131,6 +142,41 @@ func (d *daemon) postRestore(w http.ResponseWriter, r *http.Request) {
 	}
 	d.look()
 	answer(w, res, err)
+}
+
+// target is the moment that a restore asks for.
+func target(q requests.Restore) (t backup.Target, err error) {
+	t.Point = q.Point
+	if q.To != "" {
+		if t.Time, err = backup.ParseTime(q.To); err != nil {
+			return t, err
+		}
+	}
+	if q.LSN != "" {
+		if t.LSN, err = wal.ParseLSN(q.LSN); err != nil {
+			return t, err
+		}
+	}
+	return t, t.Check()
+}
+
+func (d *daemon) postRecover(w http.ResponseWriter, r *http.Request) {
+	var q requests.Recover
+	if !control.ReadRequest(w, r, &q) {
+		return
+	}
+	res, err := d.backups.Recover(r.Context(), r.PathValue("name"), q.Repository)
+	d.look()
+	answer(w, res, err)
+}
+
+func (d *daemon) getLogs(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	list, err := d.backups.Logs(r.Context(), q.Get("machine"), q.Get("repository"))
+	if list == nil {
+		list = []backup.Log{}
+	}
+	answer(w, list, err)
 }
 
 // postFiles sends files of a backup as a raw stream, which ends with its end

@@ -181,6 +181,7 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 	serving.Go(func() { d.accept(work, l, &serving) })
 	serving.Go(func() { d.backups.Run(work) })
 	serving.Go(func() { d.witnesses.Run(work) })
+	serving.Go(func() { d.backups.RunLogs(work) })
 	if o.Guard != nil {
 		serving.Go(func() {
 			o.Guard.Run(work, d.processes, func(why string) {

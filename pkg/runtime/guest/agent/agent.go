@@ -152,6 +152,9 @@ type Service struct {
 	Warning string `json:"warning,omitempty"`
 	// Optional services do not hold up the guest's readiness nor degrade it.
 	Optional bool `json:"optional,omitempty"`
+	// Log is the kind of the log of changes that the service gives away; "":
+	// none. See Replicator.
+	Log string `json:"log,omitempty"`
 }
 
 // Line is the status in one line for people: "postgresql: running, healthy".

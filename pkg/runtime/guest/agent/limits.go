@@ -12,6 +12,7 @@ const (
 	maxFollowers = 8  // logs followed at a time
 	maxWatchers  = 4  // statuses followed at a time
 	maxExecs     = 8  // programs at a time
+	maxReplicas  = 4  // logs of changes read at a time
 
 	perSecond = 100 // requests a second, after a burst of as many
 

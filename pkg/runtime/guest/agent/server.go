@@ -16,7 +16,7 @@ import (
 // NewHandler returns the endpoints of the guest, for a Backend, and for an
 // Operator those too. Every request has limits of size, number and time.
 func NewHandler(b Backend) http.Handler {
-	h := &handler{backend: b, pace: muxhttp.Pace{PerSecond: perSecond}, quick: make(muxhttp.Slots, maxQuick), watchers: make(muxhttp.Slots, maxWatchers), followers: make(muxhttp.Slots, maxFollowers), execs: make(muxhttp.Slots, maxExecs)}
+	h := &handler{backend: b, pace: muxhttp.Pace{PerSecond: perSecond}, quick: make(muxhttp.Slots, maxQuick), watchers: make(muxhttp.Slots, maxWatchers), followers: make(muxhttp.Slots, maxFollowers), execs: make(muxhttp.Slots, maxExecs), replicas: make(muxhttp.Slots, maxReplicas)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", h.status)
 	mux.HandleFunc("GET /v1/secrets/{service}/{name}", h.short(quickLimit, h.secret))
@@ -33,6 +33,9 @@ func NewHandler(b Backend) http.Handler {
 	if s, ok := b.(Snapshotter); ok {
 		h.snapshots(mux, s)
 	}
+	if p, ok := b.(Replicator); ok {
+		mux.HandleFunc("POST /v1/services/{service}/log", func(w http.ResponseWriter, r *http.Request) { h.replicate(w, r, p) })
+	}
 	if c, ok := b.(RestoreChecker); ok {
 		mux.HandleFunc("POST /v1/restored", func(w http.ResponseWriter, r *http.Request) { h.restored(w, r, c) })
 	}
@@ -43,6 +46,7 @@ type handler struct {
 	backend                           Backend
 	pace                              muxhttp.Pace
 	quick, watchers, followers, execs muxhttp.Slots
+	replicas                          muxhttp.Slots
 }
 
 // paced is before every endpoint. A request with a body where none is read

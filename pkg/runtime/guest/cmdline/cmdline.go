@@ -15,6 +15,7 @@
 //	sovereign.ntp=SERVER[;SERVER…]
 //	sovereign.continuity=LINEAGE:EPOCH:HASH
 //	sovereign.clone=ID      the data disk is a copy of another machine's: 32 hex digits
+//	sovereign.recovery=SERIAL  virtio serial of the disk with logs that services replay
 //	sovereign.key=SERIAL    virtio serial of the disk with the machine's key: the host comes over vsock
 //	sovereign.tap=DEV,MAC,MTU  a network card whose frames come over vsock; needs sovereign.key
 //	sovereign.probe         print ProbeLine and power off
@@ -66,6 +67,7 @@ type Line struct {
 	Probe      bool
 	Witness    *continuity.Witness // what the host remembers of the data disk
 	Clone      string              // of which copy the data disk is the first
+	Recovery   string              // serial of the disk with logs to replay; "": none
 	Panic      string              // value of panic=
 }
 
@@ -119,6 +121,8 @@ func Parse(text string) (Line, error) {
 			if l.Clone = value; !continuity.IsID(value) {
 				err = fmt.Errorf("want 32 hex digits")
 			}
+		case "sovereign.recovery":
+			l.Recovery, err = serial(value)
 		case "sovereign.key":
 			l.KeySerial, err = serial(value)
 		case "sovereign.tap":

@@ -171,6 +171,9 @@ func (g *guest) start(ctx context.Context) (s spec.Spec, err error) {
 	if err := g.attach(data, s.Data.Mount); err != nil {
 		return s, err
 	}
+	if err := g.mountRecovery(ctx); err != nil {
+		return s, err
+	}
 	if !g.addressed() {
 		g.settle(ctx)
 	}

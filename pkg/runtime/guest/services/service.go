@@ -387,6 +387,7 @@ func (n *service) snapshot() agent.Service {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.status
+	s.Log = n.logKind()
 	if s.Healthy && n.stale != "" {
 		if s.Warning != "" {
 			s.Warning = "; " + s.Warning

@@ -79,7 +79,25 @@ type Backup struct {
 	Identity []string `json:"identity,omitempty"`
 	// Check is run in a restored machine, and exits with 0 where all is there.
 	Check []string `json:"check,omitempty"`
+	// Log is where the service gives its log of changes away; nil: it has none.
+	Log *Log `json:"log,omitempty"`
 }
+
+// Log is a service's log of changes.
+type Log struct {
+	// Kind is what is spoken there: LogPostgreSQL.
+	Kind string `json:"kind"`
+	// Socket is a unix socket below /run, to which sovereign-init connects.
+	Socket string `json:"socket"`
+}
+
+// LogPostgreSQL is PostgreSQL's protocol of physical replication.
+const LogPostgreSQL = "postgresql"
+
+// Recovery is the directory where a service finds, in one of its own name, the
+// log that it is to replay before it serves: of a machine that is restored to a
+// moment. Elsewhere it is not there.
+const Recovery = "/run/recovery"
 
 // Directory is a directory the service needs.
 type Directory struct {
