@@ -57,7 +57,7 @@ func TestRemoveAsks(t *testing.T) {
 		if (code == 0) != tt.does || (len(f.calls) == 1) != tt.does {
 			t.Errorf("%q: exit %d, calls %q, %s", tt.answer, code, f.calls, errs.String())
 		}
-		if asked := strings.Contains(errs.String(), "remove sql, "); asked == slices.Contains(tt.args, "--json") {
+		if asked := strings.Contains(errs.String(), "remove sql: "); asked == slices.Contains(tt.args, "--json") {
 			t.Errorf("%q: asked %v", tt.args, asked)
 		}
 		if slices.Contains(tt.args, "--data") != strings.Contains(errs.String(), "cannot be undone") {

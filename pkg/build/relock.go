@@ -3,10 +3,12 @@ package build
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
+	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/build/source"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/remedy"
@@ -34,6 +36,10 @@ func (b *Builder) UpdateLock(ctx context.Context, names ...string) (*LockUpdate,
 	if err != nil {
 		return nil, err
 	}
+	wants, err := b.wantsSource()
+	if err != nil {
+		return nil, err
+	}
 	var dropped []source.Change
 	updated := b.lock
 	if updated != nil {
@@ -44,6 +50,9 @@ func (b *Builder) UpdateLock(ctx context.Context, names ...string) (*LockUpdate,
 	names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == lock.PackagesName })
 	if !byName && updated != nil {
 		for _, s := range declared.Stale(b.lock) {
+			if s.Missing && !wants(s.Name) {
+				continue
+			}
 			if !s.Undeclared {
 				names = append(names, s.Name)
 				continue
@@ -54,6 +63,10 @@ func (b *Builder) UpdateLock(ctx context.Context, names ...string) (*LockUpdate,
 		}
 	}
 	var result source.Updated
+	if updated == nil {
+		declared.Sources = maps.Clone(declared.Sources)
+		maps.DeleteFunc(declared.Sources, func(name string, _ recipe.Source) bool { return !wants(name) })
+	}
 	if len(names) > 0 || updated == nil {
 		u, err := b.fetcher.Update(ctx, updated, declared, names)
 		if err != nil {
@@ -138,7 +151,29 @@ func (b *Builder) CheckLock() error {
 	if b.lock == nil {
 		return b.noLock()
 	}
-	return b.checkLock(func(source.Stale) bool { return true })
+	wants, err := b.wantsSource()
+	if err != nil {
+		return err
+	}
+	return b.checkLock(func(s source.Stale) bool { return !s.Missing || wants(s.Name) })
+}
+
+// wantsSource says of which of the declared sources the recipe is made: other
+// recipes may share the file that declares them.
+func (b *Builder) wantsSource() (func(name string) bool, error) {
+	ports, err := b.recipe.LoadPorts()
+	if err != nil {
+		return nil, err
+	}
+	p, err := makePlan(b.recipe, ports, len(b.recipe.Repositories)+len(b.opts.repositories) > 0)
+	if err != nil {
+		return nil, err
+	}
+	names := append(p.sourceNames(), b.recipe.Kernel.Source)
+	return func(name string) bool {
+		_, declared := b.decls[name]
+		return !declared || slices.Contains(names, name)
+	}, nil
 }
 
 // noLock is the error of what needs a lock.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -79,7 +80,13 @@ func (r *Receiver) Fresh(ctx context.Context, conn io.ReadWriteCloser, why strin
 	return r.run(ctx, conn, why)
 }
 
-func (r *Receiver) run(ctx context.Context, conn io.ReadWriteCloser, why string) error {
+func (r *Receiver) run(ctx context.Context, conn io.ReadWriteCloser, why string) (err error) {
+	defer func() {
+		// The connection was closed because ctx ended, and either may be seen first.
+		if ctx.Err() != nil && errors.Is(err, net.ErrClosed) {
+			err = context.Cause(ctx)
+		}
+	}()
 	s, err := connect(ctx, conn)
 	if err != nil {
 		return err

@@ -143,6 +143,7 @@ func TestReceiver(t *testing.T) {
 	s.Query("INSERT INTO rows SELECT generate_series(1, 50000); SELECT pg_switch_wal()")
 	s.Query("INSERT INTO rows SELECT generate_series(50001, 60000)")
 	s.Query("SELECT pg_create_restore_point('here')")
+	s.Query("CREATE TABLE flushed ()") // a point alone waits for whoever writes the log
 	n := r.until(s.Query(where))
 	if len(n.Extent.Points) != 1 || n.Extent.Points[0].Name != "here" {
 		t.Errorf("points %+v", n.Extent.Points)
