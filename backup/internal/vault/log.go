@@ -176,23 +176,18 @@ func (v *vault) putLog(ctx context.Context) (*backupjob.Result, error) {
 		}
 		tags := map[string]string{tagKind: kindLog, tagMachine: l.Machine, tagID: newID(), tagBranch: l.Branch.ID,
 			tagFrom: part.Extent.From.String(), tagTo: part.Extent.To.String()}
-		if err := save(ctx, w, source(v.r, "logs", l.Machine), dir, root, sum, tags, "log of "+l.Machine+" until "+part.Extent.To.String()); err != nil {
-			return err
-		}
-		if !goesOn {
-			return nil
-		}
-		// All of it is in the one that was just entered.
-		return w.DeleteManifest(ctx, former.ID)
+		return save(ctx, w, source(v.r, "logs", l.Machine), dir, root, sum, tags, "log of "+l.Machine+" until "+part.Extent.To.String())
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &backupjob.Result{Logs: []backup.Log{*l}}, v.checkLog(ctx, l.Machine, l.Branch.ID)
+	return &backupjob.Result{Logs: []backup.Log{*l}}, v.settleLog(ctx, l.Machine, l.Branch.ID)
 }
 
-// checkLog looks whether the repository has what it said that it has.
-func (v *vault) checkLog(ctx context.Context, machine, branch string) error {
+// settleLog looks whether the repository has what it said that it has, and only
+// then lets go of parts that are in the last one whole: those which it goes on
+// from.
+func (v *vault) settleLog(ctx context.Context, machine, branch string) error {
 	parts, err := v.parts(ctx, machine, branch)
 	if err != nil {
 		return err
@@ -207,7 +202,20 @@ func (v *vault) checkLog(ctx context.Context, machine, branch string) error {
 			return err
 		}
 	}
-	return nil
+	former := slices.DeleteFunc(parts[:len(parts)-1], func(p part) bool {
+		return p.log.Extent.From < last.log.Extent.From || p.log.Extent.To > last.log.Extent.To
+	})
+	if len(former) == 0 || v.server { // whose users add and do not remove
+		return nil
+	}
+	return writeSession(ctx, v.r, "log", nil, func(ctx context.Context, w repo.RepositoryWriter) error {
+		for _, p := range former {
+			if err := w.DeleteManifest(ctx, p.ID); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func joinPoints(former, more []wal.Point) []wal.Point {
