@@ -1,0 +1,124 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/backup"
+	"github.com/sovereign-build/sovereign/pkg/runtime"
+)
+
+// TestBackupLog keeps the log of a real PostgreSQL beside its backups: moments
+// between them are restored, and a disk that was lost comes back with what was
+// committed after the last of them.
+func TestBackupLog(t *testing.T) {
+	m := newMachine(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*bootDeadline)
+	defer cancel()
+	m.ok("repository", "init", "home", filepath.Join(t.TempDir(), "repository"))
+	m.up(m.bundle)
+	conn := m.connect(ctx)
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("CREATE TABLE kept (n int PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())")
+	exec("INSERT INTO kept SELECT generate_series(1, 1000)")
+	m.ok("backup", "policy", "sql", "--every", "daily", "--log", "--log-every", "5s", "--recover-for", "7d")
+	// The policy makes a backup that the log goes on from at once.
+	for based := false; !based && ctx.Err() == nil; {
+		m.until(ctx, "a backup and a log that is received", func(b *runtime.BackupStatus) bool {
+			return b.Last != nil && b.Log != nil && b.Log.Receiving
+		})
+		for _, s := range jsonOf[struct{ Backups []backup.Snapshot }](m, "backups", "sql").Backups {
+			based = based || s.Log != nil
+		}
+	}
+	exec("INSERT INTO kept SELECT generate_series(1001, 3000)")
+	moment := scan[time.Time](t, ctx, conn, "SELECT clock_timestamp()")
+	exec("INSERT INTO kept SELECT generate_series(3001, 4000)")
+	m.ok("backup", "point", "sql", "before-the-mistake")
+	exec("DELETE FROM kept WHERE n % 2 = 0")
+	exec("INSERT INTO kept SELECT generate_series(10001, 10500)")
+	end := scan[string](t, ctx, conn, "SELECT pg_current_wal_flush_lsn()::text")
+	behind := fmt.Sprintf("SELECT $1::pg_lsn >= '%s'::pg_lsn", end)
+	m.until(ctx, "the log until "+end+" in the repository", func(b *runtime.BackupStatus) bool {
+		return b.Log != nil && scan[bool](t, ctx, conn, behind, b.Log.Stored.String())
+	})
+	const rows = "SELECT count(*) || ' ' || max(n) FROM kept"
+	want := scan[string](t, ctx, conn, rows)
+	conn.Close(ctx)
+
+	t.Run("known", func(t *testing.T) {
+		m := m.in(t)
+		if out := m.ok("backups", "sql"); !strings.Contains(out, "before-the-mistake") {
+			t.Logf("backups: %s", out)
+		}
+		m.ok("backup", "verify", "sql", "--read", "100")
+	})
+	for _, tt := range []struct{ name, flag, value, want string }{
+		{"a moment", "--to", moment.UTC().Format(time.RFC3339Nano), "3000 3000"},
+		{"a point", "--point", "before-the-mistake", "4000 4000"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := m.in(t)
+			r := jsonOf[runtime.RestoreResult](m, "restore", "sql", tt.flag, tt.value, "--as", "then", "--start")
+			t.Logf("restored: %+v", r)
+			out := strings.TrimSpace(m.ok("psql", "then", "--", "--no-align", "--tuples-only", "--command="+rows))
+			if out != tt.want {
+				t.Errorf("the rows are %q, want %q", out, tt.want)
+			}
+			m.ok("remove", "then", "--data", "--yes")
+		})
+	}
+	t.Run("no such moment", func(t *testing.T) {
+		m := m.in(t)
+		for _, args := range [][]string{
+			{"--to", "2001-01-01T00:00:00Z"},
+			{"--to", time.Now().Add(24 * time.Hour).UTC().Format(time.RFC3339)},
+			{"--to", "yesterday"},
+			{"--point", "never"},
+		} {
+			if out, code := m.command(append([]string{"restore", "sql", "--as", "then"}, args...)...); code != 2 || out != "" {
+				t.Errorf("%q: exit %d, %q", args, code, out)
+			}
+		}
+	})
+	t.Run("recover", func(t *testing.T) {
+		m := m.in(t)
+		out := m.ok("recover", "sql")
+		t.Log(out)
+		m.up("sql")
+		got := strings.TrimSpace(m.ok("psql", "sql", "--", "--no-align", "--tuples-only", "--command="+rows))
+		if got != want {
+			t.Errorf("the rows are %q, and were %q", got, want)
+		}
+		if list := jsonOf[struct{ Backups []backup.Snapshot }](m, "backups", "sql").Backups; len(list) == 0 {
+			t.Error("no backup is left")
+		}
+	})
+}
+
+// until waits for what status says of the machine's backups.
+func (m *machine) until(ctx context.Context, what string, holds func(*runtime.BackupStatus) bool) {
+	m.t.Helper()
+	var last *runtime.BackupStatus
+	for ctx.Err() == nil {
+		status := jsonOf[struct {
+			Machines []struct{ Backup *runtime.BackupStatus }
+		}](m, "status")
+		if len(status.Machines) == 1 {
+			if last = status.Machines[0].Backup; last != nil && holds(last) {
+				return
+			}
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	m.t.Fatalf("not seen: %s; the last word was %+v", what, last)
+}
