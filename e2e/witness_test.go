@@ -126,7 +126,7 @@ func TestRollbackWitness(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.remember(ctx, 4)
-	w = serveWitness(t, dir, at)
+	serveWitness(t, dir, at)
 	newest := m.remember(ctx, 0)
 	m.ok("down", "sql")
 	m.killSupervisor()

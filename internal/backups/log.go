@@ -76,7 +76,6 @@ type logKeeper struct {
 
 	mu        sync.Mutex
 	spool     *wal.Spool // while it is received
-	service   string
 	receiving bool
 	since     time.Time // when receiving has changed
 	news      replication.News

@@ -215,13 +215,15 @@ type partition struct {
 func readConfig(path string) (c config, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return c, fmt.Errorf("Failed to open config file: %w", err) //lint:ignore ST1005 these are Android's words
+		//lint:ignore ST1005 these are Android's words
+		return c, fmt.Errorf("Failed to open config file: %w", err)
 	}
 	defer f.Close()
 	d := json.NewDecoder(f)
 	d.DisallowUnknownFields()
 	if err := d.Decode(&c); err != nil {
-		return c, fmt.Errorf("Failed to parse config file: %w (the real one ignores names that it does not know)", err) //lint:ignore ST1005 as above
+		//lint:ignore ST1005 as above
+		return c, fmt.Errorf("Failed to parse config file: %w (the real one ignores names that it does not know)", err)
 	}
 	switch {
 	case c.PlatformVersion == nil:
@@ -229,13 +231,15 @@ func readConfig(path string) (c config, err error) {
 	case *c.PlatformVersion != "~1.0" && *c.PlatformVersion != "1.0.0":
 		err = fmt.Errorf("platform version %s is not that of this service, 1.0.0", *c.PlatformVersion)
 	case c.Bootloader == nil && c.Kernel == nil:
-		err = errors.New("VM must have either a bootloader or a kernel image.") //lint:ignore ST1005 as above
+		//lint:ignore ST1005 as above
+		err = errors.New("VM must have either a bootloader or a kernel image.")
 	case c.Bootloader != nil:
 		err = errors.New("the stand-in has no bootloader")
 	}
 	for _, d := range c.Disks {
 		if err == nil && (d.Image == nil) == (len(d.Partitions) == 0) {
-			err = errors.New("Exactly one of image and partitions must be specified.") //lint:ignore ST1005 as above
+			//lint:ignore ST1005 as above
+			err = errors.New("Exactly one of image and partitions must be specified.")
 		}
 		if err == nil && d.Writable == nil {
 			err = errors.New("missing field `writable`")
@@ -253,7 +257,8 @@ func (s settings) given(path string, writable bool) (*os.File, error) {
 	}
 	f, err := os.OpenFile(path, how, 0)
 	if err != nil {
-		return nil, fmt.Errorf("Failed to open %q: %w", path, err) //lint:ignore ST1005 these are Android's words
+		//lint:ignore ST1005 these are Android's words
+		return nil, fmt.Errorf("Failed to open %q: %w", path, err)
 	}
 	real, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
 	if err == nil && !s.Anyone && !strings.HasPrefix(real, "/data/local/tmp/") {
@@ -341,12 +346,15 @@ func runMachine(s settings, f flags, stdout, stderr io.Writer) error {
 	switch uid := os.Getuid(); {
 	case s.Anyone:
 	case uid == 0:
-		return errors.New("Failed to connect to VirtualizationService: Failed to remove memlock rlimit: Permission denied (os error 13)") //lint:ignore ST1005 these are Android's words
+		//lint:ignore ST1005 these are Android's words
+		return errors.New("Failed to connect to VirtualizationService: Failed to remove memlock rlimit: Permission denied (os error 13)")
 	case uid != 2000:
-		return errors.New("Failed to create VM: does not have the android.permission.MANAGE_VIRTUAL_MACHINE permission") //lint:ignore ST1005 as above
+		//lint:ignore ST1005 as above
+		return errors.New("Failed to create VM: does not have the android.permission.MANAGE_VIRTUAL_MACHINE permission")
 	}
 	if c.Protected {
-		return errors.New("Failed to start VM: PVM_FIRMWARE_PUBLIC_KEY_MISMATCH") //lint:ignore ST1005 as above
+		//lint:ignore ST1005 as above
+		return errors.New("Failed to start VM: PVM_FIRMWARE_PUBLIC_KEY_MISMATCH")
 	}
 	m := machine{s: s}
 	crosvm, err := beside("crosvm")
@@ -398,7 +406,8 @@ func runMachine(s settings, f flags, stdout, stderr io.Writer) error {
 	// The service ends a machine whose owner is gone.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("Failed to start VM: %w", err) //lint:ignore ST1005 these are Android's words
+		//lint:ignore ST1005 these are Android's words
+		return fmt.Errorf("Failed to start VM: %w", err)
 	}
 	fmt.Fprintf(stdout, "Created VM from %q with CID %d, state is STARTING.\n", f.config, cid)
 	err = cmd.Wait()

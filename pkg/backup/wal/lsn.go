@@ -98,8 +98,6 @@ func ParseSegmentName(name string, segment int64) (tli Timeline, at LSN, ok bool
 // HistoryName is the name of the file with a timeline's history.
 func HistoryName(tli Timeline) string { return fmt.Sprintf("%08X.history", uint32(tli)) }
 
-var historyForm = regexp.MustCompile(`^[0-9A-F]{8}\.history$`)
-
 // Switch is where a timeline was left for the next one.
 type Switch struct {
 	Timeline Timeline

@@ -436,7 +436,7 @@ func (s *Spool) Append(at LSN, b []byte) error {
 		if err := s.compare(at, b[:n]); err != nil {
 			return err
 		}
-		at, b = at+LSN(n), b[n:]
+		b = b[n:]
 	}
 	for len(b) > 0 {
 		n := min(int64(len(b)), s.branch.Segment-int64(s.end-s.at))

@@ -58,8 +58,11 @@ func keepParent(ctx context.Context, parent string, o Options, hv hypervisorFlag
 	for ; ctx.Err() == nil; err = pause.For(ctx, firstPause) {
 		if err == nil {
 			p, alive, lookErr := process.Running(pid)
-			if err = lookErr; err == nil && alive {
-				err = p.Wait(ctx)
+			if lookErr != nil {
+				continue
+			}
+			if alive && p.Wait(ctx) != nil {
+				continue
 			}
 		}
 		if ctx.Err() != nil {
