@@ -49,12 +49,13 @@ func (v *vault) replay(ctx context.Context) (*backupjob.Result, error) {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			return diskError(err)
 		}
-		// PostgreSQL takes no segment that is short.
+		// PostgreSQL takes no segment that is short, and none that it cannot write: the
+		// copy that its restore_command makes has the mode that it has here.
 		if err := os.Truncate(path, src.branch.Segment); err != nil {
 			return diskError(err)
 		}
 		v.progress(int64(tree.Len())*src.branch.Segment, int64(src.extent.To-q.Base.Before))
-		return addAll(tree, rootfs.Entry{Path: service + "/" + name, Mode: 0o444, Size: src.branch.Segment, Content: rootfs.File(path)})
+		return addAll(tree, rootfs.Entry{Path: service + "/" + name, Mode: 0o644, Size: src.branch.Segment, Content: rootfs.File(path)})
 	}
 	a.reached.Bytes, err = src.walk(ctx, q.Base.Before.Floor(src.branch.Segment), keep, a.record)
 	if err != nil {
@@ -72,7 +73,7 @@ func (v *vault) replay(ctx context.Context) (*backupjob.Result, error) {
 		return nil, err
 	}
 	for name, text := range histories {
-		if err := addAll(tree, rootfs.Regular(service+"/"+name, 0o444, text)); err != nil {
+		if err := addAll(tree, rootfs.Regular(service+"/"+name, 0o644, text)); err != nil {
 			return nil, err
 		}
 	}
