@@ -68,13 +68,16 @@ func TestBackupLog(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			m := m.in(t)
+			defer func() {
+				m.command("down", "then")
+				m.command("remove", "then", "--data", "--yes")
+			}()
 			r := jsonOf[runtime.RestoreResult](m, "restore", "sql", tt.flag, tt.value, "--as", "then", "--start")
 			t.Logf("restored: %+v", r)
 			out := strings.TrimSpace(m.ok("psql", "then", "--", "--no-align", "--tuples-only", "--command="+rows))
 			if out != tt.want {
 				t.Errorf("the rows are %q, want %q", out, tt.want)
 			}
-			m.ok("remove", "then", "--data", "--yes")
 		})
 	}
 	t.Run("no such moment", func(t *testing.T) {

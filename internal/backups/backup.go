@@ -42,16 +42,15 @@ func (m *Manager) Backup(ctx context.Context, name, repository string, withBundl
 		return nil, err
 	}
 	m.o.Report(name, fmt.Sprintf("backed up as %s: %d MiB read, %d MiB stored, %.1f s", s.ID, s.Read>>20, s.Stored>>20, time.Since(begin).Seconds()))
+	former := state.Log
 	return s, m.change(name, func(state *State) {
 		state.Last, state.Failed = &Done{Snapshot: s.ID, At: s.At, TookS: seconds(begin)}, nil
 		switch l := state.Log; {
 		case l == nil:
 		case s.Log != nil && s.Log.Branch == l.Branch:
 			l.Wanted = false
-		case l.Wanted && begin.Before(l.WantedSince):
-			// The log began while this backup did: that it does not go on from it has
-			// no other reason, and the next one need not wait for one to pass.
-			l.WantedSince = now()
+		case former != nil && former.Branch == l.Branch:
+			l.Tried = s.At
 		}
 	})
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/backup"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
 // fakeName is the test binary's as sovereign-backup.
@@ -344,6 +345,7 @@ func TestDue(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	ago := func(d time.Duration) *Done { return &Done{At: at.Add(-d)} }
 	policy := &backup.Policy{EveryS: 3600, DrillS: 86400}
+	logged := &backup.Policy{EveryS: 86400, LogS: 60}
 	for name, test := range map[string]struct {
 		s             State
 		backup, drill bool
@@ -361,6 +363,9 @@ func TestDue(t *testing.T) {
 		"the clock was set back":  {s: State{Policy: policy, Since: at.Add(-time.Hour), Last: ago(-24 * 365 * time.Hour), Drill: ago(0)}, backup: true, wait: lookEvery},
 		"failed, clock set back":  {s: State{Policy: policy, Since: at, Last: ago(2 * time.Hour), Drill: ago(0), Failed: &Failure{At: at.Add(time.Hour), Tries: 9}}, backup: true, wait: lookEvery},
 		"drills alone, not due":   {s: State{Policy: &backup.Policy{DrillS: 3600}, Last: ago(0), Drill: ago(0)}, wait: lookEvery},
+		"a log without a backup":  {s: State{Policy: logged, Last: ago(0), Drill: ago(0), Log: &LogState{Wanted: true}}, backup: true, wait: lookEvery},
+		"one was tried":           {s: State{Policy: logged, Last: ago(0), Drill: ago(0), Log: &LogState{Wanted: true, Tried: at.Add(-59 * time.Minute)}}, wait: time.Minute},
+		"tried an hour ago":       {s: State{Policy: logged, Last: ago(0), Drill: ago(0), Log: &LogState{Wanted: true, Tried: at.Add(-time.Hour)}}, backup: true, wait: lookEvery},
 		"nothing by itself at al": {s: State{Policy: &backup.Policy{}, Since: at}, wait: lookEvery},
 	} {
 		d := test.s.decide(at, 0)
@@ -414,5 +419,28 @@ func TestBrokenState(t *testing.T) {
 	}
 	if _, err := f.Backup(t.Context(), "sql", "", false); fault.ClassOf(err) != fault.Environment {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A service that ends again and again ends a replay, which waits for hours else.
+func TestCrashes(t *testing.T) {
+	status := func(s agent.Service) *runtime.Status {
+		return &runtime.Status{Guest: &agent.Status{Services: []agent.Service{s}}}
+	}
+	for _, tt := range []struct {
+		s    *runtime.Status
+		want string
+	}{
+		{nil, ""},
+		{&runtime.Status{}, ""},
+		{status(agent.Service{Name: "postgresql", Restarts: replayRestarts - 1}), ""},
+		{status(agent.Service{Name: "postgresql", Restarts: replayRestarts, Healthy: true}), ""},
+		{status(agent.Service{Name: "tailscale", Restarts: replayRestarts, Optional: true}), ""},
+		{status(agent.Service{Name: "postgresql", State: agent.ServiceStarting, Restarts: replayRestarts, Message: "exit status 1"}), "postgresql: starting, 3 restarts (exit status 1)"},
+	} {
+		err := crashes(tt.s)
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || err.Error() != tt.want || fault.ClassOf(err) != fault.Device) {
+			t.Errorf("%+v: %v, want %q", tt.s, err, tt.want)
+		}
 	}
 }

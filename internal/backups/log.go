@@ -45,9 +45,10 @@ const (
 type LogState struct {
 	Service string `json:"service"`
 	Branch  string `json:"branch"`
-	// Wanted: there is no backup yet that the branch goes on from; since then.
-	Wanted      bool      `json:"wanted,omitempty"`
-	WantedSince time.Time `json:"wanted_since,omitzero"`
+	// Wanted: there is no backup yet that the branch goes on from. Tried is when
+	// the last one was made that was to be one and is none.
+	Wanted bool      `json:"wanted,omitempty"`
+	Tried  time.Time `json:"tried,omitzero"`
 	// Stored is until where the repository has it.
 	Stored   wal.LSN   `json:"stored"`
 	StoredAt time.Time `json:"stored_at,omitzero"`
@@ -297,7 +298,7 @@ func (k *logKeeper) opened(service string, s *wal.Spool) {
 		}
 		l := state.Log
 		if l.Branch != b.ID {
-			l.Wanted, l.WantedSince, l.Stored, l.StoredAt = true, now(), 0, time.Time{}
+			l.Wanted, l.Tried, l.Stored, l.StoredAt = true, time.Time{}, 0, time.Time{}
 		}
 		l.Service, l.Branch, l.Expected = service, b.ID, ""
 	})

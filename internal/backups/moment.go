@@ -1,6 +1,7 @@
 package backups
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/backupjob"
@@ -27,6 +29,9 @@ const (
 	replayDir = "replay"
 	// replayLimit is how long a machine may take to replay a log.
 	replayLimit = 12 * time.Hour
+	// replayRestarts is how often a service may end while it does: one that cannot
+	// replay begins anew for ever.
+	replayRestarts = 3
 	// downLimit is how long it may take to end in order.
 	downLimit = 5 * time.Minute
 )
@@ -198,6 +203,12 @@ func (m *Manager) restoreMoment(ctx context.Context, q Restore) (_ *runtime.Rest
 	if inPlace {
 		temp.As = momentName(q.Machine)
 	}
+	// What an interrupted restore has left goes. A machine of somebody's stays.
+	if m.has(temp.As) {
+		if err := m.r.Discard(ctx, temp.As); err != nil {
+			return nil, fault.Errorf(fault.Usage, "there is a machine %s already", temp.As).Hintf("choose another name with --as")
+		}
+	}
 	res, err := m.replayIn(ctx, temp, r)
 	if err != nil {
 		return nil, errors.Join(err, m.discard(ctx, temp.As))
@@ -242,11 +253,6 @@ func (m *Manager) replayIn(ctx context.Context, q Restore, r *replayed) (*runtim
 
 // bootReplay is replayIn, but leaves it running.
 func (m *Manager) bootReplay(ctx context.Context, q Restore, r *replayed) (*runtime.RestoreResult, error) {
-	if m.has(q.As) {
-		if err := m.r.Discard(ctx, q.As); err != nil {
-			return nil, fault.Errorf(fault.Usage, "there is a machine %s already", q.As).Hintf("choose another name with --as")
-		}
-	}
 	q.Moment = nil
 	res, err := m.restoreNew(ctx, q, true)
 	if err != nil {
@@ -261,10 +267,44 @@ func (m *Manager) bootReplay(ctx context.Context, q Restore, r *replayed) (*runt
 	if err := guest.Up(limit, runtime.UpOptions{Restart: runtime.RestartNever}, nil); err != nil {
 		return nil, err
 	}
-	if _, err := guest.WaitReady(limit, nil); err != nil {
+	if err := waitReplayed(limit, guest); err != nil {
 		return nil, fault.Errorf(fault.ClassOf(err), "the machine that replays the log until %v did not come there: %w", r.reached.LSN, err)
 	}
 	return res, m.sawReplayed(limit, q.As, r)
+}
+
+// waitReplayed waits until a machine is ready, or one of its services ends again
+// and again.
+func waitReplayed(ctx context.Context, guest *runtime.Machine) error {
+	ctx, stop := context.WithCancel(ctx)
+	var crashed error
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		// What else ends it, ends the wait beside it too.
+		_ = guest.Watch(ctx, func(e runtime.Event) error {
+			if crashed = crashes(e.Status); crashed != nil {
+				stop()
+			}
+			return crashed
+		})
+	})
+	_, err := guest.WaitReady(ctx, nil)
+	stop()
+	watching.Wait()
+	return cmp.Or(crashed, err)
+}
+
+// crashes is an error for a machine one of whose services ends again and again.
+func crashes(s *runtime.Status) error {
+	if s == nil || s.Guest == nil {
+		return nil
+	}
+	for _, v := range s.Guest.Services {
+		if v.Restarts >= replayRestarts && !v.Healthy && !v.Optional {
+			return fault.Errorf(fault.Device, "%s", v.Line())
+		}
+	}
+	return nil
 }
 
 // sawReplayed sees whether a machine has replayed a log to its end: its server

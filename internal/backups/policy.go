@@ -117,14 +117,14 @@ func (s State) decide(at time.Time, lag time.Duration) due {
 		return true
 	}
 	d.backup = is(s.Policy.Every(), s.Last, s.Failed)
-	// A log is of no use without a backup that it goes on from. One that was made
-	// since and is none has its reason, which need not pass soon.
+	// A log is of no use without a backup that it goes on from. One that was to be
+	// and is none has its reason, which need not pass soon.
 	if l := s.Log; s.Policy.LogS > 0 && l != nil && l.Wanted && !d.backup {
-		last := s.Last
-		if last != nil && last.At.Before(l.WantedSince) {
-			last = nil
+		var tried *Done
+		if !l.Tried.IsZero() {
+			tried = &Done{At: l.Tried}
 		}
-		d.backup = is(logBase, last, s.Failed)
+		d.backup = is(logBase, tried, s.Failed)
 	}
 	// A drill needs something to restore.
 	d.drill = s.Last != nil && is(s.Policy.Drill(), s.Drill, s.DrillFailed)

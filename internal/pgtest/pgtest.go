@@ -57,25 +57,36 @@ func Of(t testing.TB, data string) *Server {
 	return s
 }
 
-func prepare(t testing.TB) *Server {
+// Programs is the directory of Debian's newest server, and its user, as whom it
+// has to run. A test is skipped where there is none, or it is not root's.
+func Programs(t testing.TB) (bin string, account *syscall.Credential) {
 	t.Helper()
 	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	if err != nil || len(found) == 0 {
 		t.Skip("no PostgreSQL server: install postgresql")
 	}
-	account, err := user.Lookup("postgres")
+	who, err := user.Lookup("postgres")
 	if os.Getuid() != 0 || err != nil {
 		t.Skip("only root can become the user postgres")
 	}
-	uid, err1 := strconv.Atoi(account.Uid)
-	gid, err2 := strconv.Atoi(account.Gid)
-	// Not t.TempDir, which only root can enter.
-	dir, err3 := os.MkdirTemp("", "pg")
-	if err := errors.Join(err1, err2, err3); err != nil {
+	uid, err1 := strconv.ParseUint(who.Uid, 10, 32)
+	gid, err2 := strconv.ParseUint(who.Gid, 10, 32)
+	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	s := &Server{t: t, dir: dir, bin: filepath.Dir(found[len(found)-1]), Data: dir + "/data", Run: dir + "/run", log: dir + "/log",
-		user: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	return filepath.Dir(found[len(found)-1]), &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+}
+
+func prepare(t testing.TB) *Server {
+	t.Helper()
+	bin, account := Programs(t)
+	uid, gid := int(account.Uid), int(account.Gid)
+	// Not t.TempDir, which only root can enter.
+	dir, err := os.MkdirTemp("", "pg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{t: t, dir: dir, bin: bin, Data: dir + "/data", Run: dir + "/run", log: dir + "/log", user: account}
 	t.Cleanup(func() {
 		s.Kill()
 		if t.Failed() {

@@ -14,16 +14,16 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/sovereign-build/sovereign/internal/pgtest"
 )
 
 // server is a real PostgreSQL, the machine's own and not the image's, with the
@@ -42,33 +42,17 @@ type server struct {
 // newServer makes a cluster by postgresql-setup and starts it.
 func newServer(t *testing.T) *server {
 	t.Helper()
-	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
-	if err != nil || len(found) == 0 {
-		t.Skip("no PostgreSQL server: install postgresql")
-	}
-	account, err := user.Lookup("postgres")
-	if os.Getuid() != 0 || err != nil {
-		t.Skip("only root can become the user postgres")
-	}
-	uid, err := strconv.Atoi(account.Uid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	gid, err := strconv.Atoi(account.Gid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	programs, account := pgtest.Programs(t)
 	// Not t.TempDir, which only root can enter.
 	dir, err := os.MkdirTemp("", "pg")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	programs := filepath.Dir(found[len(found)-1])
 	version := filepath.Base(filepath.Dir(programs))
 	s := &server{
 		t: t, dir: dir, run: dir + "/run", secrets: dir + "/secrets/postgresql", cluster: dir + "/data/" + version, config: dir + "/etc",
-		programs: programs, applets: dir + "/applets", account: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)},
+		programs: programs, applets: dir + "/applets", account: account,
 	}
 	for _, d := range []string{s.run, s.secrets, dir + "/data", s.config, s.applets, dir + "/lib"} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -78,7 +62,7 @@ func newServer(t *testing.T) *server {
 	s.freePort()
 	s.install()
 	if err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-		return errors.Join(err, os.Lchown(path, uid, gid))
+		return errors.Join(err, os.Lchown(path, int(account.Uid), int(account.Gid)))
 	}); err != nil {
 		t.Fatal(err)
 	}

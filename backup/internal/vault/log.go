@@ -13,10 +13,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kopia/kopia/fs"
 	"github.com/kopia/kopia/repo"
 	"github.com/kopia/kopia/repo/blob"
-	"github.com/kopia/kopia/repo/object"
 	"github.com/kopia/kopia/snapshot"
 
 	"github.com/sovereign-build/sovereign/internal/backupjob"
@@ -268,22 +266,7 @@ func (v *vault) addSegment(ctx context.Context, w repo.RepositoryWriter, dir *di
 	if !f.history && (!f.whole || f.at+wal.LSN(segment) > to) {
 		name, from = f.name+partial, io.LimitReader(file, int64(min(to-f.at, wal.LSN(segment))))
 	}
-	o := w.NewObjectWriter(ctx, object.WriterOptions{Description: "FILE:" + name, Compressor: compressor, MetadataCompressor: compressor, Splitter: splitter})
-	defer o.Close() //nolint:errcheck // Result has its error
-	source := &reading{r: from}
-	size, err := io.Copy(o, source)
-	if source.err != nil {
-		return fault.Errorf(fault.Environment, "reading %s: %w", name, source.err)
-	}
-	if err != nil {
-		return writeError(err)
-	}
-	id, err := o.Result()
-	if err != nil {
-		return writeError(err)
-	}
-	dir.b.AddEntry(&snapshot.DirEntry{Name: name, Type: snapshot.EntryTypeFile, Permissions: 0o600, FileSize: size, ModTime: fs.UTCTimestampFromTime(dir.at), ObjectID: id})
-	return nil
+	return dir.split(ctx, w, name, from, splitter)
 }
 
 // logs are a machine's logs, a branch each, oldest first.

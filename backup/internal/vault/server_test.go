@@ -143,16 +143,7 @@ func TestKopiaServer(t *testing.T) {
 		t.Errorf("a server's repository was made from here: %v", err)
 	}
 	w.must(t, backupjob.Open, nil)
-	first, sum1 := w.backup(t), sumOf(t, w.disk)
-	w.scribble(t, 31<<20, 10_000)
-	second, sum2 := w.backup(t), sumOf(t, w.disk)
-	if second.Stored > 1<<20 {
-		t.Errorf("10 kB took %d bytes", second.Stored)
-	}
-	w.job.Dir = filepath.Join(t.TempDir(), "elsewhere")
-	w.must(t, backupjob.Verify, func(j *backupjob.Job) { j.Percent = 100 })
-	w.restore(t, first.ID, sum1)
-	w.restore(t, second.ID, sum2)
+	w.keeps(t)
 
 	// The rules of the device are not the server's.
 	r := w.must(t, backupjob.Keep, func(j *backupjob.Job) { j.Rules = &backup.Keep{Latest: 1} })

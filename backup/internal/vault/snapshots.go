@@ -186,7 +186,12 @@ func (d *directory) write(ctx context.Context, w repo.RepositoryWriter, name str
 
 // file keeps what a reader has.
 func (d *directory) file(ctx context.Context, w repo.RepositoryWriter, name string, from io.Reader) error {
-	o := w.NewObjectWriter(ctx, object.WriterOptions{Description: "FILE:" + name, Compressor: compressor, MetadataCompressor: compressor})
+	return d.split(ctx, w, name, from, "")
+}
+
+// split keeps it in the pieces of a splitter; "" is the repository's own.
+func (d *directory) split(ctx context.Context, w repo.RepositoryWriter, name string, from io.Reader, splitter string) error {
+	o := w.NewObjectWriter(ctx, object.WriterOptions{Description: "FILE:" + name, Compressor: compressor, MetadataCompressor: compressor, Splitter: splitter})
 	defer o.Close() //nolint:errcheck // Result has its error
 	source := &reading{r: from}
 	size, err := io.Copy(o, source)

@@ -27,6 +27,12 @@ import (
 func (w *world) there(t *testing.T) {
 	t.Helper()
 	w.must(t, backupjob.Init, nil)
+	w.keeps(t)
+}
+
+// keeps makes two backups in a repository, and restores both elsewhere.
+func (w *world) keeps(t *testing.T) {
+	t.Helper()
 	first, sum1 := w.backup(t), sumOf(t, w.disk)
 	w.scribble(t, 31<<20, 10_000)
 	second, sum2 := w.backup(t), sumOf(t, w.disk)

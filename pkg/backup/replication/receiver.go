@@ -356,28 +356,16 @@ func connect(ctx context.Context, conn io.ReadWriteCloser) (*session, error) {
 	s := &session{conn: conn, fe: pgproto3.NewFrontend(conn, conn)}
 	s.fe.SetMaxBodyLen(maxMessage)
 	s.stop = context.AfterFunc(ctx, func() { conn.Close() })
-	s.fe.Send(&pgproto3.StartupMessage{ProtocolVersion: pgproto3.ProtocolVersion30, Parameters: map[string]string{
+	err := s.talk(ctx, &pgproto3.StartupMessage{ProtocolVersion: pgproto3.ProtocolVersion30, Parameters: map[string]string{
 		"user": role, "database": "replication", "replication": "true", "application_name": Slot,
-	}})
-	err := s.limited(ctx, func() error {
-		if err := s.fe.Flush(); err != nil {
-			return away(ctx, err)
+	}}, func(m pgproto3.BackendMessage) (done bool, err error) {
+		switch m.(type) {
+		case *pgproto3.ReadyForQuery:
+			return true, nil
+		case *pgproto3.AuthenticationOk, *pgproto3.ParameterStatus, *pgproto3.BackendKeyData, *pgproto3.NoticeResponse:
+			return false, nil
 		}
-		for {
-			m, err := s.fe.Receive()
-			if err != nil {
-				return away(ctx, err)
-			}
-			switch m := m.(type) {
-			case *pgproto3.ErrorResponse:
-				return fault.Wrap(fault.Device, &serverError{*m})
-			case *pgproto3.ReadyForQuery:
-				return nil
-			case *pgproto3.AuthenticationOk, *pgproto3.ParameterStatus, *pgproto3.BackendKeyData, *pgproto3.NoticeResponse:
-			default:
-				return fault.Errorf(fault.Device, "the server asks for what only a program in the guest is to know (%T)", m)
-			}
-		}
+		return false, fault.Errorf(fault.Device, "the server asks for what only a program in the guest is to know (%T)", m)
 	})
 	if err != nil {
 		s.close()
@@ -401,38 +389,51 @@ func (s *session) limited(ctx context.Context, f func() error) error {
 	return err
 }
 
-// maxRows bounds an answer.
-const maxRows = 100
-
-// ask asks a question and returns the answer's rows.
-func (s *session) ask(ctx context.Context, query string) (rows [][]string, err error) {
-	err = s.limited(ctx, func() error {
-		s.fe.Send(&pgproto3.Query{String: query})
-		if err := s.fe.Flush(); err != nil {
-			return away(ctx, err)
+// talk sends a message, if there is one, and has take look at what comes, until
+// that is done. The server's own error ends it, and the session is of no use then.
+func (s *session) talk(ctx context.Context, message pgproto3.FrontendMessage, take func(pgproto3.BackendMessage) (done bool, err error)) error {
+	return s.limited(ctx, func() error {
+		if message != nil {
+			s.fe.Send(message)
+			if err := s.fe.Flush(); err != nil {
+				return away(ctx, err)
+			}
 		}
-		var failed error
 		for {
 			m, err := s.fe.Receive()
 			if err != nil {
 				return away(ctx, err)
 			}
-			switch m := m.(type) {
-			case *pgproto3.ErrorResponse:
-				failed = fault.Wrap(fault.Device, &serverError{*m})
-			case *pgproto3.DataRow:
-				if len(rows) == maxRows {
-					return fault.Errorf(fault.Device, "the server answers %s with more than %d rows", query, maxRows)
-				}
-				row := make([]string, len(m.Values))
-				for i, v := range m.Values {
-					row[i] = string(v)
-				}
-				rows = append(rows, row)
-			case *pgproto3.ReadyForQuery:
-				return failed
+			if e, ok := m.(*pgproto3.ErrorResponse); ok {
+				return fault.Wrap(fault.Device, &serverError{*e})
+			}
+			if done, err := take(m); done || err != nil {
+				return err
 			}
 		}
+	})
+}
+
+// maxRows bounds an answer.
+const maxRows = 100
+
+// ask asks a question and returns the answer's rows.
+func (s *session) ask(ctx context.Context, query string) (rows [][]string, err error) {
+	err = s.talk(ctx, &pgproto3.Query{String: query}, func(m pgproto3.BackendMessage) (done bool, err error) {
+		switch m := m.(type) {
+		case *pgproto3.DataRow:
+			if len(rows) == maxRows {
+				return false, fault.Errorf(fault.Device, "the server answers %s with more than %d rows", query, maxRows)
+			}
+			row := make([]string, len(m.Values))
+			for i, v := range m.Values {
+				row[i] = string(v)
+			}
+			rows = append(rows, row)
+		case *pgproto3.ReadyForQuery:
+			return true, nil
+		}
+		return false, nil
 	})
 	return rows, err
 }
@@ -536,26 +537,16 @@ func (s *session) history(ctx context.Context, tli wal.Timeline) ([]byte, error)
 // start has the server begin to send. done: it has nothing to send on this
 // timeline, and says which is the next one.
 func (s *session) start(ctx context.Context, at wal.LSN, tli wal.Timeline) (done bool, err error) {
-	err = s.limited(ctx, func() error {
-		s.fe.Send(&pgproto3.Query{String: fmt.Sprintf("START_REPLICATION SLOT %s PHYSICAL %s TIMELINE %d", Slot, at, tli)})
-		if err := s.fe.Flush(); err != nil {
-			return away(ctx, err)
+	query := fmt.Sprintf("START_REPLICATION SLOT %s PHYSICAL %s TIMELINE %d", Slot, at, tli)
+	err = s.talk(ctx, &pgproto3.Query{String: query}, func(m pgproto3.BackendMessage) (answered bool, err error) {
+		switch m.(type) {
+		case *pgproto3.CopyBothResponse:
+			return true, nil
+		case *pgproto3.RowDescription:
+			done = true
+			return true, nil
 		}
-		for {
-			m, err := s.fe.Receive()
-			if err != nil {
-				return away(ctx, err)
-			}
-			switch m := m.(type) {
-			case *pgproto3.CopyBothResponse:
-				return nil
-			case *pgproto3.ErrorResponse:
-				return fault.Wrap(fault.Device, &serverError{*m})
-			case *pgproto3.RowDescription:
-				done = true
-				return nil
-			}
-		}
+		return false, nil
 	})
 	return done, err
 }
@@ -571,30 +562,23 @@ func (s *session) endCopy(ctx context.Context) (wal.Timeline, error) {
 
 // nextTimeline reads which timeline follows on one that has ended.
 func (s *session) nextTimeline(ctx context.Context) (next wal.Timeline, err error) {
-	err = s.limited(ctx, func() error {
-		for {
-			m, err := s.fe.Receive()
-			if err != nil {
-				return away(ctx, err)
-			}
-			switch m := m.(type) {
-			case *pgproto3.ErrorResponse:
-				return fault.Wrap(fault.Device, &serverError{*m})
-			case *pgproto3.DataRow:
-				if len(m.Values) > 0 {
-					n, err := strconv.ParseUint(string(m.Values[0]), 10, 32)
-					if err != nil {
-						return fault.Errorf(fault.Device, "the server names %.40q as the next timeline", m.Values[0])
-					}
-					next = wal.Timeline(n)
+	err = s.talk(ctx, nil, func(m pgproto3.BackendMessage) (done bool, err error) {
+		switch m := m.(type) {
+		case *pgproto3.DataRow:
+			if len(m.Values) > 0 {
+				n, err := strconv.ParseUint(string(m.Values[0]), 10, 32)
+				if err != nil {
+					return false, fault.Errorf(fault.Device, "the server names %.40q as the next timeline", m.Values[0])
 				}
-			case *pgproto3.ReadyForQuery:
-				if next == 0 {
-					return fault.Errorf(fault.Device, "the server has ended its log")
-				}
-				return nil
+				next = wal.Timeline(n)
 			}
+		case *pgproto3.ReadyForQuery:
+			if next == 0 {
+				return false, fault.Errorf(fault.Device, "the server has ended its log")
+			}
+			return true, nil
 		}
+		return false, nil
 	})
 	return next, err
 }

@@ -2,7 +2,6 @@ package avf
 
 import (
 	"encoding/json"
-	"os"
 	"strconv"
 	"strings"
 
@@ -40,20 +39,12 @@ type partition struct {
 	Writable bool   `json:"writable"`
 }
 
-// Descriptors of a machine's files in vm, in the order of files.
+// Descriptors of a machine's files in vm, in the order of crosvm.Files.
 const (
 	kernelFile = process.FirstFile + iota
 	initramfsFile
 	firstDisk
 )
-
-func files(m vm.Machine, key *os.File) []*os.File {
-	open := []*os.File{m.Kernel, m.Initramfs}
-	for _, d := range m.Disks {
-		open = append(open, d.Image)
-	}
-	return append(open, key)
-}
 
 // configure is the file for a machine: a function of its inputs alone. vm opens
 // the very files that were handed over.

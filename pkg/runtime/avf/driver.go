@@ -41,7 +41,6 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/crosvm"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
-	"github.com/sovereign-build/sovereign/pkg/runtime/guest/machinekey"
 	"github.com/sovereign-build/sovereign/pkg/runtime/tail"
 	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
@@ -154,7 +153,7 @@ func (d *Driver) Start(ctx context.Context, m vm.Machine, _ vm.Plan) (vm.Process
 	defer key.Close()
 	ways := topologies(m.CPUs)
 	for n, topology := range ways {
-		p, err := d.start(ctx, m, topology, files(m, key))
+		p, err := d.start(ctx, m, topology, crosvm.Files(m, key))
 		var unknown *unknownTopology
 		if errors.As(err, &unknown) && n < len(ways)-1 {
 			continue
@@ -333,21 +332,7 @@ func (d *Driver) End(_ context.Context, dir string, _ vm.Process) string {
 // DialAgent opens a connection to the guest's agent, which has proven itself. A
 // guest that is not up yet is waited for until ctx or the machine ends.
 func (d *Driver) DialAgent(ctx context.Context, dir string) (net.Conn, error) {
-	for {
-		conn, err := d.dial(ctx, dir, agent.VsockPort)
-		if err == nil {
-			return conn, nil
-		}
-		if errors.Is(err, machinekey.ErrStranger) {
-			return nil, err
-		}
-		if locked, lockErr := process.Locked(filepath.Join(dir, vm.LockFile)); lockErr != nil || !locked {
-			return nil, errors.Join(err, lockErr)
-		}
-		if pause.For(ctx, againEvery) != nil {
-			return nil, err
-		}
-	}
+	return crosvm.WaitGuest(ctx, dir, func() (net.Conn, error) { return d.dial(ctx, dir, agent.VsockPort) })
 }
 
 // DialNetwork opens the stream of the guest's network card.

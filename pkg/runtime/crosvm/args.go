@@ -40,7 +40,8 @@ const (
 	firstDisk
 )
 
-func files(m vm.Machine, key *os.File) []*os.File {
+// Files are a machine's files and the one with its key, in that order.
+func Files(m vm.Machine, key *os.File) []*os.File {
 	open := []*os.File{m.Kernel, m.Initramfs}
 	for _, d := range m.Disks {
 		open = append(open, d.Image)

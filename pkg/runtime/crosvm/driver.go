@@ -289,7 +289,7 @@ func (d *Driver) startAt(ctx context.Context, m vm.Machine, p plan, cid uint32) 
 	log := filepath.Join(m.Dir, vm.LogFile)
 	end := &ending{done: make(chan struct{})}
 	proc, err := process.Start(process.Command{
-		Path: p.Program, Args: args, Dir: m.Dir, Log: log, Lock: filepath.Join(m.Dir, vm.LockFile), Files: files(m, key),
+		Path: p.Program, Args: args, Dir: m.Dir, Log: log, Lock: filepath.Join(m.Dir, vm.LockFile), Files: Files(m, key),
 		Ended: func(s *os.ProcessState) {
 			end.state = s
 			close(end.done)
@@ -490,10 +490,20 @@ func (d *Driver) GrowDisk(ctx context.Context, dir, serial string, size int64) e
 // DialAgent opens a connection to the guest's agent, which has proven itself. A
 // guest that is not up yet is waited for until ctx or the machine ends.
 func (d *Driver) DialAgent(ctx context.Context, dir string) (net.Conn, error) {
+	conn, err := WaitGuest(ctx, dir, func() (net.Conn, error) { return d.dial(ctx, dir, agent.VsockPort) })
+	if err != nil {
+		return nil, err
+	}
+	return conn, d.noteUp(dir)
+}
+
+// WaitGuest dials a guest's agent until it answers, or until ctx or the machine of
+// that directory ends. A stranger in the guest's place is not waited for.
+func WaitGuest(ctx context.Context, dir string, dial func() (net.Conn, error)) (net.Conn, error) {
 	for {
-		conn, err := d.dial(ctx, dir, agent.VsockPort)
+		conn, err := dial()
 		if err == nil {
-			return conn, d.noteUp(dir)
+			return conn, nil
 		}
 		if errors.Is(err, machinekey.ErrStranger) {
 			return nil, err
