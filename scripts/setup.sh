@@ -36,10 +36,6 @@ test busybox-static /bin/busybox
 test iproute2 ip
 test openssh-client ssh
 test adb adb
-phone adb adb
-forge chromium chromium
-forge git-lfs git-lfs
-forge openssh-client ssh-keygen
 test openssh-client ssh-keygen
 test util-linux unshare
 test libfaketime /usr/lib/*-linux-gnu/faketime/libfaketime.so.1
@@ -47,6 +43,10 @@ test minisign minisign
 test shellcheck shellcheck
 test postgresql-client psql
 test postgresql /usr/lib/postgresql/*/bin/postgres
+phone adb adb
+forge chromium chromium
+forge git-lfs git-lfs
+forge openssh-client ssh-keygen
 '
 case $(uname -m) in
 x86_64) host=x86 machine=x86_64 ;;
