@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/sovereign-build/sovereign/internal/torture/nbd"
+	"github.com/sovereign-build/sovereign/internal/nbd"
 )
 
 // Kinds of power cuts.

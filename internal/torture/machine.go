@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	engine "github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/nbd"
 	"github.com/sovereign-build/sovereign/internal/pause"
 	"github.com/sovereign-build/sovereign/internal/process"
-	"github.com/sovereign-build/sovereign/internal/torture/nbd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/qmp"

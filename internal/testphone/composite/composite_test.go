@@ -9,6 +9,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/sovereign-build/sovereign/internal/nbd"
 )
 
 // A disk that is made is read back, and QEMU's own tools see its partitions'
@@ -68,7 +70,7 @@ func TestDisk(t *testing.T) {
 			}
 			go func() {
 				defer conn.Close()
-				if err := image.Serve(conn); err != nil {
+				if err := nbd.ServeConn(conn, image); err != nil {
 					t.Error(err)
 				}
 			}()
@@ -86,7 +88,7 @@ func TestDisk(t *testing.T) {
 	}
 	if sfdisk, err := exec.LookPath("sfdisk"); err == nil {
 		whole := make([]byte, d.Length)
-		if err := image.read(whole, 0); err != nil {
+		if _, err := image.ReadAt(whole, 0); err != nil {
 			t.Fatal(err)
 		}
 		file := filepath.Join(dir, "whole")

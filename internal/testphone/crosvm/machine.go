@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sovereign-build/sovereign/internal/nbd"
 	"github.com/sovereign-build/sovereign/internal/testphone/composite"
 	"github.com/sovereign-build/sovereign/internal/testphone/vhostvsock"
 )
@@ -217,7 +218,7 @@ func serveParts(n int, image *composite.Image, stderr io.Writer) (socket string,
 			return
 		}
 		defer conn.Close()
-		if err := image.Serve(conn); err != nil {
+		if err := nbd.ServeConn(conn, image); err != nil {
 			fmt.Fprintln(stderr, "[ERROR:crosvm]", err)
 		}
 	}()

@@ -88,7 +88,7 @@ func (d *disk) compositeDisk() error {
 	if err != nil {
 		return fmt.Errorf("SECURITY: image type CompositeDisk of %s, which the service has not made: %w", d.path, err)
 	}
-	d.parts = &composite.Image{Length: spec.Length, ReadOnly: d.ro}
+	d.parts = &composite.Image{Length: spec.Length}
 	for _, c := range spec.Components {
 		if !strings.HasPrefix(c.Path, "/proc/self/fd/") {
 			return fmt.Errorf("SECURITY: a composite disk names %s: crosvm would open it", c.Path)

@@ -76,6 +76,9 @@ func NewDisk(b Backing, size int64) (*Disk, error) {
 // Size is in bytes.
 func (d *Disk) Size() int64 { return d.size }
 
+// ReadOnly is false.
+func (d *Disk) ReadOnly() bool { return false }
+
 // Stats returns the counts so far.
 func (d *Disk) Stats() Stats {
 	d.mu.Lock()

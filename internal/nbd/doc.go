@@ -1,6 +1,6 @@
-// Package nbd serves one raw image as a network block device whose write cache
-// is lost when the power goes: the honest test of who asks for a flush, and
-// when.
+// Package nbd serves a disk as a network block device, and has one whose write
+// cache is lost when the power goes, Disk: the honest test of who asks for a
+// flush, and when.
 //
 // A file and a connection of QEMU's NBD client come in; the file's bytes and,
 // at a cut, a file that holds everything that was flushed and an arbitrary part

@@ -32,6 +32,7 @@ const (
 	infoBlockSize = 3
 
 	exportHasFlags  = 1 << 0
+	exportReadOnly  = 1 << 1
 	exportSendFlush = 1 << 2
 	exportSendFUA   = 1 << 3
 
@@ -42,8 +43,9 @@ const (
 
 	flagFUA = 1 << 0
 
-	errnoIO      = 5
-	errnoInvalid = 22
+	errnoPermission = 1
+	errnoIO         = 5
+	errnoInvalid    = 22
 )
 
 const (

@@ -11,10 +11,21 @@ import (
 	"sync"
 )
 
+// An Export is what is served: one disk, whose requests come one after another
+// from each client.
+type Export interface {
+	io.ReaderAt
+	Size() int64 // in bytes
+	// WriteAt writes all of p, and with fua has it on the disk when it returns.
+	WriteAt(p []byte, off int64, fua bool) error
+	Flush() error
+	ReadOnly() bool
+}
+
 // Serve accepts clients until the listener is closed or ctx ends, and returns
 // when the last one is gone. What a client does wrong ends that client only,
 // and is told to report.
-func Serve(ctx context.Context, l net.Listener, d *Disk, report func(error)) error {
+func Serve(ctx context.Context, l net.Listener, d Export, report func(error)) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
 	var clients sync.WaitGroup
@@ -40,7 +51,7 @@ func Serve(ctx context.Context, l net.Listener, d *Disk, report func(error)) err
 
 // ServeConn speaks with one client until it goes. Its going, at any place but
 // in the middle of a message, is no error.
-func ServeConn(c io.ReadWriter, d *Disk) error {
+func ServeConn(c io.ReadWriter, d Export) error {
 	s := &session{r: bufio.NewReaderSize(c, 64<<10), w: bufio.NewWriterSize(c, 64<<10), disk: d}
 	ready, err := s.negotiate()
 	if err != nil || !ready {
@@ -56,7 +67,7 @@ func ServeConn(c io.ReadWriter, d *Disk) error {
 type session struct {
 	r    *bufio.Reader
 	w    *bufio.Writer
-	disk *Disk
+	disk Export
 }
 
 // put writes values big-endian; errors stay in the writer until Flush.
@@ -99,7 +110,7 @@ func (s *session) answer(o option, clientFlags uint32) (ready, more bool) {
 	reply := func(kind uint32) { s.put(uint64(magicAnswer), o.kind, kind, uint32(0)) }
 	switch o.kind {
 	case optExportName:
-		s.put(uint64(s.disk.Size()), exportFlags)
+		s.put(uint64(s.disk.Size()), s.flags())
 		if clientFlags&flagNoZeroes == 0 {
 			s.put([124]byte{})
 		}
@@ -113,7 +124,7 @@ func (s *session) answer(o option, clientFlags uint32) (ready, more bool) {
 			return false, true
 		}
 		s.put(uint64(magicAnswer), o.kind, uint32(answerInfo), uint32(12),
-			uint16(infoExport), uint64(s.disk.Size()), exportFlags)
+			uint16(infoExport), uint64(s.disk.Size()), s.flags())
 		s.put(uint64(magicAnswer), o.kind, uint32(answerInfo), uint32(14),
 			uint16(infoBlockSize), uint32(512), uint32(BlockSize), uint32(MaxPayload))
 		reply(answerAck)
@@ -124,7 +135,13 @@ func (s *session) answer(o option, clientFlags uint32) (ready, more bool) {
 	}
 }
 
-const exportFlags = uint16(exportHasFlags | exportSendFlush | exportSendFUA)
+func (s *session) flags() uint16 {
+	flags := uint16(exportHasFlags | exportSendFlush | exportSendFUA)
+	if s.disk.ReadOnly() {
+		flags |= exportReadOnly
+	}
+	return flags
+}
 
 // serve does one request. Requests are done one after another, so that a
 // flush covers every write that came before it.
@@ -156,7 +173,10 @@ func (s *session) serve() (more bool, err error) {
 			return false, err
 		}
 		code = errnoInvalid
-		if q.inside(s.disk.Size()) {
+		switch {
+		case s.disk.ReadOnly():
+			code = errnoPermission
+		case q.inside(s.disk.Size()):
 			code = errno(s.disk.WriteAt(payload, int64(q.offset), q.flags&flagFUA != 0))
 		}
 	case commandFlush:
