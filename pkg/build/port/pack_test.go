@@ -37,7 +37,7 @@ func paths(tree *rootfs.Tree) []string {
 
 func library() *recipe.PortFile {
 	return &recipe.PortFile{
-		Name: "lib", Path: "lib/port.yaml", Summary: "a library", License: "MIT", URL: "https://example.org/",
+		Name: "lib", Path: "lib/port.yaml", Sources: []string{"lib-1.2"}, Summary: "a library", License: "MIT", URL: "https://example.org/",
 		Packages: []recipe.PortPackage{
 			{Name: "lib-dev", Summary: "headers", Files: []string{"usr/include/**", "usr/lib/*.a"}, Depends: []string{"lib=${version}"}},
 			{Name: "lib", Files: []string{"usr/lib/**", "etc/**"}, Owners: map[string]string{"etc/secret": "70:71"}, Provides: []string{"virtual=${version}"}},
@@ -50,7 +50,8 @@ func TestPack(t *testing.T) {
 		rootfs.Entry{Path: "usr/lib", Mode: fs.ModeDir | 0o750},
 		rootfs.Entry{Path: "usr/include/lib.h"},
 		rootfs.Entry{Path: "usr/lib/lib.a"},
-		rootfs.Entry{Path: "usr/lib/data"},
+		// A page of a forge, and no path of the build.
+		rootfs.Entry{Path: "usr/lib/data", Mode: 0o644, Content: rootfs.Bytes([]byte("/lib/src/branch/main"))},
 		rootfs.Entry{Path: "usr/lib/again", Hard: "usr/lib/data", Mode: 0o644},
 		rootfs.Entry{Path: "etc/secret"},
 		rootfs.Entry{Path: "usr/share/empty", Mode: fs.ModeDir | 0o755},
@@ -95,6 +96,7 @@ func TestPackRefuses(t *testing.T) {
 		"a file of no package":     {tree(t, rootfs.Entry{Path: "usr/lib/x"}, rootfs.Entry{Path: "usr/include/x"}, rootfs.Entry{Path: "opt/stray"}), fault.Usage, "no package takes opt/stray"},
 		"a package without files":  {tree(t, rootfs.Entry{Path: "usr/lib/x"}), fault.Usage, "package lib-dev takes no file"},
 		"a path of the build":      {tree(t, rootfs.Entry{Path: "usr/lib/x", Mode: 0o644, Content: rootfs.Bytes([]byte("made in /work/lib"))}), fault.Verification, "usr/lib/x"},
+		"a path of a source":       {tree(t, rootfs.Entry{Path: "usr/lib/x", Mode: 0o644, Content: rootfs.Bytes([]byte("made of /src/lib-1.2/x.c"))}), fault.Verification, "usr/lib/x"},
 		"a link to what is no one": {tree(t, rootfs.Entry{Path: "usr/lib/x"}, rootfs.Entry{Path: "usr/include/x"}, rootfs.Entry{Path: "opt/a"}, rootfs.Entry{Path: "usr/lib/b", Hard: "opt/a", Mode: 0o644}), fault.Usage, "opt/a"},
 	} {
 		_, err := Pack(library(), "1-r0", "x86_64", c.tree, 0)
