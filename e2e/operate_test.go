@@ -215,8 +215,9 @@ func (m *machine) stateDir() string {
 
 // record is the part of instance.json that the test looks at.
 func (m *machine) record() (rec struct {
-	Process *vm.Process
-	Ports   []struct{ Host int }
+	Process    *vm.Process
+	Ports      []struct{ Host int }
+	Continuity struct{ Epoch uint64 }
 }) {
 	m.t.Helper()
 	text, err := os.ReadFile(filepath.Join(m.stateDir(), "instances", "sql", "instance.json"))
