@@ -2,6 +2,8 @@ package forge
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,9 +41,10 @@ type step struct {
 
 // write types into a field in place of what is there.
 func write(selector, words string) step {
+	// What is selected is replaced by what is typed.
 	return step{"write into " + selector, chromedp.Steps(
 		chromedp.WaitVisible(chromedp.CSS(selector)),
-		chromedp.SetValue(chromedp.CSS(selector), ""),
+		until(`(selector) => { const e = document.querySelector(selector); e.focus(); e.select(); return true; }`, selector),
 		chromedp.SendKeys(chromedp.CSS(selector), words),
 	)}
 }
@@ -55,9 +58,31 @@ func press(selector string) step {
 
 // text waits until an element with the selector shows the words.
 func text(selector, words string) step {
-	const script = `(selector, words) => [...document.querySelectorAll(selector)].some(
-		(e) => e.innerText.replace(/\s+/g, " ").includes(words))`
-	return step{"see " + words + " in " + selector, chromedp.PollFunction[chromedp.Void](script, chromedp.WithPollingArgs(selector, words), chromedp.WithPollingTimeout(0))}
+	return step{"see " + words + " in " + selector, until(`(selector, words) => [...document.querySelectorAll(selector)].some(
+		(e) => e.innerText.replace(/\s+/g, " ").includes(words))`, selector, words)}
+}
+
+// until waits until a function of the page says true. While one page makes room
+// for the next it cannot be asked, which is no answer.
+func until(function string, args ...string) chromedp.Action[chromedp.Void] {
+	return func(ctx context.Context, t *chromedp.Target) (none chromedp.Void, err error) {
+		quoted, err := json.Marshal(args)
+		if err != nil {
+			return none, err
+		}
+		ask := chromedp.Evaluate[bool]("(" + function + ")(..." + string(quoted) + ")")
+		for {
+			var so bool
+			if so, err = ask(ctx, t); so {
+				return none, nil
+			}
+			select {
+			case <-ctx.Done():
+				return none, errors.Join(ctx.Err(), err)
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}
 }
 
 // page opens a path and takes the steps; a picture is made at the end.

@@ -52,7 +52,7 @@ func TestForge(t *testing.T) {
 		g.in(t, "work", "add", ".")
 		g.in(t, "work", "commit", "-m", "Greet")
 		g.in(t, "work", "push", "origin", "main")
-		b.page(t, "/ada/work/src/branch/main/hello.go", "file", text(".file-view .code-view", "println"))
+		b.page(t, "/ada/work/src/branch/main/hello.go", "file", text(".file-view.code-view", "println"))
 	}) {
 		t.FailNow()
 	}
@@ -76,7 +76,7 @@ func TestForge(t *testing.T) {
 		b.page(t, "/ada/work/compare/main...more?expand=1", "pull request", write("#issue_title", "More of it"),
 			press("#new-issue button.primary"), text("h1", "More of it"))
 		b.page(t, "/ada/work/pulls/2/files", "diff", text(".diff-file-box", "more"))
-		b.page(t, "/ada/work/pulls/2", "merge", press(".merge-button > .ui.button"), press("button[name=do]"), text(".issue-state-label", "Merged"))
+		b.page(t, "/ada/work/pulls/2", "merge", press(".merge-button > button.ui.button"), press("button[name=do]"), text(".issue-state-label", "Merged"))
 		b.page(t, "/ada/work/src/branch/main/more.txt", "merged file", text(".file-view", "more"))
 	})
 	t.Run("lfs", func(t *testing.T) {
@@ -140,6 +140,7 @@ func TestForge(t *testing.T) {
 
 // machine is the VM under test and the command line that drives it.
 type machine struct {
+	name       string
 	bundle     string
 	env        []string
 	web, shell string // host and port of the pages and of SSH
@@ -151,13 +152,13 @@ func newMachine(t *testing.T) *machine {
 	if dir == "" {
 		t.Skip("SOVEREIGN_FORGE names no bundle")
 	}
-	m := &machine{bundle: dir, env: append(os.Environ(), "XDG_STATE_HOME="+t.TempDir())}
+	m := &machine{name: "forge", bundle: dir, env: append(os.Environ(), "XDG_STATE_HOME="+t.TempDir())}
 	t.Cleanup(func() {
 		if t.Failed() {
-			out, _ := m.command(context.Background(), "logs", "forge")
+			out, _ := m.command(context.Background(), "logs", m.name)
 			t.Logf("logs:\n%s", out[max(0, len(out)-16<<10):])
 		}
-		if out, err := m.command(context.Background(), "stop", "forge"); err != nil {
+		if out, err := m.command(context.Background(), "stop", m.name); err != nil {
 			t.Logf("stop: %v: %s", err, out)
 		}
 	})
@@ -183,12 +184,12 @@ func (m *machine) ok(t *testing.T, args ...string) string {
 
 func (m *machine) exec(t *testing.T, args ...string) string {
 	t.Helper()
-	return m.ok(t, append([]string{"exec", "forge", "--"}, args...)...)
+	return m.ok(t, append([]string{"exec", m.name, "--"}, args...)...)
 }
 
 func (m *machine) asGitea(t *testing.T, args ...string) string {
 	t.Helper()
-	return m.ok(t, append([]string{"exec", "forge", "--user", "gitea", "--"}, args...)...)
+	return m.ok(t, append([]string{"exec", m.name, "--user", "gitea", "--"}, args...)...)
 }
 
 func (m *machine) boot(t *testing.T) {
@@ -201,7 +202,7 @@ func (m *machine) boot(t *testing.T) {
 func (m *machine) ports(t *testing.T) {
 	t.Helper()
 	for port, to := range map[string]*string{"80": &m.web, "22": &m.shell} {
-		out := strings.TrimSpace(m.ok(t, "dsn", "forge", "--port", port))
+		out := strings.TrimSpace(m.ok(t, "dsn", m.name, "--port", port))
 		u, err := url.Parse(out)
 		if err != nil || u.Hostname() != "127.0.0.1" {
 			t.Fatalf("dsn --port %s: %q, %v", port, out, err)
@@ -237,7 +238,7 @@ type service struct {
 
 func (m *machine) services(t *testing.T) map[string]service {
 	t.Helper()
-	out := m.ok(t, "status", "forge", "--json")
+	out := m.ok(t, "status", m.name, "--json")
 	var s struct {
 		Guest struct {
 			Services []service `json:"services"`

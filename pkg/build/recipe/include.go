@@ -107,7 +107,8 @@ func (r *Recipe) eachPath(f func(*string)) {
 // base, but for these lists: packages, repositories, keys and actions are added,
 // and so are users, files and services unless base has one of that name (of a
 // file: that path), which a user and a file take the place of, and of which a
-// service changes the keys that it gives.
+// service changes the keys that it gives. A package that must not be there, as
+// "!gitea", takes the place of base's.
 func over(base *Recipe, baseDoc *document, own *Recipe, doc *document) (*Recipe, *document) {
 	m := &merger{out: &document{path: doc.path, places: baseDoc.places}, from: doc}
 	result := *base
@@ -117,7 +118,7 @@ func over(base *Recipe, baseDoc *document, own *Recipe, doc *document) (*Recipe,
 		m.forget(key)
 	}
 	named := map[string]func(i, j int) bool{
-		"packages":     nil,
+		"packages":     func(i, j int) bool { return own.Packages[j] == "!"+packageName(base.Packages[i]) },
 		"repositories": nil,
 		"keys":         nil,
 		"actions":      nil,
@@ -158,6 +159,14 @@ func over(base *Recipe, baseDoc *document, own *Recipe, doc *document) (*Recipe,
 	m.out.places[""] = doc.places[""]
 	result.Include = "" // done
 	return &result, m.out
+}
+
+// packageName is what comes before a version or a tag: "git" of "git>=2.47@edge".
+func packageName(constraint string) string {
+	if i := strings.IndexAny(constraint, "<>=~@"); i >= 0 {
+		return constraint[:i]
+	}
+	return constraint
 }
 
 // merger brings values and their places from one document into another.

@@ -52,6 +52,30 @@ func TestIncludeAlone(t *testing.T) {
 	}
 }
 
+// TestIncludeWithout takes a package of the other recipe's away.
+func TestIncludeWithout(t *testing.T) {
+	_, base := including(t, head)
+	want, err := Load(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := packageName(want.Packages[0])
+	file, _ := including(t, head+"packages: [\"!"+gone+"\", \"!other\", forgejo]\n")
+	got, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.Packages[0] = "!" + gone
+	if d := cmp.Diff(append(want.Packages, "!other", "forgejo"), got.Packages); d != "" {
+		t.Errorf("%s", d)
+	}
+	for constraint, want := range map[string]string{"git": "git", "git>=2.47": "git", "git~2": "git", "git@edge": "git", "so:libz.so.1": "so:libz.so.1"} {
+		if got := packageName(constraint); got != want {
+			t.Errorf("%s is of %q, want %q", constraint, got, want)
+		}
+	}
+}
+
 // resolved has every path of the recipe absolute.
 func resolved(r *Recipe) *Recipe {
 	r.eachPath(func(p *string) {
