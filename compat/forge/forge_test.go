@@ -118,9 +118,9 @@ func TestForge(t *testing.T) {
 		t.Logf("20 clones in %s", time.Since(began).Round(time.Millisecond))
 	})
 	t.Run("kills heal", func(t *testing.T) {
-		for service, program := range map[string]string{"gitea": "gitea", "postgresql": "postgres"} {
-			m.heals(t, service, program)
-			b.page(t, "/ada/work", "after the kill of "+service, text("#readme", "work"))
+		for _, kill := range []struct{ service, program string }{{"gitea", "gitea"}, {"postgresql", "postgres"}} {
+			m.heals(t, kill.service, kill.program)
+			b.page(t, "/ada/work", "after the kill of "+kill.service, text("#readme", "work"))
 		}
 	})
 	t.Run("every branch is there", func(t *testing.T) { m.asGitea(t, "/usr/lib/sovereign/gitea-check") })
@@ -240,15 +240,13 @@ func (m *machine) services(t *testing.T) map[string]service {
 	t.Helper()
 	out := m.ok(t, "status", m.name, "--json")
 	var s struct {
-		Guest struct {
-			Services []service `json:"services"`
-		} `json:"guest"`
+		Machines []struct{ Services []service }
 	}
-	if err := json.Unmarshal([]byte(out), &s); err != nil {
+	if err := json.Unmarshal([]byte(out), &s); err != nil || len(s.Machines) != 1 {
 		t.Fatalf("%v: %s", err, out)
 	}
 	all := map[string]service{}
-	for _, v := range s.Guest.Services {
+	for _, v := range s.Machines[0].Services {
 		all[v.Name] = v
 	}
 	return all
