@@ -201,7 +201,7 @@ func (m *machine) boot(t *testing.T) {
 // ports asks where the forge is.
 func (m *machine) ports(t *testing.T) {
 	t.Helper()
-	for port, to := range map[string]*string{"80": &m.web, "22": &m.shell} {
+	for port, to := range map[string]*string{"3000": &m.web, "2222": &m.shell} {
 		out := strings.TrimSpace(m.ok(t, "dsn", m.name, "--port", port))
 		u, err := url.Parse(out)
 		if err != nil || u.Hostname() != "127.0.0.1" {
