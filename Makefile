@@ -143,11 +143,12 @@ test-audit: test-build ## the field guide's 22 items, on a bundle and on a machi
 test-cache: test-build ## a bundle from a shared cache alone: no source, no toolchain, no engine, the same bytes
 	@$(E2E) go test -count=1 -v -timeout 30m -run TestCache ./e2e
 
-test-forge: setup-build-run-test-forge all ## recipes/forge: built, booted, and used with a browser, git, SSH and LFS
+test-forge: setup-build-run-test-forge all ## recipes/forge: built, booted, and used with a browser, git, SSH, LFS and over a tailnet
 	@echo "== build recipes/forge for $(HOST_ARCH)"
 	@$(SB) build recipes/forge --arch $(HOST_ARCH) --relock-missing --progress plain
 	@mkdir -p dist/forge-pages
 	@cd compat/forge && go vet ./... && SOVEREIGN_FORGE=$(CURDIR)/dist/forge-$(HOST_ARCH) SOVEREIGN_FORGE_SHOTS=$(CURDIR)/dist/forge-pages go test -count=1 -v -timeout 60m ./...
+	@cd compat/tailnet && SOVEREIGN_FORGE=$(CURDIR)/dist/forge-$(HOST_ARCH) go test -count=1 -v -timeout 30m -run TestForge ./...
 
 test-crosvm: test-build ## machines under the stand-in for Android's hypervisor
 	@$(E2E) go test -count=1 -v -timeout 40m -run TestCrosvm ./e2e

@@ -124,6 +124,13 @@ func TestForge(t *testing.T) {
 		}
 	})
 	t.Run("every branch is there", func(t *testing.T) { m.asGitea(t, "/usr/lib/sovereign/gitea-check") })
+	// Where LFS is, as SSH says it, is a setting of the owner's where no tailnet
+	// has the machine's name.
+	settings := filepath.Join(t.TempDir(), "settings.ini")
+	if err := os.WriteFile(settings, []byte("[server]\nROOT_URL = http://"+m.web+"/\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m.ok(t, "secret", "set", "forge", "gitea/settings", "--from-file", settings)
 	t.Run("a restart keeps all", func(t *testing.T) {
 		marks := m.asGitea(t, "/usr/lib/sovereign/gitea-check", "--marks")
 		m.ok(t, "restart", "forge", "--timeout", bootDeadline.String())
@@ -135,6 +142,9 @@ func TestForge(t *testing.T) {
 		b.page(t, "/ada/work/issues/1", "after a restart", text(".comment-body", "Who is there?"))
 		b.page(t, "/user/settings", "still signed in", text("[role=main]", "Public Profile"))
 		g.run(t, "clone", m.ssh("ada", "work"), "after")
+		if i, err := os.Stat(filepath.Join(g.dir, "after/big.bin")); err != nil || i.Size() != 4<<20 {
+			t.Errorf("the file of LFS, over SSH: %v, %v", i, err)
+		}
 	})
 }
 

@@ -37,9 +37,9 @@ func TestForgejo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.bundle = filepath.Join(dir, "bundle")
+	m.bundle = filepath.Join(dir, "forgejo-"+runtime.GOARCH)
 	cmd := exec.Command("../../bin/sovereign-build", "build", recipe, "--arch", runtime.GOARCH, "--progress", "plain",
-		"--repository", repository, "--key", key, "-o", m.bundle)
+		"--repository", repository, "--key", key, "-o", dir)
 	if said, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, said)
 	}

@@ -99,7 +99,7 @@ func buildOld(t *testing.T, bundle string) string {
 	if said, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, said)
 	}
-	return out
+	return filepath.Join(out, bundle)
 }
 
 // token makes an account, and a token with which the API takes its owner.

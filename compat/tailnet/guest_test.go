@@ -187,9 +187,9 @@ func (g *guest) hasDevice(ctx context.Context, conn *pgx.Conn, name string) bool
 	return strings.Contains(devices, name+":")
 }
 
-// rebuild builds the bundle for the nth time, with another file in its root
-// image, for tun mode or for userspace networking.
-func rebuild(t *testing.T, from string, n int, tun bool) string {
+// rebuild builds the recipe of a bundle with other words in its file: each of
+// changes is followed by what takes its place.
+func rebuild(t *testing.T, from, recipe string, changes ...string) string {
 	t.Helper()
 	m, err := bundle.Load(from)
 	if err != nil {
@@ -199,29 +199,36 @@ func rebuild(t *testing.T, from string, n int, tun bool) string {
 	if err := os.CopyFS(recipes, os.DirFS("../../recipes")); err != nil {
 		t.Fatal(err)
 	}
-	path := recipes + "/sql/recipe.yaml"
+	path := filepath.Join(recipes, recipe, "recipe.yaml")
 	read, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := string(read)
-	replace := func(old, now string) {
-		if !strings.Contains(text, old) {
-			t.Fatalf("%s has no %q", path, old)
+	for i := 0; i < len(changes); i += 2 {
+		if !strings.Contains(text, changes[i]) {
+			t.Fatalf("%s has no %q", path, changes[i])
 		}
-		text = strings.Replace(text, old, now, 1)
-	}
-	replace("\nfiles:\n", fmt.Sprintf("\nfiles:\n  - path: /etc/rebuilt\n    content: rebuilt %d\n", n))
-	if !tun {
-		replace("--tun=tailscale0,userspace-networking", "--tun=userspace-networking")
+		text = strings.Replace(text, changes[i], changes[i+1], 1)
 	}
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	out := t.TempDir()
-	cmd := exec.Command("../../bin/sovereign-build", "build", recipes+"/sql", "--arch", m.Arch, "--output", out, "--progress", "plain")
+	cmd := exec.Command("../../bin/sovereign-build", "build", filepath.Dir(path), "--arch", m.Arch, "--output", out, "--progress", "plain")
 	if log, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("sovereign-build build: %v\n%s", err, log[max(0, len(log)-4<<10):])
 	}
-	return filepath.Join(out, "sql-"+m.Arch)
+	return filepath.Join(out, recipe+"-"+m.Arch)
+}
+
+// rebuiltSQL is recipes/sql built for the nth time, with another file in its
+// root image, for tun mode or for userspace networking.
+func rebuiltSQL(t *testing.T, from string, n int, tun bool) string {
+	t.Helper()
+	changes := []string{"\nfiles:\n", fmt.Sprintf("\nfiles:\n  - path: /etc/rebuilt\n    content: rebuilt %d\n", n)}
+	if !tun {
+		changes = append(changes, "--tun=tailscale0,userspace-networking", "--tun=userspace-networking")
+	}
+	return rebuild(t, from, "sql", changes...)
 }

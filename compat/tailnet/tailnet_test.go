@@ -112,7 +112,7 @@ func TestSQL(t *testing.T) {
 	// and after a rebuild.
 	n.control.RequireAuthKey = ""
 	for i, tun := range []bool{false, false, true} {
-		g.boot(ctx, rebuild(t, bundle, i, tun))
+		g.boot(ctx, rebuiltSQL(t, bundle, i, tun))
 		g.waitTailscale(ctx, "")
 		if want := []string{"peer", "sql"}; !slices.Equal(n.nodes(), want) {
 			t.Errorf("the control server knows %v, want %v", n.nodes(), want)

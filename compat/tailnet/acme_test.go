@@ -1,0 +1,91 @@
+package tailnet
+
+import (
+	"crypto/x509"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/letsencrypt/pebble/v2/ca"
+	"github.com/letsencrypt/pebble/v2/db"
+	"github.com/letsencrypt/pebble/v2/va"
+	"github.com/letsencrypt/pebble/v2/wfe"
+	"github.com/miekg/dns"
+	"tailscale.com/tailcfg"
+)
+
+// authority is Let's Encrypt's own test server: it signs certificates for those
+// who can put a record into the tailnet's DNS, which is here too.
+type authority struct {
+	directory string // its URL
+	roots     *x509.CertPool
+
+	mu      sync.Mutex
+	records map[string]string // TXT by name
+}
+
+func serveAuthority(t *testing.T) *authority {
+	t.Helper()
+	a := &authority{roots: x509.NewCertPool(), records: map[string]string{}}
+	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
+	t.Setenv("PEBBLE_WFE_NONCEREJECT", "0")
+	quiet := log.New(io.Discard, "", 0)
+	store := db.NewMemoryStore()
+	issuer := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {}})
+	front := wfe.New(quiet, store, va.New(quiet, 80, 443, false, a.serveDNS(t), store), issuer, []string{"test.invalid"}, false, false, 0, 0)
+	server := httptest.NewUnstartedServer(front.Handler())
+	listenEverywhere(t, server)
+	server.Start()
+	t.Cleanup(server.Close)
+	a.directory = fmt.Sprintf("http://%s:%d%s", host, server.Listener.Addr().(*net.TCPAddr).Port, wfe.DirectoryPath)
+	if !a.roots.AppendCertsFromPEM(issuer.GetRootCert(0).PEM()) {
+		t.Fatal("the authority has no root")
+	}
+	return a
+}
+
+// serveDNS answers what the authority asks, and returns where.
+func (a *authority) serveDNS(t *testing.T) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp4", host+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		answer := new(dns.Msg)
+		answer.SetReply(q)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for _, question := range q.Question {
+			name := strings.ToLower(strings.TrimSuffix(question.Name, "."))
+			if text, ok := a.records[name]; ok && question.Qtype == dns.TypeTXT {
+				answer.Answer = append(answer.Answer, &dns.TXT{
+					Hdr: dns.RR_Header{Name: question.Name, Rrtype: dns.TypeTXT, Class: dns.ClassINET}, Txt: []string{text},
+				})
+			}
+		}
+		if err := w.WriteMsg(answer); err != nil {
+			t.Logf("the authority's DNS: %v", err)
+		}
+	})}
+	go server.ActivateAndServe() //nolint:errcheck // it ends with the test
+	t.Cleanup(func() {
+		if err := server.Shutdown(); err != nil {
+			t.Error(err)
+		}
+	})
+	return conn.LocalAddr().String()
+}
+
+// set is what a control server does with a node's record.
+func (a *authority) set(r *tailcfg.SetDNSRequest) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.records[strings.ToLower(r.Name)] = r.Value
+	return nil
+}
