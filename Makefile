@@ -145,7 +145,7 @@ test-cache: test-build ## a bundle from a shared cache alone: no source, no tool
 
 test-forge: setup-build-run-test-forge all ## recipes/forge: built, booted, and used with a browser, git, SSH, LFS and over a tailnet
 	@echo "== build recipes/forge for $(HOST_ARCH)"
-	@$(SB) build recipes/forge --arch $(HOST_ARCH) --relock-missing --progress plain
+	@$(SB) build recipes/forge --arch $(HOST_ARCH) --relock-missing --progress plain --check-sums
 	@mkdir -p dist/forge-pages
 	@cd compat/forge && go vet ./... && SOVEREIGN_FORGE=$(CURDIR)/dist/forge-$(HOST_ARCH) SOVEREIGN_FORGE_SHOTS=$(CURDIR)/dist/forge-pages go test -count=1 -v -timeout 60m ./...
 	@cd compat/tailnet && SOVEREIGN_FORGE=$(CURDIR)/dist/forge-$(HOST_ARCH) go test -count=1 -v -timeout 30m -run TestForge ./...
@@ -211,9 +211,9 @@ torture: setup-build-run-test all ## power cuts, kills and other faults, ROUNDS=
 	@$(SB) build recipes/sql --relock-missing --progress plain
 	@go run ./internal/torture/cmd/torture --programs bin --bundle dist/sql-$(HOST_ARCH) --rounds $(ROUNDS) --seed $(SEED) --only '$(ONLY)' --page '$(PAGE)' --commit $(VERSION) $(if $(JSON),--json)
 
-sums: setup-build-run-test all ## recipes/sql/sovereign.sums: what every step makes, for both architectures
-	@$(SB) build recipes/sql --arch amd64 --progress plain --write-sums
-	@$(SB) build recipes/sql --arch arm64 --progress plain --write-sums
+sums: setup-build-run-test all ## sovereign.sums of both recipes: what every step makes, for both architectures
+	@for recipe in sql forge; do for arch in amd64 arm64; do \
+		$(SB) build recipes/$$recipe --arch $$arch --progress plain --write-sums || exit 1; done; done
 
 generate: ## CLI reference and JSON schemas
 	@go generate ./...

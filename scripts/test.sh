@@ -30,7 +30,7 @@ takes() {
 	case $1 in
 	e2e) echo 12 ;;
 	modules) echo 4 ;;
-	snapshots) echo 14 ;;
+	snapshots) echo 12 ;;
 	audit) echo 4 ;;
 	cache) echo 4 ;;
 	forge) echo 20 ;;

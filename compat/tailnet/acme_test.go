@@ -1,15 +1,22 @@
 package tailnet
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log"
+	"math/big"
 	"net"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/letsencrypt/pebble/v2/ca"
 	"github.com/letsencrypt/pebble/v2/db"
@@ -23,6 +30,7 @@ import (
 // who can put a record into the tailnet's DNS, which is here too.
 type authority struct {
 	directory string // its URL
+	own       []byte // the certificate of its own server, PEM
 	roots     *x509.CertPool
 
 	mu      sync.Mutex
@@ -40,13 +48,34 @@ func serveAuthority(t *testing.T) *authority {
 	front := wfe.New(quiet, store, va.New(quiet, 80, 443, false, a.serveDNS(t), store), issuer, []string{"test.invalid"}, false, false, 0, 0)
 	server := httptest.NewUnstartedServer(front.Handler())
 	listenEverywhere(t, server)
-	server.Start()
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{a.certificate(t)}}
+	server.StartTLS()
 	t.Cleanup(server.Close)
-	a.directory = fmt.Sprintf("http://%s:%d%s", host, server.Listener.Addr().(*net.TCPAddr).Port, wfe.DirectoryPath)
+	a.directory = fmt.Sprintf("https://%s:%d%s", host, server.Listener.Addr().(*net.TCPAddr).Port, wfe.DirectoryPath)
 	if !a.roots.AppendCertsFromPEM(issuer.GetRootCert(0).PEM()) {
 		t.Fatal("the authority has no root")
 	}
 	return a
+}
+
+// certificate makes one for the authority's own server.
+func (a *authority) certificate(t *testing.T) tls.Certificate {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IPAddresses: []net.IP{net.ParseIP(host)}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.own = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}
 }
 
 // serveDNS answers what the authority asks, and returns where.

@@ -38,12 +38,14 @@ func TestForge(t *testing.T) {
 	n := newTailnet(t)
 	a := serveAuthority(t)
 	const name = "forge." + domain
-	n.control.MagicDNSDomain, n.control.DNSConfig, n.control.OnSetDNS = domain, &tailcfg.DNSConfig{Proxied: true}, a.set
+	n.control.OnSetDNS = a.set
 	g := &guest{t: t, state: t.TempDir()}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*bootDeadline)
 	defer cancel()
 	// tailscaled knows but Let's Encrypt, unless its environment says otherwise.
-	g.boot(ctx, rebuild(t, bundle, "forge", "  - name: tailscale\n    after: [gitea]\n",
+	g.boot(ctx, rebuild(t, bundle, "forge",
+		"\nfiles:\n", fmt.Sprintf("\nfiles:\n  - path: /etc/ssl/certs/authority.pem\n    content: %q\n", a.own),
+		"  - name: tailscale\n    after: [gitea]\n",
 		"  - name: tailscale\n    after: [gitea]\n    environment: {GOMEMLIMIT: 80MiB, TS_DEBUG_ACME_DIRECTORY_URL: \""+a.directory+"\"}\n"))
 	g.setSecret(ctx, "control-url", n.control.BaseURL())
 	g.setSecret(ctx, "auth-key", authKey)
@@ -98,5 +100,6 @@ func TestForge(t *testing.T) {
 
 // allowHTTPS is what a tailnet's owner does in the console.
 func (n *tailnet) allowHTTPS(node key.NodePublic) {
+	n.control.MagicDNSDomain, n.control.DNSConfig = domain, &tailcfg.DNSConfig{Proxied: true}
 	n.control.SetNodeCapMap(node, tailcfg.NodeCapMap{tailcfg.CapabilityHTTPS: nil})
 }
