@@ -12,6 +12,7 @@ import (
 	"log"
 	"math/big"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -30,7 +31,8 @@ import (
 // who can put a record into the tailnet's DNS, which is here too.
 type authority struct {
 	directory string // its URL
-	own       []byte // the certificate of its own server, PEM
+	own       tls.Certificate
+	root      []byte // that of its own servers, PEM
 	roots     *x509.CertPool
 
 	mu      sync.Mutex
@@ -40,6 +42,7 @@ type authority struct {
 func serveAuthority(t *testing.T) *authority {
 	t.Helper()
 	a := &authority{roots: x509.NewCertPool(), records: map[string]string{}}
+	a.certify(t)
 	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
 	t.Setenv("PEBBLE_WFE_NONCEREJECT", "0")
 	quiet := log.New(io.Discard, "", 0)
@@ -48,7 +51,7 @@ func serveAuthority(t *testing.T) *authority {
 	front := wfe.New(quiet, store, va.New(quiet, 80, 443, false, a.serveDNS(t), store), issuer, []string{"test.invalid"}, false, false, 0, 0)
 	server := httptest.NewUnstartedServer(front.Handler())
 	listenEverywhere(t, server)
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{a.certificate(t)}}
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{a.own}}
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	a.directory = fmt.Sprintf("https://%s:%d%s", host, server.Listener.Addr().(*net.TCPAddr).Port, wfe.DirectoryPath)
@@ -58,8 +61,8 @@ func serveAuthority(t *testing.T) *authority {
 	return a
 }
 
-// certificate makes one for the authority's own server.
-func (a *authority) certificate(t *testing.T) tls.Certificate {
+// certify makes the certificate of this test's own servers.
+func (a *authority) certify(t *testing.T) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -74,18 +77,36 @@ func (a *authority) certificate(t *testing.T) tls.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.own = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}
+	a.root = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	a.own = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}
+}
+
+// serveTLS serves at port 443 too: a node that calls its control server twice
+// within two minutes takes that the second time.
+func (a *authority) serveTLS(t *testing.T, h http.Handler) {
+	t.Helper()
+	l, err := net.Listen("tcp4", host+":443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(h)
+	if err := server.Listener.Close(); err != nil {
+		t.Fatal(err)
+	}
+	server.Listener, server.TLS = l, &tls.Config{Certificates: []tls.Certificate{a.own}}
+	server.Config.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){} // no HTTP/2
+	server.StartTLS()
+	t.Cleanup(server.Close)
 }
 
 // serveDNS answers what the authority asks, and returns where.
 func (a *authority) serveDNS(t *testing.T) string {
 	t.Helper()
-	conn, err := net.ListenPacket("udp4", host+":0")
+	conn, err := net.Listen("tcp4", host+":0") // it asks by TCP
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+	server := &dns.Server{Listener: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
 		answer := new(dns.Msg)
 		answer.SetReply(q)
 		a.mu.Lock()
@@ -108,7 +129,7 @@ func (a *authority) serveDNS(t *testing.T) string {
 			t.Error(err)
 		}
 	})
-	return conn.LocalAddr().String()
+	return conn.Addr().String()
 }
 
 // set is what a control server does with a node's record.

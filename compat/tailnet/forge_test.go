@@ -14,13 +14,12 @@ import (
 	"testing"
 
 	"tailscale.com/tailcfg"
-	"tailscale.com/types/key"
 )
 
 // TestForge has the peer open the forge's pages and its SSH server over the
-// tailnet: first where its owner has not allowed HTTPS, which the node says and
-// port 80 works, and then with a certificate for the node's name, from a server
-// that holds it to what the tailnet's DNS has, as Let's Encrypt does.
+// tailnet, and the pages over HTTPS too, with a certificate for the node's name
+// from a server that holds it to what the tailnet's DNS has, as Let's Encrypt
+// does.
 //
 // SOVEREIGN_FORGE names the bundle of recipes/forge.
 func TestForge(t *testing.T) {
@@ -38,20 +37,20 @@ func TestForge(t *testing.T) {
 	n := newTailnet(t)
 	a := serveAuthority(t)
 	const name = "forge." + domain
-	n.control.OnSetDNS = a.set
+	n.control.MagicDNSDomain, n.control.DNSConfig, n.control.OnSetDNS = domain, &tailcfg.DNSConfig{Proxied: true}, a.set
+	a.serveTLS(t, n.control)
 	g := &guest{t: t, state: t.TempDir()}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*bootDeadline)
 	defer cancel()
 	// tailscaled knows but Let's Encrypt, unless its environment says otherwise.
 	g.boot(ctx, rebuild(t, bundle, "forge",
-		"\nfiles:\n", fmt.Sprintf("\nfiles:\n  - path: /etc/ssl/certs/authority.pem\n    content: %q\n", a.own),
+		"\nfiles:\n", fmt.Sprintf("\nfiles:\n  - path: /etc/ssl/certs/authority.pem\n    content: %q\n", a.root),
 		"  - name: tailscale\n    after: [gitea]\n",
 		"  - name: tailscale\n    after: [gitea]\n    environment: {GOMEMLIMIT: 80MiB, TS_DEBUG_ACME_DIRECTORY_URL: \""+a.directory+"\"}\n"))
 	g.setSecret(ctx, "control-url", n.control.BaseURL())
 	g.setSecret(ctx, "auth-key", authKey)
-	g.waitTailscale(ctx, "no https, port 80 works")
-	node := n.node(t, ctx, "forge")
-	at := node.TailscaleIPs[0].String()
+	g.waitTailscale(ctx, "")
+	at := n.node(t, ctx, "forge").TailscaleIPs[0].String()
 	client := http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			_, port, err := net.SplitHostPort(address)
@@ -76,12 +75,13 @@ func TestForge(t *testing.T) {
 		}
 		defer answer.Body.Close()
 		text, err := io.ReadAll(answer.Body)
-		if err != nil || answer.StatusCode != http.StatusOK || !strings.Contains(string(text), from+"/") {
+		if err != nil || answer.StatusCode != http.StatusOK || !strings.Contains(string(text), `"og:url" content="`+from+`"`) {
 			t.Errorf("%s: %s, %v: %.2000s", from, answer.Status, err, text)
 		}
 	}
 	page("http://forge")
 	page("http://" + name)
+	page("https://" + name)
 
 	conn, err := n.peer.Dial(ctx, "tcp", fmt.Sprintf("%s:22", at))
 	if err != nil {
@@ -92,14 +92,5 @@ func TestForge(t *testing.T) {
 		t.Errorf("the SSH server says %q, %v", line, err)
 	}
 
-	n.allowHTTPS(node.PublicKey)
-	g.waitTailscale(ctx, "")
-	page("https://" + name)
 	g.stop(ctx)
-}
-
-// allowHTTPS is what a tailnet's owner does in the console.
-func (n *tailnet) allowHTTPS(node key.NodePublic) {
-	n.control.MagicDNSDomain, n.control.DNSConfig = domain, &tailcfg.DNSConfig{Proxied: true}
-	n.control.SetNodeCapMap(node, tailcfg.NodeCapMap{tailcfg.CapabilityHTTPS: nil})
 }
