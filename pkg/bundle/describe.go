@@ -9,7 +9,7 @@ const (
 	CycloneDXFile  = "sbom.cdx.json"        // the same in another format
 	// LicenseTextsFile has the texts of the licences of what it is made of, and
 	// LicensesFile says for programs whose they are; package licenses.
-	LicenseTextsFile = "LICENSES.txt"
+	LicenseTextsFile = "licenses.txt"
 	LicensesFile     = "licenses.json"
 )
 

@@ -9,10 +9,10 @@
 //
 // # The files
 //
-// LICENSES.txt is for people, and to be passed on with an image: what it is made
+// licenses.txt is for people, and to be passed on with an image: what it is made
 // of, what each part declares, and every text once, in the bytes that upstream
 // wrote. licenses.json is for programs: the same list, with the place in
-// LICENSES.txt and the digest of each text. The second says all that the first
+// licenses.txt and the digest of each text. The second says all that the first
 // does but for the texts, so that the first can be made anew of both and
 // compared ([Read]).
 package licenses

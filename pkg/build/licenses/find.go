@@ -3,6 +3,7 @@ package licenses
 import (
 	"archive/tar"
 	"archive/zip"
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -134,10 +135,14 @@ func clean(p string) string { return strings.TrimLeft(path.Clean("/"+p), "/") }
 // tar looks at each regular file of a tar stream. With no entry that is one the
 // stream is no archive, and has nothing.
 func (f *finder) tar(r io.Reader, each func(name string, h *tar.Header, r io.Reader) error) error {
-	t := tar.NewReader(io.LimitReader(r, maxUnpacked))
+	b := bufio.NewReader(io.LimitReader(r, maxUnpacked))
+	if _, err := b.Peek(512); err == io.EOF { // less than a header
+		return nil
+	}
+	t := tar.NewReader(b)
 	for n := 0; ; n++ {
 		h, err := t.Next()
-		if err == io.EOF || n == 0 && (errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF)) {
+		if err == io.EOF || n == 0 && errors.Is(err, tar.ErrHeader) {
 			return nil
 		}
 		if err != nil {

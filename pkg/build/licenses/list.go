@@ -32,7 +32,7 @@ type List struct {
 	Arch   string `json:"arch"`
 	// Components are what the bundle is made of, sorted by kind, name and version.
 	Components []Component `json:"components"`
-	// Texts are in the order in which they are in LICENSES.txt.
+	// Texts are in the order in which they are in licenses.txt.
 	Texts []Text `json:"texts"`
 }
 
@@ -63,14 +63,14 @@ type File struct {
 // Text is one text.
 type Text struct {
 	Digest string `json:"digest"` // "sha256:…"
-	Offset int64  `json:"offset"` // in LICENSES.txt, bytes
+	Offset int64  `json:"offset"` // in licenses.txt, bytes
 	Size   int64  `json:"size"`   // bytes
 }
 
 // ID tells components apart, as in the bill of materials.
 func (c Component) ID() string { return c.Kind + "-" + c.Name + "-" + c.Version }
 
-// Make makes the list and LICENSES.txt. Files of the components are those that
+// Make makes the list and licenses.txt. Files of the components are those that
 // of returns.
 func Make(l List, of func(Component) []Found) (*List, []byte, error) {
 	l.Form, l.Texts = Form, []Text{}
@@ -130,7 +130,7 @@ func (l *List) Marshal() ([]byte, error) {
 
 const rule = "================================================================================\n"
 
-// render writes LICENSES.txt, and into the list where each text is.
+// render writes licenses.txt, and into the list where each text is.
 func (l *List) render(texts map[string][]byte) ([]byte, error) {
 	number := map[string]int{}
 	for i, t := range l.Texts {
@@ -204,7 +204,7 @@ func FormOf(text []byte) int {
 }
 
 // Check holds both files to each other: each text lies where the list says and
-// has its digest, and LICENSES.txt is what the list and the texts make, byte by
+// has its digest, and licenses.txt is what the list and the texts make, byte by
 // byte. Errors are of class fault.Verification.
 func Check(list, texts []byte) (*List, error) {
 	l, err := Parse(bundle.LicensesFile, list)

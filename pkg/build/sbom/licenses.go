@@ -13,7 +13,7 @@ import (
 // Licenses are the files of package licenses that lie beside a bundle.
 type Licenses struct {
 	List *licenses.List
-	// Digest is that of LICENSES.txt.
+	// Digest is that of licenses.txt.
 	Digest string
 	// of are the files of each component, by its ID.
 	of map[string][]licenses.File
@@ -82,7 +82,7 @@ func (b *Bill) component(id string) Component {
 	return b.Components[i]
 }
 
-// AddLicenses has the bill name the files, whose LICENSES.txt has this digest. A
+// AddLicenses has the bill name the files, whose licenses.txt has this digest. A
 // list that is about something else than this bill is an error of class
 // fault.Verification.
 func (b *Bill) AddLicenses(l *licenses.List, digest string) error {

@@ -79,7 +79,7 @@ func TestGood(t *testing.T) {
 		}
 		done[c.What]++
 	}
-	for _, what := range []string{"manifest", "files", "sums", "root hash", "descriptions", "provenance", "envelope", "bill of materials", "belongs here"} {
+	for _, what := range []string{"manifest", "files", "sums", "root hash", "descriptions", "provenance", "envelope", "licences", "bill of materials", "belongs here"} {
 		if done[what] != 2 {
 			t.Errorf("%s was checked %d times", what, done[what])
 		}
@@ -237,6 +237,40 @@ func TestForgers(t *testing.T) {
 	rewrite(t, bad)
 	bundletest.Sign(t, bad, key, "1.0", 9, nil)
 	lied(t, bad, o, "the file system leads to")
+
+	// A text that is not upstream's any more, and a list of licences that is another
+	// bundle's, each signed by whoever has the key.
+	for words, change := range map[string]func(dir string) error{
+		"has the text": func(dir string) error {
+			path := filepath.Join(dir, bundle.LicenseTextsFile)
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(path, bytes.Replace(text, []byte("what you like"), []byte("what WE like!"), 1), 0o644)
+		},
+		"licenses.json is about": func(dir string) error {
+			for _, name := range []string{bundle.LicensesFile, bundle.LicenseTextsFile} {
+				text, err := os.ReadFile(filepath.Join(newer, "sql-amd64", name))
+				if err != nil {
+					return err
+				}
+				if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"there is only one": func(dir string) error { return os.Remove(filepath.Join(dir, bundle.LicensesFile)) },
+	} {
+		d := filepath.Join(t.TempDir(), "sql-amd64")
+		bundletest.Make(t, d, bundletest.Options{Key: key.Public(), Content: "a"})
+		if err := change(d); err != nil {
+			t.Fatal(err)
+		}
+		bundletest.Sign(t, d, key, "1.0", 9, nil)
+		lied(t, d, o, words)
+	}
 
 	// A rotation is followed, and one by somebody else is not.
 	rotated, err := signature.Rotate(key, forger.Public(), 6, nil)
