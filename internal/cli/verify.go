@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/attest"
 	"github.com/sovereign-build/sovereign/pkg/build/compare"
+	"github.com/sovereign-build/sovereign/pkg/build/licenses"
 	"github.com/sovereign-build/sovereign/pkg/build/verify"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/bundle/artifact"
@@ -256,12 +258,40 @@ func (s *session) rebuild(ctx context.Context, dir, recipe string, r BuildReques
 		return err
 	}
 	report, err := compare.Bundles(ctx, dir, again.Bundle, out)
-	if err != nil || report.Equal {
+	if err != nil {
 		return err
+	}
+	if report.Equal {
+		return sameLicenses(dir, again.Bundle)
 	}
 	var b strings.Builder
 	if err := report.WriteText(&b); err != nil {
 		return err
 	}
 	return fault.Errorf(fault.Verification, "the rebuilt bundle is %s, and this one %s:\n%s", report.After, report.Before, b.String())
+}
+
+// sameLicenses compares the licences of a bundle with those that were found anew.
+// One may be without them: in a build that got every step from others.
+func sameLicenses(dir, again string) error {
+	for _, name := range []string{bundle.LicensesFile, bundle.LicenseTextsFile} {
+		have, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fault.Wrap(fault.Environment, err)
+		}
+		if f := licenses.FormOf(have); name == bundle.LicensesFile && f != licenses.Form {
+			return nil // another program's, which this one does not make
+		}
+		found, err := os.ReadFile(filepath.Join(again, name))
+		if err != nil {
+			return fault.Wrap(fault.Environment, err)
+		}
+		if !bytes.Equal(have, found) {
+			return fault.Errorf(fault.Verification, "%s is not what is found in the sources", name)
+		}
+	}
+	return nil
 }
