@@ -57,6 +57,8 @@ type Options struct {
 	// Key is the one that has to have signed it, or to have been rotated to the
 	// one that has; "" takes the one that the bundle names itself.
 	Key signature.Key
+	// Sigstore is a second signature that has to be there; nil asks for none.
+	Sigstore *Sigstore
 	// Tell is told each check when it is done; nil is nobody.
 	Tell func(Check)
 }
@@ -102,10 +104,10 @@ func (c *checker) name(what string) string {
 // first lie, which is the error, of class fault.Verification.
 func Bundle(ctx context.Context, dir string, o Options) (*Report, error) {
 	c := &checker{tell: o.Tell}
-	return &c.Report, c.bundle(ctx, dir, o.Key)
+	return &c.Report, c.bundle(ctx, dir, o.Key, o.Sigstore)
 }
 
-func (c *checker) bundle(ctx context.Context, dir string, key signature.Key) error {
+func (c *checker) bundle(ctx context.Context, dir string, key signature.Key, also *Sigstore) error {
 	var offer signature.Offer
 	var m *bundle.Manifest
 	if _, err := os.Stat(filepath.Join(dir, bundle.ManifestFile)); errors.Is(err, fs.ErrNotExist) {
@@ -129,6 +131,9 @@ func (c *checker) bundle(ctx context.Context, dir string, key signature.Key) err
 	// First who vouches for it: nothing else is worth a look otherwise.
 	signed, err := c.signature(offer, key)
 	if err != nil {
+		return err
+	}
+	if err := c.sigstore(ctx, also, offer.Manifest); err != nil {
 		return err
 	}
 	if err := c.do("files", func() (string, error) { return files(ctx, dir, m) }); err != nil {
