@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/sovereign-build/sovereign/internal/bundletest"
+	"github.com/sovereign-build/sovereign/pkg/build/attest"
 	"github.com/sovereign-build/sovereign/pkg/build/release"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
@@ -272,6 +274,37 @@ func TestForgers(t *testing.T) {
 		lied(t, d, o, words)
 	}
 
+	// What describes a bundle is another's, or says less than the image holds, and
+	// whoever has the key has signed that.
+	for words, change := range map[string]func(dir string) error{
+		"sbom.spdx.json is not what the image makes it": func(dir string) error {
+			return replace(filepath.Join(dir, bundle.SPDXFile), `"name": "zlib"`, `"name": "zlob"`)
+		},
+		"sbom.cdx.json is not what the image makes it": func(dir string) error {
+			return replace(filepath.Join(dir, bundle.CycloneDXFile), `"name": "zlib"`, `"name": "zlob"`)
+		},
+		"which is no file of this bundle": func(dir string) error {
+			return replace(filepath.Join(dir, bundle.ProvenanceFile), `"name": "bzImage"`, `"name": "vmlinuz"`)
+		},
+		"is not what the lock": func(dir string) error {
+			return replace(filepath.Join(dir, bundle.ProvenanceFile), `"name": "zlib 1.3.1"`, `"name": "zlib 1.3.2"`)
+		},
+	} {
+		d := filepath.Join(t.TempDir(), "sql-amd64")
+		bundletest.Make(t, d, bundletest.Options{Key: key.Public(), Content: "a"})
+		if err := change(d); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := attest.Sign(t.Context(), d, attest.Options{Key: key, Version: "1.0", Index: 9}); err != nil {
+			// Who signs looks at what it is about first.
+			if fault.ClassOf(err) != fault.Verification || !strings.Contains(err.Error(), words) {
+				t.Errorf("signing: %v; want %q", err, words)
+			}
+			continue
+		}
+		lied(t, d, o, words)
+	}
+
 	// A rotation is followed, and one by somebody else is not.
 	rotated, err := signature.Rotate(key, forger.Public(), 6, nil)
 	if err != nil {
@@ -288,6 +321,19 @@ func TestForgers(t *testing.T) {
 	}
 	bundletest.Sign(t, next, forger, "2.0", 7, rotated)
 	lied(t, next, o, "only what")
+}
+
+// replace changes a text of a file, which has to be there.
+func replace(path, old, other string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	changed := bytes.Replace(text, []byte(old), []byte(other), 1)
+	if bytes.Equal(changed, text) {
+		return fmt.Errorf("%s does not have %s", path, old)
+	}
+	return os.WriteFile(path, changed, 0o644)
 }
 
 // edit changes a JSON file and keeps the order of keys as its type has it where
