@@ -24,7 +24,7 @@ PHONE ?=
 .NOTPARALLEL:
 .PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-release release test-snapshots test-backup test-audit test-cache test-forge test-crosvm test-streams test-devices phone test-phone test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
 
-all: $(SB) bin/sovereignd bin/sovereign-backup bin/buildkitd ## bin/sovereign-build, and sovereignd, sovereign-backup and the BuildKit daemon beside it
+all: $(SB) bin/sovereignd bin/sovereign-backup bin/sovereign-sigstore bin/buildkitd ## bin/sovereign-build, and sovereignd, sovereign-backup, sovereign-sigstore and the BuildKit daemon beside it
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -48,6 +48,11 @@ bin/sovereign-backup: bin/sovereign-backup-linux-$(HOST_ARCH)
 bin/sovereign-backup-linux-%: FORCE
 	@echo "== compiling $@"
 	@cd backup && CGO_ENABLED=0 GOOS=linux GOARCH=$* go build -trimpath -ldflags "-s -w" -o ../$@ ./cmd/sovereign-backup
+
+# Of a module of its own for the same reason, with sigstore-go.
+bin/sovereign-sigstore: FORCE
+	@echo "== compiling $@"
+	@cd sigstore && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o ../$@ ./cmd/sovereign-sigstore
 
 bin/buildkitd: tools/buildkitd/go.mod tools/buildkitd/go.sum
 	@echo "== compiling the BuildKit daemon $(BUILDKIT) (about two minutes the first time)"
@@ -105,7 +110,7 @@ test-e2e: test-build ## everything else that a booted machine shows
 
 test-modules: test-build ## programs that import the packages, and other programs on what they make
 	@echo "== modules of their own"
-	@for module in examples/* compat/apko; do \
+	@for module in examples/* compat/apko sigstore; do \
 		(cd $$module && go vet ./... && $(E2E) go test -count=1 -v -timeout 30m ./...) || exit 1; done
 
 test-tailnet: test-build ## the guest in a tailnet of this machine's own

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/attest"
 	"github.com/sovereign-build/sovereign/pkg/build/disk"
+	"github.com/sovereign-build/sovereign/pkg/build/licenses"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/build/sbom"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
@@ -162,8 +163,11 @@ func describe(ctx context.Context, dir string, in attest.Internal) error {
 	if err := os.WriteFile(filepath.Join(dir, bundle.ProvenanceFile), text, 0o644); err != nil {
 		return err
 	}
-	bill, err := sbom.Collect(ctx, dir)
+	bill, err := sbom.Contents(ctx, dir)
 	if err != nil {
+		return err
+	}
+	if err := license(dir, bill); err != nil {
 		return err
 	}
 	files, err := bill.Files()
@@ -176,6 +180,28 @@ func describe(ctx context.Context, dir string, in attest.Internal) error {
 		}
 	}
 	return nil
+}
+
+// license writes a licence for each source.
+func license(dir string, bill *sbom.Bill) error {
+	list, texts, err := licenses.Make(bill.LicenseList(), func(c licenses.Component) []licenses.Found {
+		if c.Kind != string(sbom.KindSource) {
+			return nil
+		}
+		text := []byte("Do with " + c.Name + " what you like.\n")
+		return []licenses.Found{{Path: "COPYING", Text: text, Size: int64(len(text))}}
+	})
+	if err != nil {
+		return err
+	}
+	index, err := list.Marshal()
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, bundle.LicenseTextsFile), texts, 0o644), os.WriteFile(filepath.Join(dir, bundle.LicensesFile), index, 0o644)); err != nil {
+		return err
+	}
+	return bill.AddLicenses(list, store.FromBytes(texts).String())
 }
 
 // image is what the root file system holds.

@@ -65,7 +65,7 @@ func (p *buildProgress) event(e build.Event) {
 		line += "; --write-sums writes it"
 	}
 	switch e.(type) {
-	case build.ToolchainDiffers, build.PackagesLocked, build.InputRelocked, build.LockRemark, build.SumsSkipped, build.SumsLacking, build.SumsDiffer, build.CacheTrouble:
+	case build.ToolchainDiffers, build.PackagesLocked, build.InputRelocked, build.LockRemark, build.SumsSkipped, build.SumsLacking, build.SumsDiffer, build.CacheTrouble, build.LicensesLeftOut:
 	default:
 		if p.quiet() {
 			return

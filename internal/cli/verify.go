@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/attest"
 	"github.com/sovereign-build/sovereign/pkg/build/compare"
+	"github.com/sovereign-build/sovereign/pkg/build/licenses"
 	"github.com/sovereign-build/sovereign/pkg/build/verify"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/bundle/artifact"
@@ -34,6 +36,7 @@ type VerifyResult struct {
 func (s *session) verifyCommand() *cobra.Command {
 	var keyFile, recipe string
 	var rebuild bool
+	var sigstore verify.Sigstore
 	r := BuildRequest{}
 	cmd := &cobra.Command{
 		Use:   "verify BUNDLE|DIR|FILE|oci://REF",
@@ -50,6 +53,11 @@ true is the last line, and the exit code is 6.
 A signature says nothing without the key: give the one that you have from
 elsewhere with --key. Without it, the key is the one that the bundle names itself.
 
+With --sigstore-bundle there has to be a signature of Sigstore's too, on the
+manifest of the bundle or on release.json, as cosign sign-blob or attest-blob
+makes it: by this identity, and of those that --sigstore-root names. No network is
+asked. The program sovereign-sigstore checks it.
+
 A file is the signed report of an audit (audit --sign), with its signature beside
 it. That rows of it failed is no lie.
 
@@ -58,7 +66,9 @@ again from the recipe; the first byte that differs is named.`,
 		Example: `  sovereign-build verify dist/sql-amd64
   sovereign-build verify release-1.4 --key release.key.pub
   sovereign-build verify oci://registry.example/team/sql:1.4 --key release.key.pub --json
-  sovereign-build verify dist/sql-amd64 --rebuild --recipe recipes/sql`,
+  sovereign-build verify dist/sql-amd64 --rebuild --recipe recipes/sql
+  sovereign-build verify dist/sql-amd64 --sigstore-bundle manifest.json.sigstore.json --sigstore-root trusted_root.json \
+    --sigstore-identity releases@example.com --sigstore-issuer https://accounts.example.com`,
 		Args: operands("BUNDLE, DIR, FILE or oci://REF"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var o verify.Options
@@ -68,12 +78,18 @@ again from the recipe; the first byte that differs is named.`,
 					return err
 				}
 			}
+			if sigstore != (verify.Sigstore{}) {
+				if err := sigstore.Check(); err != nil {
+					return err
+				}
+				o.Sigstore = &sigstore
+			}
 			if !s.json {
 				o.Tell = func(c verify.Check) { _ = clean(s.Stdout, func(w io.Writer) error { return writeCheck(w, c) }) }
 			}
 			if info, err := os.Stat(args[0]); err == nil && info.Mode().IsRegular() {
-				if rebuild {
-					return fault.Errorf(fault.Usage, "%s is a file, and --rebuild is for bundles", args[0])
+				if rebuild || o.Sigstore != nil {
+					return fault.Errorf(fault.Usage, "%s is a file; --rebuild and --sigstore-bundle are for bundles and releases", args[0])
 				}
 				report, err := verify.Audit(cmd.Context(), args[0], o)
 				return s.verified(report, err)
@@ -115,6 +131,12 @@ again from the recipe; the first byte that differs is named.`,
 	f := cmd.Flags()
 	f.StringVar(&keyFile, "key", "", "`FILE` with the public key that has to have signed it, or to have been rotated to the one that did")
 	f.BoolVar(&rebuild, "rebuild", false, "build it again and compare, which takes as long as a build")
+	f.StringVar(&sigstore.Bundle, "sigstore-bundle", "", "`FILE` with a signature of Sigstore's that has to be there too, as cosign --bundle writes it")
+	f.StringVar(&sigstore.Root, "sigstore-root", "", "`FILE` with those that are trusted for it: trusted_root.json")
+	f.StringVar(&sigstore.Identity, "sigstore-identity", "", "`NAME` that has to have signed: an address of mail, or of a workflow")
+	f.StringVar(&sigstore.IdentityRegexp, "sigstore-identity-regexp", "", "regular `expression` for the whole of the name, in its place")
+	f.StringVar(&sigstore.Issuer, "sigstore-issuer", "", "`URL` of who has to have vouched for the name")
+	f.StringVar(&sigstore.IssuerRegexp, "sigstore-issuer-regexp", "", "regular `expression` for the whole of that, in its place")
 	f.StringVar(&recipe, "recipe", "", "`directory` of the recipe, for --rebuild (default: recipes/NAME)")
 	return exits(cmd, fault.Environment, fault.Source, fault.Step, fault.Verification)
 }
@@ -256,12 +278,40 @@ func (s *session) rebuild(ctx context.Context, dir, recipe string, r BuildReques
 		return err
 	}
 	report, err := compare.Bundles(ctx, dir, again.Bundle, out)
-	if err != nil || report.Equal {
+	if err != nil {
 		return err
+	}
+	if report.Equal {
+		return sameLicenses(dir, again.Bundle)
 	}
 	var b strings.Builder
 	if err := report.WriteText(&b); err != nil {
 		return err
 	}
 	return fault.Errorf(fault.Verification, "the rebuilt bundle is %s, and this one %s:\n%s", report.After, report.Before, b.String())
+}
+
+// sameLicenses compares the licences of a bundle with those that were found anew.
+// One may be without them: in a build that got every step from others.
+func sameLicenses(dir, again string) error {
+	for _, name := range []string{bundle.LicensesFile, bundle.LicenseTextsFile} {
+		have, err := os.ReadFile(filepath.Join(dir, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fault.Wrap(fault.Environment, err)
+		}
+		if f := licenses.FormOf(have); name == bundle.LicensesFile && f != licenses.Form {
+			return nil // another program's, which this one does not make
+		}
+		found, err := os.ReadFile(filepath.Join(again, name))
+		if err != nil {
+			return fault.Wrap(fault.Environment, err)
+		}
+		if !bytes.Equal(have, found) {
+			return fault.Errorf(fault.Verification, "%s is not what is found in the sources", name)
+		}
+	}
+	return nil
 }

@@ -139,7 +139,7 @@ func (b *Builder) assemble(ctx context.Context, packages map[string]Package) (*b
 		root.Packages = append(root.Packages, bundle.Package{Name: s.Meta.Name, Version: s.Meta.Version})
 	}
 
-	out, err := b.cached(ctx, "root "+b.recipe.Name+" "+b.arch.Go, in, false, func(ctx context.Context) (outputs, error) {
+	out, err := b.cached(ctx, "root "+b.recipe.Name+" "+b.arch.Go, in, stepOwn, func(ctx context.Context) (outputs, error) {
 		spool, err := b.spool()
 		if err != nil {
 			return nil, err

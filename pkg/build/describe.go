@@ -12,6 +12,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/atomicfile"
 	"github.com/sovereign-build/sovereign/pkg/build/attest"
+	"github.com/sovereign-build/sovereign/pkg/build/licenses"
 	"github.com/sovereign-build/sovereign/pkg/build/recipe"
 	"github.com/sovereign-build/sovereign/pkg/build/sbom"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
@@ -37,16 +38,20 @@ func (b *Builder) describe(ctx context.Context, plan *portPlan, root *builtRoot)
 		return err
 	}
 	changed, err := writeChanged(filepath.Join(dir, bundle.ProvenanceFile), text)
-	if err != nil || !changed && current(dir, bundle.SPDXFile) && current(dir, bundle.CycloneDXFile) {
+	// Licences are a step of which others may want what it makes.
+	if err != nil || !changed && current(dir) && b.opts.cachePush == nil {
 		return err
 	}
-	return writeBill(ctx, dir)
+	return b.writeBill(ctx, plan, dir)
 }
 
 // writeBill writes what is in the bundle in dir, in both formats.
-func writeBill(ctx context.Context, dir string) error {
-	bill, err := sbom.Collect(ctx, dir)
+func (b *Builder) writeBill(ctx context.Context, plan *portPlan, dir string) error {
+	bill, err := sbom.Contents(ctx, dir)
 	if err != nil {
+		return err
+	}
+	if err := b.license(ctx, plan, bill); err != nil {
 		return err
 	}
 	files, err := bill.Files()
@@ -61,10 +66,21 @@ func writeBill(ctx context.Context, dir string) error {
 	return nil
 }
 
-// current says whether a bill is there, of this program's form.
-func current(dir, name string) bool {
-	text, err := os.ReadFile(filepath.Join(dir, name))
-	return err == nil && sbom.FormOf(text) == sbom.Form
+// current says whether the bills and the licences are there, of this program's
+// forms.
+func current(dir string) bool {
+	for name, good := range map[string]func([]byte) bool{
+		bundle.SPDXFile:         func(text []byte) bool { return sbom.FormOf(text) == sbom.Form },
+		bundle.CycloneDXFile:    func(text []byte) bool { return sbom.FormOf(text) == sbom.Form },
+		bundle.LicensesFile:     func(text []byte) bool { return licenses.FormOf(text) == licenses.Form },
+		bundle.LicenseTextsFile: func([]byte) bool { return true },
+	} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil || !good(text) {
+			return false
+		}
+	}
+	return true
 }
 
 // writeChanged writes a file unless it is so already.

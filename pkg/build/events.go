@@ -137,6 +137,10 @@ type (
 	// locked anew.
 	InputRelocked struct{ source.Change }
 
+	// LicensesLeftOut: a source could not be had, and so no licence texts lie
+	// beside the bundle.
+	LicensesLeftOut struct{ Err error }
+
 	// LockRemark is something people should know of what was locked: a package
 	// that became older, a version that is listed and cannot be had.
 	LockRemark struct{ Text string }
@@ -188,6 +192,7 @@ func (KconfigRead) event()        {}
 func (PackagesLocked) event()     {}
 func (InputRelocked) event()      {}
 func (LockRemark) event()         {}
+func (LicensesLeftOut) event()    {}
 func (Waiting) event()            {}
 func (Writing) event()            {}
 func (SumsSkipped) event()        {}
@@ -254,8 +259,11 @@ func (e InputRelocked) String() string {
 	return fmt.Sprintf("%s is gone from every mirror; locked anew: %s", e.Name, e.Change)
 }
 func (e LockRemark) String() string { return e.Text }
-func (e Waiting) String() string    { return "waiting for another build that writes to " + e.Dir }
-func (e Writing) String() string    { return "writing " + e.Dir }
+func (e LicensesLeftOut) String() string {
+	return "the bundle goes without the texts of licences, which are in its sources: " + e.Err.Error()
+}
+func (e Waiting) String() string { return "waiting for another build that writes to " + e.Dir }
+func (e Writing) String() string { return "writing " + e.Dir }
 func (e SumsSkipped) String() string {
 	return fmt.Sprintf("%s is not compared: %s had to be locked anew", e.Path, strings.Join(e.Inputs, ", "))
 }

@@ -2,6 +2,7 @@ package build
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -100,7 +101,7 @@ packages:
 		}}},
 	}
 	for _, name := range []string{"linux", "tarball"} {
-		d, n, err := st.Put(t.Context(), strings.NewReader("the source of "+name), "")
+		d, n, err := st.Put(t.Context(), bytes.NewReader(fakeSource(t, name)), "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,6 +114,22 @@ packages:
 	}
 	w.useKey(0)
 	return w
+}
+
+// fakeSource is an archive with a licence in it.
+func fakeSource(t *testing.T, name string) []byte {
+	t.Helper()
+	tree := rootfs.New()
+	for _, e := range []rootfs.Entry{rootfs.Dir(name+"-1.0", 0o755), rootfs.Regular(name+"-1.0/COPYING", 0o644, []byte("Do with "+name+" what you like.\n"))} {
+		if err := tree.Add(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var b bytes.Buffer
+	if err := rootfs.WriteTar(&b, tree, 0); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 // keys of several users; making one takes seconds.
@@ -709,11 +726,12 @@ func TestEvents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(steps) != 7 || !slices.Equal(written, []string{made.Bundle}) {
+	// The steps and the root, and the licences: of both sources, and of all.
+	if len(steps) != 10 || !slices.Equal(written, []string{made.Bundle}) {
 		t.Errorf("told of %d steps, and of writing %v", len(steps), written)
 	}
 	for name, s := range steps {
-		if s.done != "not built before" || s.cached != "" || strings.HasPrefix(name, "root") != (s.log == "") {
+		if s.done != "not built before" || s.cached != "" || (strings.HasPrefix(name, "root") || strings.HasPrefix(name, "licenses")) != (s.log == "") {
 			t.Errorf("%s: %+v", name, s)
 		}
 	}

@@ -61,11 +61,22 @@ func (g *goInputs) mounts(ctx context.Context) ([]engine.Input, error) {
 		return nil, err
 	}
 	mounts := []engine.Input{b.mount("/in/go.tar", toolchain)}
+	if g.guestSource {
+		mounts = append(mounts, b.mount("/in/sovereign.tar", g.source))
+	}
+	modules, err := g.modules(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return append(mounts, b.mount("/in/gomod.tar", modules)), nil
+}
 
+// modules fetches the modules, as a tar in the store.
+func (g *goInputs) modules(ctx context.Context) (_ store.Digest, err error) {
 	dir, onDisk := g.port.Dir.OnDisk()
 	if g.guestSource || !onDisk {
 		if dir, err = os.MkdirTemp("", "sovereign-go-"); err != nil {
-			return nil, fault.Wrap(fault.Environment, err)
+			return "", fault.Wrap(fault.Environment, err)
 		}
 		defer os.RemoveAll(dir)
 	}
@@ -79,30 +90,25 @@ func (g *goInputs) mounts(ctx context.Context) ([]engine.Input, error) {
 			return os.WriteFile(path, content, 0o644)
 		})
 		if err != nil {
-			return nil, err
+			return "", err
 		}
-		mounts = append(mounts, b.mount("/in/sovereign.tar", g.source))
 	case !onDisk:
 		files, err := g.port.Dir.Sub()
 		if err != nil {
-			return nil, err
+			return "", err
 		}
 		if err := os.CopyFS(dir, files); err != nil {
-			return nil, fault.Wrap(fault.Environment, err)
+			return "", fault.Wrap(fault.Environment, err)
 		}
 	}
-	modules, err := b.fetcher.GoModules(ctx, dir, g.guestPackages...)
-	if err != nil {
-		return nil, err
-	}
-	return append(mounts, b.mount("/in/gomod.tar", modules)), nil
+	return g.b.fetcher.GoModules(ctx, dir, g.guestPackages...)
 }
 
 // goToolchain returns the pinned Go toolchain as a tar. The module proxy
 // serves it as a zip, whose format holds no modes: go itself makes what lies
 // in bin and pkg/tool executable when it unpacks one, and so does this.
 func (b *Builder) goToolchain(ctx context.Context, sum string) (store.Digest, error) {
-	out, err := b.cached(ctx, "go toolchain", inputs{"format": "go-toolchain/1", "sum": sum}, false, func(ctx context.Context) (outputs, error) {
+	out, err := b.cached(ctx, "go toolchain", inputs{"format": "go-toolchain/1", "sum": sum}, stepOwn, func(ctx context.Context) (outputs, error) {
 		archive, err := b.fetcher.GoToolchain(ctx, b.lock.Go)
 		if err != nil {
 			return nil, err

@@ -8,9 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"strings"
 
+	"github.com/sovereign-build/sovereign/internal/unpack"
 	"github.com/sovereign-build/sovereign/pkg/build/store"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/kernel"
@@ -53,8 +52,7 @@ func KconfigFiles(ctx context.Context, st *store.Store, path string, digest stor
 	})
 }
 
-// readTarball decompresses with the xz program where there is one: it is
-// several times as fast as this process.
+// readTarball finds the Kconfig files of a tarball.
 func readTarball(ctx context.Context, path string) (files kconfig.Files, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -65,48 +63,20 @@ func readTarball(ctx context.Context, path string) (files kconfig.Files, err err
 			err = fault.Wrap(fault.Environment, cerr)
 		}
 	}()
-	magic := make([]byte, 6)
-	if _, err := f.ReadAt(magic, 0); err != nil {
-		return nil, fault.Errorf(fault.Usage, "kernel source %s: %w", path, err)
-	}
-	xz, lookErr := exec.LookPath("xz")
-	if lookErr == nil && string(magic) == "\xfd7zXZ\x00" {
-		files, err = readXZ(ctx, xz, f)
-	} else {
-		files, err = kernel.ReadSource(ctx, f)
-	}
+	plain, err := unpack.File(ctx, f)
 	if err != nil {
+		return nil, fmt.Errorf("kernel source %s: %w", path, err)
+	}
+	files, err = kernel.ReadSource(ctx, plain)
+	if err == nil {
+		// Past the end of the archive, where a program that decompresses says
+		// whether all was well.
+		_, err = io.Copy(io.Discard, plain)
+	}
+	if err = errors.Join(err, plain.Close()); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return files, nil
-}
-
-// readXZ reads the output of the xz program.
-func readXZ(ctx context.Context, xz string, f *os.File) (kconfig.Files, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, xz, "-dc", "-T0")
-	var said strings.Builder
-	cmd.Stdin, cmd.Stderr = f, &said
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fault.Wrap(fault.Environment, err)
-	}
-	files, readErr := kernel.ReadSource(ctx, out)
-	if readErr == nil {
-		// Past the end of the archive, so that xz ends by itself.
-		_, readErr = io.Copy(io.Discard, out)
-	}
-	if readErr != nil {
-		cancel()
-	}
-	if err := cmd.Wait(); err != nil && readErr == nil {
-		readErr = fault.Errorf(fault.Usage, "xz: %w: %s", err, strings.TrimSpace(said.String()))
-	}
-	return files, readErr
 }
 
 // explainLost adds to an error about lost symbols why each was lost, from the

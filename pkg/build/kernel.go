@@ -180,7 +180,7 @@ func (b *Builder) kernelStep(ctx context.Context, name, script, version string, 
 	for _, p := range patches {
 		in["input "+p.Dest] = p.Digest.String()
 	}
-	return b.cached(ctx, name+" "+b.arch.Go, in, true, func(ctx context.Context) (outputs, error) {
+	return b.cached(ctx, name+" "+b.arch.Go, in, stepCompiled, func(ctx context.Context) (outputs, error) {
 		source := b.recipe.Kernel.Source
 		if err := b.fetchSources(ctx, []string{source}); err != nil {
 			return nil, err

@@ -212,7 +212,7 @@ func (b *Builder) buildPort(ctx context.Context, p *recipe.PortFile, sysroot []P
 	}
 
 	step := "port " + p.Name + " " + arch.Go
-	out, err := b.cached(ctx, step, in, true, func(ctx context.Context) (outputs, error) {
+	out, err := b.cached(ctx, step, in, stepCompiled, func(ctx context.Context) (outputs, error) {
 		if err := b.fetchSources(ctx, p.Sources); err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -206,14 +207,20 @@ func reproSteps(ctx context.Context, main, blank *store.Store, again func(string
 // reproDescriptions compares what the two builds say of their bundles.
 func reproDescriptions(first, second string) ([]ReproStep, error) {
 	var steps []ReproStep
-	for _, name := range []string{bundle.ProvenanceFile, bundle.SPDXFile, bundle.CycloneDXFile} {
+	for _, name := range []string{bundle.ProvenanceFile, bundle.SPDXFile, bundle.CycloneDXFile, bundle.LicensesFile, bundle.LicenseTextsFile} {
 		out := ReproOutput{Name: name}
 		for to, dir := range map[*store.Digest]string{&out.First: first, &out.Second: second} {
 			text, err := os.ReadFile(filepath.Join(dir, name))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // licences, where a source could not be had
+			}
 			if err != nil {
 				return nil, fault.Wrap(fault.Environment, err)
 			}
 			*to = store.FromBytes(text)
+		}
+		if out.First == "" && out.Second == "" {
+			continue
 		}
 		s := ReproStep{Name: name, Same: out.First == out.Second}
 		if !s.Same {

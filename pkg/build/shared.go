@@ -49,7 +49,7 @@ func (b *Builder) trusts(a store.Action) bool {
 }
 
 // findShared takes what a step makes from a cache; nil where none has it.
-func (b *Builder) findShared(ctx context.Context, step, key string) (outputs, error) {
+func (b *Builder) findShared(ctx context.Context, step, key string, kind stepKind) (outputs, error) {
 	if b.cache == nil {
 		return nil, nil
 	}
@@ -57,9 +57,11 @@ func (b *Builder) findShared(ctx context.Context, step, key string) (outputs, er
 	if found == nil || err != nil {
 		return nil, err
 	}
-	b.mu.Lock()
-	b.result.StepsFetched++
-	b.mu.Unlock()
+	if kind == stepCompiled {
+		b.mu.Lock()
+		b.result.StepsFetched++
+		b.mu.Unlock()
+	}
 	b.tell(StepFetched{step, found.Place, found.By, found.Bytes})
 	b.made(step, key, found.Outputs)
 	return found.Outputs, nil

@@ -72,7 +72,8 @@ func TestSharedCache(t *testing.T) {
 		}
 		return n
 	}
-	if len(first.ran) != 6 || shared() != 6 {
+	// The steps, and the licences of what they are made of.
+	if len(first.ran) != 6 || shared() != 7 {
 		t.Errorf("ran %v, told %q", first.ran, events)
 	}
 	// What is in the store is pushed as well, and what is there is not.
@@ -106,7 +107,7 @@ func TestSharedCache(t *testing.T) {
 	}) {
 		t.Errorf("told %q", events)
 	}
-	for _, name := range []string{bundle.ManifestFile, "root.img", "bzImage", bundle.ProvenanceFile, bundle.SPDXFile} {
+	for _, name := range []string{bundle.ManifestFile, "root.img", "bzImage", bundle.ProvenanceFile, bundle.SPDXFile, bundle.LicensesFile, bundle.LicenseTextsFile} {
 		a, b := textFile(t, filepath.Join(made.Bundle, name)), textFile(t, filepath.Join(got.Bundle, name))
 		if a != b || a == "" {
 			t.Errorf("%s differs", name)

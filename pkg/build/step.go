@@ -34,14 +34,26 @@ func (in inputs) key() (string, error) {
 // outputs are a finished step's results, in the content store.
 type outputs map[string]store.Digest
 
+// stepKind is how a step is made.
+type stepKind int
+
+const (
+	// stepOwn is made by this process, sooner than it would be fetched.
+	stepOwn stepKind = iota
+	// stepShared is made by this process of what is large to fetch, and so taken from
+	// others where they have it.
+	stepShared
+	// stepCompiled is a step of the engine, which Result counts, and shared.
+	stepCompiled
+)
+
 // cached returns the outputs of the step with these inputs: from the action
 // cache where they are there, from what other machines share, from run
 // otherwise. Name is the step's name without versions ("port zlib amd64"), by
 // which a miss is explained: the last run of that name is compared with this one.
 //
-// engine says that run is a step of the engine, which Result counts. Such a step
-// is shared: what this process makes by itself is made sooner than fetched.
-func (b *Builder) cached(ctx context.Context, name string, in inputs, engine bool, run func(context.Context) (outputs, error)) (outputs, error) {
+// The kind says who runs it, and whether others may have.
+func (b *Builder) cached(ctx context.Context, name string, in inputs, kind stepKind, run func(context.Context) (outputs, error)) (outputs, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
@@ -53,18 +65,18 @@ func (b *Builder) cached(ctx context.Context, name string, in inputs, engine boo
 	if action, ok, err := b.store.Action(key); err != nil {
 		return nil, err
 	} else if ok && b.trusts(action) {
-		b.hit(name, engine)
+		b.hit(name, kind == stepCompiled)
 		b.tell(StepCached{name})
 		b.made(name, key, action.Outputs)
-		if engine && !b.planning {
+		if kind != stepOwn && !b.planning {
 			return action.Outputs, b.share(ctx, key, action)
 		}
 		return action.Outputs, nil
 	} else if ok {
 		foreign = action.Signer
 	}
-	if engine && !b.planning {
-		out, err := b.findShared(ctx, name, key)
+	if kind != stepOwn && !b.planning {
+		out, err := b.findShared(ctx, name, key, kind)
 		if out != nil || err != nil {
 			return out, err
 		}
@@ -77,7 +89,7 @@ func (b *Builder) cached(ctx context.Context, name string, in inputs, engine boo
 		reason = "what the store has was made by " + foreign + ", whose key is not trusted here"
 	}
 	b.tell(StepMissed{name, reason})
-	b.miss(name, reason, engine)
+	b.miss(name, reason, kind == stepCompiled)
 	if b.planning {
 		return nil, errPlanned
 	}
@@ -97,9 +109,9 @@ func (b *Builder) cached(ctx context.Context, name string, in inputs, engine boo
 	if err := b.store.PutAction(key, action); err != nil {
 		return nil, err
 	}
-	b.done(name, took, engine)
+	b.done(name, took, kind == stepCompiled)
 	b.made(name, key, out)
-	if engine {
+	if kind != stepOwn {
 		err = b.share(ctx, key, action)
 	}
 	return out, err

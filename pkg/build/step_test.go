@@ -41,7 +41,7 @@ func TestCachedSaysWhyItMissed(t *testing.T) {
 		{inputs{"a": "1", "b": "1"}, 2, ""},
 	} {
 		b.begin()
-		out, err := b.cached(t.Context(), "a step", step.in, true, do)
+		out, err := b.cached(t.Context(), "a step", step.in, stepCompiled, do)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestCachedKeepsNothingOfAFailure(t *testing.T) {
 	b := newTestBuilder(t)
 	boom := errors.New("boom")
 	in := inputs{"a": "1"}
-	_, err := b.cached(t.Context(), "a step", in, true, func(context.Context) (outputs, error) { return nil, boom })
+	_, err := b.cached(t.Context(), "a step", in, stepCompiled, func(context.Context) (outputs, error) { return nil, boom })
 	if !errors.Is(err, boom) {
 		t.Fatalf("error %v, want boom", err)
 	}
@@ -82,7 +82,7 @@ func TestCachedKeepsNothingOfAFailure(t *testing.T) {
 func TestPlanRunsNothing(t *testing.T) {
 	b := newTestBuilder(t)
 	b.planning = true
-	_, err := b.cached(t.Context(), "a step", inputs{"a": "1"}, true, func(context.Context) (outputs, error) {
+	_, err := b.cached(t.Context(), "a step", inputs{"a": "1"}, stepCompiled, func(context.Context) (outputs, error) {
 		t.Error("a plan ran a step")
 		return nil, nil
 	})

@@ -7,6 +7,10 @@ const (
 	EnvelopeFile   = "provenance.dsse.json" // the same, signed for other programs
 	SPDXFile       = "sbom.spdx.json"       // what is in it, package sbom
 	CycloneDXFile  = "sbom.cdx.json"        // the same in another format
+	// LicenseTextsFile has the texts of the licences of what it is made of, and
+	// LicensesFile says for programs whose they are; package licenses.
+	LicenseTextsFile = "licenses.txt"
+	LicensesFile     = "licenses.json"
 )
 
 // MaxDescription bounds each of them, in bytes.
@@ -14,5 +18,5 @@ const MaxDescription = 32 << 20
 
 // Descriptions are the names of those files, sorted.
 func Descriptions() []string {
-	return []string{EnvelopeFile, ProvenanceFile, CycloneDXFile, SPDXFile}
+	return []string{LicenseTextsFile, LicensesFile, EnvelopeFile, ProvenanceFile, CycloneDXFile, SPDXFile}
 }

@@ -3,15 +3,20 @@ package bundle
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sovereign-build/sovereign/internal/atomicdir"
 	"github.com/sovereign-build/sovereign/internal/stream"
@@ -25,6 +30,8 @@ import (
 type Writer struct {
 	temp  *atomicdir.Dir
 	roles map[string]string
+	// added are the sizes and digests of what Add wrote.
+	added map[string]Artifact
 }
 
 // Create begins the bundle that is to stand at dir. What is at dir now must be
@@ -36,7 +43,7 @@ func Create(dir string) (*Writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Writer{temp: temp, roles: map[string]string{}}, nil
+	return &Writer{temp: temp, roles: map[string]string{}, added: map[string]Artifact{}}, nil
 }
 
 // Path registers the artifact name with its role and returns the path its
@@ -52,21 +59,75 @@ func (w *Writer) Path(name, role string) (string, error) {
 	return filepath.Join(w.temp.Path, name), nil
 }
 
-// Add copies r into the artifact name.
+// writeback is after how many bytes the kernel is asked to begin to bring them to
+// the disk, so that little is left to do for the sync at the end.
+const writeback = 16 << 20
+
+// Add copies r into the artifact name. After an error, of r's own class where r
+// gave it, there is no such artifact, and it may be added again.
 func (w *Writer) Add(ctx context.Context, name, role string, r io.Reader) error {
-	path, err := w.Path(name, role)
+	h := sha256.New()
+	a, err := w.add(ctx, name, role, r, h)
 	if err != nil {
 		return err
 	}
+	a.Digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
+	w.added[name] = a
+	return nil
+}
+
+// AddVerified is Add for a reader that ends in an error unless it gave the bytes
+// that a describes: they are not hashed once more.
+func (w *Writer) AddVerified(ctx context.Context, a Artifact, r io.Reader) error {
+	got, err := w.add(ctx, a.File, a.Role, r, nil)
+	if err != nil {
+		return err
+	}
+	got.Digest = a.Digest
+	w.added[a.File] = got
+	return nil
+}
+
+// add writes a file and tells its size.
+func (w *Writer) add(ctx context.Context, name, role string, r io.Reader, h hash.Hash) (a Artifact, err error) {
+	path, err := w.Path(name, role)
+	if err != nil {
+		return a, err
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
-		return fault.Wrap(fault.Environment, err)
+		return a, fault.Wrap(fault.Environment, err)
 	}
-	_, err = io.Copy(f, stream.WithContext(ctx, r))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fault.Wrap(fault.Environment, fmt.Errorf("writing %s: %w", path, err))
+	to := &writtenBack{f: f, hash: h}
+	_, err = io.CopyBuffer(to, struct{ io.Reader }{stream.WithContext(ctx, r)}, make([]byte, 1<<20))
+	if err = errors.Join(err, fault.Wrap(fault.Environment, f.Close())); err != nil {
+		delete(w.roles, name)
+		return a, errors.Join(fmt.Errorf("writing %s: %w", path, err), fault.Wrap(fault.Environment, os.Remove(path)))
 	}
-	return nil
+	return Artifact{File: name, Role: role, Size: to.size}, nil
+}
+
+// writtenBack is a file that is hashed as it is written, if there is a hash, and
+// brought to the disk.
+type writtenBack struct {
+	f           *os.File
+	hash        hash.Hash
+	size, given int64
+}
+
+// Write implements io.Writer.
+func (w *writtenBack) Write(b []byte) (int, error) {
+	n, err := w.f.Write(b)
+	if w.hash != nil {
+		w.hash.Write(b[:n])
+	}
+	w.size += int64(n)
+	if w.size-w.given >= writeback {
+		// Not every file system can; the sync at the end can.
+		_ = unix.SyncFileRange(int(w.f.Fd()), w.given, w.size-w.given, unix.SYNC_FILE_RANGE_WRITE)
+		w.given = w.size
+	}
+	return n, fault.Wrap(fault.Environment, err)
 }
 
 // Describe adds a file that describes the bundle, or its signature.
@@ -103,6 +164,10 @@ func (w *Writer) commit(ctx context.Context, m *Manifest) error {
 		path := filepath.Join(w.temp.Path, a.File)
 		if err := settle(path); err != nil {
 			return fault.Wrap(fault.Environment, err)
+		}
+		if added, ok := w.added[a.File]; ok {
+			a.Size, a.Digest = added.Size, added.Digest
+			continue
 		}
 		var err error
 		if a.Size, a.Digest, err = digestFile(ctx, path, -1); err != nil {
@@ -178,7 +243,7 @@ func (w *Writer) addFile(ctx context.Context, name, role, source string) error {
 		return fault.Wrap(fault.Environment, err)
 	}
 	defer f.Close()
-	return w.Add(ctx, name, role, f)
+	return fault.Wrap(fault.Environment, w.Add(ctx, name, role, f))
 }
 
 // Marshal gives the manifest's bytes: indented, keys in the order of the type,

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/attest"
 	"github.com/sovereign-build/sovereign/pkg/build/disk"
+	"github.com/sovereign-build/sovereign/pkg/build/licenses"
 	"github.com/sovereign-build/sovereign/pkg/build/lock"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -32,7 +33,9 @@ type Bill struct {
 	SourceDate int64  // seconds since 1970
 	// Components are sorted by kind, name and version.
 	Components []Component
-	manifest   *bundle.Manifest
+	// Licenses are the texts that lie beside the bundle, nil where there are none.
+	Licenses *Licenses
+	manifest *bundle.Manifest
 }
 
 // Kind is what a component is.
@@ -68,10 +71,23 @@ type Component struct {
 // ID names a component in a bill.
 func (c Component) ID() string { return string(c.Kind) + "-" + c.Name + "-" + c.Version }
 
-// Collect reads the bundle in dir, which must have been verified, and its
-// provenance. Errors are of class fault.Verification where the two do not agree,
-// and fault.Usage for a bundle without a provenance.
+// Collect reads the bundle in dir, which must have been verified, its provenance
+// and the licences beside it. Errors are of class fault.Verification where these
+// do not agree, and fault.Usage for a bundle without a provenance.
 func Collect(ctx context.Context, dir string) (*Bill, error) {
+	b, err := Contents(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	list, digest, err := licenses.Read(dir)
+	if err != nil || list == nil {
+		return b, err
+	}
+	return b, b.AddLicenses(list, digest)
+}
+
+// Contents is Collect without the licences, for whoever is about to write them.
+func Contents(ctx context.Context, dir string) (*Bill, error) {
 	p, err := attest.ReadProvenance(dir)
 	if err != nil {
 		return nil, err
@@ -268,7 +284,7 @@ func sourceComponent(s lock.Source) Component {
 func (c *collector) goToolchain() *Component {
 	g := c.in.Lock.Go
 	v := Component{Kind: KindSource, Name: "go", Version: strings.TrimPrefix(g.Version, "go"), License: "BSD-3-Clause",
-		PURL: "pkg:golang/toolchain@" + purlPart(g.Version), CPE: cpe("a", "go", strings.TrimPrefix(g.Version, "go"))}
+		PURL: toolchain + purlPart(g.Version), CPE: cpe("a", "go", strings.TrimPrefix(g.Version, "go"))}
 	// One zip for each machine that builds: the first by name stands for all.
 	if len(g.Modules) > 0 {
 		v.Digest = strings.TrimPrefix(string(g.Modules[0].Digest), "sha256:")
@@ -299,7 +315,7 @@ func (c *collector) program(e rootfs.Entry, owner *Component) error {
 	if owner != nil {
 		within = []string{owner.ID()}
 	}
-	modules := []struct{ path, version, sum string }{{"stdlib", strings.TrimPrefix(strings.Fields(info.GoVersion + " ")[0], "go"), ""}}
+	modules := []struct{ path, version, sum string }{{stdlib, strings.TrimPrefix(strings.Fields(info.GoVersion + " ")[0], "go"), ""}}
 	for _, d := range info.Deps {
 		if d.Replace != nil {
 			d = d.Replace
@@ -308,7 +324,7 @@ func (c *collector) program(e rootfs.Entry, owner *Component) error {
 	}
 	for _, m := range modules {
 		v := c.add(Component{Kind: KindModule, Name: m.path, Version: m.version, Go: m.sum, PURL: "pkg:golang/" + purlPath(m.path) + "@" + purlPart(m.version)})
-		if m.path == "stdlib" {
+		if m.path == stdlib {
 			v.License, v.CPE = "BSD-3-Clause", cpe("a", "go", m.version)
 		}
 		v.Within = append(v.Within, within...)

@@ -1,12 +1,15 @@
 package sbom
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sovereign-build/sovereign/pkg/bundle"
 )
 
 type cdxDocument struct {
@@ -53,8 +56,9 @@ type cdxLicense struct {
 }
 
 type cdxReference struct {
-	Type string `json:"type"`
-	URL  string `json:"url"`
+	Type   string    `json:"type"`
+	URL    string    `json:"url"`
+	Hashes []cdxHash `json:"hashes,omitempty"`
 }
 
 type cdxProperty struct {
@@ -85,6 +89,9 @@ func (b *Bill) CycloneDX() ([]byte, error) {
 		Component: cdxComponent{Type: "operating-system", Ref: "bundle", Name: b.Name, Version: b.Digest,
 			Hashes: []cdxHash{{"SHA-256", strings.TrimPrefix(b.Digest, "sha256:")}}, Properties: []cdxProperty{{"sovereign:arch", b.Arch}}},
 	}
+	if l := b.Licenses; l != nil {
+		d.Metadata.Component.References = []cdxReference{{Type: "license", URL: bundle.LicenseTextsFile, Hashes: []cdxHash{{"SHA-256", strings.TrimPrefix(l.Digest, "sha256:")}}}}
+	}
 	for _, a := range b.manifest.Artifacts {
 		d.Components = append(d.Components, cdxComponent{Type: "file", Ref: "file-" + a.File, Name: a.File,
 			Hashes: []cdxHash{{"SHA-256", strings.TrimPrefix(a.Digest, "sha256:")}}, Properties: []cdxProperty{{"sovereign:role", a.Role}}})
@@ -101,14 +108,17 @@ func (b *Bill) CycloneDX() ([]byte, error) {
 			v.Licenses = []cdxLicense{{expression}}
 		}
 		if strings.Contains(c.From, "://") {
-			v.References = append(v.References, cdxReference{"distribution", c.From})
+			v.References = append(v.References, cdxReference{Type: "distribution", URL: c.From})
 		}
 		if c.URL != "" {
-			v.References = append(v.References, cdxReference{"website", c.URL})
+			v.References = append(v.References, cdxReference{Type: "website", URL: c.URL})
 		}
 		v.Properties = append(v.Properties, cdxProperty{"sovereign:kind", string(c.Kind)})
 		if c.Go != "" {
 			v.Properties = append(v.Properties, cdxProperty{"sovereign:go.sum", c.Go})
+		}
+		for _, f := range b.licenseFiles(c) {
+			v.Properties = append(v.Properties, cdxProperty{"sovereign:license", f.Path + " " + cmp.Or(f.Text, "(left out)")})
 		}
 		d.Components = append(d.Components, v)
 		if c.Kind == KindKernel || c.Kind == KindPackage || c.Kind == KindModule && len(c.Within) == 0 {

@@ -12,7 +12,7 @@ import (
 // form make the same bytes of a bundle, and those of another may not. It stands
 // in both formats as the version of the tool. Whoever changes what is said, or
 // in which words, counts it up.
-const Form = 1
+const Form = 2
 
 // tool is the name that the documents have for what made them.
 const tool = "sovereign-build"

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -39,6 +40,7 @@ type spdxPackage struct {
 	FilesAnalyzed    bool           `json:"filesAnalyzed"`
 	LicenseConcluded string         `json:"licenseConcluded"`
 	LicenseDeclared  string         `json:"licenseDeclared"`
+	LicenseComments  string         `json:"licenseComments,omitempty"`
 	Copyright        string         `json:"copyrightText"`
 	Comment          string         `json:"comment,omitempty"`
 	Checksums        []spdxChecksum `json:"checksums,omitempty"`
@@ -118,11 +120,16 @@ func (b *Bill) SPDX() ([]byte, error) {
 		d.Files = append(d.Files, spdxFile{id, "./" + a.File, []spdxChecksum{{"SHA256", strings.TrimPrefix(a.Digest, "sha256:")}}, noAssertion, noAssertion})
 		relate(bundleID, "CONTAINS", id)
 	}
+	if l := b.Licenses; l != nil {
+		id := spdxID("file-" + bundle.LicenseTextsFile)
+		d.Files = append(d.Files, spdxFile{id, "./" + bundle.LicenseTextsFile, []spdxChecksum{{"SHA256", strings.TrimPrefix(l.Digest, "sha256:")}}, noAssertion, noAssertion})
+		relate(id, "DOCUMENTATION_OF", bundleID)
+	}
 	own := map[string]bool{}
 	for _, c := range b.Components {
 		id := spdxID(c.ID())
 		p := spdxPackage{ID: id, Name: c.Name, Version: c.Version, Purpose: purposes[c.Kind], Download: noAssertion, Homepage: c.URL,
-			LicenseConcluded: noAssertion, LicenseDeclared: noAssertion, Copyright: noAssertion}
+			LicenseConcluded: noAssertion, LicenseDeclared: noAssertion, Copyright: noAssertion, LicenseComments: licenseComment(b.licenseFiles(c))}
 		if strings.Contains(c.From, "://") {
 			p.Download = c.From
 		}

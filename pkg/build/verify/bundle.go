@@ -18,6 +18,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/pkg/build/attest"
 	"github.com/sovereign-build/sovereign/pkg/build/disk"
+	"github.com/sovereign-build/sovereign/pkg/build/licenses"
 	"github.com/sovereign-build/sovereign/pkg/build/sbom"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
@@ -56,6 +57,8 @@ type Options struct {
 	// Key is the one that has to have signed it, or to have been rotated to the
 	// one that has; "" takes the one that the bundle names itself.
 	Key signature.Key
+	// Sigstore is a second signature that has to be there; nil asks for none.
+	Sigstore *Sigstore
 	// Tell is told each check when it is done; nil is nobody.
 	Tell func(Check)
 }
@@ -101,10 +104,10 @@ func (c *checker) name(what string) string {
 // first lie, which is the error, of class fault.Verification.
 func Bundle(ctx context.Context, dir string, o Options) (*Report, error) {
 	c := &checker{tell: o.Tell}
-	return &c.Report, c.bundle(ctx, dir, o.Key)
+	return &c.Report, c.bundle(ctx, dir, o.Key, o.Sigstore)
 }
 
-func (c *checker) bundle(ctx context.Context, dir string, key signature.Key) error {
+func (c *checker) bundle(ctx context.Context, dir string, key signature.Key, also *Sigstore) error {
 	var offer signature.Offer
 	var m *bundle.Manifest
 	if _, err := os.Stat(filepath.Join(dir, bundle.ManifestFile)); errors.Is(err, fs.ErrNotExist) {
@@ -128,6 +131,9 @@ func (c *checker) bundle(ctx context.Context, dir string, key signature.Key) err
 	// First who vouches for it: nothing else is worth a look otherwise.
 	signed, err := c.signature(offer, key)
 	if err != nil {
+		return err
+	}
+	if err := c.sigstore(ctx, also, offer.Manifest); err != nil {
 		return err
 	}
 	if err := c.do("files", func() (string, error) { return files(ctx, dir, m) }); err != nil {
@@ -324,6 +330,9 @@ func (c *checker) descriptions(ctx context.Context, dir string, m *bundle.Manife
 	default:
 		c.add("envelope", Skipped, "there is no %s", bundle.EnvelopeFile)
 	}
+	if err := c.licenses(texts); err != nil {
+		return err
+	}
 	if texts[bundle.SPDXFile] == nil && texts[bundle.CycloneDXFile] == nil {
 		c.add("bill of materials", Skipped, "there is neither %s nor %s", bundle.SPDXFile, bundle.CycloneDXFile)
 		return nil
@@ -351,6 +360,37 @@ func (c *checker) descriptions(ctx context.Context, dir string, m *bundle.Manife
 			}
 		}
 		return fmt.Sprintf("%d components, as found in the image", len(bill.Components)), nil
+	})
+}
+
+// licenses holds the two files with licences to each other. That they are of this
+// image the bill of materials says, and that they are what the sources have, a
+// rebuild.
+func (c *checker) licenses(texts map[string][]byte) error {
+	list, text := texts[bundle.LicensesFile], texts[bundle.LicenseTextsFile]
+	switch form := licenses.FormOf(list); {
+	case list == nil && text == nil:
+		c.add("licences", Skipped, "there is neither %s nor %s", bundle.LicensesFile, bundle.LicenseTextsFile)
+		return nil
+	case list != nil && form > 0 && form != licenses.Form:
+		c.add("licences", Skipped, "%s has form %d, and this program reads form %d", bundle.LicensesFile, form, licenses.Form)
+		return nil
+	}
+	return c.do("licences", func() (string, error) {
+		if list == nil || text == nil {
+			return "", fmt.Errorf("of %s and %s there is only one", bundle.LicensesFile, bundle.LicenseTextsFile)
+		}
+		l, err := licenses.Check(list, text)
+		if err != nil {
+			return "", err
+		}
+		bare := 0
+		for _, v := range l.Components {
+			if len(v.Files) == 0 {
+				bare++
+			}
+		}
+		return fmt.Sprintf("%d texts of %d components, %d of them without any", len(l.Texts), len(l.Components), bare), nil
 	})
 }
 

@@ -18,10 +18,10 @@ func Dir(ctx context.Context, dir string, o Options) (*Report, error) {
 		return Bundle(ctx, dir, o)
 	}
 	c := &checker{tell: o.Tell}
-	return &c.Report, c.release(ctx, dir, o.Key)
+	return &c.Report, c.release(ctx, dir, o.Key, o.Sigstore)
 }
 
-func (c *checker) release(ctx context.Context, dir string, key signature.Key) error {
+func (c *checker) release(ctx context.Context, dir string, key signature.Key, also *Sigstore) error {
 	var l *release.List
 	var text, signed []byte
 	err := c.do("release", func() (_ string, err error) {
@@ -37,6 +37,9 @@ func (c *checker) release(ctx context.Context, dir string, key signature.Key) er
 	offer := signature.Offer{Name: l.Name, Arch: signature.AllArchs, Manifest: text, Key: signature.Key(l.Key), Signature: signed}
 	who, err := c.signature(offer, key)
 	if err != nil {
+		return err
+	}
+	if err := c.sigstore(ctx, also, text); err != nil {
 		return err
 	}
 	if who != nil && (who.Version != l.Version || who.Index != l.Index) {
@@ -60,7 +63,7 @@ func (c *checker) release(ctx context.Context, dir string, key signature.Key) er
 // part checks a bundle of a release, and that it is one of this release.
 func (c *checker) part(ctx context.Context, dir, name string, l *release.List, key signature.Key, who *signature.Signed) error {
 	one := &checker{tell: c.tell, of: name}
-	err := one.bundle(ctx, filepath.Join(dir, name), key)
+	err := one.bundle(ctx, filepath.Join(dir, name), key, nil) // the list has its digest
 	c.Checks = append(c.Checks, one.Checks...)
 	if err != nil {
 		return err

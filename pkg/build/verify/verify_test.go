@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/sovereign-build/sovereign/internal/bundletest"
+	"github.com/sovereign-build/sovereign/pkg/build/attest"
 	"github.com/sovereign-build/sovereign/pkg/build/release"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
@@ -79,7 +81,7 @@ func TestGood(t *testing.T) {
 		}
 		done[c.What]++
 	}
-	for _, what := range []string{"manifest", "files", "sums", "root hash", "descriptions", "provenance", "envelope", "bill of materials", "belongs here"} {
+	for _, what := range []string{"manifest", "files", "sums", "root hash", "descriptions", "provenance", "envelope", "licences", "bill of materials", "belongs here"} {
 		if done[what] != 2 {
 			t.Errorf("%s was checked %d times", what, done[what])
 		}
@@ -238,6 +240,71 @@ func TestForgers(t *testing.T) {
 	bundletest.Sign(t, bad, key, "1.0", 9, nil)
 	lied(t, bad, o, "the file system leads to")
 
+	// A text that is not upstream's any more, and a list of licences that is another
+	// bundle's, each signed by whoever has the key.
+	for words, change := range map[string]func(dir string) error{
+		"has the text": func(dir string) error {
+			path := filepath.Join(dir, bundle.LicenseTextsFile)
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(path, bytes.Replace(text, []byte("what you like"), []byte("what WE like!"), 1), 0o644)
+		},
+		"licenses.json is about": func(dir string) error {
+			for _, name := range []string{bundle.LicensesFile, bundle.LicenseTextsFile} {
+				text, err := os.ReadFile(filepath.Join(newer, "sql-amd64", name))
+				if err != nil {
+					return err
+				}
+				if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+		"there is only one": func(dir string) error { return os.Remove(filepath.Join(dir, bundle.LicensesFile)) },
+	} {
+		d := filepath.Join(t.TempDir(), "sql-amd64")
+		bundletest.Make(t, d, bundletest.Options{Key: key.Public(), Content: "a"})
+		if err := change(d); err != nil {
+			t.Fatal(err)
+		}
+		bundletest.Sign(t, d, key, "1.0", 9, nil)
+		lied(t, d, o, words)
+	}
+
+	// What describes a bundle is another's, or says less than the image holds, and
+	// whoever has the key has signed that.
+	for words, change := range map[string]func(dir string) error{
+		"sbom.spdx.json is not what the image makes it": func(dir string) error {
+			return replace(filepath.Join(dir, bundle.SPDXFile), `"name": "zlib"`, `"name": "zlob"`)
+		},
+		"sbom.cdx.json is not what the image makes it": func(dir string) error {
+			return replace(filepath.Join(dir, bundle.CycloneDXFile), `"name": "zlib"`, `"name": "zlob"`)
+		},
+		"which is no file of this bundle": func(dir string) error {
+			return replace(filepath.Join(dir, bundle.ProvenanceFile), `"name": "bzImage"`, `"name": "vmlinuz"`)
+		},
+		"is not what the lock": func(dir string) error {
+			return replace(filepath.Join(dir, bundle.ProvenanceFile), `"name": "zlib 1.3.1"`, `"name": "zlib 1.3.2"`)
+		},
+	} {
+		d := filepath.Join(t.TempDir(), "sql-amd64")
+		bundletest.Make(t, d, bundletest.Options{Key: key.Public(), Content: "a"})
+		if err := change(d); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := attest.Sign(t.Context(), d, attest.Options{Key: key, Version: "1.0", Index: 9}); err != nil {
+			// Who signs looks at what it is about first.
+			if fault.ClassOf(err) != fault.Verification || !strings.Contains(err.Error(), words) {
+				t.Errorf("signing: %v; want %q", err, words)
+			}
+			continue
+		}
+		lied(t, d, o, words)
+	}
+
 	// A rotation is followed, and one by somebody else is not.
 	rotated, err := signature.Rotate(key, forger.Public(), 6, nil)
 	if err != nil {
@@ -254,6 +321,19 @@ func TestForgers(t *testing.T) {
 	}
 	bundletest.Sign(t, next, forger, "2.0", 7, rotated)
 	lied(t, next, o, "only what")
+}
+
+// replace changes a text of a file, which has to be there.
+func replace(path, old, other string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	changed := bytes.Replace(text, []byte(old), []byte(other), 1)
+	if bytes.Equal(changed, text) {
+		return fmt.Errorf("%s does not have %s", path, old)
+	}
+	return os.WriteFile(path, changed, 0o644)
 }
 
 // edit changes a JSON file and keeps the order of keys as its type has it where

@@ -34,16 +34,20 @@ const (
 	CycloneDXType = "application/vnd.cyclonedx+json"
 	StatementType = "application/vnd.in-toto+json"
 	EnvelopeType  = "application/vnd.dsse.envelope.v1+json"
+	LicensesType  = "application/vnd.sovereign.licenses.v1+json"
+	TextsType     = "application/vnd.sovereign.licenses.texts.v1"
 )
 
 // descriptionTypes are the types of the files that a bundle's directory has
 // beside the bundle's own.
 var descriptionTypes = map[string]string{
-	signature.FileName:    SignatureType,
-	bundle.SPDXFile:       SPDXType,
-	bundle.CycloneDXFile:  CycloneDXType,
-	bundle.ProvenanceFile: StatementType,
-	bundle.EnvelopeFile:   EnvelopeType,
+	signature.FileName:      SignatureType,
+	bundle.SPDXFile:         SPDXType,
+	bundle.CycloneDXFile:    CycloneDXType,
+	bundle.ProvenanceFile:   StatementType,
+	bundle.EnvelopeFile:     EnvelopeType,
+	bundle.LicensesFile:     LicensesType,
+	bundle.LicenseTextsFile: TextsType,
 }
 
 // about makes the artifact of a file that says something about another artifact.

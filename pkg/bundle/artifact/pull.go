@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/sovereign-build/sovereign/internal/stream"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
 	"github.com/sovereign-build/sovereign/pkg/bundle/signature"
 	"github.com/sovereign-build/sovereign/pkg/fault"
@@ -214,10 +213,6 @@ func agree(m *v1.Manifest, want *bundle.Manifest) error {
 // file brings one file into the bundle that is being made: from the one that
 // stands in its place, if that has it, or from the registry.
 func (p *puller) file(ctx context.Context, w *bundle.Writer, a bundle.Artifact) error {
-	path, err := w.Path(a.File, a.Role)
-	if err != nil {
-		return err
-	}
 	h, err := digestOf(a.Digest)
 	if err != nil {
 		return err
@@ -226,7 +221,7 @@ func (p *puller) file(ctx context.Context, w *bundle.Writer, a bundle.Artifact) 
 	before := p.done
 	old := filepath.Join(p.dir, a.File)
 	if info, err := os.Lstat(old); err == nil && info.Mode().IsRegular() && info.Size() == a.Size {
-		if err := p.copy(ctx, old, path, d); err == nil || ctx.Err() != nil {
+		if err := p.copy(ctx, w, a, old, d); err == nil || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -234,43 +229,31 @@ func (p *puller) file(ctx context.Context, w *bundle.Writer, a bundle.Artifact) 
 	p.done = before
 	err = p.client.Blob(ctx, p.repo, d, func(r io.Reader) error {
 		p.done = before
-		return p.write(path, r)
+		return w.AddVerified(ctx, a, &counter{r, p})
 	})
 	p.fetched += p.done - before
 	return err
 }
 
-// copy writes the file old to path if it is what d describes.
-func (p *puller) copy(ctx context.Context, old, path string, d v1.Descriptor) error {
+// copy adds the file old to the bundle if it is what d describes.
+func (p *puller) copy(ctx context.Context, w *bundle.Writer, a bundle.Artifact, old string, d v1.Descriptor) error {
 	f, err := os.Open(old)
 	if err != nil {
 		return err
 	}
-	return errors.Join(p.write(path, registry.Verify(stream.WithContext(ctx, f), old, d)), f.Close())
+	return errors.Join(w.AddVerified(ctx, a, &counter{registry.Verify(f, old, d), p}), f.Close())
 }
 
-func (p *puller) write(path string, r io.Reader) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return fault.Wrap(fault.Environment, err)
-	}
-	_, err = io.CopyBuffer(&counter{f, p}, struct{ io.Reader }{r}, make([]byte, 1<<20))
-	return errors.Join(err, f.Close())
-}
-
-// counter reports what is written.
+// counter reports what is read.
 type counter struct {
-	f *os.File
+	r io.Reader
 	p *puller
 }
 
-// Write implements io.Writer.
-func (c *counter) Write(b []byte) (int, error) {
-	n, err := c.f.Write(b)
+// Read implements io.Reader.
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
 	c.p.done += int64(n)
 	c.p.progress(c.p.done, c.p.total)
-	if err != nil {
-		return n, fault.Wrap(fault.Environment, err)
-	}
-	return n, nil
+	return n, err
 }
