@@ -21,6 +21,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 const (
@@ -63,6 +64,9 @@ type logs struct {
 
 	mu      sync.Mutex
 	keepers map[string]*logKeeper
+	up      map[string]vm.Process // machines whose service with a log is healthy
+	agreed  map[string]agreement  // what their servers have been held to
+	work    sync.WaitGroup        // that holds them to it
 }
 
 // logKeeper has the log of one machine come to the device's disk, and from there
@@ -74,20 +78,26 @@ type logKeeper struct {
 	stop context.CancelFunc
 	done chan struct{}
 	more chan struct{} // there is something new
+	soon chan struct{} // there is something to receive
+
+	storing sync.Mutex // one has it come to the repository at a time
 
 	mu        sync.Mutex
 	spool     *wal.Spool // while it is received
 	receiving bool
 	since     time.Time // when receiving has changed
+	prompt    bool      // commits wait for what is received
 	news      replication.News
 	failed    string // why the log does not come to the repository
 }
 
 // RunLogs has logs kept as policies ask for, until ctx ends.
 func (m *Manager) RunLogs(ctx context.Context) {
+	defer m.logs.work.Wait()
 	defer m.stopLogs(nil)
 	for ctx.Err() == nil {
 		m.lookForLogs(ctx)
+		m.agree(ctx)
 		timer := time.NewTimer(lookEvery)
 		select {
 		case <-ctx.Done():
@@ -104,21 +114,22 @@ func (m *Manager) lookForLogs(ctx context.Context) {
 	if err != nil {
 		return // Run says so
 	}
-	wanted := map[string]bool{}
+	wanted := map[string]wish{}
 	for _, name := range names {
-		if s, err := m.State(name); err == nil && s.Policy != nil && s.Policy.LogS > 0 {
-			wanted[name] = true
+		if s, err := m.State(name); err == nil && wishOf(s).log {
+			wanted[name] = wishOf(s)
 		}
 	}
-	m.stopLogs(func(name string) bool { return wanted[name] })
+	m.stopLogs(func(name string) bool { return wanted[name].log })
 	m.logs.mu.Lock()
 	defer m.logs.mu.Unlock()
-	for name := range wanted {
-		if m.logs.keepers[name] != nil {
+	for name, want := range wanted {
+		if k := m.logs.keepers[name]; k != nil {
+			k.setPrompt(want.synchronous)
 			continue
 		}
 		k := &logKeeper{m: m, name: name, dir: filepath.Join(m.r.Dir(), "instances", name, logDir),
-			done: make(chan struct{}), more: make(chan struct{}, 1), since: time.Now()}
+			done: make(chan struct{}), more: make(chan struct{}, 1), soon: make(chan struct{}, 1), since: time.Now(), prompt: want.synchronous}
 		var work context.Context
 		work, k.stop = context.WithCancel(ctx)
 		m.logs.keepers[name] = k
@@ -159,7 +170,7 @@ func (k *logKeeper) spoolDir() string { return filepath.Join(k.dir, spoolDir) }
 
 // receive receives for as long as it is wanted.
 func (k *logKeeper) receive(ctx context.Context) {
-	wait, told := logRetry, ""
+	wait, told, waits := logRetry, "", false
 	for ctx.Err() == nil {
 		begin := time.Now()
 		err := k.once(ctx)
@@ -185,9 +196,50 @@ func (k *logKeeper) receive(ctx context.Context) {
 		if errors.Is(err, errDown) {
 			told = ""
 		}
-		pause.For(ctx, wait)
+		if now := k.commitsWait(); now != waits {
+			if waits = now; waits {
+				k.m.o.Report(k.name, "its commits wait until its log is received again; to let them go: sovereign-build backup policy "+k.name+" --synchronous=false")
+			}
+			k.m.o.Changed(k.name)
+		}
+		select {
+		case <-ctx.Done():
+		case <-k.soon:
+			wait = logRetry
+			continue
+		case <-time.After(wait):
+		}
 		wait = min(2*wait, logMaxRetry)
 	}
+}
+
+// commitsWait says whether commits wait for a log that is not received.
+func (k *logKeeper) commitsWait() bool {
+	up := k.m.isUp(k.name)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.prompt && up && !k.receiving && time.Since(k.since) >= waitAlarm
+}
+
+// hurry has it receive at once.
+func (k *logKeeper) hurry() { poked(k.soon) }
+
+func (k *logKeeper) setPrompt(on bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.prompt = on
+}
+
+func (k *logKeeper) isPrompt() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.prompt
+}
+
+func (k *logKeeper) isReceiving() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.receiving
 }
 
 // errDown: there is nothing to receive now.
@@ -256,7 +308,7 @@ func (k *logKeeper) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r := &replication.Receiver{Dir: k.spoolDir(), News: k.hear, Opened: func(s *wal.Spool) { k.opened(service, s) }}
+	r := &replication.Receiver{Dir: k.spoolDir(), News: k.hear, Prompt: k.isPrompt, Opened: func(s *wal.Spool) { k.opened(service, s) }}
 	_, err = wal.ReadBranch(k.spoolDir())
 	switch {
 	case err == nil:
@@ -318,16 +370,12 @@ func (k *logKeeper) setReceiving(on bool, s *wal.Spool) {
 	k.mu.Unlock()
 	if changed {
 		k.m.o.Changed(k.name)
+		poked(k.m.logs.poked)
 	}
 	k.wake()
 }
 
-func (k *logKeeper) wake() {
-	select {
-	case k.more <- struct{}{}:
-	default: // it looks anyway
-	}
-}
+func (k *logKeeper) wake() { poked(k.more) }
 
 func (k *logKeeper) hear(n replication.News) {
 	k.mu.Lock()
@@ -408,9 +456,20 @@ func (k *logKeeper) store(ctx context.Context) {
 	}
 }
 
+// storeNow is store for what is there now.
+func (k *logKeeper) storeNow(ctx context.Context) error {
+	state, err := k.m.State(k.name)
+	if err != nil {
+		return err
+	}
+	return k.storeAll(ctx, state)
+}
+
 // storeAll stores the branches that have ended, and what is new of the one that
 // goes on.
 func (k *logKeeper) storeAll(ctx context.Context, state State) error {
+	k.storing.Lock()
+	defer k.storing.Unlock()
 	entries, err := os.ReadDir(k.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -524,6 +583,7 @@ func (m *Manager) logStatus(name string, s State) *runtime.LogStatus {
 		return nil
 	}
 	l := &runtime.LogStatus{Service: s.Log.Service, Branch: s.Log.Branch, Stored: s.Log.Stored, StoredAt: s.Log.StoredAt, Breaks: s.Log.Breaks}
+	l.Synchronous = m.synchronous(name, s)
 	k := m.logKeeper(name)
 	if k == nil {
 		return l
@@ -541,18 +601,24 @@ func (m *Manager) logStatus(name string, s State) *runtime.LogStatus {
 	return l
 }
 
-// logAlarms says what is wrong with a log.
-func logAlarms(l *runtime.LogStatus, s State, now time.Time) []string {
-	if l == nil || s.Policy == nil || s.Policy.LogS == 0 {
+// logAlarms says what is wrong with a log; up: the service that has it is healthy.
+func logAlarms(l *runtime.LogStatus, s State, up bool, now time.Time) []string {
+	if l == nil || !wishOf(s).log {
 		return nil
 	}
 	var list []string
+	if text := waiting(l, up, now); text != "" {
+		list = append(list, text)
+	}
+	if v := l.Synchronous; v != nil && up && l.Receiving && v.Why != "" {
+		list = append(list, "commits may be lost with the device's guest: "+v.Why)
+	}
 	for _, b := range l.Breaks {
 		if b.Lost {
 			list = append(list, fmt.Sprintf("the data disk went back: at %s the log did not go on from %v, until where it was kept (%s)", b.At.Format(time.RFC3339), b.Kept, b.Why))
 		}
 	}
-	if !l.Receiving && !l.Since.IsZero() && now.Sub(l.Since) > logLate {
+	if !l.Receiving && up && !l.Since.IsZero() && now.Sub(l.Since) > logLate {
 		list = append(list, fmt.Sprintf("the log has not been received since %s", l.Since.Format(time.RFC3339)))
 	}
 	if late := s.Policy.Log() + logLate; l.Kept > l.Stored && !l.StoredAt.IsZero() && now.Sub(l.StoredAt) > late {
