@@ -77,7 +77,9 @@ func TestBackupSynchronous(t *testing.T) {
 		m.ok("psql", "sql", "--", "--quiet", "--command=SELECT pg_terminate_backend(pid) FROM pg_stat_replication")
 		ended := make(chan error, 1)
 		go func() { ended <- insert(51) }()
-		m.until(ctx, "an alarm", func(b *runtime.BackupStatus) bool { return strings.Contains(strings.Join(b.Alarms, "\n"), "commits wait") })
+		m.until(ctx, "an alarm", func(b *runtime.BackupStatus) bool {
+			return strings.Contains(strings.Join(b.Alarms, "\n"), "commits wait")
+		})
 		select {
 		case err := <-ended:
 			t.Errorf("a commit was acknowledged whose log nobody has: %v", err)

@@ -53,8 +53,12 @@ type LogState struct {
 	// Stored is until where the repository has it.
 	Stored   wal.LSN   `json:"stored"`
 	StoredAt time.Time `json:"stored_at,omitzero"`
-	// Expected is why the log is going to break: a restore.
+	// Expected is why the log is going to break: a restore. GivenUp is the newest
+	// history of the disk that its owner had given up when this branch went on last:
+	// where there is a newer one, a break is by the owner's word. Both are over when
+	// the branch goes on.
 	Expected string             `json:"expected,omitempty"`
+	GivenUp  string             `json:"given_up,omitempty"`
 	Breaks   []runtime.LogBreak `json:"breaks,omitempty"`
 }
 
@@ -87,6 +91,10 @@ type logKeeper struct {
 	receiving bool
 	since     time.Time // when receiving has changed
 	prompt    bool      // commits wait for what is received
+	// unsettled: it is not known yet whether the branch goes on from what was kept,
+	// until resumed.
+	unsettled bool
+	resumed   wal.LSN
 	news      replication.News
 	failed    string // why the log does not come to the repository
 }
@@ -341,7 +349,21 @@ func (k *logKeeper) opened(service string, s *wal.Spool) {
 	k.setReceiving(true, s)
 	b := s.Branch()
 	state, err := k.m.State(k.name)
-	if err == nil && state.Log != nil && state.Log.Branch == b.ID && state.Log.Service == service {
+	goesOn := err == nil && state.Log != nil && state.Log.Branch == b.ID && state.Log.Service == service
+	given, givenErr := k.m.givenUp(k.name)
+	if givenErr != nil {
+		k.m.o.Report(k.name, "its log: "+givenErr.Error())
+	}
+	k.mu.Lock()
+	k.unsettled, k.resumed = goesOn && givenErr == nil, s.Extent().To
+	k.mu.Unlock()
+	made := false
+	if goesOn && givenErr == nil && state.Log.GivenUp != given {
+		for _, b := range state.Log.Breaks {
+			made = made || b.Lost
+		}
+	}
+	if goesOn && !made {
 		return
 	}
 	err = k.m.change(k.name, func(state *State) {
@@ -349,13 +371,21 @@ func (k *logKeeper) opened(service string, s *wal.Spool) {
 			state.Log = &LogState{}
 		}
 		l := state.Log
+		if made {
+			l.madeGood()
+			return
+		}
 		if l.Branch != b.ID {
 			l.Wanted, l.Tried, l.Stored, l.StoredAt = true, time.Time{}, 0, time.Time{}
 		}
-		l.Service, l.Branch, l.Expected = service, b.ID, ""
+		l.Service, l.Branch, l.Expected, l.GivenUp = service, b.ID, "", given
 	})
 	if err != nil {
 		k.m.o.Report(k.name, "its log: "+err.Error())
+	}
+	if made {
+		k.m.o.Report(k.name, "what its log had lost is given up by its owner")
+		return
 	}
 	k.m.o.Report(k.name, fmt.Sprintf("the log of %s is kept from %v on: %s", service, b.Start, b.Why))
 }
@@ -380,8 +410,52 @@ func (k *logKeeper) wake() { poked(k.more) }
 func (k *logKeeper) hear(n replication.News) {
 	k.mu.Lock()
 	k.news = n
+	settled := k.unsettled && n.Extent.To > k.resumed
+	if settled {
+		k.unsettled = false
+	}
 	k.mu.Unlock()
 	k.wake()
+	if settled {
+		k.settle(n.Branch.ID)
+	}
+}
+
+// settle notes that a branch goes on: a break that is still to come has nothing to
+// do with what was expected before.
+func (k *logKeeper) settle(branch string) {
+	given, err := k.m.givenUp(k.name)
+	var state State
+	if err == nil {
+		state, err = k.m.State(k.name)
+	}
+	if l := state.Log; err == nil && l != nil && l.Branch == branch && (l.Expected != "" || l.GivenUp != given) {
+		err = k.m.change(k.name, func(s *State) {
+			if l := s.Log; l != nil && l.Branch == branch {
+				l.Expected, l.GivenUp = "", given
+			}
+		})
+	}
+	if err != nil {
+		k.m.o.Report(k.name, "its log: "+err.Error())
+	}
+}
+
+// madeGood notes that nothing of what was lost is missed any more.
+func (l *LogState) madeGood() {
+	for n := range l.Breaks {
+		l.Breaks[n].Lost = false
+	}
+}
+
+// givenUp tells the newest history that a machine's owner has given up from
+// another; "" for none.
+func (m *Manager) givenUp(name string) (string, error) {
+	h, err := m.r.History(context.Background(), name)
+	if err != nil || h.GivenUp == nil {
+		return "", err
+	}
+	return h.GivenUp.Hash, nil
 }
 
 // breakOff puts a branch away that does not go on.
@@ -391,6 +465,10 @@ func (k *logKeeper) breakOff(why string, lost bool) error {
 		return err
 	}
 	kept, err := wal.OpenSpoolReadOnly(k.spoolDir())
+	if err != nil {
+		return err
+	}
+	given, err := k.m.givenUp(k.name)
 	if err != nil {
 		return err
 	}
@@ -405,8 +483,12 @@ func (k *logKeeper) breakOff(why string, lost bool) error {
 			return
 		}
 		br := runtime.LogBreak{At: now(), Branch: b.ID, Kept: kept.Extent.To, Why: why, Lost: lost}
-		if l.Expected != "" {
+		switch {
+		case l.Expected != "":
 			br.Why, br.Lost, l.Expected = l.Expected, false, ""
+		case l.GivenUp != given:
+			br.Why, br.Lost = "its owner gave up what the disk had: "+why, false
+			l.madeGood()
 		}
 		l.Breaks = append(l.Breaks, br)
 		l.Breaks = l.Breaks[max(0, len(l.Breaks)-maxBreaks):]

@@ -373,11 +373,14 @@ func (m *Manager) expectBreak(name, why string) error {
 	if err != nil || state.Log == nil {
 		return err
 	}
+	if k := m.logKeeper(name); k != nil {
+		k.mu.Lock()
+		k.unsettled = false // what still comes from the disk that goes says nothing
+		k.mu.Unlock()
+	}
 	return m.change(name, func(s *State) {
 		s.Log.Expected = why
-		for n := range s.Log.Breaks {
-			s.Log.Breaks[n].Lost = false
-		}
+		s.Log.madeGood()
 	})
 }
 
