@@ -687,6 +687,8 @@ func (s *session) event() event {
 		return event{over: true}
 	case *pgproto3.ErrorResponse:
 		return event{err: fault.Wrap(fault.Device, &serverError{*m})}
+	case *pgproto3.CommandComplete: // its last word: all of its log has been sent
+		return event{err: fault.Errorf(fault.Device, "the server has shut down")}
 	case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus:
 		return event{}
 	}
