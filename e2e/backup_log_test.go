@@ -144,6 +144,13 @@ func TestBackupLog(t *testing.T) {
 	})
 	t.Run("recover", func(t *testing.T) {
 		m := m.in(t)
+		if out, code := m.command("recover", "sql"); code != 2 || out != "" {
+			t.Errorf("of a machine that serves all that there is: exit %d, %q", code, out)
+		}
+		m.ok("down", "sql")
+		if err := os.Remove(filepath.Join(m.stateDir(), "instances/sql/data.img")); err != nil {
+			t.Fatal(err)
+		}
 		out := m.ok("recover", "sql")
 		t.Log(out)
 		m.up("sql")

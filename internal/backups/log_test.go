@@ -225,6 +225,28 @@ func TestAgree(t *testing.T) {
 	}
 }
 
+// A machine that serves a disk with all of its log has nothing to recover; one whose
+// disk went back has, while it serves.
+func TestRecoverServing(t *testing.T) {
+	const nothing = "nothing to recover"
+	l := newLogged(t)
+	s := l.begin()
+	if _, err := l.Recover(t.Context(), "sql", ""); err == nil || strings.Contains(err.Error(), nothing) {
+		t.Errorf("down: %v", err)
+	}
+	l.Seen("sql", serving(1))
+	if _, err := l.Recover(t.Context(), "sql", ""); fault.ClassOf(err) != fault.Usage || !strings.Contains(err.Error(), nothing) {
+		t.Errorf("it serves: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l.breakOff()
+	if _, err := l.Recover(t.Context(), "sql", ""); err == nil || strings.Contains(err.Error(), nothing) {
+		t.Errorf("its disk went back: %v", err)
+	}
+}
+
 // What is said of commits that wait.
 func TestLogAlarms(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

@@ -386,17 +386,20 @@ func (m *Manager) expectBreak(name, why string) error {
 
 // Recover rolls a machine's disk forward to the end of the log that was kept of
 // it: from its newest backup, by what the repository and this device have. It is
-// the way out for a disk that went back.
+// the way out for a disk that is lost, or went back. A machine that serves a disk
+// which has all of its log is an error (fault.Usage): what it commits until its
+// disk is taken would be on that alone.
 func (m *Manager) Recover(ctx context.Context, name, repository string) (*runtime.RestoreResult, error) {
 	state, err := m.State(name)
 	if err != nil {
 		return nil, err
 	}
 	q := Restore{Machine: name, Repository: repository, Moment: &Moment{}}
+	lost := false
 	if l := state.Log; l != nil {
 		q.Moment.Branch = l.Branch
 		for _, b := range l.Breaks { // the first loss has the most
-			if b.Lost {
+			if lost = b.Lost; lost {
 				q.Moment.Branch = b.Branch
 				break
 			}
@@ -405,5 +408,13 @@ func (m *Manager) Recover(ctx context.Context, name, repository string) (*runtim
 	if _, err := os.Lstat(filepath.Join(m.r.Dir(), "instances", name)); errors.Is(err, fs.ErrNotExist) {
 		q.As = name // a device that never had it
 	}
-	return m.Restore(ctx, q)
+	if !lost && m.isUp(name) {
+		return nil, fault.Errorf(fault.Usage, "%s serves, and its disk has all of its log: there is nothing to recover", name).
+			Hintf("if what it serves is damaged all the same, have the log come to its end first: sovereign-build down %s; then recover it", name)
+	}
+	res, err := m.Restore(ctx, q)
+	if err == nil && res.Kept != "" && !lost {
+		res.Notes = append(res.Notes, "the log is replayed as far as it was received; what the former disk had committed behind that, if anything, is on it alone")
+	}
+	return res, err
 }

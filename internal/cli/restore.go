@@ -177,7 +177,10 @@ was on the device's disk. The disk that the machine has is kept, as by restore
 --in-place, and is not touched before the end has been reached.
 
 Where the log broke as the disk went back, it is the log of before that is
-replayed: what was done since is on the disk that is kept.`,
+replayed: what was done since is on the disk that is kept. A machine that serves a
+disk with all of its log has nothing to recover, and the command ends with 2: what
+it commits meanwhile would be on the former disk alone. A disk that is there and
+good needs only sovereign-build up: PostgreSQL recovers from a crash by itself.`,
 		Example: `  sovereign-build recover sql`,
 		Args:    operands("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
