@@ -47,7 +47,7 @@ func (m *Manager) Drill(ctx context.Context, name, id, repository string, noLog 
 	}
 	begin := time.Now()
 	d := &backup.Drill{Machine: name, At: now()}
-	err = m.drill(ctx, Restore{Machine: name, Snapshot: id, Repository: repository, As: temporaryName(drillPrefix, name)}, noLog, d)
+	err = m.drill(ctx, Restore{Machine: name, Snapshot: id, Repository: repository, As: temporaryName(drillPrefix, name)}, state, noLog, d)
 	if err != nil {
 		return nil, m.noteDrill(ctx, name, err)
 	}
@@ -100,7 +100,7 @@ func temporaryName(prefix, name string) string {
 
 // drill restores, boots and checks. What is wrong with the backup stands in the
 // report; what keeps the drill from being done is the error.
-func (m *Manager) drill(ctx context.Context, q Restore, noLog bool, d *backup.Drill) (err error) {
+func (m *Manager) drill(ctx context.Context, q Restore, state State, noLog bool, d *backup.Drill) (err error) {
 	if err := m.r.Discard(ctx, q.As); err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (m *Manager) drill(ctx context.Context, q Restore, noLog bool, d *backup.Dr
 	}
 	d.Snapshot, d.Taken = about.Snapshots[0].ID, about.Manifest.Taken
 	q.Snapshot = d.Snapshot
-	log, passed := m.drillLog(ctx, q, about.Manifest.Log, noLog, d)
+	log, passed := m.drillLog(ctx, q, state.promises(q.Repository, about.Manifest, time.Now()), about.Manifest.Log, noLog, d)
 	if log != nil {
 		defer func() { err = errors.Join(err, log.close()) }()
 	}
@@ -160,10 +160,19 @@ func (m *Manager) drill(ctx context.Context, q Restore, noLog bool, d *backup.Dr
 	return context.Cause(ctx)
 }
 
+// promises says whether by the machine's policy a repository has the log of a
+// backup: one that was made there once besides, and one that is older than any
+// moment that is to be had, need not have it.
+func (s State) promises(repository string, b *backup.Manifest, now time.Time) bool {
+	p, l := s.Policy, s.Log
+	return b.Log != nil && l != nil && wishOf(s).log && p.Repository == repository && b.Log.Branch == l.Branch &&
+		(p.RecoverForS == 0 || now.Sub(b.Taken) < time.Duration(p.RecoverForS)*time.Second)
+}
+
 // drillLog has the log of a backup ready to be replayed, as far as the repository
 // has it; nil: there is none to replay. What is wrong with the log stands in the
-// report.
-func (m *Manager) drillLog(ctx context.Context, q Restore, at *backup.LogPosition, noLog bool, d *backup.Drill) (*replayed, error) {
+// report, also that it is not there, where that is promised.
+func (m *Manager) drillLog(ctx context.Context, q Restore, promised bool, at *backup.LogPosition, noLog bool, d *backup.Drill) (*replayed, error) {
 	const step = "log"
 	switch {
 	case at == nil:
@@ -192,12 +201,14 @@ func (m *Manager) drillLog(ctx context.Context, q Restore, at *backup.LogPositio
 		}
 		return fmt.Sprintf("%d bytes, each record held to its checksum and to the one before: %s", log.reached.Bytes, until), nil
 	})
+	// What is not there would be the mistake of whoever asks for a moment.
+	absent := fault.ClassOf(err) == fault.Usage
 	switch {
-	case errors.As(err, &early):
+	case errors.As(err, &early), absent && !promised:
 		d.Checks = d.Checks[:len(d.Checks)-1]
-		d.Skip(step, "the repository has it not until the end of the backup: "+early.text)
+		d.Skip(step, "the repository has not the log that the backup ends in: "+err.Error())
 		return nil, nil
-	case fault.ClassOf(err) == fault.Usage: // what would be whoever's mistake who asks for a moment
+	case absent:
 		err = fault.Errorf(fault.Verification, "%w", err)
 	}
 	return log, err

@@ -225,6 +225,33 @@ func TestAgree(t *testing.T) {
 	}
 }
 
+// Which backups' log a drill may miss.
+func TestPromises(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	state := State{Policy: &backup.Policy{Repository: "home", LogS: 60, RecoverForS: 7 * 86400}, Log: &LogState{Branch: "b"}}
+	made := func(branch string, days int) *backup.Manifest {
+		return &backup.Manifest{Taken: at.AddDate(0, 0, -days), Log: &backup.LogPosition{Branch: branch}}
+	}
+	for name, tt := range map[string]struct {
+		state      State
+		repository string
+		b          *backup.Manifest
+		want       bool
+	}{
+		"the newest":             {state, "home", made("b", 1), true},
+		"without a log":          {state, "home", &backup.Manifest{Taken: at}, false},
+		"elsewhere":              {state, "away", made("b", 1), false},
+		"of a log that ended":    {state, "home", made("a", 1), false},
+		"longer ago than wanted": {state, "home", made("b", 8), false},
+		"no log is kept":         {State{Policy: &backup.Policy{Repository: "home"}}, "home", made("b", 1), false},
+		"no policy":              {State{}, "home", made("b", 1), false},
+	} {
+		if got := tt.state.promises(tt.repository, tt.b, at); got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // A machine that serves a disk with all of its log has nothing to recover; one whose
 // disk went back has, while it serves.
 func TestRecoverServing(t *testing.T) {

@@ -27,6 +27,8 @@ const (
 	settleLimit = time.Minute
 	// settleEvery is the pause between two looks at it.
 	settleEvery = 200 * time.Millisecond
+	// tellAfter is how often it is tried before it is said that it does not work.
+	tellAfter = 3
 	// waitAlarm is how long commits may wait before that is an alarm.
 	waitAlarm = 10 * time.Second
 )
@@ -91,6 +93,10 @@ func (m *Manager) agree(ctx context.Context) {
 		}
 	}
 	for name, process := range m.logs.up {
+		if !m.has(name) {
+			delete(m.logs.up, name)
+			continue
+		}
 		s, err := m.State(name)
 		if err != nil {
 			continue // its status says so
@@ -140,9 +146,10 @@ func (m *Manager) holdTo(ctx context.Context, name string, process vm.Process, w
 		up := m.logs.up[name] == process
 		m.logs.mu.Unlock()
 		s, err := m.State(name)
-		return ctx.Err() == nil && up && err == nil && wishOf(s) == want
+		return ctx.Err() == nil && up && m.has(name) && err == nil && wishOf(s) == want
 	}
-	for told := ""; ; wait = min(2*wait, logMaxRetry) {
+	told := ""
+	for tries := 1; ; tries++ {
 		limit, cancel := context.WithTimeout(ctx, settleLimit)
 		err := m.holdToOnce(limit, name, want)
 		cancel()
@@ -165,9 +172,10 @@ func (m *Manager) holdTo(ctx context.Context, name string, process vm.Process, w
 			m.o.Changed(name)
 			return
 		}
-		if err.Error() != told && !errors.Is(err, errDown) {
+		// A guest of a moment ago, on a busy host, is asked once more.
+		if tries >= tellAfter && err.Error() != told && !errors.Is(err, errDown) {
 			told = err.Error()
-			text := "its commits may wait for a log that nobody receives: "
+			text := "it is not known whether its commits wait for a log that nobody receives: "
 			if want.synchronous {
 				text = "its commits do not wait for the log yet: "
 			}
@@ -175,6 +183,7 @@ func (m *Manager) holdTo(ctx context.Context, name string, process vm.Process, w
 			m.o.Changed(name)
 		}
 		pause.For(ctx, wait)
+		wait = min(2*wait, logMaxRetry)
 	}
 }
 
