@@ -224,6 +224,7 @@ func (m *Manager) restoreMoment(ctx context.Context, q Restore) (_ *runtime.Rest
 	}
 	m.addReached(res, r)
 	if !inPlace {
+		res.New = true
 		return res, m.r.KeepTemporary(ctx, temp.As)
 	}
 	res.Machine = q.Machine

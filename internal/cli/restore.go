@@ -194,7 +194,7 @@ good needs only sovereign-build up: PostgreSQL recovers from a crash by itself.`
 			if err != nil {
 				return err
 			}
-			return s.writeRestored(r, r.Kept != "")
+			return s.writeRestored(r, !r.New)
 		},
 	}
 	cmd.Flags().StringVar(&from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")

@@ -110,6 +110,8 @@ type RestoreResult struct {
 	Taken    time.Time `json:"taken"`
 	Bundle   string    `json:"bundle"` // digest
 	Read     int64     `json:"read"`   // bytes of the disk, each held to its sum
+	// New: the machine was made for it, and is isolated.
+	New bool `json:"new,omitempty"`
 	// Kept is the path of the disk that the machine had, on the host.
 	Kept string `json:"kept,omitempty"`
 	// Reached is how far the log was replayed; nil where none was.
