@@ -106,6 +106,25 @@ func TestBackupSynchronous(t *testing.T) {
 		m.until(ctx, "commits that wait again", on)
 	})
 
+	t.Run("sovereignd is killed", func(t *testing.T) {
+		m := m.in(t)
+		if !m.killSupervisor() {
+			t.Fatal("no sovereignd ran")
+		}
+		// The next command starts another, which goes on with the log.
+		m.until(ctx, "commits that wait, by another sovereignd", on)
+		conn.Close(ctx) // its way was through the first
+		conn = m.connect(ctx)
+		if err := insert(52); err != nil {
+			t.Error(err)
+		}
+		if b := jsonOf[struct {
+			Machines []struct{ Backup *runtime.BackupStatus }
+		}](m, "status", "sql").Machines[0].Backup; len(b.Log.Breaks) > 0 {
+			t.Errorf("the log broke: %+v", b.Log.Breaks)
+		}
+	})
+
 	t.Run("all is lost but the log", func(t *testing.T) {
 		m := m.in(t)
 		qemu := m.process()
@@ -114,13 +133,13 @@ func TestBackupSynchronous(t *testing.T) {
 		killed := make(chan struct{})
 		go func() {
 			begin := time.Now()
-			for n := 52; ; n++ {
+			for n := 53; ; n++ {
 				if err := insert(n); err != nil {
 					ended <- err
 					return
 				}
 				if n == before {
-					t.Logf("a commit took %.1f ms", time.Since(begin).Seconds()*1000/(before-52+1))
+					t.Logf("a commit took %.1f ms", time.Since(begin).Seconds()*1000/(before-52))
 					close(killed)
 				}
 			}
