@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -80,6 +81,54 @@ func TestBackupLog(t *testing.T) {
 			}
 		})
 	}
+	t.Run("drill", func(t *testing.T) {
+		m := m.in(t)
+		d := jsonOf[backup.Drill](m, "backup", "drill", "sql")
+		for _, c := range d.Checks {
+			t.Logf("%+v", c)
+		}
+		if !d.Passed || d.Check() != nil || d.Log == nil || d.Log.Transactions == 0 || d.Log.Time.IsZero() {
+			t.Fatalf("%+v", d)
+		}
+		t.Logf("%.1f s to the disk, %.1f s to healthy services; its log until %v, %v", d.RestoreS, d.BootS, d.Log.LSN, d.Log.Time)
+		m.until(ctx, "the drill in status", func(b *runtime.BackupStatus) bool {
+			return b.Proven != nil && b.Proven.Log != nil && b.Proven.Log.LSN == d.Log.LSN
+		})
+		if out := m.ok("status", "sql"); !strings.Contains(out, "and its log until") {
+			t.Errorf("status: %s", out)
+		}
+	})
+	t.Run("tables", func(t *testing.T) {
+		m := m.in(t)
+		to := filepath.Join(t.TempDir(), "kept.sql")
+		m.ok("restore", "table", "sql", "kept", "--to", moment.UTC().Format(time.RFC3339Nano), "-o", to)
+		text, err := os.ReadFile(to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// It goes into a database of its own, and the machine's stays as it is.
+		m.ok("psql", "sql", "--", "--quiet", "--command=CREATE DATABASE beside")
+		m.pipe(string(text), "psql", "sql", "--", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname=beside")
+		for database, want := range map[string]string{"beside": "3000 3000", "postgres": want} {
+			if got := strings.TrimSpace(m.ok("psql", "sql", "--", "--no-align", "--tuples-only", "--dbname="+database, "--command="+rows)); got != want {
+				t.Errorf("%s has the rows %q, want %q", database, got, want)
+			}
+		}
+		if out := m.ok("restore", "table", "sql", "--point", "before-the-mistake"); !strings.Contains(out, "CREATE TABLE public.kept") || !strings.Contains(out, "\n4000\t") {
+			t.Errorf("the whole database has %d bytes", len(out))
+		}
+		for _, args := range [][]string{{"kept", "absent"}, {"--database", "absent"}, {"kept", "--point", "never"}} {
+			if out, code := m.command(append([]string{"restore", "table", "sql", "-o", to}, args...)...); code != 2 || out != "" {
+				t.Errorf("%q: exit %d, %q", args, code, out)
+			}
+		}
+		if now, err := os.ReadFile(to); err != nil || string(now) != string(text) {
+			t.Errorf("what could not be had changed the file: %v", err)
+		}
+		if out := m.ok("status"); strings.Contains(out, "tables-") {
+			t.Errorf("a machine is left: %s", out)
+		}
+	})
 	t.Run("no such moment", func(t *testing.T) {
 		m := m.in(t)
 		for _, args := range [][]string{
@@ -95,6 +144,13 @@ func TestBackupLog(t *testing.T) {
 	})
 	t.Run("recover", func(t *testing.T) {
 		m := m.in(t)
+		if out, code := m.command("recover", "sql"); code != 2 || out != "" {
+			t.Errorf("of a machine that serves all that there is: exit %d, %q", code, out)
+		}
+		m.ok("down", "sql")
+		if err := os.Remove(filepath.Join(m.stateDir(), "instances/sql/data.img")); err != nil {
+			t.Fatal(err)
+		}
 		out := m.ok("recover", "sql")
 		t.Log(out)
 		m.up("sql")

@@ -28,10 +28,10 @@ const (
 )
 
 // Drill restores a backup into a machine without a network that is nobody's,
-// has its services checked, and leaves a report in the repository, also of a
-// restore that failed. An error is of the drill itself: what it found is in the
-// report.
-func (m *Manager) Drill(ctx context.Context, name, id, repository string) (*backup.Drill, error) {
+// has it replay its log as far as the repository has it, unless noLog, has its
+// services checked, and leaves a report in the repository, also of a restore that
+// failed. An error is of the drill itself: what it found is in the report.
+func (m *Manager) Drill(ctx context.Context, name, id, repository string, noLog bool) (*backup.Drill, error) {
 	release, err := m.hold("the drill of " + name)
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func (m *Manager) Drill(ctx context.Context, name, id, repository string) (*back
 	}
 	begin := time.Now()
 	d := &backup.Drill{Machine: name, At: now()}
-	err = m.drill(ctx, Restore{Machine: name, Snapshot: id, Repository: repository, As: drillName(name)}, d)
+	err = m.drill(ctx, Restore{Machine: name, Snapshot: id, Repository: repository, As: temporaryName(drillPrefix, name)}, state, noLog, d)
 	if err != nil {
 		return nil, m.noteDrill(ctx, name, err)
 	}
@@ -68,7 +68,7 @@ func (m *Manager) Drill(ctx context.Context, name, id, repository string) (*back
 	}
 	m.o.Report(name, fmt.Sprintf("a restore of %s was proven: %.1f s to the disk, %.1f s to healthy services", d.Snapshot, d.RestoreS, d.BootS))
 	return d, m.noteState(name, func(s *State) {
-		s.Drill, s.DrillFailed = &Done{Snapshot: d.Snapshot, At: d.At, TookS: d.RestoreS + d.BootS}, nil
+		s.Drill, s.DrillFailed = &Done{Snapshot: d.Snapshot, At: d.At, TookS: d.RestoreS + d.BootS, Log: d.Log}, nil
 	})
 }
 
@@ -91,30 +91,37 @@ func (m *Manager) noteDrill(ctx context.Context, name string, err error) error {
 	return errors.Join(err, m.noteState(name, func(s *State) { s.DrillFailed = noteFailure(s.DrillFailed, err) }))
 }
 
-// drillName is the name of the machine of a drill.
-func drillName(name string) string {
-	name = drillPrefix + name
+// temporaryName is the name of a machine that is nobody's, and has to do with
+// another.
+func temporaryName(prefix, name string) string {
+	name = prefix + name
 	return name[:min(len(name), 32)]
 }
 
 // drill restores, boots and checks. What is wrong with the backup stands in the
 // report; what keeps the drill from being done is the error.
-func (m *Manager) drill(ctx context.Context, q Restore, d *backup.Drill) (err error) {
+func (m *Manager) drill(ctx context.Context, q Restore, state State, noLog bool, d *backup.Drill) (err error) {
 	if err := m.r.Discard(ctx, q.As); err != nil {
 		return err
 	}
-	defer func() {
-		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardLimit)
-		defer cancel()
-		err = errors.Join(err, m.r.Discard(limit, q.As))
-	}()
+	defer func() { err = errors.Join(err, m.discard(ctx, q.As)) }()
 	about, err := m.fetch(ctx, q, q.As, "", "")
 	if err != nil {
 		return err
 	}
 	d.Snapshot, d.Taken = about.Snapshots[0].ID, about.Manifest.Taken
 	q.Snapshot = d.Snapshot
-	passed := d.Step("read", func() (string, error) {
+	log, passed := m.drillLog(ctx, q, state.promises(q.Repository, about.Manifest, time.Now()), about.Manifest.Log, noLog, d)
+	if log != nil {
+		defer func() { err = errors.Join(err, log.close()) }()
+	}
+	if err := blame(ctx, passed); err != nil {
+		return err
+	}
+	if passed != nil {
+		return nil
+	}
+	passed = d.Step("read", func() (string, error) {
 		begin := time.Now()
 		res, err := m.restoreNew(ctx, q, true)
 		d.RestoreS = seconds(begin)
@@ -130,28 +137,81 @@ func (m *Manager) drill(ctx context.Context, q Restore, d *backup.Drill) (err er
 	if passed != nil {
 		return nil
 	}
-	machine := m.o.Host.Machine(q.As)
 	passed = d.Step("services", func() (string, error) {
 		begin := time.Now()
-		limit, cancel := context.WithTimeout(ctx, readyLimit)
-		defer cancel()
-		if err := machine.Up(limit, runtime.UpOptions{Restart: runtime.RestartNever}, nil); err != nil {
-			return "", err
-		}
-		s, err := machine.WaitReady(limit, nil)
+		s, err := m.boot(ctx, q.As, log)
 		d.BootS = seconds(begin)
 		if err != nil {
 			return "", err
 		}
-		return healthy(s), nil
+		said := healthy(s)
+		if log != nil {
+			said += fmt.Sprintf(", the log was replayed until %v", log.reached.LSN)
+			d.Log = &log.reached
+		}
+		return said, nil
 	})
 	if ctx.Err() != nil || passed != nil {
 		return context.Cause(ctx)
 	}
 	limit, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
-	m.checks(limit, machine, about.Manifest, d)
+	m.checks(limit, m.o.Host.Machine(q.As), about.Manifest, d)
 	return context.Cause(ctx)
+}
+
+// promises says whether by the machine's policy a repository has the log of a
+// backup: one that was made there once besides, and one that is older than any
+// moment that is to be had, need not have it.
+func (s State) promises(repository string, b *backup.Manifest, now time.Time) bool {
+	p, l := s.Policy, s.Log
+	return b.Log != nil && l != nil && wishOf(s).log && p.Repository == repository && b.Log.Branch == l.Branch &&
+		(p.RecoverForS == 0 || now.Sub(b.Taken) < time.Duration(p.RecoverForS)*time.Second)
+}
+
+// drillLog has the log of a backup ready to be replayed, as far as the repository
+// has it; nil: there is none to replay. What is wrong with the log stands in the
+// report, also that it is not there, where that is promised.
+func (m *Manager) drillLog(ctx context.Context, q Restore, promised bool, at *backup.LogPosition, noLog bool, d *backup.Drill) (*replayed, error) {
+	const step = "log"
+	switch {
+	case at == nil:
+		return nil, nil
+	case noLog:
+		d.Skip(step, "it was left out")
+		return nil, nil
+	}
+	// What this device has and the repository has not yet, is not what a drill is
+	// about, and the end of a backup of a moment ago may be in it.
+	if k := m.logKeeper(q.Machine); k != nil {
+		if err := k.storeNow(ctx); err != nil {
+			return nil, err
+		}
+	}
+	q.Moment = &Moment{Branch: at.Branch, Stored: true}
+	var log *replayed
+	var early *tooEarly
+	err := d.Step(step, func() (said string, err error) {
+		if log, err = m.prepare(ctx, q); err != nil {
+			return "", err
+		}
+		until := "no transaction"
+		if !log.reached.Time.IsZero() {
+			until = fmt.Sprintf("%d transactions until %s", log.reached.Transactions, log.reached.Time.UTC().Format(time.RFC3339Nano))
+		}
+		return fmt.Sprintf("%d bytes, each record held to its checksum and to the one before: %s", log.reached.Bytes, until), nil
+	})
+	// What is not there would be the mistake of whoever asks for a moment.
+	absent := fault.ClassOf(err) == fault.Usage
+	switch {
+	case errors.As(err, &early), absent && !promised:
+		d.Checks = d.Checks[:len(d.Checks)-1]
+		d.Skip(step, "the repository has not the log that the backup ends in: "+err.Error())
+		return nil, nil
+	case absent:
+		err = fault.Errorf(fault.Verification, "%w", err)
+	}
+	return log, err
 }
 
 // blame tells what is wrong with the device, or the way to the repository, from
@@ -205,6 +265,8 @@ func (m *Manager) checks(ctx context.Context, machine *runtime.Machine, b *backu
 		switch {
 		case c.MarksError != "":
 			d.Checks = append(d.Checks, backup.Check{Name: name + ": marks", Said: c.MarksError})
+		case marked && was != c.Marks && d.Log != nil && d.Log.Transactions > 0:
+			d.Skip(name+": marks", fmt.Sprintf("it had %q when it was backed up, and has %q behind its log, which may have changed them", was, c.Marks))
 		case marked && was != c.Marks:
 			d.Checks = append(d.Checks, backup.Check{Name: name + ": marks", Said: fmt.Sprintf("it had %q when it was backed up, and has %q", was, c.Marks)})
 		case marked:

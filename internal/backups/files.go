@@ -48,16 +48,11 @@ func (m *Manager) Files(ctx context.Context, q Restore, paths []string, begin fu
 	if q.Repository, _, err = m.choose(q.Repository, state); err != nil {
 		return err
 	}
-	q.As = filesPrefix + q.Machine
-	q.As = q.As[:min(len(q.As), 32)]
+	q.As = temporaryName(filesPrefix, q.Machine)
 	if err := m.r.Discard(ctx, q.As); err != nil {
 		return err
 	}
-	defer func() {
-		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardLimit)
-		defer cancel()
-		err = errors.Join(err, m.r.Discard(limit, q.As))
-	}()
+	defer func() { err = errors.Join(err, m.discard(ctx, q.As)) }()
 	if _, err := m.restoreNew(ctx, q, true); err != nil {
 		return err
 	}

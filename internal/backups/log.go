@@ -21,6 +21,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 	"github.com/sovereign-build/sovereign/pkg/runtime/guest/spec"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 const (
@@ -52,8 +53,12 @@ type LogState struct {
 	// Stored is until where the repository has it.
 	Stored   wal.LSN   `json:"stored"`
 	StoredAt time.Time `json:"stored_at,omitzero"`
-	// Expected is why the log is going to break: a restore.
+	// Expected is why the log is going to break: a restore. GivenUp is the newest
+	// history of the disk that its owner had given up when this branch went on last:
+	// where there is a newer one, a break is by the owner's word. Both are over when
+	// the branch goes on.
 	Expected string             `json:"expected,omitempty"`
+	GivenUp  string             `json:"given_up,omitempty"`
 	Breaks   []runtime.LogBreak `json:"breaks,omitempty"`
 }
 
@@ -63,6 +68,9 @@ type logs struct {
 
 	mu      sync.Mutex
 	keepers map[string]*logKeeper
+	up      map[string]vm.Process // machines whose service with a log is healthy
+	agreed  map[string]agreement  // what their servers have been held to
+	work    sync.WaitGroup        // that holds them to it
 }
 
 // logKeeper has the log of one machine come to the device's disk, and from there
@@ -74,20 +82,30 @@ type logKeeper struct {
 	stop context.CancelFunc
 	done chan struct{}
 	more chan struct{} // there is something new
+	soon chan struct{} // there is something to receive
+
+	storing sync.Mutex // one has it come to the repository at a time
 
 	mu        sync.Mutex
 	spool     *wal.Spool // while it is received
 	receiving bool
 	since     time.Time // when receiving has changed
+	prompt    bool      // commits wait for what is received
+	// unsettled: it is not known yet whether the branch goes on from what was kept,
+	// until resumed.
+	unsettled bool
+	resumed   wal.LSN
 	news      replication.News
 	failed    string // why the log does not come to the repository
 }
 
 // RunLogs has logs kept as policies ask for, until ctx ends.
 func (m *Manager) RunLogs(ctx context.Context) {
+	defer m.logs.work.Wait()
 	defer m.stopLogs(nil)
 	for ctx.Err() == nil {
 		m.lookForLogs(ctx)
+		m.agree(ctx)
 		timer := time.NewTimer(lookEvery)
 		select {
 		case <-ctx.Done():
@@ -104,21 +122,22 @@ func (m *Manager) lookForLogs(ctx context.Context) {
 	if err != nil {
 		return // Run says so
 	}
-	wanted := map[string]bool{}
+	wanted := map[string]wish{}
 	for _, name := range names {
-		if s, err := m.State(name); err == nil && s.Policy != nil && s.Policy.LogS > 0 {
-			wanted[name] = true
+		if s, err := m.State(name); err == nil && wishOf(s).log {
+			wanted[name] = wishOf(s)
 		}
 	}
-	m.stopLogs(func(name string) bool { return wanted[name] })
+	m.stopLogs(func(name string) bool { return wanted[name].log })
 	m.logs.mu.Lock()
 	defer m.logs.mu.Unlock()
-	for name := range wanted {
-		if m.logs.keepers[name] != nil {
+	for name, want := range wanted {
+		if k := m.logs.keepers[name]; k != nil {
+			k.setPrompt(want.synchronous)
 			continue
 		}
 		k := &logKeeper{m: m, name: name, dir: filepath.Join(m.r.Dir(), "instances", name, logDir),
-			done: make(chan struct{}), more: make(chan struct{}, 1), since: time.Now()}
+			done: make(chan struct{}), more: make(chan struct{}, 1), soon: make(chan struct{}, 1), since: time.Now(), prompt: want.synchronous}
 		var work context.Context
 		work, k.stop = context.WithCancel(ctx)
 		m.logs.keepers[name] = k
@@ -159,7 +178,7 @@ func (k *logKeeper) spoolDir() string { return filepath.Join(k.dir, spoolDir) }
 
 // receive receives for as long as it is wanted.
 func (k *logKeeper) receive(ctx context.Context) {
-	wait, told := logRetry, ""
+	wait, told, waits := logRetry, "", false
 	for ctx.Err() == nil {
 		begin := time.Now()
 		err := k.once(ctx)
@@ -185,9 +204,50 @@ func (k *logKeeper) receive(ctx context.Context) {
 		if errors.Is(err, errDown) {
 			told = ""
 		}
-		pause.For(ctx, wait)
+		if now := k.commitsWait(); now != waits {
+			if waits = now; waits {
+				k.m.o.Report(k.name, "its commits wait until its log is received again; to let them go: sovereign-build backup policy "+k.name+" --synchronous=false")
+			}
+			k.m.o.Changed(k.name)
+		}
+		select {
+		case <-ctx.Done():
+		case <-k.soon:
+			wait = logRetry
+			continue
+		case <-time.After(wait):
+		}
 		wait = min(2*wait, logMaxRetry)
 	}
+}
+
+// commitsWait says whether commits wait for a log that is not received.
+func (k *logKeeper) commitsWait() bool {
+	up := k.m.isUp(k.name)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.prompt && up && !k.receiving && time.Since(k.since) >= waitAlarm
+}
+
+// hurry has it receive at once.
+func (k *logKeeper) hurry() { poked(k.soon) }
+
+func (k *logKeeper) setPrompt(on bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.prompt = on
+}
+
+func (k *logKeeper) isPrompt() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.prompt
+}
+
+func (k *logKeeper) isReceiving() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.receiving
 }
 
 // errDown: there is nothing to receive now.
@@ -256,7 +316,7 @@ func (k *logKeeper) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r := &replication.Receiver{Dir: k.spoolDir(), News: k.hear, Opened: func(s *wal.Spool) { k.opened(service, s) }}
+	r := &replication.Receiver{Dir: k.spoolDir(), News: k.hear, Prompt: k.isPrompt, Opened: func(s *wal.Spool) { k.opened(service, s) }}
 	_, err = wal.ReadBranch(k.spoolDir())
 	switch {
 	case err == nil:
@@ -289,7 +349,21 @@ func (k *logKeeper) opened(service string, s *wal.Spool) {
 	k.setReceiving(true, s)
 	b := s.Branch()
 	state, err := k.m.State(k.name)
-	if err == nil && state.Log != nil && state.Log.Branch == b.ID && state.Log.Service == service {
+	goesOn := err == nil && state.Log != nil && state.Log.Branch == b.ID && state.Log.Service == service
+	given, givenErr := k.m.givenUp(k.name)
+	if givenErr != nil {
+		k.m.o.Report(k.name, "its log: "+givenErr.Error())
+	}
+	k.mu.Lock()
+	k.unsettled, k.resumed = goesOn && givenErr == nil, s.Extent().To
+	k.mu.Unlock()
+	made := false
+	if goesOn && givenErr == nil && state.Log.GivenUp != given {
+		for _, b := range state.Log.Breaks {
+			made = made || b.Lost
+		}
+	}
+	if goesOn && !made {
 		return
 	}
 	err = k.m.change(k.name, func(state *State) {
@@ -297,13 +371,21 @@ func (k *logKeeper) opened(service string, s *wal.Spool) {
 			state.Log = &LogState{}
 		}
 		l := state.Log
+		if made {
+			l.madeGood()
+			return
+		}
 		if l.Branch != b.ID {
 			l.Wanted, l.Tried, l.Stored, l.StoredAt = true, time.Time{}, 0, time.Time{}
 		}
-		l.Service, l.Branch, l.Expected = service, b.ID, ""
+		l.Service, l.Branch, l.Expected, l.GivenUp = service, b.ID, "", given
 	})
 	if err != nil {
 		k.m.o.Report(k.name, "its log: "+err.Error())
+	}
+	if made {
+		k.m.o.Report(k.name, "what its log had lost is given up by its owner")
+		return
 	}
 	k.m.o.Report(k.name, fmt.Sprintf("the log of %s is kept from %v on: %s", service, b.Start, b.Why))
 }
@@ -318,22 +400,62 @@ func (k *logKeeper) setReceiving(on bool, s *wal.Spool) {
 	k.mu.Unlock()
 	if changed {
 		k.m.o.Changed(k.name)
+		poked(k.m.logs.poked)
 	}
 	k.wake()
 }
 
-func (k *logKeeper) wake() {
-	select {
-	case k.more <- struct{}{}:
-	default: // it looks anyway
-	}
-}
+func (k *logKeeper) wake() { poked(k.more) }
 
 func (k *logKeeper) hear(n replication.News) {
 	k.mu.Lock()
 	k.news = n
+	settled := k.unsettled && n.Extent.To > k.resumed
+	if settled {
+		k.unsettled = false
+	}
 	k.mu.Unlock()
 	k.wake()
+	if settled {
+		k.settle(n.Branch.ID)
+	}
+}
+
+// settle notes that a branch goes on: a break that is still to come has nothing to
+// do with what was expected before.
+func (k *logKeeper) settle(branch string) {
+	given, err := k.m.givenUp(k.name)
+	var state State
+	if err == nil {
+		state, err = k.m.State(k.name)
+	}
+	if l := state.Log; err == nil && l != nil && l.Branch == branch && (l.Expected != "" || l.GivenUp != given) {
+		err = k.m.change(k.name, func(s *State) {
+			if l := s.Log; l != nil && l.Branch == branch {
+				l.Expected, l.GivenUp = "", given
+			}
+		})
+	}
+	if err != nil {
+		k.m.o.Report(k.name, "its log: "+err.Error())
+	}
+}
+
+// madeGood notes that nothing of what was lost is missed any more.
+func (l *LogState) madeGood() {
+	for n := range l.Breaks {
+		l.Breaks[n].Lost = false
+	}
+}
+
+// givenUp tells the newest history that a machine's owner has given up from
+// another; "" for none.
+func (m *Manager) givenUp(name string) (string, error) {
+	h, err := m.r.History(context.Background(), name)
+	if err != nil || h.GivenUp == nil {
+		return "", err
+	}
+	return h.GivenUp.Hash, nil
 }
 
 // breakOff puts a branch away that does not go on.
@@ -343,6 +465,10 @@ func (k *logKeeper) breakOff(why string, lost bool) error {
 		return err
 	}
 	kept, err := wal.OpenSpoolReadOnly(k.spoolDir())
+	if err != nil {
+		return err
+	}
+	given, err := k.m.givenUp(k.name)
 	if err != nil {
 		return err
 	}
@@ -357,8 +483,12 @@ func (k *logKeeper) breakOff(why string, lost bool) error {
 			return
 		}
 		br := runtime.LogBreak{At: now(), Branch: b.ID, Kept: kept.Extent.To, Why: why, Lost: lost}
-		if l.Expected != "" {
+		switch {
+		case l.Expected != "":
 			br.Why, br.Lost, l.Expected = l.Expected, false, ""
+		case l.GivenUp != given:
+			br.Why, br.Lost = "its owner gave up what the disk had: "+why, false
+			l.madeGood()
 		}
 		l.Breaks = append(l.Breaks, br)
 		l.Breaks = l.Breaks[max(0, len(l.Breaks)-maxBreaks):]
@@ -408,9 +538,20 @@ func (k *logKeeper) store(ctx context.Context) {
 	}
 }
 
+// storeNow is store for what is there now.
+func (k *logKeeper) storeNow(ctx context.Context) error {
+	state, err := k.m.State(k.name)
+	if err != nil {
+		return err
+	}
+	return k.storeAll(ctx, state)
+}
+
 // storeAll stores the branches that have ended, and what is new of the one that
 // goes on.
 func (k *logKeeper) storeAll(ctx context.Context, state State) error {
+	k.storing.Lock()
+	defer k.storing.Unlock()
 	entries, err := os.ReadDir(k.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -524,6 +665,7 @@ func (m *Manager) logStatus(name string, s State) *runtime.LogStatus {
 		return nil
 	}
 	l := &runtime.LogStatus{Service: s.Log.Service, Branch: s.Log.Branch, Stored: s.Log.Stored, StoredAt: s.Log.StoredAt, Breaks: s.Log.Breaks}
+	l.Synchronous = m.synchronous(name, s)
 	k := m.logKeeper(name)
 	if k == nil {
 		return l
@@ -541,18 +683,24 @@ func (m *Manager) logStatus(name string, s State) *runtime.LogStatus {
 	return l
 }
 
-// logAlarms says what is wrong with a log.
-func logAlarms(l *runtime.LogStatus, s State, now time.Time) []string {
-	if l == nil || s.Policy == nil || s.Policy.LogS == 0 {
+// logAlarms says what is wrong with a log; up: the service that has it is healthy.
+func logAlarms(l *runtime.LogStatus, s State, up bool, now time.Time) []string {
+	if l == nil || !wishOf(s).log {
 		return nil
 	}
 	var list []string
+	if text := waiting(l, up, now); text != "" {
+		list = append(list, text)
+	}
+	if v := l.Synchronous; v != nil && up && l.Receiving && v.Why != "" {
+		list = append(list, "commits may be lost with the device's guest: "+v.Why)
+	}
 	for _, b := range l.Breaks {
 		if b.Lost {
 			list = append(list, fmt.Sprintf("the data disk went back: at %s the log did not go on from %v, until where it was kept (%s)", b.At.Format(time.RFC3339), b.Kept, b.Why))
 		}
 	}
-	if !l.Receiving && !l.Since.IsZero() && now.Sub(l.Since) > logLate {
+	if !l.Receiving && up && !l.Since.IsZero() && now.Sub(l.Since) > logLate {
 		list = append(list, fmt.Sprintf("the log has not been received since %s", l.Since.Format(time.RFC3339)))
 	}
 	if late := s.Policy.Log() + logLate; l.Kept > l.Stored && !l.StoredAt.IsZero() && now.Sub(l.StoredAt) > late {

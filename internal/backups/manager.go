@@ -16,6 +16,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/backup"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
+	"github.com/sovereign-build/sovereign/pkg/runtime/vm"
 )
 
 // Directories in the state directory.
@@ -62,7 +63,7 @@ type Manager struct {
 // New makes one, and removes what one that was killed has left.
 func New(ctx context.Context, r *machine.Runtime, o Options) (*Manager, error) {
 	m := &Manager{r: r, o: o, poked: make(chan struct{}, 1), program: findProgram, jobs: jobs{},
-		logs: logs{poked: make(chan struct{}, 1), keepers: map[string]*logKeeper{}}}
+		logs: logs{poked: make(chan struct{}, 1), keepers: map[string]*logKeeper{}, up: map[string]vm.Process{}, agreed: map[string]agreement{}}}
 	if o.Program != "" {
 		m.program = func() (string, error) { return o.Program, nil }
 	}
@@ -129,13 +130,15 @@ func (m *Manager) hold(what string) (release func(), err error) {
 }
 
 func (m *Manager) poke() {
+	poked(m.poked)
+	poked(m.logs.poked)
+}
+
+// poked has who waits on c look.
+func poked(c chan struct{}) {
 	select {
-	case m.poked <- struct{}{}:
+	case c <- struct{}{}:
 	default: // it is going to look anyway
-	}
-	select {
-	case m.logs.poked <- struct{}{}:
-	default: // as above
 	}
 }
 

@@ -41,7 +41,14 @@ type Moment struct {
 	Target backup.Target
 	// Branch is the log; "": that of the newest backup that will do.
 	Branch string
+	// Stored: what this device has of it beyond the repository is left out.
+	Stored bool
 }
+
+// tooEarly is the error of a moment that is before all backups that will do.
+type tooEarly struct{ text string }
+
+func (e *tooEarly) Error() string { return "no backup is old enough: " + e.text }
 
 // Logs lists what a repository has of a machine's logs, oldest first.
 func (m *Manager) Logs(ctx context.Context, name, repository string) ([]backup.Log, error) {
@@ -109,7 +116,9 @@ func (m *Manager) prepare(ctx context.Context, q Restore) (_ *replayed, err erro
 		j.Machine = q.Machine
 		r.image = filepath.Join(r.dir, "recovery.img")
 		j.ReplayLog = &backupjob.ReplayLog{Base: *base.Log, Target: t, Image: r.image, Work: work, ID: hex.EncodeToString(id)}
-		j.Spool, j.ReplayLog.AsOf = m.spoolOf(q.Machine, base.Log.Branch)
+		if !q.Moment.Stored {
+			j.Spool, j.ReplayLog.AsOf = m.spoolOf(q.Machine, base.Log.Branch)
+		}
 		res, err := m.run(ctx, j, talk{progress: m.progress(q.Machine, runtime.ProgressVerify)})
 		if err != nil {
 			return nil, err
@@ -127,7 +136,7 @@ func (m *Manager) prepare(ctx context.Context, q Restore) (_ *replayed, err erro
 		r.base, r.reached = base, *res.Reached
 		return r, nil
 	}
-	return nil, fault.Errorf(fault.Usage, "no backup of %s is old enough: %s", q.Machine, early).
+	return nil, fault.Errorf(fault.Usage, "%s: %w", q.Machine, &tooEarly{early}).
 		Hintf("see what there is: sovereign-build backups %s", q.Machine)
 }
 
@@ -201,7 +210,7 @@ func (m *Manager) restoreMoment(ctx context.Context, q Restore) (_ *runtime.Rest
 	temp := q
 	temp.Snapshot = r.base.ID
 	if inPlace {
-		temp.As = momentName(q.Machine)
+		temp.As = temporaryName(momentPrefix, q.Machine)
 	}
 	// What an interrupted restore has left goes. A machine of somebody's stays.
 	if m.has(temp.As) {
@@ -215,6 +224,7 @@ func (m *Manager) restoreMoment(ctx context.Context, q Restore) (_ *runtime.Rest
 	}
 	m.addReached(res, r)
 	if !inPlace {
+		res.New = true
 		return res, m.r.KeepTemporary(ctx, temp.As)
 	}
 	res.Machine = q.Machine
@@ -231,11 +241,6 @@ func (m *Manager) discard(ctx context.Context, name string) error {
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardLimit)
 	defer cancel()
 	return m.r.Discard(limit, name)
-}
-
-func momentName(name string) string {
-	name = momentPrefix + name
-	return name[:min(len(name), 32)]
 }
 
 // replayIn restores a backup into a temporary machine, has it replay a log, and
@@ -258,24 +263,40 @@ func (m *Manager) bootReplay(ctx context.Context, q Restore, r *replayed) (*runt
 	if err != nil {
 		return nil, err
 	}
-	if err := m.r.GiveRecovery(ctx, q.As, r.image); err != nil {
-		return nil, err
+	_, err = m.boot(ctx, q.As, r)
+	return res, err
+}
+
+// boot starts a temporary machine that a backup was restored into, and returns
+// when its services are healthy, and where there is a log, when that was replayed
+// to its end.
+func (m *Manager) boot(ctx context.Context, name string, log *replayed) (runtime.Status, error) {
+	limit := readyLimit
+	if log != nil {
+		limit = replayLimit
+		if err := m.r.GiveRecovery(ctx, name, log.image); err != nil {
+			return runtime.Status{}, err
+		}
 	}
-	guest := m.o.Host.Machine(q.As)
-	limit, cancel := context.WithTimeout(ctx, replayLimit)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := guest.Up(limit, runtime.UpOptions{Restart: runtime.RestartNever}, nil); err != nil {
-		return nil, err
+	guest := m.o.Host.Machine(name)
+	if err := guest.Up(ctx, runtime.UpOptions{Restart: runtime.RestartNever}, nil); err != nil {
+		return runtime.Status{}, err
 	}
-	if err := waitReplayed(limit, guest); err != nil {
-		return nil, fault.Errorf(fault.ClassOf(err), "the machine that replays the log until %v did not come there: %w", r.reached.LSN, err)
+	if log == nil {
+		return guest.WaitReady(ctx, nil)
 	}
-	return res, m.sawReplayed(limit, q.As, r)
+	s, err := waitReplayed(ctx, guest)
+	if err != nil {
+		return s, fault.Errorf(fault.ClassOf(err), "the machine that replays the log until %v did not come there: %w", log.reached.LSN, err)
+	}
+	return s, m.sawReplayed(ctx, name, log)
 }
 
 // waitReplayed waits until a machine is ready, or one of its services ends again
 // and again.
-func waitReplayed(ctx context.Context, guest *runtime.Machine) error {
+func waitReplayed(ctx context.Context, guest *runtime.Machine) (runtime.Status, error) {
 	ctx, stop := context.WithCancel(ctx)
 	var crashed error
 	var watching sync.WaitGroup
@@ -288,10 +309,10 @@ func waitReplayed(ctx context.Context, guest *runtime.Machine) error {
 			return crashed
 		})
 	})
-	_, err := guest.WaitReady(ctx, nil)
+	s, err := guest.WaitReady(ctx, nil)
 	stop()
 	watching.Wait()
-	return cmp.Or(crashed, err)
+	return s, cmp.Or(crashed, err)
 }
 
 // crashes is an error for a machine one of whose services ends again and again.
@@ -353,27 +374,33 @@ func (m *Manager) expectBreak(name, why string) error {
 	if err != nil || state.Log == nil {
 		return err
 	}
+	if k := m.logKeeper(name); k != nil {
+		k.mu.Lock()
+		k.unsettled = false // what still comes from the disk that goes says nothing
+		k.mu.Unlock()
+	}
 	return m.change(name, func(s *State) {
 		s.Log.Expected = why
-		for n := range s.Log.Breaks {
-			s.Log.Breaks[n].Lost = false
-		}
+		s.Log.madeGood()
 	})
 }
 
 // Recover rolls a machine's disk forward to the end of the log that was kept of
 // it: from its newest backup, by what the repository and this device have. It is
-// the way out for a disk that went back.
+// the way out for a disk that is lost, or went back. A machine that serves a disk
+// which has all of its log is an error (fault.Usage): what it commits until its
+// disk is taken would be on that alone.
 func (m *Manager) Recover(ctx context.Context, name, repository string) (*runtime.RestoreResult, error) {
 	state, err := m.State(name)
 	if err != nil {
 		return nil, err
 	}
 	q := Restore{Machine: name, Repository: repository, Moment: &Moment{}}
+	lost := false
 	if l := state.Log; l != nil {
 		q.Moment.Branch = l.Branch
 		for _, b := range l.Breaks { // the first loss has the most
-			if b.Lost {
+			if lost = b.Lost; lost {
 				q.Moment.Branch = b.Branch
 				break
 			}
@@ -382,5 +409,13 @@ func (m *Manager) Recover(ctx context.Context, name, repository string) (*runtim
 	if _, err := os.Lstat(filepath.Join(m.r.Dir(), "instances", name)); errors.Is(err, fs.ErrNotExist) {
 		q.As = name // a device that never had it
 	}
-	return m.Restore(ctx, q)
+	if !lost && m.isUp(name) {
+		return nil, fault.Errorf(fault.Usage, "%s serves, and its disk has all of its log: there is nothing to recover", name).
+			Hintf("if what it serves is damaged all the same, have the log come to its end first: sovereign-build down %s; then recover it", name)
+	}
+	res, err := m.Restore(ctx, q)
+	if err == nil && res.Kept != "" && !lost {
+		res.Notes = append(res.Notes, "the log is replayed as far as it was received; what the former disk had committed behind that, if anything, is on it alone")
+	}
+	return res, err
 }

@@ -182,7 +182,7 @@ func (m *Manager) round(ctx context.Context, alarms map[string]string) (wait tim
 		}
 		if s, err = m.State(name); err == nil {
 			wait = min(wait, max(s.decide(time.Now(), m.lag(name)).wait, time.Second))
-			m.tellAlarms(name, s, alarms)
+			m.tellAlarms(name, alarms)
 		}
 	}
 	return wait
@@ -202,10 +202,12 @@ func (m *Manager) holdsFor(ctx context.Context, name string, p backup.Policy, d 
 }
 
 // tellAlarms says what is wrong when it has changed.
-func (m *Manager) tellAlarms(name string, s State, told map[string]string) {
+func (m *Manager) tellAlarms(name string, told map[string]string) {
 	text := ""
-	for _, a := range s.alarms(time.Now()) {
-		text += "; " + a
+	if b := m.Status(name, time.Now()); b != nil {
+		for _, a := range b.Alarms {
+			text += "; " + a
+		}
 	}
 	if text == told[name] {
 		return
@@ -232,7 +234,7 @@ func (m *Manager) scheduled(ctx context.Context, name string, p backup.Policy) {
 
 // scheduledDrill proves a restore: what it finds is in the state, and said.
 func (m *Manager) scheduledDrill(ctx context.Context, name, repository string) {
-	if _, err := m.Drill(ctx, name, "", repository); err != nil {
+	if _, err := m.Drill(ctx, name, "", repository, false); err != nil {
 		m.noteUsage(ctx, name, err, func(s *State) { s.DrillFailed = noteFailure(s.DrillFailed, err) })
 	}
 }

@@ -112,7 +112,7 @@ func (m *Manager) restoreNew(ctx context.Context, q Restore, temporary bool) (_ 
 		return nil, err
 	}
 	r := newResult(res, q)
-	r.Machine = q.As
+	r.Machine, r.New = q.As, !temporary
 	options, err := restoredOptions(res.Manifest, q.As)
 	if err != nil {
 		return nil, err

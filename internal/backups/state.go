@@ -42,6 +42,8 @@ type Done struct {
 	Snapshot string    `json:"snapshot"`
 	At       time.Time `json:"at"`
 	TookS    float64   `json:"took_s"`
+	// Log is how far a drill has replayed the log; nil: it did not.
+	Log *backup.Reached `json:"log,omitempty"`
 }
 
 // Failure is one that failed.
@@ -120,12 +122,12 @@ func (m *Manager) Status(machine string, now time.Time) *runtime.BackupStatus {
 		b.Waiting, _ = why.(string)
 	}
 	b.Log = m.logStatus(machine, s)
-	b.Alarms = append(b.Alarms, logAlarms(b.Log, s, now)...)
+	b.Alarms = append(b.Alarms, logAlarms(b.Log, s, m.isUp(machine), now)...)
 	if d := s.Last; d != nil {
 		b.Last = &runtime.BackupDone{Snapshot: d.Snapshot, At: d.At, TookS: d.TookS}
 	}
 	if d := s.Drill; d != nil {
-		b.Proven = &runtime.BackupDone{Snapshot: d.Snapshot, At: d.At, TookS: d.TookS}
+		b.Proven = &runtime.BackupDone{Snapshot: d.Snapshot, At: d.At, TookS: d.TookS, Log: d.Log}
 	}
 	return b
 }

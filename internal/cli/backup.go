@@ -250,17 +250,23 @@ from the disk. --read 100 reads all.`,
 }
 
 func (s *session) backupDrillCommand() *cobra.Command {
-	var from string
+	var o runtime.DrillOptions
 	cmd := &cobra.Command{
 		Use:   "drill NAME[@ID]",
 		Short: "Prove that a backup can be restored",
 		Long: `Drill restores the newest backup, or that of an ID, into a machine that is
 nobody's and has no network, waits until its services are healthy, and has them
 check what they found: PostgreSQL every index and table, by pg_amcheck. Then the
-machine is removed. What was found stands in the repository, as a report with the
-digest of the one before; status says when a restore was last proven. What is
-wrong ends the command with 6.`,
+machine is removed. Where the log is kept (backup policy NAME --log), the machine
+replays it first, as far as the repository has it: the restore that is proven is
+that of the newest moment. What was found stands in the repository, as a report
+with the digest of the one before; status says when a restore was last proven, and
+until which moment. What is wrong ends the command with 6.
+
+With --no-log the backup is restored as it is, and its marks are compared with
+those of then, which the log may have changed.`,
 		Example: `  sovereign-build backup drill sql
+  sovereign-build backup drill sql@k3x9 --no-log
   sovereign-build backup drill sql --from away --json`,
 		Args: operands("NAME[@ID]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -272,7 +278,8 @@ wrong ends the command with 6.`,
 			if err != nil {
 				return err
 			}
-			d, err := m.Drill(cmd.Context(), id, from)
+			o.Snapshot = id
+			d, err := m.Drill(cmd.Context(), o)
 			if err != nil {
 				return err
 			}
@@ -285,7 +292,8 @@ wrong ends the command with 6.`,
 			return told{int(fault.Verification)}
 		},
 	}
-	cmd.Flags().StringVar(&from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")
+	cmd.Flags().StringVar(&o.Repository, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")
+	cmd.Flags().BoolVar(&o.NoLog, "no-log", false, "leave the log out")
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
 }
 
@@ -302,16 +310,27 @@ func writeDrill(out io.Writer, d backup.Drill) error {
 		fmt.Fprintf(w, "%s\t%s\t%.1f s\t%s\n", oneLine(c.Name), verdict, c.Seconds, oneLine(c.Said))
 	}
 	if d.Passed {
-		fmt.Fprintf(w, "a restore of %s@%s is proven: %.1f s to the disk, %.1f s to healthy services\n", oneLine(d.Machine), oneLine(d.Snapshot), d.RestoreS, d.BootS)
+		fmt.Fprintf(w, "a restore of %s@%s%s is proven: %.1f s to the disk, %.1f s to healthy services\n", oneLine(d.Machine), oneLine(d.Snapshot), untilOf(d.Log), d.RestoreS, d.BootS)
 	} else {
 		fmt.Fprintf(w, "a restore of %s@%s is NOT proven\n", oneLine(d.Machine), oneLine(d.Snapshot))
 	}
 	return w.Flush()
 }
 
+// untilOf says how far a log was replayed; "" where none was.
+func untilOf(r *backup.Reached) string {
+	switch {
+	case r == nil:
+		return ""
+	case r.Time.IsZero():
+		return fmt.Sprintf(" and its log until %v", r.LSN)
+	}
+	return fmt.Sprintf(" and its log until %s (%v)", r.Time.UTC().Format(time.RFC3339Nano), r.LSN)
+}
+
 func (s *session) backupPolicyCommand() *cobra.Command {
 	var to, every, keep, drill, when, logEvery, recoverFor string
-	var off, withBundle, log bool
+	var off, withBundle, log, synchronous bool
 	cmd := &cobra.Command{
 		Use:   "policy NAME",
 		Short: "Say what is backed up by itself",
@@ -329,9 +348,19 @@ waits no more. Only phones say what their network costs.
 
 With --log the log of the service that has one (PostgreSQL's) is kept as well, so
 that any moment between backups can be restored: on the device about a second
-after a transaction, and in the repository every --log-every.`,
+after a transaction, and in the repository every --log-every.
+
+With --synchronous as well no commit ends before the device has its log on its
+disk: what was acknowledged outlives the guest and its data disk. The price is
+that commits wait while the log is not received: sovereignd is not running, or the
+device's disk is full. They are on the guest's own disk already, end by themselves
+when the log is received again, and status says that they wait. To let them go,
+also while they wait: --synchronous=false. A commit takes one write to the device's
+disk longer. What the device has is lost with the device, but for what is in the
+repository.`,
 		Example: `  sovereign-build backup policy sql --to home --every 6h --keep latest=3,daily=7,weekly=5 --drill weekly
   sovereign-build backup policy sql --every daily --log --recover-for 7d
+  sovereign-build backup policy sql --log --synchronous
   sovereign-build backup policy sql --off`,
 		Args: operands("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -350,7 +379,7 @@ after a transaction, and in the repository every --log-every.`,
 				p = nil
 			}
 			changed := false
-			for _, name := range []string{"to", "every", "keep", "drill", "when", "with-bundle", "off", "log", "log-every", "recover-for"} {
+			for _, name := range []string{"to", "every", "keep", "drill", "when", "with-bundle", "off", "log", "log-every", "recover-for", "synchronous"} {
 				changed = changed || cmd.Flags().Changed(name)
 			}
 			if changed {
@@ -365,7 +394,7 @@ after a transaction, and in the repository every --log-every.`,
 						return err
 					}
 				}
-				if err := changedLog(cmd, p, log, logEvery, recoverFor); err != nil {
+				if err := changedLog(cmd, p, log, synchronous, logEvery, recoverFor); err != nil {
 					return err
 				}
 				if err := m.SetBackupPolicy(cmd.Context(), p); err != nil {
@@ -385,21 +414,25 @@ after a transaction, and in the repository every --log-every.`,
 	f.BoolVar(&log, "log", false, "keep the log as well, so that any moment can be restored; --log=false ends that")
 	f.StringVar(&logEvery, "log-every", "", "the `time` until the log is in the repository: 10s, 1m (default 1m)")
 	f.StringVar(&recoverFor, "recover-for", "", "for how `long` back any moment can be restored: 7d, 30d (default: as long as there are backups)")
+	f.BoolVar(&synchronous, "synchronous", false, "commits wait until the device has their log; --synchronous=false ends that")
 	f.BoolVar(&off, "off", false, "do nothing by itself any more")
 	return exits(cmd, fault.Environment, fault.Device)
 }
 
 // changedLog changes what a policy says of the log.
-func changedLog(cmd *cobra.Command, p *backup.Policy, log bool, every, recoverFor string) error {
+func changedLog(cmd *cobra.Command, p *backup.Policy, log, synchronous bool, every, recoverFor string) error {
 	if p == nil {
 		return nil
 	}
 	f := cmd.Flags()
 	switch {
 	case f.Changed("log") && !log:
-		p.LogS, p.RecoverForS = 0, 0
+		p.LogS, p.RecoverForS, p.Synchronous = 0, 0, false
 	case log && p.LogS == 0:
 		p.LogS = int64(backup.DefaultLog / time.Second)
+	}
+	if f.Changed("synchronous") {
+		p.Synchronous = synchronous
 	}
 	if f.Changed("log-every") {
 		d, err := time.ParseDuration(every)
@@ -482,8 +515,37 @@ func writePolicy(w io.Writer, name string, p *backup.Policy) error {
 	for _, c := range p.When {
 		text += ", when " + string(c)
 	}
+	if p.Log() > 0 {
+		text += ", its log every " + p.Log().String()
+	}
+	if p.Synchronous {
+		text += ", for which commits wait"
+	}
 	_, err := fmt.Fprintf(w, "%s: backup %s to %s, keep %s, drill %s%s\n", name, interval(p.Every()), oneLine(p.Repository), p.Keep, interval(p.Drill()), text)
 	return err
+}
+
+// writeLog writes how far a log is kept.
+func writeLog(w io.Writer, l *runtime.LogStatus) {
+	if l == nil {
+		return
+	}
+	stored := "not in the repository yet"
+	if !l.StoredAt.IsZero() {
+		stored = fmt.Sprintf("in the repository until %v, since %s", l.Stored, l.StoredAt.Format(time.RFC3339))
+	}
+	if l.Receiving {
+		fmt.Fprintf(w, "  log\treceived, until %v\t%s\n", l.Kept, stored)
+	} else {
+		fmt.Fprintf(w, "  log\tnot received\t%s\n", stored)
+	}
+	switch s := l.Synchronous; {
+	case s == nil:
+	case !s.On:
+		fmt.Fprintf(w, "  commits\tnot seen to wait for it\t%s\n", oneLine(s.Why))
+	default:
+		fmt.Fprintf(w, "  commits\twait for it\t%s\n", oneLine(s.Why))
+	}
 }
 
 // writeBackup writes what is known of a machine's backups into its status.
@@ -497,10 +559,11 @@ func writeBackup(w io.Writer, b *runtime.BackupStatus) {
 		fmt.Fprintf(w, "  backup\tnone\t\n")
 	}
 	if d := b.Proven; d != nil {
-		fmt.Fprintf(w, "  restore proven\t%s\t%s, in %.1f s\n", d.At.Format(time.RFC3339), oneLine(d.Snapshot), d.TookS)
+		fmt.Fprintf(w, "  restore proven\t%s\t%s%s, in %.1f s\n", d.At.Format(time.RFC3339), oneLine(d.Snapshot), untilOf(d.Log), d.TookS)
 	} else {
 		fmt.Fprintf(w, "  restore proven\tnever\t\n")
 	}
+	writeLog(w, b.Log)
 	if b.Waiting != "" {
 		fmt.Fprintf(w, "  backup waits\t\tuntil the device is: %s\n", oneLine(b.Waiting))
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/sovereign-build/sovereign/pkg/backup"
 	"github.com/sovereign-build/sovereign/pkg/backup/wal"
@@ -17,8 +18,17 @@ import (
 
 type restoreFlags struct {
 	as, from, bundle       string
-	to, lsn, point         string
 	inPlace, forget, start bool
+	moment                 momentFlags
+}
+
+// momentFlags say a moment between backups.
+type momentFlags struct{ to, lsn, point string }
+
+func (m *momentFlags) flags(f *pflag.FlagSet) {
+	f.StringVar(&m.to, "to", "", "restore the `moment`, in RFC 3339: 2026-03-01T14:30:00Z")
+	f.StringVar(&m.lsn, "lsn", "", "restore what was written before a `place` in PostgreSQL's log: 16/B374D848")
+	f.StringVar(&m.point, "point", "", "restore the moment of a restore point, by its `name`")
 }
 
 func (s *session) restoreCommand() *cobra.Command {
@@ -50,7 +60,8 @@ In place the former disk is kept, beside the new one, until restore NAME
   sovereign-build restore sql --to 2026-03-01T14:30:00Z --as sql2
   sovereign-build restore sql --point before-the-migration --in-place
   sovereign-build restore sql --forget
-  sovereign-build restore file sql /data/postgresql/17/postgresql.conf > conf.tar`,
+  sovereign-build restore file sql /data/postgresql/17/postgresql.conf > conf.tar
+  sovereign-build restore table sql public.orders --to 2026-03-01T14:30:00Z -o orders.sql`,
 		Args: operands("NAME[@ID]"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, id, err := nameAndID(args[0])
@@ -66,11 +77,9 @@ In place the former disk is kept, beside the new one, until restore NAME
 	f.BoolVar(&o.forget, "forget", false, "remove the disks that restores in place have kept")
 	f.StringVar(&o.from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")
 	f.StringVar(&o.bundle, "bundle", "", "`directory` of the bundle, where neither the backup nor the device has it")
-	f.StringVar(&o.to, "to", "", "restore the `moment`, in RFC 3339: 2026-03-01T14:30:00Z")
-	f.StringVar(&o.lsn, "lsn", "", "restore what was written before a `place` in PostgreSQL's log: 16/B374D848")
-	f.StringVar(&o.point, "point", "", "restore the moment of a restore point, by its `name`")
+	o.moment.flags(f)
 	f.BoolVar(&o.start, "start", false, "start the new machine, isolated, and wait for its services")
-	cmd.AddCommand(s.restoreFileCommand())
+	cmd.AddCommand(s.restoreFileCommand(), s.restoreTableCommand())
 	return exits(cmd, fault.Environment, fault.Source, fault.Verification, fault.Device)
 }
 
@@ -89,7 +98,7 @@ func (s *session) runRestore(ctx context.Context, o restoreFlags, name, id strin
 			return err
 		})
 	}
-	t, err := o.target()
+	t, err := o.moment.target()
 	if err != nil {
 		return err
 	}
@@ -141,15 +150,15 @@ func (s *session) runRestore(ctx context.Context, o restoreFlags, name, id strin
 }
 
 // target is the moment that is asked for.
-func (o restoreFlags) target() (t backup.Target, err error) {
-	t.Point = o.point
-	if o.to != "" {
-		if t.Time, err = backup.ParseTime(o.to); err != nil {
+func (m momentFlags) target() (t backup.Target, err error) {
+	t.Point = m.point
+	if m.to != "" {
+		if t.Time, err = backup.ParseTime(m.to); err != nil {
 			return t, err
 		}
 	}
-	if o.lsn != "" {
-		if t.LSN, err = wal.ParseLSN(o.lsn); err != nil {
+	if m.lsn != "" {
+		if t.LSN, err = wal.ParseLSN(m.lsn); err != nil {
 			return t, err
 		}
 	}
@@ -168,7 +177,10 @@ was on the device's disk. The disk that the machine has is kept, as by restore
 --in-place, and is not touched before the end has been reached.
 
 Where the log broke as the disk went back, it is the log of before that is
-replayed: what was done since is on the disk that is kept.`,
+replayed: what was done since is on the disk that is kept. A machine that serves a
+disk with all of its log has nothing to recover, and the command ends with 2: what
+it commits meanwhile would be on the former disk alone. A disk that is there and
+good needs only sovereign-build up: PostgreSQL recovers from a crash by itself.`,
 		Example: `  sovereign-build recover sql`,
 		Args:    operands("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -182,7 +194,7 @@ replayed: what was done since is on the disk that is kept.`,
 			if err != nil {
 				return err
 			}
-			return s.writeRestored(r, r.Kept != "")
+			return s.writeRestored(r, !r.New)
 		},
 	}
 	cmd.Flags().StringVar(&from, "from", "", "the `repository` (default: that of the machine's policy, or the only one)")

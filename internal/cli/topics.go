@@ -28,7 +28,7 @@ func (s *session) topics() []topic {
 		}},
 		{"machines", "Machines", "A bundle's life as a virtual machine, here or on a device.", []*cobra.Command{
 			s.runCommand(), s.stopCommand(), s.upCommand(), s.downCommand(), s.restartCommand(), s.updateCommand(),
-			s.rollbackCommand(), s.statusCommand(), s.removeCommand(), s.growCommand(), s.cloneCommand(), s.exportCommand(),
+			s.rollbackCommand(), s.statusCommand(), s.metricsCommand(), s.removeCommand(), s.growCommand(), s.cloneCommand(), s.exportCommand(),
 			s.importCommand(), s.renameCommand(), s.acceptRollbackCommand(), s.freezeCommand(), s.thawCommand(), s.balloonCommand(),
 		}},
 		{"inside", "Inside a machine", "What the guest and its services do, and the way in.", []*cobra.Command{

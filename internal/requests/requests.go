@@ -153,6 +153,7 @@ type Forgotten struct {
 type Drill struct {
 	Snapshot   string `json:"snapshot,omitempty"`
 	Repository string `json:"repository,omitempty"`
+	NoLog      bool   `json:"no_log,omitempty"`
 }
 
 // Policy is the body of …/backup-policy.

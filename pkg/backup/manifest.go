@@ -172,7 +172,9 @@ type Drill struct {
 	BootS    float64   `json:"boot_s"`    // until its services were healthy
 	TookS    float64   `json:"took_s"`    // all of it, checks too
 	Read     int64     `json:"read"`      // bytes of the disk, each held to its sum
-	Checks   []Check   `json:"checks"`
+	// Log is how far the log was replayed; nil: it was not.
+	Log    *Reached `json:"log,omitempty"`
+	Checks []Check  `json:"checks"`
 	// Digest is of the report with this field empty, and Previous that of the
 	// report before: a report that is changed or taken out is seen.
 	Digest   string `json:"digest"`

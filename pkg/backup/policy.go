@@ -26,6 +26,9 @@ type Policy struct {
 	// that any moment can be restored; it goes to the repository every so many
 	// seconds. 0: it is not kept.
 	LogS int64 `json:"log_s,omitempty"`
+	// Synchronous: a commit waits until this device has its log on its disk. While
+	// the log is not received, commits wait.
+	Synchronous bool `json:"synchronous,omitempty"`
 	// RecoverForS is for how long back any moment can be restored, in seconds;
 	// 0: as long as there are backups.
 	RecoverForS int64 `json:"recover_for_s,omitempty"`
@@ -72,6 +75,9 @@ func (p Policy) Check() error {
 	}
 	if p.RecoverForS < 0 || p.RecoverForS > 100*366*24*3600 {
 		return fault.Errorf(fault.Usage, "recover-for: %d seconds are not from 0 to a hundred years", p.RecoverForS)
+	}
+	if p.Synchronous && p.LogS == 0 {
+		return fault.Errorf(fault.Usage, "synchronous is for a log, and none is kept").Hintf("give --log as well")
 	}
 	if p.RecoverForS > 0 && p.LogS == 0 {
 		return fault.Errorf(fault.Usage, "recover-for is for a log, and none is kept").Hintf("give --log as well")

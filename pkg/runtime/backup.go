@@ -60,8 +60,19 @@ type LogStatus struct {
 	// Stored is until where the repository has it, and StoredAt since when.
 	Stored   wal.LSN   `json:"stored"`
 	StoredAt time.Time `json:"stored_at,omitzero"`
+	// Synchronous is of commits that are to wait for the log; nil: they are not.
+	Synchronous *Synchronous `json:"synchronous,omitempty"`
 	// Breaks are where it does not go on from what was kept before, newest last.
 	Breaks []LogBreak `json:"breaks,omitempty"`
+}
+
+// Synchronous says whether commits wait until the device has their log.
+type Synchronous struct {
+	// On: the server was seen to wait. It also does where nobody receives: then no
+	// commit ends.
+	On bool `json:"on"`
+	// Why is what is missing; "" for nothing.
+	Why string `json:"why,omitempty"`
 }
 
 // LogBreak is where a log does not go on.
@@ -80,6 +91,8 @@ type BackupDone struct {
 	Snapshot string    `json:"snapshot"`
 	At       time.Time `json:"at"`
 	TookS    float64   `json:"took_s"`
+	// Log is how far a drill has replayed the log; nil: it did not.
+	Log *backup.Reached `json:"log,omitempty"`
 }
 
 // Verified is what was found to be whole.
@@ -97,6 +110,8 @@ type RestoreResult struct {
 	Taken    time.Time `json:"taken"`
 	Bundle   string    `json:"bundle"` // digest
 	Read     int64     `json:"read"`   // bytes of the disk, each held to its sum
+	// New: the machine was made for it, and is isolated.
+	New bool `json:"new,omitempty"`
 	// Kept is the path of the disk that the machine had, on the host.
 	Kept string `json:"kept,omitempty"`
 	// Reached is how far the log was replayed; nil where none was.
@@ -208,7 +223,35 @@ func (h *Host) Logs(ctx context.Context, machine, repository string) ([]backup.L
 // in the guest, as a tar archive, and returns how many bytes that were.
 func (h *Host) RestoreFiles(ctx context.Context, machine, id, repository string, paths []string, w io.Writer) (int64, error) {
 	q := url.Values{"machine": {machine}, "snapshot": {id}, "repository": {repository}, "path": paths}
-	conn, err := h.upgrade(ctx, "/v1/backups/files?"+q.Encode())
+	return h.receive(ctx, "/v1/backups/files?"+q.Encode(), w)
+}
+
+// TablesOptions say which tables of which moment are wanted.
+type TablesOptions struct {
+	Snapshot   string // "": the newest
+	Repository string // "": that of the machine's policy, or the only one
+	// Target is a moment between backups, to which the log is replayed; zero: that
+	// of the backup.
+	Target   backup.Target
+	Database string // "": postgres
+	// Tables are patterns as pg_dump takes them; none: all of the database.
+	Tables []string
+}
+
+// RestoreTables writes tables of a machine's PostgreSQL to w as SQL, as they were
+// in a backup or at a moment, and returns how many bytes that were. The machine
+// itself, if it is there, is not touched. A table that was not there is an error
+// of class fault.Usage, with which nothing is written.
+func (h *Host) RestoreTables(ctx context.Context, machine string, o TablesOptions, w io.Writer) (int64, error) {
+	t := restoreTo(machine, o.Snapshot, o.Repository, o.Target)
+	q := url.Values{"machine": {machine}, "snapshot": {o.Snapshot}, "repository": {o.Repository}, "database": {o.Database}, "table": o.Tables,
+		"to": {t.To}, "lsn": {t.LSN}, "point": {t.Point}}
+	return h.receive(ctx, "/v1/backups/tables?"+q.Encode(), w)
+}
+
+// receive writes a stream to w, whose end says that it is whole.
+func (h *Host) receive(ctx context.Context, path string, w io.Writer) (int64, error) {
+	conn, err := h.upgrade(ctx, path)
 	if err != nil {
 		return 0, err
 	}
@@ -268,12 +311,21 @@ func (m *Machine) ForgetFormerDisks(ctx context.Context) (int, error) {
 	return r.Disks, err
 }
 
+// DrillOptions say which backup a drill is of.
+type DrillOptions struct {
+	Snapshot   string // "": the newest
+	Repository string // "": that of the machine's policy, or the only one
+	// NoLog leaves the log out: the restore is proven of the backup alone.
+	NoLog bool
+}
+
 // Drill restores a backup into a machine without a network that is nobody's,
-// has its services checked, and leaves a report in the repository. What it found
-// is in the report: see its Failed.
-func (m *Machine) Drill(ctx context.Context, id, repository string) (backup.Drill, error) {
+// has it replay its log to the end, its services checked, and leaves a report in
+// the repository. What it found is in the report: see its Failed.
+func (m *Machine) Drill(ctx context.Context, o DrillOptions) (backup.Drill, error) {
 	var d backup.Drill
-	err := m.h.call(ctx, http.MethodPost, machinePath(m.name, "drill"), requests.Drill{Snapshot: id, Repository: repository}, &d)
+	q := requests.Drill{Snapshot: o.Snapshot, Repository: o.Repository, NoLog: o.NoLog}
+	err := m.h.call(ctx, http.MethodPost, machinePath(m.name, "drill"), q, &d)
 	return d, err
 }
 

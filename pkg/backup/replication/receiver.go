@@ -65,6 +65,10 @@ type Receiver struct {
 	News func(News)
 	// Opened is called with the spool before anything is received.
 	Opened func(*wal.Spool)
+	// Prompt says whether somebody waits for what is received: it is brought to the
+	// disk as soon as no more has come, and not with what comes within a moment. Nil:
+	// nobody does.
+	Prompt func() bool
 }
 
 // Run receives over a connection to the server, which it closes, until ctx ends
@@ -205,16 +209,24 @@ func (r *Receiver) receive(ctx context.Context, s *session, spool *wal.Spool, at
 	waiting := false
 	var server wal.LSN
 	var clock time.Time
+	// What is there from before is confirmed when it was compared: of a server
+	// whose disk went back it is another log, which somebody may wait for.
+	compared := at
+	confirm := func(ask bool) error {
+		_, synced := spool.Ends()
+		return s.confirm(min(synced, compared), ask)
+	}
 	settle := func() error {
 		waiting = false
-		synced, err := spool.Sync()
-		if err != nil {
+		if _, err := spool.Sync(); err != nil {
 			return err
 		}
+		// First the word that somebody may wait for.
+		err := confirm(false)
 		if r.News != nil {
 			r.News(News{Branch: spool.Branch(), Extent: spool.Extent(), Server: server, At: clock})
 		}
-		return s.confirm(synced, false)
+		return err
 	}
 	for {
 		select {
@@ -231,8 +243,7 @@ func (r *Receiver) receive(ctx context.Context, s *session, spool *wal.Spool, at
 			if time.Since(heard) > silence {
 				return 0, fault.Errorf(fault.Device, "the server has said nothing of its log for %v", silence)
 			}
-			_, synced := spool.Ends()
-			if err := s.confirm(synced, true); err != nil {
+			if err := confirm(true); err != nil {
 				return 0, err
 			}
 		case e := <-events.c:
@@ -258,9 +269,10 @@ func (r *Receiver) receive(ctx context.Context, s *session, spool *wal.Spool, at
 				if err := spool.Append(e.at, e.data); err != nil {
 					return 0, err
 				}
+				compared = max(compared, e.at+wal.LSN(len(e.data)))
 				written, synced := spool.Ends()
 				switch {
-				case written-synced >= syncBytes:
+				case written-synced >= syncBytes || written > synced && r.Prompt != nil && r.Prompt() && len(events.c) == 0:
 					err = settle()
 				case !waiting && written > synced:
 					waiting = true
@@ -270,8 +282,7 @@ func (r *Receiver) receive(ctx context.Context, s *session, spool *wal.Spool, at
 				r.News(News{Branch: spool.Branch(), Extent: spool.Extent(), Server: server, At: clock})
 			}
 			if err == nil && e.reply {
-				_, synced := spool.Ends()
-				err = s.confirm(synced, false)
+				err = confirm(false)
 			}
 			if err != nil {
 				return 0, err
@@ -308,6 +319,21 @@ func AskPosition(ctx context.Context, conn io.ReadWriteCloser) (Position, error)
 	}
 	defer s.close()
 	return s.identify(ctx)
+}
+
+// Setting asks a server for the value of a setting, over a connection that it
+// closes.
+func Setting(ctx context.Context, conn io.ReadWriteCloser, name string) (string, error) {
+	s, err := connect(ctx, conn)
+	if err != nil {
+		return "", err
+	}
+	defer s.close()
+	row, err := s.one(ctx, "SHOW "+name, 1)
+	if err != nil {
+		return "", err
+	}
+	return row[0], nil
 }
 
 // DropSlot has a server keep no log for a reader any more, over a connection that
@@ -661,6 +687,8 @@ func (s *session) event() event {
 		return event{over: true}
 	case *pgproto3.ErrorResponse:
 		return event{err: fault.Wrap(fault.Device, &serverError{*m})}
+	case *pgproto3.CommandComplete: // its last word: all of its log has been sent
+		return event{err: fault.Errorf(fault.Device, "the server has shut down")}
 	case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus:
 		return event{}
 	}

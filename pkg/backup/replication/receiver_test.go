@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -31,6 +32,11 @@ type receiving struct {
 
 func receive(t *testing.T, s *pgtest.Server, dir, why string) *receiving {
 	t.Helper()
+	return receiveFor(t, s, dir, why, false)
+}
+
+func receiveFor(t *testing.T, s *pgtest.Server, dir, why string, prompt bool) *receiving {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r := &receiving{t: t, cancel: cancel, ended: make(chan error, 1)}
 	r.cond.L = &r.mu
@@ -39,7 +45,7 @@ func receive(t *testing.T, s *pgtest.Server, dir, why string) *receiving {
 		t.Fatal(err)
 	}
 	go func() {
-		receiver := &Receiver{Dir: dir, News: func(n News) {
+		receiver := &Receiver{Dir: dir, Prompt: func() bool { return prompt }, News: func(n News) {
 			r.mu.Lock()
 			r.news = n
 			r.mu.Unlock()
@@ -292,5 +298,106 @@ func TestWentBack(t *testing.T) {
 	defer spool.Close() //nolint:errcheck // it is read
 	if to := spool.Extent().To; to.String() < kept && len(to.String()) == len(kept) {
 		t.Errorf("until %v is kept, and %s was", to, kept)
+	}
+}
+
+// background runs a query whose end may be long in coming.
+func background(t *testing.T, s *pgtest.Server, query string) <-chan error {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "psql", "--no-psqlrc", "-qAt", "--set=ON_ERROR_STOP=1", "-h", s.Run, "-U", "postgres", "-d", "postgres", "-c", query)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	return ended
+}
+
+// sees waits until a query says so.
+func sees(t *testing.T, s *pgtest.Server, query, want string) {
+	t.Helper()
+	got := ""
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if got = s.Query(query); got == want {
+			return
+		}
+	}
+	t.Fatalf("%s is %q, want %q", query, got, want)
+}
+
+// waitingCommits are those that wait for a receiver.
+const waitingCommits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+// A server whose commits wait for their log gets its word when that is on the
+// disk: at once, not before, and not for a log that is another.
+func TestSynchronous(t *testing.T) {
+	s := pgtest.New(t)
+	dir := filepath.Join(t.TempDir(), "log")
+	s.Query("CREATE TABLE rows (n int); CHECKPOINT")
+	r := receiveFor(t, s, dir, "it was switched on", true)
+	r.until(s.Query(where))
+	old := copied(t, s)
+	conn, err := s.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := Setting(t.Context(), conn, "synchronous_standby_names"); err != nil || v != "" {
+		t.Fatalf("%q, %v", v, err)
+	}
+	for _, c := range []*pgtest.Server{s, old} {
+		c.Configure("postgresql.conf", "synchronous_standby_names = '"+Slot+"'")
+	}
+	s.Query("SELECT pg_reload_conf()")
+	sees(t, s, "SELECT sync_state FROM pg_stat_replication", "sync")
+	begin := time.Now()
+	const commits = 10
+	for n := range commits {
+		s.Query(fmt.Sprintf("INSERT INTO rows VALUES (%d)", n))
+		// What has been acknowledged is on the disk, whoever looks.
+		end, err := wal.ParseLSN(s.Query("SELECT flush_lsn FROM pg_stat_replication"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kept, err := wal.OpenSpoolReadOnly(dir)
+		if err != nil || kept.Extent.To < end {
+			t.Fatalf("until %v is kept, and %v was confirmed: %v", kept.Extent.To, end, err)
+		}
+	}
+	t.Logf("a commit, a look at it and a look at the disk took %v", time.Since(begin)/commits)
+
+	// Nobody receives: the commit waits, and goes on by itself.
+	if err := r.stop(); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	ended := background(t, s, "INSERT INTO rows SELECT generate_series(1, 1000)")
+	sees(t, s, waitingCommits, "1")
+	r = receiveFor(t, s, dir, "", true)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	kept := s.Query(where)
+	r.until(kept)
+	if err := r.stop(); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+
+	// A disk that went back, and whose log is longer than what was kept of the
+	// other: nothing of it is acknowledged.
+	old.Start()
+	ended = background(t, old, "INSERT INTO rows SELECT generate_series(5001, 20000)")
+	sees(t, old, waitingCommits, "1")
+	sees(t, old, "SELECT pg_current_wal_flush_lsn() > '"+kept+"'", "t")
+	var fork *wal.ForkError
+	if err := <-receiveFor(t, old, dir, "", true).ended; !errors.As(err, &fork) {
+		t.Errorf("a disk that was written on: %v", err)
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("a commit that nobody keeps was acknowledged: %v", err)
+	default:
+	}
+	if n := old.Query(waitingCommits); n != "1" {
+		t.Errorf("%s commits wait", n)
 	}
 }

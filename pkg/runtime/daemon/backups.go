@@ -33,6 +33,7 @@ func (d *daemon) backupHandlers(mux *http.ServeMux) {
 	mux.HandleFunc("GET /v1/backups/logs", d.getLogs)
 	mux.HandleFunc("POST /v1/backups/verify", d.postVerify)
 	mux.HandleFunc("POST /v1/backups/files", d.postFiles)
+	mux.HandleFunc("POST /v1/backups/tables", d.postTables)
 	const m = " /v1/machines/{name}"
 	mux.HandleFunc("POST"+m+"/backup", d.postBackup)
 	mux.HandleFunc("POST"+m+"/restore", d.postRestore)
@@ -183,8 +184,34 @@ func (d *daemon) getLogs(w http.ResponseWriter, r *http.Request) {
 // only where all was sent.
 func (d *daemon) postFiles(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
+	what := backups.Restore{Machine: q.Get("machine"), Snapshot: q.Get("snapshot"), Repository: q.Get("repository")}
+	d.sendOf(w, r, "files of a backup", what.Machine, func(begin func() (io.WriteCloser, error)) error {
+		return d.backups.Files(r.Context(), what, q["path"], begin)
+	})
+}
+
+// postTables sends tables of a backup likewise, as SQL.
+func (d *daemon) postTables(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	what := backups.Restore{Machine: q.Get("machine"), Snapshot: q.Get("snapshot"), Repository: q.Get("repository")}
+	t, err := target(requests.Restore{To: q.Get("to"), LSN: q.Get("lsn"), Point: q.Get("point")})
+	if err != nil {
+		control.WriteError(w, err)
+		return
+	}
+	if !t.IsEnd() {
+		what.Moment = &backups.Moment{Target: t}
+	}
+	d.sendOf(w, r, "tables of a backup", what.Machine, func(begin func() (io.WriteCloser, error)) error {
+		return d.backups.Tables(r.Context(), what, backups.Tables{Database: q.Get("database"), Names: q["table"]}, begin)
+	})
+}
+
+// sendOf accepts a stream when what is sent has begun, and answers with an error
+// before that.
+func (d *daemon) sendOf(w http.ResponseWriter, r *http.Request, what, name string, send func(begin func() (io.WriteCloser, error)) error) {
 	var s *control.Stream
-	err := d.backups.Files(r.Context(), backups.Restore{Machine: q.Get("machine"), Snapshot: q.Get("snapshot"), Repository: q.Get("repository")}, q["path"], func() (io.WriteCloser, error) {
+	err := send(func() (io.WriteCloser, error) {
 		var err error
 		s, err = control.Accept(w, r)
 		return sending{s}, err
@@ -192,7 +219,7 @@ func (d *daemon) postFiles(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case s != nil:
 		if err != nil {
-			d.report(q.Get("machine"), "files of a backup: "+err.Error())
+			d.report(name, what+": "+err.Error())
 		}
 		s.Close()
 	case err != nil:
@@ -217,7 +244,7 @@ func (d *daemon) postDrill(w http.ResponseWriter, r *http.Request) {
 	if !control.ReadRequest(w, r, &q) {
 		return
 	}
-	res, err := d.backups.Drill(r.Context(), r.PathValue("name"), q.Snapshot, q.Repository)
+	res, err := d.backups.Drill(r.Context(), r.PathValue("name"), q.Snapshot, q.Repository, q.NoLog)
 	answer(w, res, err)
 }
 

@@ -82,6 +82,7 @@ func (k *keeper) run(ctx context.Context) {
 				poke(k.d.poked) // it may be idle now
 			}
 			g.follow(ctx, step.Process)
+			k.d.backups.Seen(k.name, g.seen())
 			if step.Did != "" {
 				if !step.Quiet {
 					k.d.report(k.name, step.Did)
