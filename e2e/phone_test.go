@@ -597,28 +597,30 @@ func TestPhoneMachine(t *testing.T) {
 	}
 }
 
-// TestPhoneCrosvm has the machine of TestPhoneMachine under the stand-in of
-// crosvm, at its place on the phone, with all that Android has between.
-// SOVEREIGN_E2E names a bundle whose guest speaks over vsock.
-func TestPhoneCrosvm(t *testing.T) {
+// virtPrograms is where Android has its hypervisor's programs.
+const virtPrograms = "/apex/com.android.virt/bin/"
+
+// crosvmPhone is a rooted phone whose machines run under the stand-in of crosvm, at
+// its place, with a sovereignd that was installed; before is how the phone was.
+func crosvmPhone(t *testing.T, change func(*testphone.Options)) (p *adbPhone, before map[string]string) {
+	t.Helper()
 	programs := testphone.Need(t)
-	dist := os.Getenv("SOVEREIGN_E2E")
-	if dist == "" {
-		t.Skip("SOVEREIGN_E2E names no bundle")
-	}
-	const virt, sockets = "/apex/com.android.virt/bin/", "/dev/vsock-of-guests"
+	const sockets = "/dev/vsock-of-guests"
 	settings := filepath.Join(t.TempDir(), "crosvm.json")
 	if err := os.WriteFile(settings, []byte(fmt.Sprintf(`{"profile":"a16","vsock_dir":%q}`, sockets)), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	p := newADBPhone(t, func(o *testphone.Options) {
+	p = newADBPhone(t, func(o *testphone.Options) {
 		o.Config.ShutdownSeconds = 120
-		o.Programs = map[string]string{virt + "crosvm": filepath.Join(programs, "crosvm"), virt + "crosvm.json": settings}
+		o.Programs = map[string]string{virtPrograms + "crosvm": filepath.Join(programs, "crosvm"), virtPrograms + "crosvm.json": settings}
+		if change != nil {
+			change(o)
+		}
 	})
 	if err := os.Mkdir(p.Root()+sockets, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	before := p.seen()
+	before = p.seen()
 	p.ok("device", "install", p.name)
 	// The kernel of this computer has no vsock for guests, and a phone's has: the
 	// one flag more is for that.
@@ -644,10 +646,23 @@ func TestPhoneCrosvm(t *testing.T) {
 	if out, err := p.adb.ADB("-s", p.Address(), "shell", "su -c 'sh /data/adb/service.d/sovereign.sh'"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	return p, before
+}
+
+// TestPhoneCrosvm has the machine of TestPhoneMachine under the stand-in of
+// crosvm, at its place on the phone, with all that Android has between.
+// SOVEREIGN_E2E names a bundle whose guest speaks over vsock.
+func TestPhoneCrosvm(t *testing.T) {
+	testphone.Need(t)
+	dist := os.Getenv("SOVEREIGN_E2E")
+	if dist == "" {
+		t.Skip("SOVEREIGN_E2E names no bundle")
+	}
+	p, before := crosvmPhone(t, nil)
 	begin := time.Now()
 	p.ok("up", dist, "--timeout", "20m", "--device", p.name)
 	t.Logf("up under crosvm after %.0f s", time.Since(begin).Seconds())
-	if pids := p.pids(virt + "crosvm"); len(pids) == 0 {
+	if pids := p.pids(virtPrograms + "crosvm"); len(pids) == 0 {
 		t.Error("no crosvm runs")
 	}
 	ask := func(query string) string {
