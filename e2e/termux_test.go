@@ -63,5 +63,6 @@ func TestDeviceTermux(t *testing.T) {
 	if got := ask("select n from t"); got != "42" {
 		t.Errorf("%q", got)
 	}
+	m.ok("down", "sql")
 	m.ok("remove", "sql", "--data", "--yes")
 }
