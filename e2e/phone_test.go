@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/testphone"
+	"github.com/sovereign-build/sovereign/pkg/bundle"
 )
 
 // A phone, as far as adb, root and the ends of processes go (internal/testphone),
@@ -31,6 +32,7 @@ type adbPhone struct {
 	adb  *testphone.Server
 	name string // as a device
 	env  []string
+	cli  string // sovereign-build
 }
 
 func newADBPhone(t testing.TB, change func(*testphone.Options)) *adbPhone {
@@ -40,7 +42,7 @@ func newADBPhone(t testing.TB, change func(*testphone.Options)) *adbPhone {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	return &adbPhone{Phone: p, t: t, adb: s, name: "adb:" + p.Address(), env: append(s.Env,
+	return &adbPhone{Phone: p, t: t, adb: s, name: "adb:" + p.Address(), cli: "../bin/sovereign-build", env: append(s.Env,
 		"XDG_STATE_HOME="+filepath.Join(dir, "state"), "XDG_CONFIG_HOME="+filepath.Join(dir, "config"), "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))}
 }
 
@@ -48,7 +50,7 @@ func newADBPhone(t testing.TB, change func(*testphone.Options)) *adbPhone {
 func (p *adbPhone) call(args ...string) (stdout, stderr string, code int) {
 	p.t.Helper()
 	var out, errs bytes.Buffer
-	cmd := exec.Command("../bin/sovereign-build", args...)
+	cmd := exec.Command(p.cli, args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = p.env, &out, &errs
 	var exit *exec.ExitError
 	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
@@ -420,6 +422,65 @@ func TestPhoneBroken(t *testing.T) {
 	p.ok("device", "install", p.name)
 	if s := p.status(); !s.Phone.Durable {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestPhoneDeploy has adb's link break at 50 random points of a deploy, over fake
+// machines: what runs is the former bundle or the new one, and the same command done
+// again finishes what was begun.
+func TestPhoneDeploy(t *testing.T) {
+	testphone.Need(t)
+	p := newADBPhone(t, nil)
+	before := p.seen()
+	p.cli = besideFakes(t)
+	p.env = append(p.env, "SOVEREIGN_DEVICE="+p.name)
+	p.BreakAfter(0)
+	if out := p.ok("deploy", fakeBundle(t, "first"), "--json"); !strings.Contains(out, `"sovereignd":"installed"`) || !strings.Contains(out, `"result":"installed"`) {
+		t.Error(out)
+	}
+	p.BreakAfter(0)
+	p.ok("deploy", fakeBundle(t, "second"))
+	most := p.Passed()
+	broken, started, former := 0, 0, activeBundle(t, p.ok)
+	for i, n := range points(t, 50, most) {
+		dir := fakeBundle(t, fmt.Sprintf("deploy-%d", i))
+		p.BreakAfter(n)
+		out, errs, code := p.call("deploy", dir, "--json")
+		p.BreakAfter(0)
+		if err := p.adb.Connect(p.Address()); err != nil {
+			t.Fatal(err)
+		}
+		if code != 0 {
+			broken++
+			if !strings.Contains(out, p.name) || code != 8 {
+				t.Errorf("broken after %d bytes: exit %d, %q, %q", n, code, out, errs)
+			}
+		}
+		want, err := bundle.Digest(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch got := activeBundle(t, p.ok); {
+		case got == want:
+			started++
+		case got != former:
+			t.Errorf("broken after %d bytes: %s runs", n, got)
+		case code == 0:
+			t.Errorf("broken after %d bytes: it says that all is well", n)
+		}
+		p.ok("deploy", dir)
+		if former = activeBundle(t, p.ok); former != want {
+			t.Errorf("broken after %d bytes, and done again: %s runs, and not %s", n, former, want)
+		}
+	}
+	t.Logf("%d of 50 deploys broke, of %d bytes; %d became the new bundle at once", broken, most, started)
+	if broken < 25 {
+		t.Errorf("only %d broke", broken)
+	}
+	p.ok("device", "remove", p.name, "--yes")
+	waitFor(t, "the end of all", func() bool { return len(p.pids("sovereignd")) == 0 })
+	if d := differs(before, p.seen()); d != "" {
+		t.Errorf("what is left:\n%s", d)
 	}
 }
 
