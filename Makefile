@@ -187,7 +187,7 @@ phone: setup-run-phone all bin/testphone bin/debian-adbd ## a test phone for adb
 	@bin/testphone --adbd bin/debian-adbd $(PHONE)
 
 # Those with a machine, of which each takes minutes.
-PHONE_MACHINES := TestPhone(Machine|Crosvm|Shell|Two)$$
+PHONE_MACHINES := TestPhone(Machine|Crosvm|Shell|Two|Network)$$
 
 test-phone: setup-phone all bin/testphone bin/crosvm bin/vm bin/debian-adbd ## the way to a phone: a real adb and adbd, root of three kinds, reboots, links that break; as root
 	@SOVEREIGN_TESTPHONE=$(CURDIR)/bin go test -count=1 -p 1 -v -timeout 30m -run TestPhone -skip '$(PHONE_MACHINES)' ./internal/testphone ./e2e

@@ -85,7 +85,8 @@ func (w *World) Attach(name string) (Uplink, error) {
 		ip(world, "link", "add", "name", there, "type", "veth", "peer", "name", name, "netns", strconv.Itoa(phone)),
 		ip(world, "address", "add", u.World+"/24", "dev", there), ip(world, "link", "set", there, "up"),
 		ip(phone, "address", "add", u.Phone+"/24", "dev", name), ip(phone, "link", "set", name, "up"),
-		ip(phone, "route", "add", "default", "via", u.World, "dev", name, "table", u.table),
+		ip(phone, "route", "add", fmt.Sprintf("10.%d.0.0/24", 80+w.links), "dev", name, "table", u.table),
+		ip(phone, "route", "add", "default", "via", u.World, "dev", name, "onlink", "table", u.table),
 	)
 }
 
