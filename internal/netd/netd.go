@@ -56,7 +56,7 @@ func resolver(socket, conf string) *net.Resolver {
 				return &conn{Conn: c}, nil
 			}
 			if !errors.Is(err, os.ErrNotExist) {
-				return nil, fmt.Errorf("Android's netd: %w", err)
+				return nil, fmt.Errorf("netd: %w", err)
 			}
 		}
 		return d.DialContext(ctx, network, address)
@@ -117,11 +117,11 @@ func command(query []byte) ([]byte, error) {
 func readAnswer(r io.Reader, query []byte) ([]byte, error) {
 	var b [4]byte
 	if _, err := io.ReadFull(r, b[:]); err != nil {
-		return nil, fmt.Errorf("Android's netd gives no answer: %w", err)
+		return nil, fmt.Errorf("netd gives no answer: %w", err)
 	}
 	code := int32(binary.BigEndian.Uint32(b[:]))
 	if code < 0 {
-		return nil, fmt.Errorf("Android's netd: %w", syscall.Errno(-int64(code)))
+		return nil, fmt.Errorf("netd: %w", syscall.Errno(-int64(code)))
 	}
 	_, err := io.ReadFull(r, b[:])
 	size := binary.BigEndian.Uint32(b[:])
@@ -130,14 +130,14 @@ func readAnswer(r io.Reader, query []byte) ([]byte, error) {
 		return refusal(query, code)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("Android's netd breaks off: %w", err)
+		return nil, fmt.Errorf("netd breaks off: %w", err)
 	}
 	if size > maxAnswer {
-		return nil, fmt.Errorf("Android's netd announces an answer of %d bytes: a message has at most %d", size, maxAnswer)
+		return nil, fmt.Errorf("netd announces an answer of %d bytes: a message has at most %d", size, maxAnswer)
 	}
 	answer := make([]byte, size)
 	if _, err := io.ReadFull(r, answer); err != nil {
-		return nil, fmt.Errorf("Android's netd breaks off: %w", err)
+		return nil, fmt.Errorf("netd breaks off: %w", err)
 	}
 	return answer, nil
 }
@@ -145,7 +145,7 @@ func readAnswer(r io.Reader, query []byte) ([]byte, error) {
 // refusal is an answer without records.
 func refusal(query []byte, code int32) ([]byte, error) {
 	if len(query) < header || code > 15 {
-		return nil, fmt.Errorf("Android's netd answers with the code %d alone", code)
+		return nil, fmt.Errorf("netd answers with the code %d alone", code)
 	}
 	answer := append([]byte{}, query...)
 	answer[2] |= 1 << 7                            // it is a response
