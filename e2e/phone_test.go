@@ -607,9 +607,11 @@ func TestPhoneMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitLong(t, "the end of the machine at the battery's floor", func() bool { return len(p.pids("qemu-system")) == 0 })
-	if text := log(); !strings.Contains(text, "the battery is at 19 %") || !strings.Contains(text, "until the next sovereignd") {
-		t.Errorf("%s", text)
-	}
+	// What it did, it writes down when it is done.
+	waitFor(t, "the log of that", func() bool {
+		text := log()
+		return strings.Contains(text, "the battery is at 19 %") && strings.Contains(text, "until the next sovereignd")
+	})
 	if s := p.status(); !strings.Contains(s.Phone.Held, "19 %") || s.Phone.Awake {
 		t.Errorf("%+v", s.Phone)
 	}
