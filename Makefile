@@ -22,7 +22,7 @@ PHONE ?=
 
 # One thing at a time: the steps inside use all cores.
 .NOTPARALLEL:
-.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-release release test-snapshots test-backup test-audit test-cache test-forge test-crosvm test-streams test-devices phone test-phone test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
+.PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-release release test-snapshots test-backup test-audit test-cache test-forge test-crosvm test-streams test-devices phone test-phone test-phone-machines test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
 
 all: $(SB) bin/sovereignd bin/sovereign-backup bin/sovereign-sigstore bin/buildkitd ## bin/sovereign-build, and sovereignd, sovereign-backup, sovereign-sigstore and the BuildKit daemon beside it
 
@@ -191,14 +191,20 @@ bin/vm: FORCE
 phone: setup-run-phone all bin/testphone bin/debian-adbd ## a test phone for adb, until Ctrl-C; as root
 	@bin/testphone --adbd bin/debian-adbd $(PHONE)
 
-test-phone: setup-phone all bin/testphone bin/crosvm bin/vm bin/debian-adbd ## the way to a phone: a real adb and adbd, root of three kinds, reboots, a machine; as root
-	@SOVEREIGN_TESTPHONE=$(CURDIR)/bin $(if $(wildcard dist/sql-$(HOST_ARCH)/manifest.json),$(E2E)) go test -count=1 -p 1 -v -timeout 60m -run TestPhone ./internal/testphone ./e2e
+# Those with a machine, of which each takes minutes.
+PHONE_MACHINES := TestPhone(Machine|Crosvm|Shell|Two|Network)$$
+
+test-phone: setup-phone all bin/testphone bin/crosvm bin/vm bin/debian-adbd ## the way to a phone: a real adb and adbd, root of three kinds, reboots, links that break; as root
+	@SOVEREIGN_TESTPHONE=$(CURDIR)/bin go test -count=1 -p 1 -v -timeout 30m -run TestPhone -skip '$(PHONE_MACHINES)' ./internal/testphone ./e2e
+
+test-phone-machines: setup-phone test-build bin/testphone bin/crosvm bin/vm bin/debian-adbd ## machines on a phone, rooted and not; as root
+	@$(E2E) SOVEREIGN_TESTPHONE=$(CURDIR)/bin go test -count=1 -p 1 -v -timeout 60m -run '$(PHONE_MACHINES)' ./e2e
 
 test-torture: test-build ## a few rounds of each fault
 	@$(E2E) go test -count=1 -v -timeout 60m -run TestTorture ./e2e
 
 test-long: setup-build-run-test all ## what takes minutes more than make test: a tailnet, other computers, a phone, crosvm, backups, 1 GiB through exec, inputs carried over, faults
-	@scripts/test.sh snapshots audit cache backup crosvm devices phone tailnet streams transfer release torture
+	@scripts/test.sh snapshots audit cache backup crosvm devices phone phone-machines tailnet streams transfer release torture
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
 	@echo "== build and boot arm64"

@@ -117,6 +117,14 @@ func (r *remote) copy(path string) error {
 // overFakes has the command line install a sovereignd over fake machines.
 func (r *remote) overFakes(t testing.TB) {
 	t.Helper()
+	r.cli = besideFakes(t)
+	r.env = append(r.env, "SOVEREIGN_DEVICE=ssh:nas")
+}
+
+// besideFakes is a sovereign-build that finds a sovereignd over fake machines beside
+// itself.
+func besideFakes(t testing.TB) string {
+	t.Helper()
 	dir := t.TempDir()
 	for name, from := range map[string]string{"sovereign-build": "../bin/sovereign-build", "sovereignd": daemontest.Program(t)} {
 		text, err := os.ReadFile(from)
@@ -124,6 +132,5 @@ func (r *remote) overFakes(t testing.TB) {
 			t.Fatal(err)
 		}
 	}
-	r.cli = filepath.Join(dir, "sovereign-build")
-	r.env = append(r.env, "SOVEREIGN_DEVICE=ssh:nas")
+	return filepath.Join(dir, "sovereign-build")
 }

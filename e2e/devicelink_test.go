@@ -17,20 +17,44 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/sovereign-build/sovereign/internal/android"
 	"github.com/sovereign-build/sovereign/internal/daemontest"
 	"github.com/sovereign-build/sovereign/internal/machine/machinetest"
 	"github.com/sovereign-build/sovereign/pkg/bundle"
+	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime/daemon"
 )
 
-// TestMain makes the test binary the sovereignd of another computer, over fake
-// machines, where it stands there under that name.
+// TestMain makes the test binary the sovereignd of another computer, or of a phone,
+// over fake machines, where it stands there under that name.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "sovereignd" && len(os.Args) == 2 {
+	becomeApp()
+	named := filepath.Base(os.Args[0]) == "sovereignd"
+	// A phone tries it under another name, before it takes its place.
+	if len(os.Args) == 2 && (named && os.Args[1] != "--android" || os.Args[1] == "--version") {
 		os.Exit(daemon.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	daemontest.Main()
+	if named && len(os.Args) > 1 && os.Args[1] == "--android" {
+		os.Exit(phoneDaemon(os.Args[1:]))
+	}
 	os.Exit(m.Run())
+}
+
+// phoneDaemon is the sovereignd of a phone, over fake machines.
+func phoneDaemon(args []string) int {
+	if len(args) != 3 || args[1] != "--state-dir" {
+		return daemon.Main(context.Background(), args, os.Stdin, os.Stdout, os.Stderr)
+	}
+	k, err := android.NewKeeper(filepath.Dir(args[2]), func(string) {})
+	if err == nil {
+		err = daemontest.Run(context.Background(), args[2], daemon.Options{Guard: k, StopMachines: true})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return int(fault.ClassOf(err))
+	}
+	return 0
 }
 
 // fakeMachines has sovereignd over fake machines there, and one machine, sql,
@@ -66,8 +90,10 @@ func fakeMachines(t testing.TB) *remote {
 	return r
 }
 
-// bundle writes another bundle, of some 100 KiB.
-func (r *remote) bundle(t testing.TB, name string) string {
+func (r *remote) bundle(t testing.TB, name string) string { return fakeBundle(t, name) }
+
+// fakeBundle writes another bundle, of some 100 KiB.
+func fakeBundle(t testing.TB, name string) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), name)
 	random := rand.New(rand.NewPCG(uint64(len(name)), uint64(name[len(name)-1])))
@@ -79,9 +105,11 @@ func (r *remote) bundle(t testing.TB, name string) string {
 	return dir
 }
 
-// active is the digest of the bundle that the machine has, once nothing is under
-// way.
-func (r *remote) active(t testing.TB) string {
+func (r *remote) active(t testing.TB) string { return activeBundle(t, r.ok) }
+
+// activeBundle is the digest of the bundle that the machine has, once nothing is
+// under way; ok runs the command line.
+func activeBundle(t testing.TB, ok func(...string) string) string {
 	t.Helper()
 	digest := ""
 	waitFor(t, "the machine to be ready", func() bool {
@@ -95,7 +123,7 @@ func (r *remote) active(t testing.TB) string {
 				}
 			}
 		}
-		if err := json.Unmarshal([]byte(r.ok("status", "sql", "--json")), &got); err != nil {
+		if err := json.Unmarshal([]byte(ok("status", "sql", "--json")), &got); err != nil {
 			t.Fatal(err)
 		}
 		m := got.Machines[0]

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/testphone"
+	"github.com/sovereign-build/sovereign/pkg/bundle"
 )
 
 // A phone, as far as adb, root and the ends of processes go (internal/testphone),
@@ -31,6 +32,7 @@ type adbPhone struct {
 	adb  *testphone.Server
 	name string // as a device
 	env  []string
+	cli  string // sovereign-build
 }
 
 func newADBPhone(t testing.TB, change func(*testphone.Options)) *adbPhone {
@@ -40,7 +42,7 @@ func newADBPhone(t testing.TB, change func(*testphone.Options)) *adbPhone {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	return &adbPhone{Phone: p, t: t, adb: s, name: "adb:" + p.Address(), env: append(s.Env,
+	return &adbPhone{Phone: p, t: t, adb: s, name: "adb:" + p.Address(), cli: "../bin/sovereign-build", env: append(s.Env,
 		"XDG_STATE_HOME="+filepath.Join(dir, "state"), "XDG_CONFIG_HOME="+filepath.Join(dir, "config"), "XDG_CACHE_HOME="+filepath.Join(dir, "cache"))}
 }
 
@@ -48,7 +50,7 @@ func newADBPhone(t testing.TB, change func(*testphone.Options)) *adbPhone {
 func (p *adbPhone) call(args ...string) (stdout, stderr string, code int) {
 	p.t.Helper()
 	var out, errs bytes.Buffer
-	cmd := exec.Command("../bin/sovereign-build", args...)
+	cmd := exec.Command(p.cli, args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = p.env, &out, &errs
 	var exit *exec.ExitError
 	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
@@ -423,6 +425,65 @@ func TestPhoneBroken(t *testing.T) {
 	}
 }
 
+// TestPhoneDeploy has adb's link break at 50 random points of a deploy, over fake
+// machines: what runs is the former bundle or the new one, and the same command done
+// again finishes what was begun.
+func TestPhoneDeploy(t *testing.T) {
+	testphone.Need(t)
+	p := newADBPhone(t, nil)
+	before := p.seen()
+	p.cli = besideFakes(t)
+	p.env = append(p.env, "SOVEREIGN_DEVICE="+p.name)
+	p.BreakAfter(0)
+	if out := p.ok("deploy", fakeBundle(t, "first"), "--json"); !strings.Contains(out, `"sovereignd":"installed"`) || !strings.Contains(out, `"result":"installed"`) {
+		t.Error(out)
+	}
+	p.BreakAfter(0)
+	p.ok("deploy", fakeBundle(t, "second"))
+	most := p.Passed()
+	broken, started, former := 0, 0, activeBundle(t, p.ok)
+	for i, n := range points(t, 50, most) {
+		dir := fakeBundle(t, fmt.Sprintf("deploy-%d", i))
+		p.BreakAfter(n)
+		out, errs, code := p.call("deploy", dir, "--json")
+		p.BreakAfter(0)
+		if err := p.adb.Connect(p.Address()); err != nil {
+			t.Fatal(err)
+		}
+		if code != 0 {
+			broken++
+			if !strings.Contains(out, p.name) || code != 8 {
+				t.Errorf("broken after %d bytes: exit %d, %q, %q", n, code, out, errs)
+			}
+		}
+		want, err := bundle.Digest(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch got := activeBundle(t, p.ok); {
+		case got == want:
+			started++
+		case got != former:
+			t.Errorf("broken after %d bytes: %s runs", n, got)
+		case code == 0:
+			t.Errorf("broken after %d bytes: it says that all is well", n)
+		}
+		p.ok("deploy", dir)
+		if former = activeBundle(t, p.ok); former != want {
+			t.Errorf("broken after %d bytes, and done again: %s runs, and not %s", n, former, want)
+		}
+	}
+	t.Logf("%d of 50 deploys broke, of %d bytes; %d became the new bundle at once", broken, most, started)
+	if broken < 25 {
+		t.Errorf("only %d broke", broken)
+	}
+	p.ok("device", "remove", p.name, "--yes")
+	waitFor(t, "the end of all", func() bool { return len(p.pids("sovereignd")) == 0 })
+	if d := differs(before, p.seen()); d != "" {
+		t.Errorf("what is left:\n%s", d)
+	}
+}
+
 // TestPhoneSettings changes what can be changed on a phone, on Android 16 and 12,
 // and finds it as it was after device remove.
 func TestPhoneSettings(t *testing.T) {
@@ -546,9 +607,11 @@ func TestPhoneMachine(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitLong(t, "the end of the machine at the battery's floor", func() bool { return len(p.pids("qemu-system")) == 0 })
-	if text := log(); !strings.Contains(text, "the battery is at 19 %") || !strings.Contains(text, "until the next sovereignd") {
-		t.Errorf("%s", text)
-	}
+	// What it did, it writes down when it is done.
+	waitFor(t, "the log of that", func() bool {
+		text := log()
+		return strings.Contains(text, "the battery is at 19 %") && strings.Contains(text, "until the next sovereignd")
+	})
 	if s := p.status(); !strings.Contains(s.Phone.Held, "19 %") || s.Phone.Awake {
 		t.Errorf("%+v", s.Phone)
 	}
@@ -597,28 +660,30 @@ func TestPhoneMachine(t *testing.T) {
 	}
 }
 
-// TestPhoneCrosvm has the machine of TestPhoneMachine under the stand-in of
-// crosvm, at its place on the phone, with all that Android has between.
-// SOVEREIGN_E2E names a bundle whose guest speaks over vsock.
-func TestPhoneCrosvm(t *testing.T) {
+// virtPrograms is where Android has its hypervisor's programs.
+const virtPrograms = "/apex/com.android.virt/bin/"
+
+// crosvmPhone is a rooted phone whose machines run under the stand-in of crosvm, at
+// its place, with a sovereignd that was installed; before is how the phone was.
+func crosvmPhone(t *testing.T, change func(*testphone.Options)) (p *adbPhone, before map[string]string) {
+	t.Helper()
 	programs := testphone.Need(t)
-	dist := os.Getenv("SOVEREIGN_E2E")
-	if dist == "" {
-		t.Skip("SOVEREIGN_E2E names no bundle")
-	}
-	const virt, sockets = "/apex/com.android.virt/bin/", "/dev/vsock-of-guests"
+	const sockets = "/dev/vsock-of-guests"
 	settings := filepath.Join(t.TempDir(), "crosvm.json")
 	if err := os.WriteFile(settings, []byte(fmt.Sprintf(`{"profile":"a16","vsock_dir":%q}`, sockets)), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	p := newADBPhone(t, func(o *testphone.Options) {
+	p = newADBPhone(t, func(o *testphone.Options) {
 		o.Config.ShutdownSeconds = 120
-		o.Programs = map[string]string{virt + "crosvm": filepath.Join(programs, "crosvm"), virt + "crosvm.json": settings}
+		o.Programs = map[string]string{virtPrograms + "crosvm": filepath.Join(programs, "crosvm"), virtPrograms + "crosvm.json": settings}
+		if change != nil {
+			change(o)
+		}
 	})
 	if err := os.Mkdir(p.Root()+sockets, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	before := p.seen()
+	before = p.seen()
 	p.ok("device", "install", p.name)
 	// The kernel of this computer has no vsock for guests, and a phone's has: the
 	// one flag more is for that.
@@ -644,10 +709,23 @@ func TestPhoneCrosvm(t *testing.T) {
 	if out, err := p.adb.ADB("-s", p.Address(), "shell", "su -c 'sh /data/adb/service.d/sovereign.sh'"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+	return p, before
+}
+
+// TestPhoneCrosvm has the machine of TestPhoneMachine under the stand-in of
+// crosvm, at its place on the phone, with all that Android has between.
+// SOVEREIGN_E2E names a bundle whose guest speaks over vsock.
+func TestPhoneCrosvm(t *testing.T) {
+	testphone.Need(t)
+	dist := os.Getenv("SOVEREIGN_E2E")
+	if dist == "" {
+		t.Skip("SOVEREIGN_E2E names no bundle")
+	}
+	p, before := crosvmPhone(t, nil)
 	begin := time.Now()
 	p.ok("up", dist, "--timeout", "20m", "--device", p.name)
 	t.Logf("up under crosvm after %.0f s", time.Since(begin).Seconds())
-	if pids := p.pids(virt + "crosvm"); len(pids) == 0 {
+	if pids := p.pids(virtPrograms + "crosvm"); len(pids) == 0 {
 		t.Error("no crosvm runs")
 	}
 	ask := func(query string) string {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +18,7 @@ import (
 func unrooted(t *testing.T) (*adbPhone, *testphone.Vsock) {
 	t.Helper()
 	programs := testphone.Need(t)
-	const virt, sockets = "/apex/com.android.virt/bin/", "/dev/vsock-of-guests"
+	const sockets = "/dev/vsock-of-guests"
 	settings := filepath.Join(t.TempDir(), "crosvm.json")
 	if err := os.WriteFile(settings, []byte(fmt.Sprintf(`{"profile":"a16","vsock_dir":%q}`, sockets)), 0o644); err != nil {
 		t.Fatal(err)
@@ -25,7 +26,7 @@ func unrooted(t *testing.T) (*adbPhone, *testphone.Vsock) {
 	p := newADBPhone(t, func(o *testphone.Options) {
 		o.Config.Su = ""
 		o.Programs = map[string]string{
-			virt + "vm": filepath.Join(programs, "vm"), virt + "crosvm": filepath.Join(programs, "crosvm"), virt + "crosvm.json": settings,
+			virtPrograms + "vm": filepath.Join(programs, "vm"), virtPrograms + "crosvm": filepath.Join(programs, "crosvm"), virtPrograms + "crosvm.json": settings,
 		}
 	})
 	// The service's machines are the shell's here.
@@ -70,7 +71,7 @@ func TestPhoneShellInstall(t *testing.T) {
 	if _, err := os.Lstat(filepath.Join(p.Data(), "adb/sovereign")); err == nil {
 		t.Error("there is something of root's")
 	}
-	if out := p.ok("device", "status", p.name); !strings.Contains(out, "machines  0") {
+	if out := p.ok("device", "status", p.name); !regexp.MustCompile(`(?m)^  machines +0, in /data/local/tmp/sovereign/state$`).MatchString(out) {
 		t.Errorf("%q", out)
 	}
 	if out, _, _ := p.call("doctor", "--device", p.name); !strings.Contains(out, "is not rooted: machines run by Android's own service") {
@@ -111,7 +112,7 @@ func TestPhoneShell(t *testing.T) {
 		!slices.ContainsFunc(opened, func(s string) bool { return strings.HasSuffix(s, ":1025") }) {
 		t.Errorf("by adbd went %v", opened)
 	}
-	for _, pid := range p.pids("/apex/com.android.virt/bin/vm") {
+	for _, pid := range p.pids(virtPrograms + "vm") {
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		if err != nil || !strings.Contains(string(status), "\nUid:\t2000\t2000\t2000\t2000\n") {
 			t.Errorf("vm runs as another: %v, %s", err, status)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/backupjob"
 	"github.com/sovereign-build/sovereign/internal/printable"
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -32,7 +33,7 @@ func findProgram() (string, error) {
 			return beside, nil
 		}
 	}
-	path, err := exec.LookPath(backupjob.Program)
+	path, err := process.LookPath(backupjob.Program)
 	if err != nil {
 		return "", fault.Errorf(fault.Environment, "%s is neither beside sovereignd nor in PATH", backupjob.Program).
 			Hintf("build it with make, and put it beside sovereignd")

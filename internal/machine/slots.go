@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,7 +48,10 @@ func (s Source) from() string {
 // put puts a file of the bundle into a directory.
 func (s Source) put(ctx context.Context, dir, file string) error {
 	if s.Given {
-		return fault.Wrap(fault.Environment, os.Link(filepath.Join(s.Dir, file), filepath.Join(dir, file)))
+		err := os.Link(filepath.Join(s.Dir, file), filepath.Join(dir, file))
+		if !errors.Is(err, fs.ErrPermission) { // Android lets no app make hard links
+			return fault.Wrap(fault.Environment, err)
+		}
 	}
 	return copyArtifact(ctx, filepath.Join(dir, file), filepath.Join(s.Dir, file))
 }

@@ -93,10 +93,15 @@ func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error
 		failed := err
 		w.unrecorded = true
 		if d = decide(&i.rec, w); d.act == actNothing {
-			return Step{}, failed
+			return i.step(d, "", w), failed
 		}
 		did, err = i.do(ctx, d, w)
 	}
+	return i.step(d, did, w), err
+}
+
+// step is what came of a decision.
+func (i *Instance) step(d decision, did string, w world) Step {
 	step := Step{Did: did, Wait: d.wait, Wanted: i.rec.Wanted, Quiet: d.act == actRecord}
 	if i.proc != (vm.Process{}) {
 		step.Process = &i.proc
@@ -107,7 +112,7 @@ func (r *Runtime) Step(ctx context.Context, name string, seen Seen) (Step, error
 			step.Wait = reserveEvery
 		}
 	}
-	return step, err
+	return step
 }
 
 // look gathers the world, and with it the process.

@@ -46,11 +46,7 @@ func New(t testing.TB, change func(*Options)) (*Phone, *Server) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("init of the phone says:\n%s", log.String())
-			for _, name := range []string{"data/adb/sovereign/state/sovereignd.log"} {
-				if text, err := os.ReadFile(filepath.Join(o.Dir, name)); err == nil {
-					t.Logf("%s:\n%s", name, text)
-				}
-			}
+			tell(t, o.Dir)
 		}
 		if err := p.Close(); err != nil {
 			t.Error(err)
@@ -69,6 +65,27 @@ func New(t testing.TB, change func(*Options)) (*Phone, *Server) {
 		t.Fatal(err)
 	}
 	return p, s
+}
+
+// maxTold is how much of a log's end a failed test shows, bytes.
+const maxTold = 6 << 10
+
+// tell shows what sovereignd and the machines of a phone have said.
+func tell(t testing.TB, dir string) {
+	t.Helper()
+	for _, pattern := range []string{"sovereignd.log", "instances/*/console.log", "instances/*/machine.log"} {
+		for _, state := range []string{"data/adb/sovereign/state", "data/local/tmp/sovereign/state"} {
+			files, err := filepath.Glob(filepath.Join(dir, state, pattern))
+			if err != nil {
+				t.Error(err)
+			}
+			for _, file := range files {
+				if text, err := os.ReadFile(file); err == nil { // it may have gone with its machine
+					t.Logf("the end of %s:\n%s", file, text[max(0, len(text)-maxTold):])
+				}
+			}
+		}
+	}
 }
 
 // Root is how root is got: a change for New.

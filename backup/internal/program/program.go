@@ -17,6 +17,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/backup/internal/vault"
 	"github.com/sovereign-build/sovereign/internal/backupjob"
+	"github.com/sovereign-build/sovereign/internal/netd"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -45,6 +46,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 		fmt.Fprint(stderr, usage)
 		return int(fault.Usage)
 	}
+	netd.Use()
 	debug.SetMemoryLimit(memory)
 	debug.SetGCPercent(50)
 	// It can be refused, and costs only speed.

@@ -347,6 +347,9 @@ func boot() (int, error) {
 	if err := resetSync(); err != nil {
 		return 1, err
 	}
+	if err := serveNetd(); err != nil {
+		return 1, err
+	}
 	go p.wakeLocks()
 	go p.reap()
 	if err := p.startADBD(); err != nil {

@@ -83,13 +83,20 @@ func (d *daemon) withBundle(ctx context.Context, q requests.Bundle, use func(mac
 func (d *daemon) putBlob(ctx context.Context, digest, path string) error {
 	if waiting := d.blobs.Waiting(digest); waiting != "" {
 		err := os.Link(waiting, path)
+		if errors.Is(err, os.ErrPermission) { // Android lets no app make hard links
+			return copyTo(path, func() (*os.File, error) { return os.Open(waiting) })
+		}
 		if err == nil || !errors.Is(err, os.ErrNotExist) {
 			return fault.Wrap(fault.Environment, err)
 		}
 	}
-	f, err := d.blobs.Open(ctx, digest)
+	return copyTo(path, func() (*os.File, error) { return d.blobs.Open(ctx, digest) })
+}
+
+func copyTo(path string, open func() (*os.File, error)) error {
+	f, err := open()
 	if err != nil {
-		return err
+		return fault.Wrap(fault.Environment, err)
 	}
 	defer f.Close()
 	return atomicfile.Copy(path, f, 0o600)

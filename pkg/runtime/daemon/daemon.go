@@ -153,7 +153,7 @@ func RunMachines(ctx context.Context, r *machine.Runtime, o Options) error {
 	}
 	d := &daemon{
 		r: r, o: o, keepers: map[string]*keeper{}, broken: map[string]string{}, poked: make(chan struct{}, 1),
-		changing: map[string]bool{}, hub: hub{readers: map[*reader]struct{}{}},
+		changing: map[string]bool{}, followed: make(chan struct{}), hub: hub{readers: map[*reader]struct{}{}},
 	}
 	d.hello = control.NewHello(o.Version, control.CanChunks, canBackup, canWitness)
 	if d.blobs, err = control.NewBlobs(filepath.Join(r.Dir(), blobsDir), r.FindBlob); err == nil {
@@ -221,7 +221,8 @@ type daemon struct {
 
 	work     context.Context // the keepers'
 	stopWork func()
-	held     string // why there are no keepers
+	held     string        // why there are no keepers
+	followed chan struct{} // closed when held changes
 
 	connections connections
 	backups     *backups.Manager

@@ -35,6 +35,10 @@ func (d *daemon) follow(ctx context.Context) error {
 	d.mu.Lock()
 	before := d.held
 	d.held = why
+	if why != before {
+		close(d.followed)
+		d.followed = make(chan struct{})
+	}
 	if before != "" && why == "" {
 		d.work, d.stopWork = context.WithCancel(ctx)
 	}

@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/sovereign-build/sovereign/pkg/fault"
 	"github.com/sovereign-build/sovereign/pkg/runtime"
 	"github.com/sovereign-build/sovereign/pkg/runtime/daemon"
+	"github.com/sovereign-build/sovereign/pkg/runtime/guest/agent"
 )
 
 // guard is one that a test speaks for.
@@ -170,6 +172,65 @@ func TestGuard(t *testing.T) {
 	}
 	if pids := g.machines(); len(pids) > 0 {
 		t.Errorf("process %d of %v runs on", pid, pids)
+	}
+}
+
+// A machine that an earlier sovereignd has left runs while the guard of the next
+// one still looks: who wants into its guest waits for that, and gets in.
+func TestGuardTakesOver(t *testing.T) {
+	dir := daemontest.StateDir(t)
+	connect := func(o daemon.Options) (h *runtime.Host, end func()) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(context.Background())
+		ended, ready := make(chan error, 1), make(chan struct{})
+		o.Ready = func() { close(ready) }
+		go func() { ended <- daemontest.Run(ctx, dir, o) }()
+		select {
+		case <-ready:
+		case err := <-ended:
+			t.Fatal(err)
+		}
+		h, err := runtime.Local(dir, runtime.WithProgram("/nowhere"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h, func() {
+			h.Close()
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	h, end := connect(daemon.Options{})
+	bundle := filepath.Join(t.TempDir(), "sql")
+	machinetest.WriteBundle(t, bundle, "one", "fake=quick")
+	m, err := h.Install(t.Context(), bundle, "db", runtime.UpOptions{}, nil)
+	if err == nil {
+		_, err = m.WaitReady(t.Context(), nil)
+	}
+	end()
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	g := &guard{changed: make(chan struct{}, 1), shutdown: make(chan string, 1), why: "it boots"}
+	h, end = connect(daemon.Options{Guard: g})
+	defer end()
+	m = h.Machine("db")
+	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := m.Exec(short, agent.ExecRequest{Argv: []string{"cat"}}, agent.ExecIO{}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("while it is held: %v", err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		_, err := m.Exec(t.Context(), agent.ExecRequest{Argv: []string{"cat"}}, agent.ExecIO{})
+		got <- err
+	}()
+	g.hold("")
+	if err := <-got; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -307,17 +307,9 @@ func (d *daemon) postAgent(w http.ResponseWriter, r *http.Request) {
 	if i == nil {
 		return
 	}
-	k := d.keeper(i.Name())
-	if k == nil { // it has been installed a moment ago
-		if _, err := d.lookForNew(); err != nil {
-			control.WriteError(w, err)
-			return
-		}
-		k = d.keeper(i.Name())
-	}
-	if k == nil {
-		control.WriteError(w, fault.Errorf(fault.Device, "nobody has a session with the guest of %s", i.Name()).
-			Hintf("take it over: sovereign-build up %s", i.Name()))
+	k, err := d.keeperOf(r.Context(), i.Name())
+	if err != nil {
+		control.WriteError(w, err)
 		return
 	}
 	guest, err := k.guest.open(r.Context())
@@ -326,6 +318,35 @@ func (d *daemon) postAgent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	d.join(w, r, guest, guest.Close)
+}
+
+// keeperOf is the keeper of a machine that runs. One that was installed a moment
+// ago has none yet; nor have those that an earlier sovereignd has left, while the
+// guard of this one looks whether machines may run: that is waited for.
+func (d *daemon) keeperOf(ctx context.Context, name string) (*keeper, error) {
+	ctx, cancel := context.WithTimeout(ctx, streamLimit)
+	defer cancel()
+	for {
+		d.mu.Lock()
+		held, changed := d.held, d.followed
+		d.mu.Unlock()
+		if _, err := d.lookForNew(); err != nil {
+			return nil, err
+		}
+		if k := d.keeper(name); k != nil {
+			return k, nil
+		}
+		if held == "" {
+			return nil, fault.Errorf(fault.Device, "nobody has a session with the guest of %s", name).
+				Hintf("take it over: sovereign-build up %s", name)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fault.Errorf(fault.Device, "nobody has a session with the guest of %s: machines are held: %s", name, held).
+				Hintf("it is taken over when that has passed: sovereign-build device status")
+		}
+	}
 }
 
 func (d *daemon) postConsole(w http.ResponseWriter, r *http.Request) {

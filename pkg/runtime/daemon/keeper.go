@@ -76,6 +76,11 @@ func (k *keeper) run(ctx context.Context) {
 				k.d.report(k.name, "cannot go on: "+trouble)
 			}
 			wait, retry = retry, min(2*retry, maxRetry)
+			if step.Process != nil {
+				// Its guest is reached all the same, by the next sovereignd too: with
+				// a full disk of the host, say, on which nothing can be noted.
+				g.follow(ctx, step.Process)
+			}
 		default:
 			trouble, retry = "", time.Second
 			if busy := step.Process != nil; k.busy.Swap(busy) != busy {

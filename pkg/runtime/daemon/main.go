@@ -14,6 +14,7 @@ import (
 
 	"github.com/sovereign-build/sovereign/internal/android"
 	"github.com/sovereign-build/sovereign/internal/machine"
+	"github.com/sovereign-build/sovereign/internal/netd"
 	"github.com/sovereign-build/sovereign/internal/printable"
 	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/internal/sovereignd"
@@ -43,6 +44,7 @@ const usage = `usage: sovereignd [flags]            keep the machines of a state
 // Main is the program sovereignd: its arguments come in, its exit code goes
 // out, and it keeps machines, or a connection, until ctx ends.
 func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	netd.Use()
 	f := flag.NewFlagSet("sovereignd", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.Usage = func() {

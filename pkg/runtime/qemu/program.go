@@ -36,7 +36,7 @@ func find(goarch string) (string, error) {
 		return "", fault.Errorf(fault.Usage, "no QEMU is known for the architecture %q", goarch).
 			Hintf("use a bundle for %s", arch.Choice())
 	}
-	path, err := exec.LookPath(program)
+	path, err := process.LookPath(program)
 	if err != nil {
 		return "", fault.Errorf(fault.Environment, "%s is not installed, and a bundle for %s runs under it: %w", program, goarch, err).
 			Hintf("on Debian, apt-get install %s", debian)

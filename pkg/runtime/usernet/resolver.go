@@ -20,12 +20,14 @@ type Resolver interface {
 	LookupAddr(ctx context.Context, address string) ([]string, error)
 }
 
-// HostResolver looks up names as this host does, by /etc/hosts and the servers
-// of /etc/resolv.conf. Go reads both again when they have changed, every 5
-// seconds at most, so that it follows a laptop from network to network. It has
-// no IPv6 addresses to give while the host has no way to any: a guest would
-// try those first.
-func HostResolver() Resolver { return &hostResolver{&net.Resolver{PreferGo: true}} }
+// HostResolver looks up names as this program does: by /etc/hosts and the servers
+// of /etc/resolv.conf, or whom net.DefaultResolver dials instead (package netd, on
+// a phone). Go reads both files again when they have changed, every 5 seconds at
+// most, so that it follows a laptop from network to network. It has no IPv6
+// addresses to give while the host has no way to any: a guest would try those first.
+func HostResolver() Resolver {
+	return &hostResolver{&net.Resolver{PreferGo: true, Dial: net.DefaultResolver.Dial}}
+}
 
 type hostResolver struct{ *net.Resolver }
 

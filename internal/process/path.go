@@ -1,0 +1,25 @@
+package process
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// LookPath finds a program in the absolute directories of PATH.
+//
+// It is not exec.LookPath, which asks the kernel by faccessat2: Android ends an
+// app's process for that call, whatever it would have answered
+// (https://go.dev/issue/57393), and with it a sovereignd in Termux.
+func LookPath(name string) (string, error) {
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if path := filepath.Join(dir, name); filepath.IsAbs(path) {
+			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() && unix.Access(path, unix.X_OK) == nil {
+				return path, nil
+			}
+		}
+	}
+	return "", &exec.Error{Name: name, Err: exec.ErrNotFound}
+}
