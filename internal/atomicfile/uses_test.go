@@ -49,7 +49,6 @@ var excused = map[string]string{
 	"internal/process/socket.go os.WriteFile":                     "an empty file that says that a socket is listened at",
 	// In a directory that gets its name when it is whole and synced.
 	"pkg/build/toolchain/layer.go os.Create":     "Ensure syncs the whole layout and renames it",
-	"pkg/bundle/artifact/pull.go os.Create":      "an artifact of a bundle.Writer, which syncs it and renames the directory",
 	"pkg/build/release/make.go os.WriteFile":     "a file of an atomicdir, which is synced when it gets its name",
 	"pkg/runtime/daemon/bundles.go os.WriteFile": "a directory that a bundle is taken from into a slot, thrown away after",
 	"pkg/bundle/write.go os.WriteFile":           "Writer syncs each file and renames the directory",
