@@ -49,7 +49,14 @@ func serveAuthority(t *testing.T) *authority {
 	store := db.NewMemoryStore()
 	issuer := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {}})
 	front := wfe.New(quiet, store, va.New(quiet, 80, 443, false, a.serveDNS(t), store), issuer, []string{"test.invalid"}, false, false, 0, 0)
-	server := httptest.NewUnstartedServer(front.Handler())
+	handler := front.Handler()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Where the order is, which Let's Encrypt says here and this server does not.
+		if order, ok := strings.CutPrefix(r.URL.Path, "/finalize-order/"); ok {
+			w.Header().Set("Location", "https://"+r.Host+"/my-order/"+order)
+		}
+		handler.ServeHTTP(w, r)
+	}))
 	listenEverywhere(t, server)
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{a.own}}
 	server.StartTLS()
