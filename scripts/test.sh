@@ -34,7 +34,7 @@ takes() {
 	audit) echo 4 ;;
 	cache) echo 4 ;;
 	forge) echo 20 ;;
-	backup) echo 10 ;;
+	backup) echo 16 ;;
 	crosvm) echo 8 ;;
 	arm64) if cold arm64; then echo $((cold_build > 30 ? cold_build + 5 : 35)); else echo 6; fi ;;
 	tailnet) echo 6 ;;
