@@ -24,7 +24,7 @@ PHONE ?=
 .NOTPARALLEL:
 .PHONY: all help demo test test-unit test-build test-boot test-e2e test-modules test-tailnet test-transfer test-release release test-snapshots test-backup test-audit test-cache test-forge test-crosvm test-streams test-devices phone test-phone test-phone-machines test-torture test-long test-arm64 lint fuzz bench bench-kernel torture sums generate clean setup-% FORCE
 
-all: $(SB) bin/sovereignd bin/sovereign-backup bin/sovereign-sigstore bin/buildkitd ## bin/sovereign-build, and sovereignd, sovereign-backup, sovereign-sigstore and the BuildKit daemon beside it
+all: $(SB) bin/sovereignd bin/sovereign-backup bin/buildkitd ## bin/sovereign-build, and sovereignd, sovereign-backup and the BuildKit daemon beside it
 
 help: ## this list
 	@sed -n 's/^\([a-z][a-z0-9-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -49,8 +49,9 @@ bin/sovereign-backup-linux-%: FORCE
 	@echo "== compiling $@"
 	@cd backup && CGO_ENABLED=0 GOOS=linux GOARCH=$* go build -trimpath -ldflags "-s -w" -o ../$@ ./cmd/sovereign-backup
 
-# Of a module of its own for the same reason, with sigstore-go.
-bin/sovereign-sigstore: FORCE
+# Of a module of its own for the same reason, with sigstore-go: some 540 packages
+# that only verify --sigstore-bundle needs, so it is not among all.
+bin/sovereign-sigstore: FORCE ## what checks signatures of Sigstore
 	@echo "== compiling $@"
 	@cd sigstore && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o ../$@ ./cmd/sovereign-sigstore
 
@@ -204,7 +205,7 @@ test-torture: test-build ## a few rounds of each fault
 	@$(E2E) go test -count=1 -v -timeout 60m -run TestTorture ./e2e
 
 test-long: setup-build-run-test all ## what takes minutes more than make test: a tailnet, other computers, a phone, crosvm, backups, 1 GiB through exec, inputs carried over, faults
-	@scripts/test.sh snapshots audit cache backup crosvm devices phone phone-machines tailnet streams transfer release torture
+	@scripts/test.sh snapshots audit cache backup crosvm devices phone phone-machines tailnet streams transfer release torture forge
 
 test-arm64: setup-build-run-test all ## the same for arm64, by cross build and emulation
 	@echo "== build and boot arm64"

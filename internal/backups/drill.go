@@ -98,6 +98,32 @@ func temporaryName(prefix, name string) string {
 	return name[:min(len(name), 32)]
 }
 
+// temporary chooses the repository for a restore into a machine that is nobody's,
+// and names that; nothing of which is left after end.
+func (m *Manager) temporary(ctx context.Context, q *Restore, what, prefix string) (end func() error, err error) {
+	release, err := m.hold(what + q.Machine)
+	if err != nil {
+		return nil, err
+	}
+	state, err := m.State(q.Machine)
+	if err == nil {
+		q.Repository, _, err = m.choose(q.Repository, state)
+	}
+	name := temporaryName(prefix, q.Machine)
+	if err == nil {
+		err = m.r.Discard(ctx, name)
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	q.As = name
+	return func() error {
+		defer release()
+		return m.discard(ctx, name)
+	}, nil
+}
+
 // drill restores, boots and checks. What is wrong with the backup stands in the
 // report; what keeps the drill from being done is the error.
 func (m *Manager) drill(ctx context.Context, q Restore, state State, noLog bool, d *backup.Drill) (err error) {

@@ -36,23 +36,11 @@ func (m *Manager) Files(ctx context.Context, q Restore, paths []string, begin fu
 			return fault.Errorf(fault.Usage, "%q is no absolute path in the guest", p)
 		}
 	}
-	release, err := m.hold("the files of " + q.Machine)
+	end, err := m.temporary(ctx, &q, "the files of ", filesPrefix)
 	if err != nil {
 		return err
 	}
-	defer release()
-	state, err := m.State(q.Machine)
-	if err != nil {
-		return err
-	}
-	if q.Repository, _, err = m.choose(q.Repository, state); err != nil {
-		return err
-	}
-	q.As = temporaryName(filesPrefix, q.Machine)
-	if err := m.r.Discard(ctx, q.As); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, m.discard(ctx, q.As)) }()
+	defer func() { err = errors.Join(err, end()) }()
 	if _, err := m.restoreNew(ctx, q, true); err != nil {
 		return err
 	}

@@ -7,9 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -27,13 +25,7 @@ const endLimit = 10 * time.Second
 // findProgram returns the path of sovereign-backup: beside this program, else in
 // PATH.
 func findProgram() (string, error) {
-	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), backupjob.Program)
-		if _, err := os.Stat(beside); err == nil {
-			return beside, nil
-		}
-	}
-	path, err := process.LookPath(backupjob.Program)
+	path, err := process.FindProgram(backupjob.Program)
 	if err != nil {
 		return "", fault.Errorf(fault.Environment, "%s is neither beside sovereignd nor in PATH", backupjob.Program).
 			Hintf("build it with make, and put it beside sovereignd")

@@ -72,23 +72,11 @@ func (m *Manager) Tables(ctx context.Context, q Restore, t Tables, begin func() 
 	if err := t.check(); err != nil {
 		return err
 	}
-	release, err := m.hold("the tables of " + q.Machine)
+	end, err := m.temporary(ctx, &q, "the tables of ", tablesPrefix)
 	if err != nil {
 		return err
 	}
-	defer release()
-	state, err := m.State(q.Machine)
-	if err != nil {
-		return err
-	}
-	if q.Repository, _, err = m.choose(q.Repository, state); err != nil {
-		return err
-	}
-	q.As = temporaryName(tablesPrefix, q.Machine)
-	if err := m.r.Discard(ctx, q.As); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, m.discard(ctx, q.As)) }()
+	defer func() { err = errors.Join(err, end()) }()
 	var log *replayed
 	if q.Moment != nil {
 		if log, err = m.prepare(ctx, q); err != nil {

@@ -111,12 +111,7 @@ that are kept: any moment from FROM to TO can be restored, and of a gap between
 two of them none.`,
 		Example: `  sovereign-build backups sql
   sovereign-build backups --from away --json`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return operands("NAME")(cmd, args)
-		},
+		Args: optional("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			h, err := s.host()
 			if err != nil {

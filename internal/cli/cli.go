@@ -174,6 +174,16 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 	return e.Hintf("run %s --help for the commands", cmd.CommandPath())
 }
 
+// optional is operands for one that need not be given.
+func optional(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		return operands(name)(cmd, args)
+	}
+}
+
 // operands checks the number of arguments and names the one that is missing.
 func operands(names ...string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {

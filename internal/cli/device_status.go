@@ -40,12 +40,7 @@ sovereignd stays there whatever becomes of adb, whether machines may run now, an
 how battery and heat are.`,
 		Example: `  sovereign-build device status ssh:nas
   sovereign-build device status --json`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return operands("DEVICE")(cmd, args)
-		},
+		Args: optional("DEVICE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				s.device = args[0]

@@ -37,12 +37,7 @@ instance or bundle that is named, else of any bundle it finds here.`,
 		Example: `  sovereign-build doctor
   sovereign-build doctor dist/sql-amd64 --only run --json
   sovereign-build doctor --device adb:R58M12ABCDE`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return operands("NAME or BUNDLE")(cmd, args)
-		},
+		Args: optional("NAME or BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if only != "" {
 				if err := oneOf("--only", only, doctor.ForRun, doctor.ForBuild); err != nil {

@@ -27,12 +27,7 @@ Moments are in seconds since 1970: their age is time() less them. Node exporter'
 textfile collector takes the output as it is.`,
 		Example: `  sovereign-build metrics > /var/lib/node_exporter/sovereign.prom
   sovereign-build metrics sql --device ssh:phone`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return operands("NAME")(cmd, args)
-		},
+		Args: optional("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ""
 			if len(args) == 1 {

@@ -223,12 +223,7 @@ func (s *session) repositoryVerifyCommand() *cobra.Command {
 a part of it, which is held to the sums that were taken from the disks. --read
 100 reads all. Whether a machine comes up from it is for backup drill to say.`,
 		Example: `  sovereign-build repository verify home --read 100`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return operands("REPOSITORY")(cmd, args)
-		},
+		Args:    optional("REPOSITORY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.runVerify(cmd.Context(), "", "", strings.Join(args, ""), percent)
 		},

@@ -30,12 +30,7 @@ with --json as one object a line.`,
 		Example: `  sovereign-build status
   sovereign-build status sql --json
   sovereign-build status sql --watch`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			return operands("NAME")(cmd, args)
-		},
+		Args: optional("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ""
 			if len(args) == 1 {

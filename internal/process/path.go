@@ -23,3 +23,22 @@ func LookPath(name string) (string, error) {
 	}
 	return "", &exec.Error{Name: name, Err: exec.ErrNotFound}
 }
+
+// Beside finds a program in the directory of this one.
+func Beside(name string) (path string, ok bool) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", false
+	}
+	path = filepath.Join(filepath.Dir(self), name)
+	_, err = os.Stat(path)
+	return path, err == nil
+}
+
+// FindProgram finds one of our programs: beside this one, else in PATH.
+func FindProgram(name string) (string, error) {
+	if path, ok := Beside(name); ok {
+		return path, nil
+	}
+	return LookPath(name)
+}

@@ -13,14 +13,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/sovereign-build/sovereign/internal/printable"
+	"github.com/sovereign-build/sovereign/internal/process"
 	"github.com/sovereign-build/sovereign/pkg/fault"
 )
 
@@ -135,16 +134,10 @@ func ParseAnswer(text []byte) (*Result, error) {
 
 // Find is the path of the program: beside this one, else in PATH.
 func Find() (string, error) {
-	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), Program)
-		if _, err := os.Stat(beside); err == nil {
-			return beside, nil
-		}
-	}
-	path, err := exec.LookPath(Program)
+	path, err := process.FindProgram(Program)
 	if err != nil {
 		return "", fault.Errorf(fault.Environment, "%s, which checks signatures of Sigstore, is neither beside this program nor in PATH", Program).
-			Hintf("build it with make, and put it beside sovereign-build")
+			Hintf("build it with make bin/sovereign-sigstore, and have it beside sovereign-build")
 	}
 	return path, nil
 }

@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -38,13 +37,7 @@ const pollEvery = 20 * time.Millisecond
 
 // Find returns the path of sovereignd: beside this program, else in PATH.
 func Find() (string, error) {
-	if self, err := os.Executable(); err == nil {
-		beside := filepath.Join(filepath.Dir(self), Program)
-		if _, err := os.Stat(beside); err == nil {
-			return beside, nil
-		}
-	}
-	path, err := exec.LookPath(Program)
+	path, err := process.FindProgram(Program)
 	if err != nil {
 		return "", fault.Errorf(fault.Environment, "%s is neither beside this program nor in PATH", Program).
 			Hintf("build it with make")

@@ -58,6 +58,29 @@ func TestBundle(t *testing.T) {
 	if _, err := verify.Bundle(t.Context(), other, verify.Options{Sigstore: &ask}); fault.ClassOf(err) != fault.Verification || !strings.Contains(err.Error(), "sigstore: ") {
 		t.Errorf("another bundle: %v", err)
 	}
+	// As it is typed: the program is found beside the command line's.
+	line := filepath.Join(filepath.Dir(program), "sovereign-build")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", line, "./cmd/sovereign-build")
+	build.Dir = "../../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	for _, c := range []struct {
+		name []string
+		code int
+	}{
+		{[]string{"--sigstore-identity", who}, 0},
+		{[]string{"--sigstore-identity-regexp", ".*"}, 0},
+		{[]string{"--sigstore-identity", "mallory@example.com"}, 6},
+		{nil, 2}, // nobody in particular
+	} {
+		args := append([]string{"verify", dir, "--sigstore-bundle", ask.Bundle, "--sigstore-root", ask.Root, "--sigstore-issuer", issuer}, c.name...)
+		cmd := exec.CommandContext(t.Context(), line, args...)
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != c.code || c.code == 0 && !strings.Contains(string(out), who) {
+			t.Errorf("verify %q ended with %v, want exit code %d:\n%s", c.name, err, c.code, out)
+		}
+	}
 	ask.Identity = "mallory@example.com"
 	if _, err := verify.Bundle(t.Context(), dir, verify.Options{Sigstore: &ask}); fault.ClassOf(err) != fault.Verification || !strings.Contains(err.Error(), "mallory@example.com") {
 		t.Errorf("another identity: %v", err)
